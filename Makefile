@@ -1,0 +1,52 @@
+# Everything here does its own set-up; the second time that takes no time.
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+MADE := $(VENV)/.made-from-lock
+RUN_PACKAGES := openssh-server openssh-client sudo python3-minimal cron
+TEST_PACKAGES := $(RUN_PACKAGES) debootstrap strace
+WORKERS ?= 2
+
+.PHONY: demo test check bench clean venv lock packages test-packages fleet-images
+
+demo: packages $(MADE)
+	$(BIN)/kps demo $(ARGS)
+
+test: test-packages $(MADE)
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+check: $(MADE)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/vermin --quiet --no-tips -t=3.6- --violations kpsagent
+	$(BIN)/python -m tests.check.imports
+	$(BIN)/python -m tests.check.docs
+
+bench: packages $(MADE)
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+venv: $(MADE)
+
+$(MADE): requirements.lock pyproject.toml
+	scripts/make-venv $(VENV)
+	touch $@
+
+# The lock names no package index: whoever installs chooses one, and the hashes hold everywhere.
+lock:
+	printf 'setuptools>=77\n' | uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev \
+		--no-emit-index-url --no-header --upgrade --output-file requirements.lock pyproject.toml -
+
+packages:
+	@scripts/need $(RUN_PACKAGES)
+
+test-packages:
+	@scripts/need $(TEST_PACKAGES)
+
+# The root file systems of the fleet's servers; tests and demo build what they need by themselves.
+fleet-images: test-packages $(MADE)
+	$(BIN)/python -m controller.demo.trees

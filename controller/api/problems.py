@@ -1,0 +1,105 @@
+"""How requests are refused: problem details (RFC 9457) with a stable code, and a cap on what is read at all."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from controller.errors import Problem
+
+BODY_BYTES = 1024 * 1024
+MEDIA_TYPE = "application/problem+json"
+
+CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+
+
+def answer(status: int, code: str, detail: str, **evidence: Any) -> JSONResponse:
+    """Return the answer that refuses a request."""
+    return JSONResponse(
+        {"type": "about:blank", "status": status, "code": code, "detail": detail, "evidence": evidence},
+        status_code=status,
+        media_type=MEDIA_TYPE,
+        headers={"Cache-Control": "no-store"},
+    )
+
+
+def install(application: FastAPI) -> None:
+    """Make every refusal of the application a problem document."""
+
+    @application.exception_handler(Problem)
+    async def refused(request: Request, error: Problem) -> JSONResponse:
+        return answer(error.status, error.code, error.message, **error.evidence)
+
+    @application.exception_handler(RequestValidationError)
+    async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
+        # Only where and why: what was given may be a secret.
+        found = [f"{place(item['loc'])}: {item['msg']}" for item in error.errors()]
+        return answer(422, "invalid", "; ".join(found))
+
+    @application.exception_handler(HTTPException)
+    async def not_served(request: Request, error: HTTPException) -> JSONResponse:
+        return answer(error.status_code, CODES.get(error.status_code, "invalid"), str(error.detail))
+
+    @application.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+        return answer(500, "unexpected", "a fault of the controller itself; its log has the trace")
+
+
+def place(location: Sequence[str | int]) -> str:
+    """Return the name of a field as its sender knows it."""
+    return ".".join(str(part) for part in location[1:]) or "body"
+
+
+class Capped:
+    """An ASGI application that never sees a body larger than BODY_BYTES, and whose answers nobody keeps."""
+
+    def __init__(self, application: ASGIApp) -> None:
+        self._application = application
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._application(scope, receive, send)
+            return
+        body = await _read(receive)
+        if body is None:
+            refusal = answer(413, "body_too_large", f"a request may hold {BODY_BYTES} bytes; send less at a time")
+            await refusal(scope, receive, send)
+            return
+        await self._application(scope, _again(body, receive), _unkept(send))
+
+
+async def _read(receive: Receive) -> bytes | None:
+    """Return the body of a request, None when it is larger than BODY_BYTES."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if len(body) > BODY_BYTES:
+            return None
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            return bytes(body)
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """Return a receive that gives body first and then what comes after it."""
+    first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return first.pop() if first else await receive()
+
+    return replay
+
+
+def _unkept(send: Send) -> Callable[[Message], Awaitable[None]]:
+    """Return a send that forbids every cache to keep the answer."""
+
+    async def forbid(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", []), (b"cache-control", b"no-store")]}
+        await send(message)
+
+    return forbid

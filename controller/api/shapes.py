@@ -1,0 +1,175 @@
+"""The JSON of the fleet API: what requests may hold, and how values look in answers.
+
+The fields of the answers are a contract: more may come, none goes and none changes its meaning.
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
+
+from controller.model import Binding, Credential, Event, KeyPair, KeyType, Operation, Scope, Secret, Server, Task
+
+Json = dict[str, Any]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+Password = Annotated[SecretStr, Field(min_length=1, max_length=1024)]
+KeyFile = Annotated[SecretStr, Field(min_length=1, max_length=64 * 1024)]
+
+
+class Request(BaseModel):
+    """What a caller sends. A field that nobody knows is refused, so that a misspelt option is never ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class NewServer(Request):
+    name: Name
+    host: Name
+    port: int = Field(default=22, ge=1, le=65535)
+    login: Name = "root"
+    labels: dict[Name, Annotated[str, StringConstraints(max_length=255)]] = Field(default_factory=dict, max_length=64)
+    host_key: str | None = Field(default=None, max_length=16 * 1024)
+    trust_on_first_use: bool = False
+
+
+class NewKeypair(Request):
+    name: Name
+    type: KeyType = "ed25519"
+    scope: Scope = "private"
+    managed: bool = True
+
+
+class ImportedKeypair(Request):
+    name: Name
+    scope: Scope = "private"
+    public_key: str | None = Field(default=None, max_length=16 * 1024)
+    private_key: KeyFile | None = None
+    passphrase: Password | None = None
+
+
+class Opens(Request):
+    """What opens a server's door this once."""
+
+    password: Password | None = None
+    identity: KeyFile | None = None
+    passphrase: Password | None = None
+
+    def credential(self) -> Credential:
+        """Return it as the services take it."""
+        return Credential(password=secret(self.password), identity=secret(self.identity), passphrase=secret(self.passphrase))
+
+
+class NewOperation(Request):
+    operation: Operation
+    servers: list[Name] = Field(default_factory=list, max_length=10_000)
+    all: bool = False
+    keypair: Name | None = None
+    login: Name | None = None
+    keep_password_login: bool = False
+    accept_lockout: list[Name] = Field(default_factory=list, max_length=1000)
+    accept_unproved: bool = False
+    force: bool = False
+    fix_permissions: bool = False
+    root: str | None = Field(default=None, max_length=4096)
+    set_password: bool = False
+    credentials: dict[Name, Opens] = Field(default_factory=dict)
+
+    def options(self) -> Json:
+        """Return what a task keeps of this: nothing secret, and not the servers."""
+        return self.model_dump(exclude={"operation", "servers", "all", "credentials"})
+
+
+class Retry(Request):
+    credential: Opens | None = None
+
+
+def secret(given: SecretStr | None) -> Secret | None:
+    """Return what was given as a secret of ours."""
+    return Secret(given.get_secret_value()) if given else None
+
+
+def instant(at: datetime | None) -> str | None:
+    """Return a time as RFC 3339 in UTC."""
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z") if at else None
+
+
+def server(found: Server, bindings: Iterable[tuple[Binding, str]]) -> Json:
+    """Return a server with its bindings, each given with its key pair's name."""
+    bound = [
+        {
+            "login": binding.login,
+            "keypair": keypair,
+            "proof": binding.proof,
+            "closed_password_login": binding.closed_password_login,
+            "task_id": binding.task_id,
+            "created_at": instant(binding.created_at),
+        }
+        for binding, keypair in sorted(bindings, key=lambda pair: pair[0].login)
+    ]
+    return {
+        "id": found.id,
+        "name": found.name,
+        "host": found.host,
+        "port": found.port,
+        "login": found.login,
+        "labels": found.labels,
+        "keypair": next((binding["keypair"] for binding in bound if binding["login"] == found.login), None),
+        "bindings": bound,
+        "password_login": found.password_login,
+        "host_key": found.host_key,
+        "trust_on_first_use": found.trust_on_first_use,
+        "after_reset": found.after_reset,
+    }
+
+
+def keypair(found: KeyPair) -> Json:
+    """Return a key pair without its private half."""
+    return {
+        "name": found.name,
+        "type": found.type,
+        "scope": found.scope,
+        "managed": found.managed,
+        "public_key": found.public_key,
+        "fingerprint": found.fingerprint,
+        "fingerprint_md5": found.fingerprint_md5,
+        "created_at": instant(found.created_at),
+        "id": found.id,
+    }
+
+
+def task(found: Task) -> Json:
+    """Return a task; what it asked for is in request, none of it secret."""
+    return {
+        "id": found.id,
+        "server": found.server_name,
+        "login": found.login,
+        "operation": found.operation,
+        "status": found.status,
+        "server_state": found.server_state,
+        "phase": found.phase,
+        "cause": found.cause,
+        "message": found.message,
+        "evidence": found.evidence,
+        "proof": found.proofs,
+        "handling": found.handling,
+        "retryable": found.retryable,
+        "created_at": instant(found.created_at),
+        "started_at": instant(found.started_at),
+        "finished_at": instant(found.finished_at),
+        "retry_of": found.retry_of,
+        "request": found.request,
+    }
+
+
+def event(found: Event) -> Json:
+    """Return an event."""
+    return {
+        "id": found.id,
+        "task_id": found.task_id,
+        "server_id": found.server_id,
+        "kind": found.kind,
+        "phase": found.phase,
+        "detail": found.detail,
+        "at": instant(found.at),
+    }

@@ -1,0 +1,187 @@
+"""The one place where the parts are wired together: as an application, in this process or on a Unix socket."""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import stat
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI, Request
+
+from controller.api import fleet, problems
+from controller.api.fleet import Fleet
+from controller.dispatch import InProcess, owner_name
+from controller.errors import Conflict, Unavailable
+from controller.kms import FileRootKey, Kms
+from controller.model import Caller
+from controller.run import Runner
+from controller.service.bindings import Bindings
+from controller.service.home import require
+from controller.service.keypairs import Keypairs
+from controller.service.servers import Servers
+from controller.service.tasks import Tasks
+from controller.service.worker import off_loop
+from controller.settings import Settings
+from controller.store import Store
+from controller.transport import hostkeys
+
+SOCKET_PATH_BYTES = 107  # unix(7): sun_path, without its final NUL
+GOODBYE_SECONDS = 5  # for requests under way when the controller is told to stop
+REQUEST_HEAD_BYTES = 64 * 1024
+
+
+@contextlib.asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[Fleet]:
+    """Open the home and give its services; what runs when the block ends is stopped, and undone on its server."""
+    require(settings)
+    with contextlib.ExitStack() as closing:
+        worker = closing.enter_context(ThreadPoolExecutor(1, "store"))
+        store = Store(settings.database_url)
+        closing.callback(store.close)
+        store.migrate()
+        store.interrupt_expired()
+        kms = Kms(store, FileRootKey(settings.root_key))
+        owner = store.caller_by_local_home()
+        dispatch = dispatching(settings, store, kms, worker)
+
+        async def caller(request: Request) -> Caller:
+            # Whoever gets here has been let into the home, and that is its owner.
+            return owner
+
+        sweeping = asyncio.create_task(sweep(store, worker, settings.lease_seconds))
+        try:
+            yield Fleet(
+                keypairs=Keypairs(store, kms, worker),
+                servers=Servers(store, hostkeys, settings.connect_timeout_seconds, worker),
+                bindings=Bindings(store, dispatch, worker),
+                tasks=Tasks(store, dispatch, worker),
+                caller=caller,
+            )
+        finally:
+            sweeping.cancel()
+            await dispatch.close()
+
+
+async def sweep(store: Store, worker: Executor, lease_seconds: float) -> None:
+    """End, ever again, the running tasks whose process was heard no more."""
+    while True:
+        await asyncio.sleep(lease_seconds)
+        await off_loop(worker, store.interrupt_expired)
+
+
+def dispatching(settings: Settings, store: Store, kms: Kms, worker: Executor) -> InProcess:
+    """Return what runs the tasks of this process."""
+    owner = owner_name()
+    runner = Runner(store, kms, settings, owner, worker)
+    return InProcess(runner, runner.run, owner, settings.concurrency, settings.lease_seconds)
+
+
+def application(settings: Settings) -> FastAPI:
+    """Return the ASGI application for a home; the home is opened by its lifespan."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(served: FastAPI) -> AsyncIterator[None]:
+        async with opened(settings) as services:
+            served.state.fleet = services
+            yield
+
+    served = FastAPI(
+        title="kps", version=version("kps-fleet"), lifespan=lifespan,
+        openapi_url="/fleet/v1/openapi.json", docs_url=None, redoc_url=None,
+    )  # fmt: skip
+    served.include_router(fleet.router)
+    served.add_middleware(problems.Capped)
+    problems.install(served)
+    return served
+
+
+@contextlib.asynccontextmanager
+async def in_process(settings: Settings) -> AsyncIterator[FastAPI]:
+    """Give the application, open, to a caller in this process."""
+    served = application(settings)
+    async with served.router.lifespan_context(served):
+        yield served
+
+
+async def serve(settings: Settings, ready: Callable[[], None]) -> None:
+    """Serve the home on its Unix socket until SIGINT or SIGTERM; ready is called when connections are taken."""
+    require(settings)
+    with sole(settings.home):
+        async with in_process(settings) as served:
+            # Not before the application is open: who connects is waited for.
+            with listening(settings.socket) as listener:
+                await Server(served, ready).serve(sockets=[listener])
+
+
+class Server(uvicorn.Server):
+    """uvicorn, told to stop by the event loop's own signal handling, so that stopping is an ordinary end."""
+
+    def __init__(self, served: FastAPI, ready: Callable[[], None]) -> None:
+        super().__init__(
+            uvicorn.Config(
+                served,
+                lifespan="off",
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=GOODBYE_SECONDS,
+                h11_max_incomplete_event_size=REQUEST_HEAD_BYTES,
+            )
+        )
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+
+@contextlib.contextmanager
+def sole(home: Path) -> Iterator[None]:
+    """Be the only one who serves this home, for as long as the block or the process lasts."""
+    descriptor = os.open(home / "serve.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Conflict("already_served", f"{home}: somebody serves this home already") from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def listening(path: Path) -> Iterator[socket.socket]:
+    """Listen on a Unix socket for this user alone. What a controller that died has left there is taken away."""
+    if len(os.fsencode(path)) > SOCKET_PATH_BYTES:
+        raise Unavailable("socket_path_too_long", f"{path}: longer than {SOCKET_PATH_BYTES} bytes; choose another home")
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise Unavailable("socket_in_the_way", f"{path}: not a socket; move it away")
+        path.unlink()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(os.fspath(path))
+        os.chmod(path, 0o600)
+        listener.listen(128)
+        try:
+            yield listener
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()

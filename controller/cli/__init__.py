@@ -1,0 +1,78 @@
+"""kps: the controller's commands. An HTTP client of the fleet API; with no server it runs the application in process."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from controller.cli import exits, home, operations
+from controller.cli.command import Home, Json
+from controller.cli.keypairs import keypairs
+from controller.cli.servers import servers
+from controller.cli.session import complain
+from controller.cli.tasks import tasks
+from controller.privacy import keep_memory_private
+
+EXIT_CODES = "\n".join(
+    ["[bold]Exit codes[/bold]", *(f"  [cyan]{code:>3}[/cyan]  {meaning}" for code, meaning in exits.MEANING.items())]
+)
+
+app = typer.Typer(
+    name="kps",
+    help="SSH key pairs for fleets of servers: bind, replace, reset and unbind them, and nobody is locked out.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
+
+
+def print_version(asked: bool) -> None:
+    """Print the version and end, if asked."""
+    if asked:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"kps {version('kps-fleet')}\n")
+        raise typer.Exit()
+
+
+@app.callback()
+def before(
+    ctx: typer.Context,
+    json: Json = False,
+    home: Home = None,
+    version: Annotated[
+        bool, typer.Option("--version", metavar="", help="Print the version.", callback=print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Remember what holds for whichever command comes."""
+    ctx.obj = (json, home)
+
+
+home.register(app)
+app.add_typer(servers, name="server")
+app.add_typer(keypairs, name="keypair")
+operations.register(app)
+app.add_typer(operations.password_login, name="password-login")
+app.add_typer(tasks, name="task")
+
+
+def main() -> None:
+    """Run the command that was typed, and exit with its code."""
+    keep_memory_private()
+    try:
+        code = app(standalone_mode=False)
+    except typer.TyperException as error:
+        message = error.format_message()
+        if message:  # none where help was shown instead
+            where = getattr(error, "ctx", None)
+            complain(
+                "usage",
+                f"{message.rstrip('.')}; see `{where.command_path if where else 'kps'} --help`",
+                json="--json" in sys.argv[1:],
+            )
+        sys.exit(exits.USAGE)
+    except typer.Abort:
+        sys.exit(exits.INTERRUPTED)
+    sys.exit(code)

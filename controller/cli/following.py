@@ -1,0 +1,174 @@
+"""Tasks until they end: the bar while they run, and the table when they have."""
+
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from controller.cli import exits, output
+from controller.cli.session import Session
+
+if TYPE_CHECKING:
+    from controller.client import Client
+
+Json = dict[str, Any]
+ENDED_WELL = frozenset({"succeeded", "unchanged"})
+# Only failed tasks can be deleted; somebody was faster than we were.
+FORGOTTEN = {"status": "failed", "server_state": "unknown", "message": "deleted before it could be looked at"}
+
+
+class Bar(Protocol):
+    """What shows progress."""
+
+    def phase(self, task_id: str, phase: str) -> None: ...
+
+    def ended(self, task_id: str, status: str) -> None: ...
+
+
+async def until_ended(client: "Client", started: Sequence[Json], bar: "Bar") -> list[Json]:
+    """Return the tasks as they ended, in the order in which they were started."""
+    from controller.client import ENDINGS, WAIT_SECONDS
+
+    ids = [str(task["id"]) for task in started]
+    running = set(ids)
+    # Events are numbered through: those of these tasks begin with the first one of the first task.
+    first = await client.events(0, ids[:1])
+    after = int(first[0]["id"]) - 1 if first else 0
+    while running:
+        news = await client.events(after, wait_seconds=WAIT_SECONDS)
+        for event in news:
+            after = int(event["id"])
+            if event["task_id"] not in running:
+                continue
+            if event["kind"] in ENDINGS:
+                running.discard(event["task_id"])
+                bar.ended(event["task_id"], str(event["detail"].get("status", "")))
+            elif event["phase"]:
+                bar.phase(event["task_id"], event["phase"])
+    ended = {task["id"]: task for task in await client.tasks(ids)}
+    return [ended.get(task["id"], task | FORGOTTEN) for task in started]
+
+
+class Silent:
+    """Progress that nobody looks at."""
+
+    def phase(self, task_id: str, phase: str) -> None:
+        pass
+
+    def ended(self, task_id: str, status: str) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def bar_for(total: int) -> Iterator[Bar]:
+    """Show a bar with the rate on stderr while the block runs, where stderr is a terminal."""
+    if not sys.stderr.isatty():
+        yield Silent()
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[doing]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=output.console(errors=True), transient=True, expand=True) as progress:
+        shown = progress.add_task("", total=total, rate="", doing="")
+        phases: dict[str, str] = {}
+        failed = 0
+
+        def show(step: int) -> None:
+            counted = {phase: list(phases.values()).count(phase) for phase in dict.fromkeys(phases.values())}
+            doing = [f"{phase} {count}" for phase, count in counted.items()]
+            if failed:
+                doing.append(f"failed {failed}")
+            speed = progress.tasks[0].speed
+            progress.update(shown, advance=step, rate=f"{speed:.1f}/s" if speed else "", doing=output.plain(", ".join(doing)))
+
+        class Shown:
+            def phase(self, task_id: str, phase: str) -> None:
+                phases[task_id] = phase
+                show(0)
+
+            def ended(self, task_id: str, status: str) -> None:
+                nonlocal failed
+                phases.pop(task_id, None)
+                failed += status not in ENDED_WELL
+                show(1)
+
+        yield Shown()
+
+
+async def follow(session: Session, client: "Client", started: Sequence[Json]) -> int:
+    """Wait for tasks, print how each ended, and return the exit code."""
+    with bar_for(len(started)) as bar:
+        ended = await until_ended(client, started, bar)
+    passwords = {task["id"]: task["password"] for task in started if "password" in task}
+    results = [result(task, passwords.get(task["id"])) for task in ended]
+    if session.json:
+        output.as_json(results)
+    else:
+        show(results)
+    return exits.ALL_AS_ASKED if all(one["status"] in ENDED_WELL for one in results) else exits.SOME_NOT
+
+
+def result(task: Json, password: str | None) -> Json:
+    """Return how one server ended: the task, with what belongs to this operation only."""
+    found = {"task_id": task["id"], **task}
+    logins = task["evidence"].get("logins")
+    if task["operation"].startswith("password-login") and isinstance(logins, dict):
+        found["logins"] = logins
+    if password is not None and task["status"] in ENDED_WELL:
+        found["password"] = password
+    return found
+
+
+def show(results: Sequence[Json]) -> None:
+    """Print a line for each server, then what the failed ones need to be understood and put right."""
+    output.table(
+        ("SERVER", "LOGIN", "STATUS", "STATE", "PROOF OR CAUSE"),
+        [
+            (one["server"], one["login"], one["status"], one["server_state"], proofs(one["proof"]) or one["cause"])
+            for one in results
+        ],
+        empty="no servers",
+    )
+    logins = [(one["server"], login, state) for one in results for login, state in sorted(one.get("logins", {}).items())]
+    if logins:
+        output.say("")
+        output.table(("SERVER", "LOGIN", "PASSWORD LOGIN"), logins)
+    for one in results:
+        if one["status"] not in ENDED_WELL:
+            output.say("")
+            explain(one)
+        elif one["message"]:
+            output.say(f"{one['server']}: {one['message']}")
+        if "password" in one:
+            output.say(f"{one['server']}: one-time password of {one['login']}, shown only now: {one['password']}")
+
+
+def proofs(found: Sequence[Json]) -> str:
+    """Return proofs in words: `key of root logged_in`."""
+    return ", ".join(f"{proof.get('way')} of {proof.get('login')} {proof.get('method')}" for proof in found)
+
+
+def explain(task: Json) -> None:
+    """Print why a task failed, what was seen, and what to do now."""
+    output.say(f"{task['server']}: {task['cause'] or task['status']}", style="bold red")
+    told = {"what": task["message"]}
+    told |= {f"seen: {name}": seen(value) for name, value in task["evidence"].items() if value != task["server"]}
+    told["do"] = task["handling"]
+    told["task"] = task["id"]
+    told["again"] = f"kps task retry {task['id']}" if task["retryable"] else "a retry alone cannot help"
+    output.facts({name: value for name, value in told.items() if value})
+
+
+def seen(value: Any) -> str:
+    """Return a piece of evidence on one line."""
+    if isinstance(value, list):
+        return ", ".join(seen(one) for one in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={seen(one)}" for name, one in value.items())
+    return output.plain(value)

@@ -1,0 +1,78 @@
+"""The home and the process that serves it: kps init, serve, demo."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from controller.cli import output
+from controller.cli.command import command
+from controller.cli.session import Session
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands about this controller itself."""
+
+    @command(app, "init", "kps init", "kps init --home /srv/kps --json")
+    async def init(session: Session) -> None:
+        """Make the home: database, root key, and the first tenant with its project and administrator.
+
+        Safe to repeat. The secret key is shown the first time only.
+        """
+        from controller.service.home import initialise
+
+        settings = session.settings()
+        made = initialise(settings)
+        if session.json:
+            output.as_json(made)
+            return
+        output.facts(
+            {
+                "home": str(settings.home),
+                "tenant": made["tenant_id"],
+                "project": made["project_id"],
+                "user": made["user_id"],
+                "access key": made["access_key"],
+                "secret key": made["secret_key"] or "shown at the first `kps init` only",
+            }
+        )
+        if made["secret_key"]:
+            output.say("")
+            output.say("Keep the secret key now: it is not shown again.")
+            output.say(f"Back up {settings.root_key} apart from the database: without it no private key opens.")
+
+    @command(app, "serve", "kps serve", "kps serve --home /srv/kps")
+    async def serve(session: Session) -> None:
+        """Serve the home on a Unix socket in it, until interrupted; while it runs, every command uses it."""
+        from controller.app import serve
+
+        settings = session.settings()
+
+        def ready() -> None:
+            if session.json:
+                output.as_json({"socket": str(settings.socket)})
+            else:
+                output.say(f"serving on {settings.socket}")
+
+        await serve(settings, ready)
+
+    @command(app, "demo", "kps demo", "kps demo --servers 5 --keep", "kps demo --fleet-only /tmp/try")
+    async def demo(
+        session: Session,
+        *,
+        keep: Annotated[bool, typer.Option("--keep", metavar="", help="Leave the fleet up, and print commands to try.")] = False,
+        servers: Annotated[int, typer.Option("--servers", min=3, max=50, help="How many servers.")] = 3,
+        fleet_only: Annotated[
+            Path | None,
+            typer.Option("--fleet-only", metavar="DIRECTORY", help="Only start servers; DIRECTORY then says how to reach them."),
+        ] = None,
+        end: Annotated[Path | None, typer.Option("--end", metavar="DIRECTORY", help="End a fleet that was left up.")] = None,
+    ) -> int:
+        """Start a fleet of real OpenSSH servers on this machine and go through the whole story on it, checked."""
+        from controller.demo import story
+
+        if end is not None:
+            return story.end(end)
+        if fleet_only is not None:
+            return story.fleet_only(fleet_only, servers)
+        return await story.main(keep=keep, servers=servers, json=session.json)

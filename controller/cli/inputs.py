@@ -1,0 +1,229 @@
+"""What is read from files and stdin: passwords, private keys, lists of servers. Everything has a cap."""
+
+import contextlib
+import csv
+import getpass
+import io
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from controller.cli.exits import REFUSED, Declined, usage
+
+STDIN_BYTES = 1024 * 1024
+KEY_FILE_BYTES = 64 * 1024
+CSV_BYTES = 512 * 1024
+COLUMNS = ("name", "host", "port", "login", "labels", "host_key")
+
+Json = dict[str, Any]
+
+
+def file_text(path: Path, most_bytes: int) -> str:
+    """Return the text of a regular file of at most so many bytes."""
+    try:
+        # Not opened to wait: a FIFO would hold us up for ever.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise usage(f"{path}: not a regular file")
+            content = file.read(most_bytes + 1)
+    except OSError as error:
+        raise usage(f"{path}: {error.strerror}") from error
+    if len(content) > most_bytes:
+        raise usage(f"{path}: larger than {most_bytes} bytes")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise usage(f"{path}: not text in UTF-8 (byte {error.start})") from error
+
+
+def private_key(path: Path) -> str:
+    """Return the text of a private key file; the controller reads what is in it."""
+    return file_text(path, KEY_FILE_BYTES)
+
+
+def public_key(path: Path) -> str:
+    """Return the text of a public key file."""
+    return file_text(path, KEY_FILE_BYTES)
+
+
+def directory(path: Path) -> str:
+    """Return the absolute path of a directory, wherever the controller that is asked runs."""
+    absolute = os.path.abspath(path)
+    if not os.path.isdir(absolute):
+        raise usage(f"{path}: there is no such directory")
+    return absolute
+
+
+@contextlib.contextmanager
+def new_private_file(path: Path) -> Iterator[Callable[[str], None]]:
+    """Make a file with mode 0600, to be filled once; there is none if the block fails or does not fill it.
+
+    A file that is there already is refused and left alone, before anything else is done.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except FileExistsError as error:
+        raise Declined(REFUSED, "file_exists", f"{path}: there is a file already; it was left as it is") from error
+    except OSError as error:
+        raise usage(f"{path}: {error.strerror}") from error
+    filled = False
+
+    def fill(content: str) -> None:
+        nonlocal filled
+        try:
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        except OSError as error:
+            raise Declined(REFUSED, "file_not_written", f"{path}: {error.strerror}") from error
+        filled = True
+
+    with open(descriptor, "w", encoding="ascii") as file:
+        os.fchmod(descriptor, 0o600)
+        try:
+            yield fill
+        finally:
+            if not filled:
+                path.unlink()
+
+
+def stdin_text() -> str:
+    """Return what stdin holds, to its end."""
+    content = sys.stdin.buffer.read(STDIN_BYTES + 1)
+    if len(content) > STDIN_BYTES:
+        raise usage(f"stdin: more than {STDIN_BYTES} bytes")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise usage(f"stdin: not text in UTF-8 (byte {error.start})") from error
+
+
+def secret_from_stdin(what: str) -> str:
+    """Return the one line that stdin holds; asked for without echo where a person types."""
+    if sys.stdin.isatty():
+        return usable(getpass.getpass(f"{what}: "), what)
+    lines = _lines(stdin_text())
+    if len(lines) != 1:
+        raise usage(f"stdin: one line with the {what} is expected, there are {len(lines)}")
+    return usable(lines[0], what)
+
+
+def passwords_from_stdin(servers: Sequence[str]) -> dict[str, str]:
+    """Return the password of each server that was given one: a line for one server, NAME<TAB>password for several.
+
+    One password is never spread over several servers, and none is kept for a server that was not selected.
+    """
+    if sys.stdin.isatty():
+        return {name: usable(getpass.getpass(f"password for {name}: "), "password") for name in servers}
+    lines = _lines(stdin_text())
+    if len(servers) == 1 and len(lines) == 1 and not lines[0].startswith(f"{servers[0]}\t"):
+        return {servers[0]: usable(lines[0], "password")}
+    found: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        name, tab, password = line.partition("\t")
+        if not tab:
+            raise usage(
+                f"stdin line {number}: for {len(servers)} servers each line is NAME<TAB>password"
+                if len(servers) != 1
+                else f"stdin line {number}: one line with the password is expected, there are {len(lines)}"
+            )
+        if name not in servers:
+            raise usage(f"stdin line {number}: {name!r} is not among the servers selected")
+        if name in found:
+            raise usage(f"stdin line {number}: a second password for {name}")
+        found[name] = usable(password, f"password of {name}")
+    if not found:
+        raise usage("stdin: no password in it")
+    return found
+
+
+def usable(secret: str, what: str) -> str:
+    """Return a password or passphrase that can be sent as it is."""
+    if not secret:
+        raise usage(f"the {what} is empty")
+    if "\0" in secret or "\r" in secret:
+        raise usage(f"the {what} holds a NUL or a carriage return; write lines that end in a line feed only")
+    return secret
+
+
+def _lines(text: str) -> list[str]:
+    lines = text.split("\n")
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines
+
+
+def labels(given: Sequence[str]) -> dict[str, str]:
+    """Return labels from words of the form k=v."""
+    found: dict[str, str] = {}
+    for word in given:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise usage(f"label {word!r}: write NAME=VALUE")
+        if name in found:
+            raise usage(f"label {name!r} is given twice")
+        found[name] = value
+    return found
+
+
+def servers_from_csv(path: Path) -> tuple[list[Json], list[int]]:
+    """Return the servers that a CSV file lists, and the line of each; every bad line is named, not only the first.
+
+    The first line names the columns: name and host, and any of port, login, labels (k=v;k=v) and host_key.
+    """
+    text = file_text(path, CSV_BYTES).removeprefix("\ufeff")
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    wrong: list[str] = []
+    servers: list[Json] = []
+    lines: list[int] = []
+    names: dict[str, int] = {}
+    try:
+        heading = [column.strip() for column in next(reader, [])]
+        _check_heading(path, heading)
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            try:
+                server = _server(heading, cells)
+                if server["name"] in names:
+                    raise ValueError(f"{server['name']} stands in line {names[server['name']]} already")
+            except (ValueError, Declined) as error:
+                wrong.append(f"line {reader.line_num}: {error}")
+                continue
+            names[server["name"]] = reader.line_num
+            servers.append(server)
+            lines.append(reader.line_num)
+    except csv.Error as error:
+        wrong.append(f"line {reader.line_num}: {error}")
+    if wrong:
+        raise usage(f"{path}: nothing was imported\n" + "\n".join(wrong))
+    if not servers:
+        raise usage(f"{path}: no servers in it")
+    return servers, lines
+
+
+def _check_heading(path: Path, heading: list[str]) -> None:
+    unknown = [column for column in heading if column not in COLUMNS]
+    missing = [column for column in ("name", "host") if column not in heading]
+    if unknown or missing or len(set(heading)) != len(heading):
+        raise usage(f"{path}: line 1: the columns are {','.join(COLUMNS)}; name and host are needed, each at most once")
+
+
+def _server(heading: list[str], cells: list[str]) -> Json:
+    if len(cells) != len(heading):
+        raise ValueError(f"{len(cells)} cells for {len(heading)} columns")
+    given = {column: cell.strip() for column, cell in zip(heading, cells, strict=True) if cell.strip()}
+    for column in ("name", "host"):
+        if column not in given:
+            raise ValueError(f"{column} is empty")
+    server: Json = {column: given[column] for column in ("name", "host", "login", "host_key") if column in given}
+    if "port" in given:
+        if not (given["port"].isascii() and given["port"].isdigit() and 1 <= int(given["port"][:6]) <= 65535):
+            raise ValueError(f"port {given['port']!r} is not a number from 1 to 65535")
+        server["port"] = int(given["port"])
+    if "labels" in given:
+        server["labels"] = labels([word.strip() for word in given["labels"].split(";") if word.strip()])
+    return server

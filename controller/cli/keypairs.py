@@ -1,0 +1,181 @@
+"""Key pairs: kps keypair."""
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from controller.cli import inputs, options, output
+from controller.cli.command import command, group
+from controller.cli.exits import Declined, usage
+from controller.cli.session import Session
+from controller.model import KeyType, Scope
+
+Json = dict[str, Any]
+
+keypairs = group("Key pairs; the private half of a managed one is kept here, encrypted.")
+
+NewName = Annotated[str, typer.Argument(metavar="NAME", help="What the key pair is called.")]
+ScopeOption = Annotated[Scope, typer.Option("--scope", help="private: for you alone; account: for everyone in the tenant.")]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="FILE", help="Write the private key there, mode 0600; an existing file is refused."),
+]
+
+
+@command(
+    keypairs,
+    "create",
+    "kps keypair create ops",
+    "kps keypair create legacy --type rsa-3072 --out ~/.ssh/legacy",
+    "kps keypair create mine --unmanaged --out ~/.ssh/mine",
+)
+async def create(
+    session: Session,
+    name: NewName,
+    *,
+    type_: Annotated[KeyType, typer.Option("--type", help="The kind of key.")] = "ed25519",
+    scope: ScopeOption = "private",
+    unmanaged: Annotated[
+        bool, typer.Option("--unmanaged", metavar="", help="Do not keep the private half: it is given out now and never again.")
+    ] = False,
+    out: Out = None,
+) -> None:
+    """Make a key pair. The private half is kept here unless --unmanaged says otherwise.
+
+    An unmanaged key pair's private half goes to --out, else to stdout (with --json it is the field private_key).
+    """
+    request = {"name": name, "type": type_, "scope": scope, "managed": not unmanaged}
+    with inputs.new_private_file(out) if out else contextlib.nullcontext() as fill:
+        async with session.client() as client:
+            made = await client.create_keypair(request)
+            if fill:
+                try:
+                    fill(made["private_key"] if unmanaged else await client.export_keypair(name))
+                except Declined:
+                    await client.delete_keypair(name)
+                    raise
+    if session.json:
+        output.as_json(made)
+    elif unmanaged and not out:
+        # Stdout holds the private key and nothing else, so that it can be redirected.
+        show(made, errors=True)
+        output.say("The private key is on stdout, this once; it is not kept here.", errors=True)
+        sys.stdout.write(made["private_key"])
+    else:
+        show(made)
+
+
+@command(
+    keypairs,
+    "import",
+    "kps keypair import alice --public-key ~/.ssh/id_ed25519.pub",
+    "kps keypair import ops --private-key ops.pem --passphrase-stdin < passphrase",
+)
+async def import_(
+    session: Session,
+    name: NewName,
+    *,
+    public_key: Annotated[
+        Path | None, typer.Option("--public-key", metavar="FILE", help="The public half alone: unmanaged.")
+    ] = None,
+    private_key: Annotated[
+        Path | None,
+        typer.Option("--private-key", metavar="FILE", help="OpenSSH, PEM or PKCS#8; kept here, encrypted: managed."),
+    ] = None,
+    scope: ScopeOption = "private",
+    passphrase_stdin: Annotated[
+        bool, typer.Option("--passphrase-stdin", metavar="", help="Read the passphrase of --private-key from stdin.")
+    ] = False,
+) -> None:
+    """Take in a key pair that exists: the public half alone, or the private half and with it both."""
+    if not public_key and not private_key:
+        raise usage("give --public-key FILE or --private-key FILE")
+    if passphrase_stdin and not private_key:
+        raise usage("--passphrase-stdin goes with --private-key")
+    request: Json = {"name": name, "scope": scope}
+    if public_key:
+        request["public_key"] = inputs.public_key(public_key)
+    if private_key:
+        request["private_key"] = inputs.private_key(private_key)
+    if passphrase_stdin:
+        request["passphrase"] = inputs.secret_from_stdin("passphrase")
+    async with session.client() as client:
+        made = await client.import_keypair(request)
+    if session.json:
+        output.as_json(made)
+    else:
+        show(made)
+
+
+@command(keypairs, "list", "kps keypair list", "kps keypair list --json")
+async def list_(session: Session) -> None:
+    """List the key pairs that you may use."""
+    async with session.client() as client:
+        found = await client.keypairs()
+    if session.json:
+        output.as_json(found)
+        return
+    output.table(
+        ("NAME", "TYPE", "SCOPE", "MANAGED", "FINGERPRINT"),
+        [(one["name"], one["type"], one["scope"], "yes" if one["managed"] else "no", one["fingerprint"]) for one in found],
+        empty="no key pairs yet; `kps keypair create` makes one",
+        whole="FINGERPRINT",
+    )
+
+
+@command(keypairs, "show", "kps keypair show ops", "kps keypair show ops --json")
+async def show_(session: Session, name: options.OneKeypair) -> None:
+    """Show one key pair with its public key."""
+    async with session.client() as client:
+        found = await client.keypair(name)
+    if session.json:
+        output.as_json(found)
+    else:
+        show(found)
+
+
+@command(keypairs, "export", "kps keypair export ops --out ~/.ssh/ops", "kps keypair export ops | ssh-add -")
+async def export(session: Session, name: options.OneKeypair, *, out: Out = None) -> None:
+    """Give out the private half of a managed key pair: to a file of mode 0600, else to stdout. It is recorded."""
+    with inputs.new_private_file(out) if out else contextlib.nullcontext() as fill:
+        async with session.client() as client:
+            private = await client.export_keypair(name)
+        if fill:
+            fill(private)
+    if session.json:
+        output.as_json({"name": name} | ({"out": str(out)} if out else {"private_key": private}))
+    elif out:
+        output.say(f"{name}: the private key is in {out}")
+    else:
+        sys.stdout.write(private)
+
+
+@command(keypairs, "delete", "kps keypair delete ops")
+async def delete(session: Session, name: options.OneKeypair) -> None:
+    """Delete a key pair and its private half. Refused while it is bound somewhere."""
+    async with session.client() as client:
+        await client.delete_keypair(name)
+    if session.json:
+        output.as_json({"name": name, "deleted": True})
+    else:
+        output.say(f"{name} is deleted")
+
+
+def show(keypair: Json, *, errors: bool = False) -> None:
+    """Print one key pair, without its private half."""
+    output.facts(
+        {
+            "name": keypair["name"],
+            "type": keypair["type"],
+            "scope": keypair["scope"],
+            "managed": "yes" if keypair["managed"] else "no",
+            "fingerprint": keypair["fingerprint"],
+            "md5": keypair["fingerprint_md5"],
+            "created": output.seconds(keypair["created_at"]),
+            "public key": keypair["public_key"],
+        },
+        errors=errors,
+    )

@@ -1,0 +1,338 @@
+"""What is done on servers: bind, replace, unbind, reset, password-login, and the credentials for it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from controller.cli import inputs, options
+from controller.cli.command import command, group
+from controller.cli.exits import usage
+from controller.cli.following import follow
+from controller.cli.session import Session
+
+Json = dict[str, Any]
+
+password_login = group("Switch password login on servers off and on again.")
+
+
+async def operate(
+    session: Session,
+    operation: str,
+    words: Sequence[str] | None,
+    every: bool,
+    *,
+    password_stdin: bool = False,
+    identity: Path | None = None,
+    passphrase_stdin: bool = False,
+    **request: Any,
+) -> int:
+    """Run an operation on the servers that words select, and return the exit code."""
+    check_choice(words, every)
+    key = identity_of(identity, password_stdin, passphrase_stdin)
+    async with session.client() as client:
+        names = [str(server["name"]) for server in await client.servers(words or (), every=every)]
+        if not names:
+            raise usage("no servers there; `kps server add` adds one")
+        started = await client.start(
+            {
+                "operation": operation,
+                "servers": names,
+                "credentials": credentials(names, password_stdin, key),
+                **{name: value for name, value in request.items() if value is not None},
+            }
+        )
+        return await follow(session, client, started)
+
+
+def check_choice(words: Sequence[str] | None, every: bool) -> None:
+    """Refuse a choice of servers that says nothing or two things."""
+    if every and words:
+        raise usage("--all and names of servers exclude each other")
+    if not every and not words:
+        raise usage("which servers? give names, label=value selections, or --all")
+
+
+def identity_of(identity: Path | None, password_stdin: bool, passphrase_stdin: bool) -> Json:
+    """Return the private key that was given, with its passphrase, as the API takes it."""
+    if passphrase_stdin and password_stdin:
+        raise usage("--passphrase-stdin and --password-stdin both want stdin; give one of them")
+    if passphrase_stdin and not identity:
+        raise usage("--passphrase-stdin goes with --identity")
+    key: Json = {}
+    if identity:
+        key["identity"] = inputs.private_key(identity)
+    if passphrase_stdin:
+        key["passphrase"] = inputs.secret_from_stdin("passphrase")
+    return key
+
+
+def credentials(names: Sequence[str], password_stdin: bool, key: Json) -> Json:
+    """Return what opens each server: its own password and no other's, and the key."""
+    passwords = inputs.passwords_from_stdin(names) if password_stdin else {}
+    opens = {name: key | ({"password": passwords[name]} if name in passwords else {}) for name in names}
+    return {name: one for name, one in opens.items() if one}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands that are verbs of their own."""
+
+    @command(
+        app,
+        "bind",
+        "kps bind web-1 --keypair ops --password-stdin < password",
+        "kps bind env=prod --keypair ops --identity ~/.ssh/id_ed25519",
+        "printf 'web-1\\tsecret-1\\nweb-2\\tsecret-2\\n' | kps bind web-1 web-2 --keypair ops --password-stdin",
+        "kps bind web-1 --keypair ops --login deploy --keep-password-login --identity ~/.ssh/id_rsa",
+    )
+    async def bind(
+        session: Session,
+        servers: options.ServerWords = None,
+        *,
+        keypair: options.Keypair,
+        every: options.All = False,
+        login: options.Login = None,
+        password_stdin: options.PasswordStdin = False,
+        identity: options.Identity = None,
+        passphrase_stdin: options.PassphraseStdin = False,
+        keep_password_login: Annotated[
+            bool, typer.Option("--keep-password-login", metavar="", help="Leave password login as it is.")
+        ] = False,
+        accept_lockout: options.AcceptLockout = None,
+        accept_unproved: options.AcceptUnproved = False,
+        fix_permissions: options.FixPermissions = False,
+    ) -> int:
+        """Put a key pair on a login of each server, prove that it opens the door, and switch password login off.
+
+        Starts from a password or from a key that works today. Every proof is a new connection; what fails is undone.
+        """
+        return await operate(
+            session,
+            "bind",
+            servers,
+            every,
+            password_stdin=password_stdin,
+            identity=identity,
+            passphrase_stdin=passphrase_stdin,
+            keypair=keypair,
+            login=login,
+            keep_password_login=keep_password_login,
+            accept_lockout=accept_lockout,
+            accept_unproved=accept_unproved,
+            fix_permissions=fix_permissions,
+        )
+
+    @command(
+        app,
+        "replace",
+        "kps replace web-1 --keypair ops-2027",
+        "kps replace --all --keypair ops-2027",
+        "kps replace web-1 --keypair mine --identity ~/.ssh/old",
+    )
+    async def replace(
+        session: Session,
+        servers: options.ServerWords = None,
+        *,
+        keypair: options.NewKeypair,
+        every: options.All = False,
+        login: options.Login = None,
+        password_stdin: options.PasswordStdin = False,
+        identity: options.Identity = None,
+        passphrase_stdin: options.PassphraseStdin = False,
+        accept_lockout: options.AcceptLockout = None,
+        accept_unproved: options.AcceptUnproved = False,
+        fix_permissions: options.FixPermissions = False,
+    ) -> int:
+        """Put another key pair in the place of the one that is bound, and prove that the old one is refused.
+
+        The old private half comes from custody, or is given with --identity. The new line keeps the old line's options.
+        """
+        return await operate(
+            session,
+            "replace",
+            servers,
+            every,
+            password_stdin=password_stdin,
+            identity=identity,
+            passphrase_stdin=passphrase_stdin,
+            keypair=keypair,
+            login=login,
+            accept_lockout=accept_lockout,
+            accept_unproved=accept_unproved,
+            fix_permissions=fix_permissions,
+        )
+
+    @command(
+        app,
+        "unbind",
+        "kps unbind web-1 --password-stdin < password",
+        "kps unbind env=test --accept-lockout deploy",
+    )
+    async def unbind(
+        session: Session,
+        servers: options.ServerWords = None,
+        *,
+        every: options.All = False,
+        login: options.Login = None,
+        password_stdin: options.PasswordStdin = False,
+        identity: options.Identity = None,
+        passphrase_stdin: options.PassphraseStdin = False,
+        accept_lockout: options.AcceptLockout = None,
+        accept_unproved: options.AcceptUnproved = False,
+    ) -> int:
+        """Take the bound key pair off each server, and switch password login on again where binding had closed it.
+
+        Refused unless a way in is shown to remain: a password given here is proved; without one, what can be seen of the
+        server must say that passwords are taken.
+        """
+        return await operate(
+            session,
+            "unbind",
+            servers,
+            every,
+            password_stdin=password_stdin,
+            identity=identity,
+            passphrase_stdin=passphrase_stdin,
+            login=login,
+            accept_lockout=accept_lockout,
+            accept_unproved=accept_unproved,
+        )
+
+    @command(
+        app,
+        "reset",
+        "kps reset web-1 --keypair rescue --root /mnt/web-1",
+        "kps reset web-1 --keypair rescue --root /mnt/web-1 --set-password",
+    )
+    async def reset(
+        session: Session,
+        server: options.OneServer,
+        *,
+        keypair: options.Keypair,
+        root: Annotated[
+            Path,
+            typer.Option("--root", metavar="DIR", help="Where the server's disk is mounted, on the controller's own machine."),
+        ],
+        login: options.Login = None,
+        set_password: Annotated[
+            bool, typer.Option("--set-password", metavar="", help="Also set a one-time password; it is shown once, here.")
+        ] = False,
+        fix_permissions: options.FixPermissions = False,
+    ) -> int:
+        """Put a key pair on the disk of a server that is shut down, and open what stops it from working.
+
+        Runs where the disk is mounted. Removing the old key and closing passwords follow the first online proof: run
+        `kps server check` when the server is up again.
+        """
+        mounted = inputs.directory(root)
+        async with session.client() as client:
+            name = str((await client.server(server))["name"])
+            started = await client.start(
+                {
+                    "operation": "reset",
+                    "servers": [name],
+                    "keypair": keypair,
+                    "root": mounted,
+                    "login": login,
+                    "set_password": set_password,
+                    "fix_permissions": fix_permissions,
+                }
+            )
+            return await follow(session, client, started)
+
+
+@command(
+    password_login,
+    "enable",
+    "kps password-login enable web-1",
+    "kps password-login enable web-1 --force --login deploy",
+)
+async def enable(
+    session: Session,
+    servers: options.ServerWords = None,
+    *,
+    every: options.All = False,
+    login: options.Login = None,
+    password_stdin: options.PasswordStdin = False,
+    identity: options.Identity = None,
+    passphrase_stdin: options.PassphraseStdin = False,
+    force: options.Force = False,
+) -> int:
+    """Let passwords in again. Refused where the owner's own configuration says no, unless forced."""
+    return await operate(
+        session,
+        "password-login-enable",
+        servers,
+        every,
+        password_stdin=password_stdin,
+        identity=identity,
+        passphrase_stdin=passphrase_stdin,
+        login=login,
+        force=force,
+    )
+
+
+@command(
+    password_login,
+    "disable",
+    "kps password-login disable web-1",
+    "kps password-login disable --all --accept-lockout backup",
+)
+async def disable(
+    session: Session,
+    servers: options.ServerWords = None,
+    *,
+    every: options.All = False,
+    login: options.Login = None,
+    password_stdin: options.PasswordStdin = False,
+    identity: options.Identity = None,
+    passphrase_stdin: options.PassphraseStdin = False,
+    accept_lockout: options.AcceptLockout = None,
+    accept_unproved: options.AcceptUnproved = False,
+) -> int:
+    """Let no password in any more, keyboard-interactive included; a key is proved first.
+
+    Refused while another login would lose its only way in, unless --accept-lockout names it.
+    """
+    return await operate(
+        session,
+        "password-login-disable",
+        servers,
+        every,
+        password_stdin=password_stdin,
+        identity=identity,
+        passphrase_stdin=passphrase_stdin,
+        login=login,
+        accept_lockout=accept_lockout,
+        accept_unproved=accept_unproved,
+    )
+
+
+@command(
+    password_login,
+    "status",
+    "kps password-login status web-1",
+    "kps password-login status --all --json",
+)
+async def status(
+    session: Session,
+    servers: options.ServerWords = None,
+    *,
+    every: options.All = False,
+    login: options.Login = None,
+    password_stdin: options.PasswordStdin = False,
+    identity: options.Identity = None,
+    passphrase_stdin: options.PassphraseStdin = False,
+) -> int:
+    """Say for each login whether a password gets in: on, off or unknown. Changes nothing."""
+    return await operate(
+        session,
+        "password-login-status",
+        servers,
+        every,
+        password_stdin=password_stdin,
+        identity=identity,
+        passphrase_stdin=passphrase_stdin,
+        login=login,
+    )

@@ -1,0 +1,94 @@
+"""The options that several commands share, each written once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from controller.cli import completion
+
+ServerWords = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="SERVER...",
+        help="Names, or selections as in env=prod.",
+        show_default=False,
+        autocompletion=completion.servers,
+    ),
+]
+OneServer = Annotated[str, typer.Argument(metavar="SERVER", help="The server's name.", autocompletion=completion.servers)]
+OneKeypair = Annotated[str, typer.Argument(metavar="NAME", help="The key pair's name.", autocompletion=completion.keypairs)]
+All = Annotated[bool, typer.Option("--all", metavar="", help="Every server.")]
+Keypair = Annotated[
+    str, typer.Option("--keypair", metavar="NAME", help="The key pair to bind.", autocompletion=completion.keypairs)
+]
+NewKeypair = Annotated[
+    str,
+    typer.Option(
+        "--keypair",
+        metavar="NAME",
+        help="The key pair that takes the place of the one bound now.",
+        autocompletion=completion.keypairs,
+    ),
+]
+Login = Annotated[str | None, typer.Option("--login", metavar="LOGIN", help="Another login than the server's default one.")]
+
+WAY_IN = "Way in"
+PasswordStdin = Annotated[
+    bool,
+    typer.Option(
+        "--password-stdin",
+        metavar="",
+        rich_help_panel=WAY_IN,
+        help="Read the password from stdin: one line for one server, NAME<TAB>password lines for several.",
+    ),
+]
+Identity = Annotated[
+    Path | None,
+    typer.Option("--identity", metavar="FILE", rich_help_panel=WAY_IN, help="A private key file that opens the server today."),
+]
+PassphraseStdin = Annotated[
+    bool,
+    typer.Option(
+        "--passphrase-stdin",
+        metavar="",
+        rich_help_panel=WAY_IN,
+        help="Read the passphrase of --identity from stdin; not together with --password-stdin.",
+    ),
+]
+
+CONSENT = "Consent"
+AcceptLockout = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--accept-lockout",
+        metavar="LOGIN",
+        rich_help_panel=CONSENT,
+        help="This login may lose its way in. Repeat for more.",
+        show_default=False,
+    ),
+]
+AcceptUnproved = Annotated[
+    bool,
+    typer.Option(
+        "--accept-unproved",
+        metavar="",
+        rich_help_panel=CONSENT,
+        help="Go on where sshd would accept the key but nobody has shown to hold its private half.",
+    ),
+]
+FixPermissions = Annotated[
+    bool,
+    typer.Option(
+        "--fix-permissions",
+        metavar="",
+        rich_help_panel=CONSENT,
+        help="Tighten .ssh and authorized_keys where sshd would not use them.",
+    ),
+]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force", metavar="", rich_help_panel=CONSENT, help="Also where the owner's own sshd configuration says otherwise."
+    ),
+]

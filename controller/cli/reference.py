@@ -1,0 +1,168 @@
+"""Writes docs/cli.md from the commands themselves: python -m controller.cli.reference > docs/cli.md"""
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from rich.text import Text
+from typer.main import get_command
+
+from controller.cli import app, exits
+from controller.cli.command import COMMON
+
+INTRODUCTION = """\
+# kps
+
+The commands, as `kps COMMAND --help` tells them. This page is made from them: `python -m controller.cli.reference`.
+
+Every command takes `--json` and `--home DIR`, before or after its name. The home is `--home`, else `KPS_HOME`, else
+`~/.local/share/kps`. While `kps serve` runs there, commands are carried out by it; otherwise by the command itself.
+
+`SERVER...` takes names of servers, selections as in `env=prod`, or `--all` stands in their place; several servers are
+worked on at the same time. Tables go to stdout, progress and errors to stderr.
+
+Passwords come from stdin only. For one server that is one line; for several, each line is the server's name, a tab and
+its password. A password is never tried on a server that it was not given for. At a terminal each is asked for instead.
+"""
+
+JSON = """\
+With `--json` a command prints one JSON document on stdout, ASCII only, and an error as one object on one line of stderr:
+`{"error": {"code": "...", "message": "..."}}`. Lists are bare arrays. Times are RFC 3339 in UTC. The fields below stay;
+more may be added.
+"""
+
+FIELDS: dict[str, dict[str, str]] = {
+    "init": {
+        "tenant_id": "the tenant",
+        "project_id": "its project",
+        "user_id": "its administrator",
+        "access_key": "the administrator's access key",
+        "secret_key": "the secret of that access key; null when `kps init` is repeated",
+    },
+    "server": {
+        "id": "UUID",
+        "name": "what it is called here",
+        "host": "address, or name in the DNS",
+        "port": "of its sshd",
+        "login": "its default login",
+        "labels": "an object: name to value",
+        "keypair": "name of the key pair bound to the default login, or null",
+        "bindings": "a list of {login, keypair, proof, closed_password_login, task_id, created_at}",
+        "password_login": "of the default login, as last seen: `on`, `off`, `unknown`",
+        "host_key": "the key that its sshd must show, or null while it is not known",
+        "trust_on_first_use": "whether the first host key seen is recorded and insisted on",
+        "after_reset": "what waits for the first online proof after a reset, or null",
+    },
+    "key pair": {
+        "name": "what it is called",
+        "type": "`ed25519`, `ecdsa-nistp256`, `ecdsa-nistp384`, `ecdsa-nistp521`, `rsa-2048`, `rsa-3072`, `rsa-4096`",
+        "scope": "`private` (one user's) or `account` (the whole tenant's)",
+        "managed": "whether the private half is kept here",
+        "public_key": "one line, as in authorized_keys",
+        "fingerprint": "`SHA256:...`, as ssh-keygen -l prints it",
+        "fingerprint_md5": "the older form, `aa:bb:...`",
+        "created_at": "when it was made or taken in",
+        "id": "UUID",
+        "private_key": "only from `create --unmanaged` and from `export` without `--out`: the OpenSSH private key",
+    },
+    "task": {
+        "id": "UUID",
+        "server": "the server's name",
+        "login": "the login it is about",
+        "operation": "`bind`, `replace`, `unbind`, `reset`, `password-login-enable`, `password-login-disable`, "
+        "`password-login-status`, `check`",
+        "status": "`ready`, `running`, `succeeded`, `unchanged`, `failed`, `cancelled`",
+        "server_state": "`as_asked`, `as_before`, `reverted`, `partial`, `unknown`",
+        "phase": "how far it came: `queued`, `connect`, `look`, `decide`, `widen`, `prove`, `narrow`, `commit`, `undo`, `done`",
+        "cause": "why it failed, one of a closed list of codes, or null",
+        "message": "the same for a person, with server, file and line",
+        "evidence": "an object: what was seen",
+        "proof": "a list of {way: `key` or `password`, login, method: `logged_in`, `accepted`, `password_offered`, "
+        "`refused`, `not_applicable`}",
+        "handling": "what to do about it, or null",
+        "retryable": "whether a retry can help as things are",
+        "created_at": "when it was asked for",
+        "started_at": "when it began, or null",
+        "finished_at": "when it ended, or null",
+        "retry_of": "the task that this one asks for again, or null",
+        "request": "an object: its options, none of them secret",
+    },
+    "operation": {
+        "task_id": "the same as `id`",
+        "logins": "only from `password-login`: an object, login to `on`, `off` or `unknown`",
+        "password": "only from `reset --set-password`: the one-time password, in this answer and nowhere else",
+    },
+}
+
+ABOUT: dict[str, str] = {
+    "init": "`kps init`.",
+    "server": "`kps server add` and `show`; `list` and `import` print a list of them.",
+    "key pair": "`kps keypair create`, `import` and `show`; `list` prints a list of them.",
+    "task": "`kps task show`; `list` prints a list of them.",
+    "operation": "`kps bind`, `replace`, `unbind`, `reset`, `password-login`, `server check` and `task retry` print a list "
+    "with one of these for each server: all fields of a task, and",
+}
+
+
+def page() -> str:
+    """Return docs/cli.md."""
+    return "\n".join([INTRODUCTION, *_exit_codes(), *_json(), *_commands(get_command(app), ["kps"])]).rstrip("\n") + "\n"
+
+
+def _exit_codes() -> Iterator[str]:
+    yield "## Exit codes\n"
+    yield from _table(("code", "meaning"), [(str(code), meaning) for code, meaning in exits.MEANING.items()])
+
+
+def _json() -> Iterator[str]:
+    yield "## JSON\n"
+    yield JSON
+    for kind, fields in FIELDS.items():
+        yield f"### JSON: {kind}\n"
+        yield ABOUT[kind] + "\n"
+        yield from _table(("field", "meaning"), [(f"`{name}`", meaning) for name, meaning in fields.items()])
+
+
+def _commands(command: Any, words: list[str]) -> Iterator[str]:
+    if hasattr(command, "commands"):
+        for name, one in command.commands.items():
+            yield from _commands(one, [*words, name])
+        return
+    arguments = [one for one in command.params if one.param_type_name == "argument"]
+    options = [one for one in command.params if one.param_type_name == "option" and one.rich_help_panel != COMMON]
+    needed = [f"{one.opts[0]} {one.metavar}" for one in options if one.required]
+    optional = ["[OPTIONS]"] if len(options) > len(needed) else []
+    yield f"## {' '.join(words)}\n"
+    yield f"    {' '.join([*words, *(one.metavar for one in arguments), *needed, *optional])}\n"
+    yield f"{command.help.strip()}\n"
+    if arguments or options:
+        yield from _table(("", "meaning"), [(f"`{_called(one)}`", _told(one)) for one in [*arguments, *options]])
+    yield "```sh"
+    yield from (line.strip() for line in Text.from_markup(command.epilog).plain.split("\n")[1:])
+    yield "```\n"
+
+
+def _called(parameter: Any) -> str:
+    if parameter.param_type_name == "argument":
+        return str(parameter.metavar)
+    choices = parameter.type_descriptor.choices
+    kind = parameter.metavar if parameter.metavar is not None else "N" if choices is None else "|".join(choices)
+    return f"{parameter.opts[0]} {kind}".strip()
+
+
+def _told(parameter: Any) -> str:
+    shown = parameter.default not in (None, False) and not parameter.required
+    told = str(parameter.help).replace("<TAB>", "`<TAB>`")
+    return f"{told} Default: `{parameter.default}`." if shown else told
+
+
+def _table(headings: tuple[str, str], rows: list[tuple[str, str]]) -> Iterator[str]:
+    yield f"| {headings[0]} | {headings[1]} |".replace("|  |", "| |")
+    yield "|---|---|"
+    for name, meaning in rows:
+        yield f"| {name.replace('|', chr(92) + '|')} | {meaning.replace('|', chr(92) + '|')} |"
+    yield ""
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())

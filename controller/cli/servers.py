@@ -1,0 +1,240 @@
+"""The inventory: kps server."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from controller.cli import inputs, options, output
+from controller.cli.command import command, group
+from controller.cli.exits import Declined, usage
+from controller.cli.operations import operate
+from controller.cli.session import Session
+
+Json = dict[str, Any]
+
+servers = group("The inventory: the servers that this controller reaches.")
+
+TrustOnFirstUse = Annotated[
+    bool,
+    typer.Option(
+        "--trust-on-first-use",
+        metavar="",
+        help="Fetch the host key now, record it, and insist on it from then on. Nothing else is sent before that.",
+    ),
+]
+
+
+@command(
+    servers,
+    "add",
+    "kps server add web-1 192.0.2.10 --trust-on-first-use --label env=prod",
+    'kps server add db-1 db-1.example.net --port 2222 --login admin --host-key "$(cat db-1.pub)"',
+)
+async def add(
+    session: Session,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the server is called here.")],
+    host: Annotated[str, typer.Argument(metavar="HOST", help="Its address, or its name in the DNS.")],
+    *,
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Where its sshd listens.")] = 22,
+    login: Annotated[str, typer.Option("--login", metavar="LOGIN", help="The default login.")] = "root",
+    label: Annotated[list[str] | None, typer.Option("--label", metavar="K=V", help="For selections. Repeat for more.")] = None,
+    host_key: Annotated[
+        str | None,
+        typer.Option("--host-key", metavar="LINE", help="The key that its sshd must show, as a known_hosts line."),
+    ] = None,
+    trust_on_first_use: TrustOnFirstUse = False,
+) -> None:
+    """Add a server. Say how its host key becomes known: given, or trusted on first use."""
+    if host_key and trust_on_first_use:
+        raise usage("--host-key and --trust-on-first-use exclude each other: the key is known already")
+    request = {
+        "name": name,
+        "host": host,
+        "port": port,
+        "login": login,
+        "labels": inputs.labels(label or []),
+        "host_key": host_key,
+        "trust_on_first_use": trust_on_first_use,
+    }
+    async with session.client() as client:
+        show(session, await client.add_server(request))
+
+
+@command(
+    servers,
+    "import",
+    "kps server import servers.csv",
+    "printf 'name,host,labels\\nweb-1,192.0.2.10,env=prod;tier=1\\n' > servers.csv",
+)
+async def import_(
+    session: Session,
+    csv: Annotated[Path, typer.Argument(metavar="CSV", help="Columns: name,host,port,login,labels,host_key.")],
+    *,
+    trust_on_first_use: TrustOnFirstUse = False,
+) -> None:
+    """Add all servers of a CSV file, or none: each bad line is named with its number.
+
+    The first line names the columns: name and host, and any of port, login, labels (k=v;k=v) and host_key.
+    """
+    from controller.client import Refused
+
+    wanted, lines = inputs.servers_from_csv(csv)
+    for server in wanted:
+        server["trust_on_first_use"] = trust_on_first_use and "host_key" not in server
+    async with session.client() as client:
+        try:
+            added = await client.import_servers(wanted)
+        except Refused as refused:
+            wrong = [f"line {lines[item['place']]}: {item['message']}" for item in refused.evidence.get("items", [])]
+            if not wrong:
+                raise
+            raise Declined(2, refused.code, f"{csv}: nothing was imported\n" + "\n".join(wrong)) from refused
+    if session.json:
+        output.as_json(added)
+    else:
+        output.say(f"{len(added)} servers added")
+
+
+@command(servers, "list", "kps server list", "kps server list env=prod --json")
+async def list_(
+    session: Session,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SERVER]...", help="Names, or selections as in env=prod.", show_default=False),
+    ] = None,
+) -> None:
+    """List servers: all of them, or those selected."""
+    async with session.client() as client:
+        found = await client.servers(words or ())
+    if session.json:
+        output.as_json(found)
+        return
+    output.table(
+        ("NAME", "ADDRESS", "LOGIN", "KEY PAIR", "PASSWORD LOGIN", "LABELS"),
+        [
+            (
+                one["name"],
+                address(one),
+                one["login"],
+                one["keypair"] or "-",
+                one["password_login"],
+                output.pairs(one["labels"]),
+            )
+            for one in found
+        ],
+        empty="no servers yet; `kps server add` adds one",
+    )
+
+
+@command(servers, "show", "kps server show web-1", "kps server show web-1 --json")
+async def show_(session: Session, name: options.OneServer) -> None:
+    """Show one server with its bindings and its host key."""
+    async with session.client() as client:
+        show(session, await client.server(name))
+
+
+@command(
+    servers,
+    "check",
+    "kps server check web-1",
+    "kps server check --all",
+)
+async def check(
+    session: Session,
+    words: options.ServerWords = None,
+    *,
+    every: options.All = False,
+    login: options.Login = None,
+    password_stdin: options.PasswordStdin = False,
+    identity: options.Identity = None,
+    passphrase_stdin: options.PassphraseStdin = False,
+    accept_lockout: options.AcceptLockout = None,
+    accept_unproved: options.AcceptUnproved = False,
+) -> int:
+    """Log in and look: host key, bound key, password login. Also settles what an interrupted task or a reset left open.
+
+    The host key of a server trusted on first use is recorded here, before any credential is sent.
+    """
+    return await operate(
+        session,
+        "check",
+        words,
+        every,
+        password_stdin=password_stdin,
+        identity=identity,
+        passphrase_stdin=passphrase_stdin,
+        login=login,
+        accept_lockout=accept_lockout,
+        accept_unproved=accept_unproved,
+    )
+
+
+@command(servers, "remove", "kps server remove web-1", "kps server remove web-1 --force")
+async def remove(
+    session: Session,
+    name: options.OneServer,
+    *,
+    force: Annotated[
+        bool,
+        typer.Option("--force", metavar="", help="Also with bindings: they are forgotten here, the keys stay on the server."),
+    ] = False,
+) -> None:
+    """Take a server out of the inventory. Nothing is changed on the server itself."""
+    async with session.client() as client:
+        await client.remove_server(name, force=force)
+    if session.json:
+        output.as_json({"name": name, "removed": True})
+    else:
+        output.say(f"{name} is removed")
+
+
+def address(server: Json) -> str:
+    """Return host and port as they are commonly written."""
+    host = f"[{server['host']}]" if ":" in server["host"] else server["host"]
+    return host if server["port"] == 22 else f"{host}:{server['port']}"
+
+
+def show(session: Session, server: Json) -> None:
+    """Print one server."""
+    if session.json:
+        output.as_json(server)
+        return
+    output.facts(
+        {
+            "name": server["name"],
+            "address": address(server),
+            "login": server["login"],
+            "labels": output.pairs(server["labels"]),
+            "key pair": server["keypair"],
+            "password login": server["password_login"],
+            "host key": host_key(server),
+            "id": server["id"],
+        }
+        | ({"after reset": "an online proof is due: kps server check"} if server["after_reset"] else {})
+    )
+    if server["bindings"]:
+        output.say("")
+        output.table(
+            ("LOGIN", "KEY PAIR", "PROOF", "CLOSED PASSWORDS", "SINCE"),
+            [
+                (
+                    one["login"],
+                    one["keypair"],
+                    one["proof"],
+                    "yes" if one["closed_password_login"] else "no",
+                    output.seconds(one["created_at"]),
+                )
+                for one in server["bindings"]
+            ],
+            empty="nothing is bound",
+        )
+
+
+def host_key(server: Json) -> str:
+    """Return what is known of the server's host key, in words."""
+    if server["host_key"]:
+        return str(server["host_key"])
+    if server["trust_on_first_use"]:
+        return "not known yet; recorded by the first `kps server check`"
+    return "not known; remove the server and add it with --host-key or --trust-on-first-use"

@@ -1,0 +1,193 @@
+"""The fleet API as a caller sees it: one method for each verb, and two ways to be refused."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+
+Json = dict[str, Any]
+
+IDS_PER_REQUEST = 200  # keeps the request line below the 16 KiB that servers commonly take
+WAIT_SECONDS = 20  # of one long poll
+ANSWER_SECONDS = 120  # for one answer; a long poll is the longest that a good controller takes
+ENDINGS = frozenset({"task_finished", "task_cancelled", "task_interrupted"})
+
+
+class Refused(Exception):
+    """the controller answered, and said no"""
+
+    def __init__(self, status: int, code: str, message: str, evidence: Json | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.evidence = evidence or {}
+
+
+class Unreachable(Exception):
+    """no answer came: try again, or look after the controller"""
+
+
+class Client:
+    """An async client of /fleet/v1. Values are the JSON of the API, unchanged."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self._http = http
+
+    @classmethod
+    def over_socket(cls, path: Path) -> Self:
+        """Reach the controller that listens on the Unix socket at path."""
+        return cls._on(httpx.AsyncHTTPTransport(uds=str(path)))
+
+    @classmethod
+    def in_process(cls, application: Any) -> Self:
+        """Reach an ASGI application in this process; its lifespan is the caller's business."""
+        return cls._on(httpx.ASGITransport(application))
+
+    @classmethod
+    def _on(cls, transport: httpx.AsyncBaseTransport) -> Self:
+        return cls(
+            httpx.AsyncClient(transport=transport, base_url="http://kps/fleet/v1", timeout=ANSWER_SECONDS, trust_env=False)
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._http.__aenter__()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self._http.__aexit__(kind, error, trace)
+
+    async def _ask(self, method: str, path: str, *, params: Any = None, body: Any = None) -> Any:
+        try:
+            answer = await self._http.request(method, path, params=params, json=body)
+        except httpx.TransportError as error:
+            raise Unreachable(f"the controller did not answer: {str(error) or type(error).__name__}") from error
+        if answer.is_success:
+            return answer.json() if answer.content else None
+        try:
+            problem = answer.json()
+            refused = Refused(answer.status_code, str(problem["code"]), str(problem["detail"]), problem.get("evidence"))
+        except (ValueError, KeyError, TypeError):
+            refused = Refused(
+                answer.status_code, "unexpected", f"the controller answered {answer.status_code} without saying why"
+            )
+        raise refused
+
+    # servers
+
+    async def servers(self, words: Iterable[str] = (), *, every: bool = False) -> list[Json]:
+        """Return the servers that words (names, label=value) select; every server without words or if asked."""
+        chosen = [("select", word) for word in words]
+        if every:
+            chosen.append(("all", "true"))
+        answer: list[Json] = await self._ask("GET", "/servers", params=chosen)
+        return answer
+
+    async def server(self, name: str) -> Json:
+        """Return one server."""
+        answer: Json = await self._ask("GET", f"/servers/{_segment(name)}")
+        return answer
+
+    async def add_server(self, server: Mapping[str, Any]) -> Json:
+        """Add one server and return it."""
+        answer: Json = await self._ask("POST", "/servers", body=dict(server))
+        return answer
+
+    async def import_servers(self, servers: list[Json]) -> list[Json]:
+        """Add all of the servers or none of them, and return them."""
+        answer: list[Json] = await self._ask("POST", "/servers/import", body=servers)
+        return answer
+
+    async def remove_server(self, name: str, *, force: bool = False) -> None:
+        """Take one server out of the inventory; nothing is changed on it."""
+        await self._ask("DELETE", f"/servers/{_segment(name)}", params={"force": force})
+
+    # key pairs
+
+    async def keypairs(self) -> list[Json]:
+        """Return the key pairs that the caller may see."""
+        answer: list[Json] = await self._ask("GET", "/keypairs")
+        return answer
+
+    async def keypair(self, name: str) -> Json:
+        """Return one key pair."""
+        answer: Json = await self._ask("GET", f"/keypairs/{_segment(name)}")
+        return answer
+
+    async def create_keypair(self, request: Mapping[str, Any]) -> Json:
+        """Generate a key pair; an unmanaged one comes with its private_key, this once."""
+        answer: Json = await self._ask("POST", "/keypairs", body=dict(request))
+        return answer
+
+    async def import_keypair(self, request: Mapping[str, Any]) -> Json:
+        """Take in a public key, or a private key and with it both halves."""
+        answer: Json = await self._ask("POST", "/keypairs/import", body=dict(request))
+        return answer
+
+    async def export_keypair(self, name: str) -> str:
+        """Return the private half, as OpenSSH reads it."""
+        answer: Json = await self._ask("POST", f"/keypairs/{_segment(name)}/export")
+        return str(answer["private_key"])
+
+    async def delete_keypair(self, name: str) -> None:
+        """Delete a key pair and its private half."""
+        await self._ask("DELETE", f"/keypairs/{_segment(name)}")
+
+    # operations and tasks
+
+    async def start(self, request: Mapping[str, Any]) -> list[Json]:
+        """Start an operation and return its tasks, one for each server."""
+        answer: list[Json] = await self._ask("POST", "/operations", body=dict(request))
+        return answer
+
+    async def tasks(self, ids: Iterable[str] = (), *, failed: bool = False, running: bool = False) -> list[Json]:
+        """Return tasks in the order in which they were asked for."""
+        wanted = list(ids)
+        params: list[tuple[str, str]] = []
+        if failed:
+            params.append(("failed", "true"))
+        if running:
+            params.append(("running", "true"))
+        found: list[Json] = []
+        for first in range(0, max(1, len(wanted)), IDS_PER_REQUEST):
+            some = [("id", task_id) for task_id in wanted[first : first + IDS_PER_REQUEST]]
+            found += await self._ask("GET", "/tasks", params=params + some)
+        return found
+
+    async def task(self, task_id: str) -> Json:
+        """Return one task."""
+        answer: Json = await self._ask("GET", f"/tasks/{_segment(task_id)}")
+        return answer
+
+    async def retry(self, task_id: str, credential: Mapping[str, str] | None = None) -> Json:
+        """Ask once more for what failed, and return the new task."""
+        answer: Json = await self._ask(
+            "POST", f"/tasks/{_segment(task_id)}/retry", body={"credential": dict(credential) if credential else None}
+        )
+        return answer
+
+    async def delete_task(self, task_id: str) -> Json:
+        """Take one failed task off the list, or cancel one that nobody has begun; returns how many of each."""
+        answer: Json = await self._ask("DELETE", f"/tasks/{_segment(task_id)}")
+        return answer
+
+    async def delete_failed_tasks(self) -> int:
+        """Take every failed task off the list and return how many there were."""
+        answer: Json = await self._ask("DELETE", "/tasks")
+        return int(answer["deleted"])
+
+    async def events(self, after: int, tasks: Iterable[str] = (), *, wait_seconds: int = 0) -> list[Json]:
+        """Return the events after a number, of these tasks or of all; wait for the first of them if asked."""
+        params = [("after", str(after)), ("wait", str(wait_seconds)), *(("task", task_id) for task_id in tasks)]
+        answer: list[Json] = await self._ask("GET", "/events", params=params)
+        return answer
+
+
+def _segment(name: str) -> str:
+    """Return name as one segment of a path. What a path would not take as a name is the name of nothing."""
+    if name in ("", ".", "..") or "/" in name:
+        raise Refused(404, "not_found", f"{name!r}: there is nothing of this name")
+    return quote(name, safe="")

@@ -1,0 +1,100 @@
+"""Which task runs now, and that no two run on one server.
+
+A ring may be lost: the task's row is the truth, and a sweep rings again.
+"""
+
+import asyncio
+import os
+import secrets
+import socket
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Protocol
+
+from controller.model import Credential, Task
+
+LEASE_SECONDS = 30.0
+_ANOTHER_LOOK_SECONDS = 0.1
+
+
+class Claims(Protocol):
+    """What dispatch needs of the store, off the event loop."""
+
+    async def claim(self, task_id: str, owner: str, lease_seconds: float) -> Task | None: ...
+    async def renew(self, task_ids: Collection[str], owner: str, lease_seconds: float) -> set[str]: ...
+    async def is_ready(self, task_id: str) -> bool: ...
+    async def abandon(self, owner: str) -> None: ...
+
+
+Run = Callable[[Task, Credential | None], Awaitable[None]]
+
+
+def owner_name() -> str:
+    """Return a name for this process that no other has, nor will have."""
+    return f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
+
+
+class InProcess:
+    """Runs tasks in this process, up to concurrency at a time; credentials are kept in memory until their task has ended.
+
+    Tasks are added as held by owner, for lease_seconds; from the ring on their lease is renewed here until they have
+    ended. So a task whose lease ran out is one whose process is gone, and whose credentials are.
+    """
+
+    def __init__(self, claims: Claims, run: Run, owner: str, concurrency: int, lease_seconds: float = LEASE_SECONDS) -> None:
+        self.owner = owner
+        self.lease_seconds = lease_seconds
+        self._claims = claims
+        self._run = run
+        self._places = asyncio.Semaphore(concurrency)
+        self._working: set[asyncio.Task[None]] = set()
+        self._held: set[str] = set()
+        self._heart: asyncio.Task[None] | None = None
+
+    def ring(self, task_ids: Collection[str], credentials: Mapping[str, Credential]) -> None:
+        """Say that these tasks wait, with what opens their servers, by server id."""
+        loop = asyncio.get_running_loop()
+        self._held.update(task_ids)
+        if self._heart is None or self._heart.done():
+            self._heart = loop.create_task(self._beat())
+        for task_id in task_ids:
+            working = loop.create_task(self._answer(task_id, credentials))
+            self._working.add(working)
+            working.add_done_callback(self._working.discard)
+
+    async def idle(self) -> None:
+        """Wait until nothing that was rung for is left."""
+        while self._working:
+            await asyncio.wait(self._working)
+
+    async def close(self) -> None:
+        """Stop: what runs is let go, and its server undoes what was not confirmed; what waits is given up."""
+        for working in list(self._working):
+            working.cancel()
+        if self._working:
+            await asyncio.wait(self._working)
+        if self._heart is not None:
+            self._heart.cancel()
+            await asyncio.wait([self._heart])
+            await self._claims.abandon(self.owner)
+
+    async def _answer(self, task_id: str, credentials: Mapping[str, Credential]) -> None:
+        try:
+            async with self._places:
+                task = await self._claimed(task_id)
+                if task is not None:
+                    await self._run(task, credentials.get(task.server_id))
+        finally:
+            self._held.discard(task_id)
+
+    async def _claimed(self, task_id: str) -> Task | None:
+        while True:
+            task = await self._claims.claim(task_id, self.owner, self.lease_seconds)
+            if task is not None or not await self._claims.is_ready(task_id):
+                return task
+            await asyncio.sleep(_ANOTHER_LOOK_SECONDS)  # another task of this server runs, here or in another process
+
+    async def _beat(self) -> None:
+        """Hold what is held. What was handed on all the same is not ours any more: the server refuses its generation."""
+        while self._held:
+            await asyncio.sleep(self.lease_seconds / 3)
+            await self._claims.renew(set(self._held), self.owner, self.lease_seconds)

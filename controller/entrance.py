@@ -1,0 +1,159 @@
+"""The way into a server: a login that works, and the agent started there with the rights that the plan needs."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import asyncssh
+
+from controller.model import Credential, KeyPair, Secret
+from controller.order import Order, Way, same
+from controller.transport import proof, rope
+from controller.transport.connect import Client, NotConnected, Target, connect, fingerprint
+from controller.transport.frames import Frame, Hello
+from kpsagent.errors import Failed, Refused
+
+# After one of these another way in may still work; after anything else it would meet the same.
+_NOTHING_SENT = ("password_refused", "custody_damaged", "root_key_missing")
+_NEXT_WAY = ("wrong_password", "key_refused", "key_mismatch", *_NOTHING_SENT)
+_MOST_FAILED_LOGINS = 2  # OpenSSH 9.8 and later slow down an address that fails more often
+
+_START_SECONDS = 20.0  # from a login to the agent's first word
+
+PrivateHalf = Callable[[KeyPair], Awaitable[asyncssh.SSHKey]]
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """The agent runs. password: the one given, where it may be that of the login in question; plan: what the agent was told."""
+
+    way: Way
+    connection: asyncssh.SSHClientConnection
+    rope: rope.Rope
+    frames: AsyncIterator[Frame]
+    boot: str
+    plan: dict[str, Any]
+    password: Secret | None
+
+
+class Entrance:
+    """The ways into one server, for one task."""
+
+    def __init__(
+        self,
+        target: Target,
+        order: Order,
+        given: Credential | None,
+        identity: tuple[str, asyncssh.SSHKey] | None,
+        private_half: PrivateHalf,
+    ) -> None:
+        """identity: the private key given, with its public line. private_half: takes one out of custody."""
+        self._target = target
+        self._order = order
+        self._login: str = order.plan["login"]
+        self._password = None if given is None else given.password
+        self._identity = identity
+        self._private_half = private_half
+
+    def try_first(self, way: Way) -> None:
+        """Put a way before all others."""
+        self._order = replace(self._order, ways=[way, *self._order.ways])
+
+    async def enter(self, plan: dict[str, Any]) -> Inside:
+        """Start the agent with this plan: as root by the first way that leads there, else as the login itself.
+
+        NotConnected where no way gets in; Refused sudo_refused where one does, and neither root nor the login can be had.
+        """
+        failed: list[NotConnected] = []
+        opened: list[tuple[Way, asyncssh.SSHClientConnection]] = []
+        refused: Refused | None = None
+        inside: Inside | None = None
+        try:
+            for way in self._order.ways:
+                if way.by != "custody" and way.by in [known.by for known, _ in opened]:
+                    continue  # what has opened one login is not tried on another
+                try:
+                    opened.append((way, await self._connected(way)))
+                    inside = await self._as_root(*opened[-1], plan)
+                    return inside
+                except rope.SudoRefused as error:
+                    refused = refused or error
+                except NotConnected as error:
+                    failed.append(self._mismatched(error, way))
+                    attempts = [each for each in failed if each.cause not in _NOTHING_SENT]
+                    if failed[-1].cause not in _NEXT_WAY or len(attempts) >= _MOST_FAILED_LOGINS:
+                        break
+            for way, connection in opened:
+                if way.login == self._login:
+                    inside = await self._started(way, connection, plan, "none")
+                    return inside
+            raise refused or _told(failed)
+        finally:
+            for _, connection in opened:
+                if inside is None or connection is not inside.connection:
+                    connection.close()
+
+    async def _connected(self, way: Way) -> asyncssh.SSHClientConnection:
+        if way.by == "password":
+            return await connect(self._target, way.login, password=self._password)
+        line, private = await self._key_of(way)
+        client = Client()
+        return await connect(self._target, way.login, client=client, keys=[proof.Offer(line, private, client)])
+
+    async def _key_of(self, way: Way) -> tuple[str, asyncssh.SSHKey]:
+        if way.keypair is not None:
+            return way.keypair.public_key, await self._private_half(way.keypair)
+        if self._identity is None:
+            raise Refused("credential_needed", f"{self._target.name}: no private key is at hand")
+        return self._identity
+
+    def _mismatched(self, refused: NotConnected, way: Way) -> NotConnected:
+        """Return why a way failed, in better words where the key given is refused and is not the one on record either."""
+        here = next((each.keypair for each in self._order.bound if each.binding.login == way.login), None)
+        if refused.cause != "key_refused" or way.by != "identity" or self._identity is None or here is None:
+            return refused
+        if same(self._identity[0], here.public_key):
+            return refused
+        given = fingerprint(self._identity[0])
+        return NotConnected(
+            "key_mismatch",
+            f"{self._target.name}: the private key given is the half of {given}, but {here.name} ({here.fingerprint}) is on "
+            f"record for {way.login}, and sshd did not take the one given",
+            **dict(refused.evidence, given=given, on_record=here.fingerprint, keypair=here.name),
+        )
+
+    async def _as_root(self, way: Way, connection: asyncssh.SSHClientConnection, plan: dict[str, Any]) -> Inside:
+        if way.login == "root":
+            return await self._started(way, connection, plan, "none")
+        try:
+            return await self._started(way, connection, plan, "ask")
+        except rope.SudoRefused:
+            if self._password is None:
+                raise
+        return await self._started(way, connection, plan, "password")
+
+    async def _started(self, way: Way, connection: asyncssh.SSHClientConnection, plan: dict[str, Any], how: str) -> Inside:
+        password = self._password
+        if way.login != self._login and "password" in (way.by, how):
+            password = None  # it is that of the login by which we came
+        plan = dict(plan, password_known=password is not None)
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                line = await rope.attach(connection, plan, how, self._password if how == "password" else None)
+                frames = line.frames()
+                hello = await anext(frames)
+            if not isinstance(hello, Hello):
+                raise Failed("session_disturbed", f"{self._target.name}: the agent does not begin as it should")
+        except TimeoutError:
+            raise rope.disturbed("") from None
+        except rope.SudoRefused as refused:
+            raise rope.SudoRefused("sudo_refused", f"{self._target.name}: {way.login}: {refused.message}") from None
+        return Inside(way, connection, line, frames, hello.boot, plan, password)
+
+
+def _told(failed: list[NotConnected]) -> NotConnected:
+    # What the caller gave is what they want to hear about.
+    told = next((error for error in failed if error.cause == "wrong_password"), failed[0])
+    tried = [{"login": error.evidence.get("login", ""), "cause": error.cause} for error in failed]
+    return NotConnected(told.cause, told.message, **dict(told.evidence, tried=tried))

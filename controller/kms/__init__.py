@@ -1,0 +1,140 @@
+"""Custody of secrets: root key -> customer master key -> a data key for each secret -> the sealed record."""
+
+import base64
+import hashlib
+import secrets
+import uuid
+from collections.abc import Mapping
+from typing import Protocol
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from controller.errors import Damaged, Unavailable
+from controller.kms import envelope
+from controller.kms.root import KEY_BYTES, NONCE_BYTES, TAG_BYTES, FileRootKey, RootKey
+from controller.model import KeyPair, MasterKeyVersion, Sealed, Secret, now
+
+__all__ = ["DEFAULT_ALIAS", "FileRootKey", "Kms", "RootKey"]
+
+DEFAULT_ALIAS = "kps/default"
+
+
+class MasterKeys(Protocol):
+    """Where the wrapped master keys are kept: the store."""
+
+    def master_key(self, tenant_id: str, alias: str) -> MasterKeyVersion | None: ...
+    def master_key_version(self, key_id: str, version: int) -> MasterKeyVersion | None: ...
+    def add_master_key(self, made: MasterKeyVersion) -> MasterKeyVersion: ...
+
+
+class Kms:
+    """Seals secrets and opens them again."""
+
+    def __init__(self, store: MasterKeys, root: RootKey) -> None:
+        self._store = store
+        self._root = root
+
+    def seal(self, tenant_id: str, secret: Secret, context: Mapping[str, str], *, alias: str = DEFAULT_ALIAS) -> Sealed:
+        """Return the secret sealed for exactly this context, under the tenant's master key of this alias.
+
+        context: immutable ids, never names; they are not in the record, and have to be given again to open it. The
+        default master key is made at its first use.
+        """
+        master = self._store.master_key(tenant_id, alias) or self._store.add_master_key(self._new(tenant_id, alias))
+        data_key = Secret(bytearray(secrets.token_bytes(KEY_BYTES)))
+        wrapped_nonce, nonce = secrets.token_bytes(NONCE_BYTES), secrets.token_bytes(NONCE_BYTES)
+        opened = self._open_master(master)
+        wrapped = AESGCM(opened.view()).encrypt(wrapped_nonce, data_key.view(), _data_key_bond(master))
+        ciphertext = AESGCM(data_key.view()).encrypt(nonce, secret.view(), envelope.bound_to_context("kps secret", context))
+        opened.wipe()
+        data_key.wipe()
+        return envelope.Record(master.key_id, master.version, wrapped_nonce, wrapped, nonce, ciphertext).sealed()
+
+    def open(self, sealed: Sealed, context: Mapping[str, str]) -> Secret:
+        """Return what was sealed for this context.
+
+        Damaged says what does not fit: record_unreadable, master_key_unknown, master_key_damaged, data_key_damaged,
+        sealed_for_another (the secret itself, or what it is bound to). Unavailable(root_key_wrong): another root key.
+        """
+        record = envelope.record(sealed)
+        master = self._store.master_key_version(record.master_key_id, record.master_key_version)
+        if master is None:
+            raise Damaged(
+                "master_key_unknown",
+                f"sealed under version {record.master_key_version} of master key {record.master_key_id}, which is not "
+                "here; restore a backup that has it",
+            )
+        opened = self._open_master(master)
+        data_key = bytearray(KEY_BYTES)
+        try:
+            AESGCM(opened.view()).decrypt_into(record.wrapped_nonce, record.wrapped_key, _data_key_bond(master), data_key)
+        except InvalidTag as error:
+            raise Damaged("data_key_damaged", "the data key of this secret was changed; restore a backup") from error
+        finally:
+            opened.wipe()
+        plain = bytearray(len(record.ciphertext) - TAG_BYTES)
+        try:
+            AESGCM(data_key).decrypt_into(
+                record.nonce, record.ciphertext, envelope.bound_to_context("kps secret", context), plain
+            )
+        except InvalidTag as error:
+            message = "this secret was changed, or sealed for something else than where it was found; restore a backup"
+            raise Damaged("sealed_for_another", message, **context) from error
+        finally:
+            Secret(data_key).wipe()
+        return Secret(plain)
+
+    def seal_private(self, keypair: KeyPair, stored: Secret) -> Sealed:
+        """Return the private half of a key pair sealed for that key pair, owner, scope and version alone."""
+        return self.seal(keypair.tenant_id, stored, _private_key_context(keypair))
+
+    def open_private(self, keypair: KeyPair, sealed: Sealed) -> Secret:
+        """Return the private half of a key pair in its stored form (controller/keyfiles); as open(), and names the key pair."""
+        try:
+            return self.open(sealed, _private_key_context(keypair))
+        except (Damaged, Unavailable) as problem:
+            message = f"the private half of {keypair.name} does not open: {problem.message}"
+            raise type(problem)(problem.code, message, keypair=keypair.name) from problem
+
+    def _new(self, tenant_id: str, alias: str) -> MasterKeyVersion:
+        key_id, version = str(uuid.uuid4()), 1
+        key = Secret(bytearray(secrets.token_bytes(KEY_BYTES)))
+        wrapped = self._root.wrap(key, _master_key_bond(tenant_id, key_id, version))
+        key.wipe()
+        return MasterKeyVersion(key_id, tenant_id, alias, version, wrapped, self._root.check_value, now())
+
+    def _open_master(self, master: MasterKeyVersion) -> Secret:
+        if master.root_check != self._root.check_value:
+            raise Unavailable(
+                "root_key_wrong",
+                f"this root key (check value {self._root.check_value}) is not the one that the master keys are wrapped "
+                f"with ({master.root_check}); put that one back",
+            )
+        try:
+            return self._root.unwrap(master.wrapped, _master_key_bond(master.tenant_id, master.key_id, master.version))
+        except Damaged as error:
+            message = f"version {master.version} of master key {master.key_id} was changed; restore a backup"
+            raise Damaged("master_key_damaged", message) from error
+
+
+def _master_key_bond(tenant_id: str, key_id: str, version: int) -> bytes:
+    return envelope.bound_to("kps master key", tenant_id, key_id, version)
+
+
+def _data_key_bond(master: MasterKeyVersion) -> bytes:
+    return envelope.bound_to("kps data key", master.tenant_id, master.key_id, master.version)
+
+
+def _private_key_context(keypair: KeyPair) -> dict[str, str]:
+    blob = base64.b64decode(keypair.public_key.split(" ")[1])
+    return {
+        "kind": "private key",
+        "tenant": keypair.tenant_id,
+        "owner": keypair.owner_id,
+        "scope": keypair.scope,
+        "keypair": keypair.id,
+        "version": str(keypair.version),
+        "type": keypair.type,
+        "public": hashlib.sha256(blob).hexdigest(),
+    }

@@ -1,0 +1,240 @@
+"""The values that everything else passes around. Frozen: a change is a new value and an event."""
+
+import hmac
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal, NoReturn, TypedDict
+
+KeyType = Literal[
+    "ed25519", "ecdsa-nistp256", "ecdsa-nistp384", "ecdsa-nistp521", "rsa-2048", "rsa-3072", "rsa-4096"
+]  # fmt: skip
+Scope = Literal["private", "account"]
+Role = Literal["administrator", "operator", "auditor"]
+PasswordLogin = Literal["on", "off", "unknown"]
+Operation = Literal[
+    "bind",
+    "replace",
+    "unbind",
+    "reset",
+    "password-login-enable",
+    "password-login-disable",
+    "password-login-status",
+    "check",
+]
+Status = Literal["ready", "running", "succeeded", "unchanged", "failed", "cancelled"]
+ServerState = Literal["as_asked", "as_before", "reverted", "partial", "unknown"]
+Phase = Literal["queued", "connect", "look", "decide", "widen", "prove", "narrow", "commit", "undo", "done"]
+
+KEY_TYPES: tuple[KeyType, ...] = (
+    "ed25519", "ecdsa-nistp256", "ecdsa-nistp384", "ecdsa-nistp521", "rsa-2048", "rsa-3072", "rsa-4096",
+)  # fmt: skip
+FINAL: frozenset[Status] = frozenset({"succeeded", "unchanged", "failed", "cancelled"})
+
+
+def now() -> datetime:
+    """Return the time, in UTC."""
+    return datetime.now(UTC)
+
+
+class Secret:
+    """Bytes that show themselves only to who opens them.
+
+    repr, str and format say nothing, comparing takes constant time, and pickle, copy and JSON refuse. Give bytes that
+    you made yourself as a bytearray: it is taken over, not copied, and wipe() then leaves no copy behind.
+    """
+
+    __slots__ = ("_value",)
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, value: str | bytes | bytearray) -> None:
+        if isinstance(value, str):
+            value = value.encode("utf-8", "surrogateescape")
+        self._value = value if isinstance(value, bytearray) else bytearray(value)
+
+    def open(self) -> bytes:
+        """Return a copy of the secret; the copy cannot be wiped."""
+        return bytes(self._value)
+
+    def view(self) -> memoryview:
+        """Return the secret in place, to be read at once and let go of: no copy."""
+        return memoryview(self._value).toreadonly()
+
+    def wipe(self) -> None:
+        """Overwrite the secret; it is as many zero bytes from now on."""
+        for place in range(len(self._value)):
+            self._value[place] = 0
+
+    def __len__(self) -> int:
+        return len(self._value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and hmac.compare_digest(self._value, other._value)
+
+    def __repr__(self) -> str:
+        return "Secret(...)"
+
+    __str__ = __repr__
+
+    def __format__(self, spec: str) -> str:
+        return "Secret(...)"
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a secret is not copied, pickled or stored")
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A secret as it is stored: one record that says itself how it was sealed (layout: controller/kms/envelope.py)."""
+
+    record: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks."""
+
+    tenant_id: str
+    project_id: str
+    user_id: str
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What opens a server's door this once. Never stored."""
+
+    password: Secret | None = None
+    identity: Secret | None = None  # the text of a private key file
+    passphrase: Secret | None = None  # of the identity
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A machine we reach."""
+
+    id: str
+    tenant_id: str
+    name: str
+    host: str
+    port: int = 22
+    login: str = "root"
+    labels: dict[str, str] = field(default_factory=dict)
+    host_key: str | None = None  # "ssh-ed25519 AAAA..."
+    trust_on_first_use: bool = False
+    password_login: PasswordLogin = "unknown"  # noqa: S105
+    boot_id: str | None = None
+    generation: int = 0  # raised by every claim of a task on this server; the server refuses an older one
+    after_reset: dict[str, Any] | None = None  # by login: what waits for its first online proof
+
+
+class ServerNotes(TypedDict, total=False):
+    """What was seen of a server; a field left out stays as it is."""
+
+    password_login: PasswordLogin
+    boot_id: str | None
+    after_reset: dict[str, Any] | None
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """A key pair without its private half."""
+
+    id: str
+    tenant_id: str
+    owner_id: str
+    scope: Scope
+    name: str
+    type: KeyType
+    managed: bool
+    public_key: str  # one line: type, blob, name
+    fingerprint: str  # SHA256:...
+    fingerprint_md5: str  # aa:bb:...
+    created_at: datetime
+    version: int = 1  # of the private half
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A key pair on a login of a server."""
+
+    server_id: str
+    login: str
+    keypair_id: str
+    proof: str  # logged_in, accepted or not_applicable
+    closed_password_login: bool
+    task_id: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One request for one server."""
+
+    id: str
+    tenant_id: str
+    user_id: str
+    server_id: str
+    server_name: str
+    login: str
+    operation: Operation
+    request: dict[str, Any]  # the options, none of them secret
+    created_at: datetime
+    seq: int = 0  # given by the store; the order of tasks
+    generation: int = 0  # of the server, taken at the claim
+    status: Status = "ready"
+    server_state: ServerState = "as_before"
+    phase: Phase = "queued"
+    cause: str | None = None
+    message: str = ""
+    evidence: dict[str, Any] = field(default_factory=dict)
+    proofs: list[dict[str, str]] = field(default_factory=list)
+    handling: str | None = None
+    retryable: bool = False
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    lease_owner: str | None = None
+    lease_until: datetime | None = None
+    retry_of: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a task ended."""
+
+    status: Status  # one of FINAL
+    server_state: ServerState
+    phase: Phase = "done"
+    cause: str | None = None
+    message: str = ""
+    evidence: dict[str, Any] = field(default_factory=dict)
+    proofs: list[dict[str, str]] = field(default_factory=list)
+    handling: str | None = None
+    retryable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened: at once progress, audit trail and live feed."""
+
+    id: int
+    tenant_id: str
+    task_id: str | None
+    server_id: str | None
+    kind: str  # one of controller.events.KINDS
+    phase: str | None
+    detail: dict[str, Any]
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class MasterKeyVersion:
+    """One version of a customer master key, wrapped by the root key."""
+
+    key_id: str
+    tenant_id: str
+    alias: str
+    version: int
+    wrapped: bytes = field(repr=False)
+    root_check: str  # key check value of the root key that wrapped it
+    created_at: datetime

@@ -1,0 +1,175 @@
+"""What one task comes down to: the plan for the server, the ways to get in, and the keys that may be needed. Pure."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from controller.model import Binding, Credential, KeyPair, Server, Task
+from kpsagent import keys
+from kpsagent.errors import Refused
+
+# A first bind starts from what the caller gives; everything later from what is in custody.
+_GIVEN_FIRST = ("bind", "replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A binding with its key pair."""
+
+    binding: Binding
+    keypair: KeyPair
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way in: as this login, with this key pair from custody, or (None) with what the caller gave."""
+
+    login: str
+    keypair: KeyPair | None
+    by: str  # "custody", "identity" or "password"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One task, ready to be carried out."""
+
+    plan: dict[str, Any]
+    ways: list[Way]
+    keypair: KeyPair | None  # that shall work afterwards
+    bound: list[Bound] = field(default_factory=list)
+    after_reset: dict[str, Any] = field(default_factory=dict)  # what waits for a first proof once this is done, by login
+
+
+def make(
+    task: Task,
+    server: Server,
+    bound: list[Bound],
+    wanted: KeyPair | None,
+    given: Credential | None,
+    identity_line: str | None,
+    deadline_seconds: int,
+) -> Order:
+    """Return the order for a task. Refused where the request cannot be meant for this server.
+
+    wanted: the key pair that the request names. identity_line: the public half of the private key given, if one was.
+    """
+    request = task.request
+    here = next((each for each in bound if each.binding.login == task.login), None)
+    plan: dict[str, Any] = {
+        "operation": task.operation,
+        "id": task.id,
+        "generation": task.generation,
+        "login": task.login,
+        "deadline_seconds": deadline_seconds,
+        "accept_lockout": request.get("accept_lockout") or [],
+        "accept_unproved": bool(request.get("accept_unproved")),
+        "force": bool(request.get("force")),
+        "fix_permissions": bool(request.get("fix_permissions")),
+    }
+    old: KeyPair | None = None
+    waiting = dict(server.after_reset or {})
+    waits = waiting.get(task.login) or {}
+    if task.operation == "bind":
+        wanted = _named(wanted)
+        if here is not None and here.keypair.id != wanted.id:
+            raise Refused(
+                "already_bound",
+                f"{server.name}: {here.keypair.name} is bound to {task.login}; use replace",
+                keypair=here.keypair.name,
+                login=task.login,
+            )
+        plan.update(key=wanted.public_key, passwords=None if request.get("keep_password_login") else "off")
+    elif task.operation == "replace":
+        wanted = _named(wanted)
+        old = None if here is None else here.keypair
+        plan.update(key=wanted.public_key, remove=_old_lines(task, server, wanted, old, identity_line))
+        _catch_up(plan, waiting.pop(task.login, {}))
+    elif task.operation == "unbind":
+        if here is None and identity_line is None:
+            raise Refused("not_bound", f"{server.name}: no key pair is bound to {task.login}", login=task.login)
+        old = None if here is None else here.keypair
+        wanted = None
+        lines = [old.public_key] if old is not None else [identity_line]
+        waiting.pop(task.login, None)
+        plan.update(remove=lines + waits.get("remove", []), passwords="restore" if _last_that_closed(here, bound) else None)
+    elif task.operation == "password-login-disable":
+        wanted = here.keypair if here is not None else wanted
+        plan.update(key=wanted.public_key if wanted else identity_line, passwords="off")
+    elif task.operation == "password-login-enable":
+        plan["passwords"] = "on"
+    elif task.operation == "check" and waits and here is not None:
+        wanted = here.keypair
+        plan.update(operation="replace", key=wanted.public_key, remove=[])
+        _catch_up(plan, waiting.pop(task.login))
+    elif task.operation == "reset":
+        wanted = _named(wanted)
+        plan.update(key=wanted.public_key, remove=[])
+        old = None if here is None else here.keypair
+        closes = waits["close_passwords"] if waits else here is None or here.binding.closed_password_login
+        removes = waits.get("remove", []) + ([old.public_key] if old is not None else [])
+        waiting[task.login] = {"remove": _others(removes, wanted.public_key), "close_passwords": closes}
+    plan["provable"] = wanted is None or wanted.managed or same(identity_line, wanted.public_key)
+    if plan.get("key") is not None and wanted is None:
+        plan["provable"] = True  # the key given
+    # A key that is still to be bound opens nothing; its private half is given as the proof.
+    opens = identity_line is not None and not (task.operation == "bind" and same(identity_line, str(plan["key"])))
+    return Order(plan, ways(task, server, bound, given, opens), wanted, bound, waiting)
+
+
+def _catch_up(plan: dict[str, Any], waits: dict[str, Any]) -> None:
+    """Have the plan do what had to wait, after a reset, for the first online proof."""
+    plan["remove"] = plan["remove"] + _others(waits.get("remove", []), plan["key"], *plan["remove"])
+    if waits.get("close_passwords"):
+        plan["passwords"] = "off"
+
+
+def _others(lines: list[str], *known: str) -> list[str]:
+    return [line for line in lines if not any(same(line, other) for other in known)]
+
+
+def _named(wanted: KeyPair | None) -> KeyPair:
+    if wanted is None:
+        raise Refused("unexpected", "the request names no key pair")
+    return wanted
+
+
+def _old_lines(task: Task, server: Server, wanted: KeyPair, old: KeyPair | None, identity_line: str | None) -> list[str]:
+    lines = [old.public_key] if old is not None else []
+    if identity_line is not None and not lines:
+        lines = [identity_line]
+    lines = [line for line in lines if not same(line, wanted.public_key)]
+    if not lines and (old is None or old.id != wanted.id):
+        raise Refused(
+            "not_bound",
+            f"{server.name}: no key pair is on record for {task.login}; give the old private key (--identity) or use bind",
+            login=task.login,
+        )
+    return lines
+
+
+def same(one: str | None, other: str) -> bool:
+    return one is not None and keys.parse(one).material == keys.parse(other).material
+
+
+def _last_that_closed(here: Bound | None, bound: list[Bound]) -> bool:
+    """Whether passwords were closed for this binding, and for no other that stays."""
+    closed = [each for each in bound if each.binding.closed_password_login]
+    return here is not None and closed == [here]
+
+
+def ways(task: Task, server: Server, bound: list[Bound], given: Credential | None, opens: bool) -> list[Way]:
+    """Return the ways in, the best first: what the caller gave for the login in question, then what is in custody.
+
+    A credential that is given is for the task's login, or for the server's own; it is tried in this order. opens: whether the
+    private key given may be one that works today.
+    """
+    logins = list(dict.fromkeys([task.login, server.login]))
+    by_caller: list[Way] = []
+    if given is not None and given.identity is not None and (opens or given.password is None):
+        by_caller += [Way(login, None, "identity") for login in logins]
+    if given is not None and given.password is not None:
+        by_caller += [Way(login, None, "password") for login in logins]
+    managed = [each for each in bound if each.keypair.managed]
+    order = {login: place for place, login in enumerate(dict.fromkeys([server.login, "root", task.login]))}
+    managed.sort(key=lambda each: order.get(each.binding.login, len(order)))
+    kept = [Way(each.binding.login, each.keypair, "custody") for each in managed]
+    return by_caller + kept if task.operation in _GIVEN_FIRST else kept + by_caller

@@ -1,0 +1,406 @@
+"""One task, top to bottom: prepare, get in, hand the plan to the agent, answer its questions, record how it ended."""
+
+import asyncio
+from collections.abc import Callable, Collection
+from concurrent.futures import Executor
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+import asyncssh
+from passlib.hash import sha512_crypt
+
+from controller import keyfiles, order
+from controller.causes import CAUSES
+from controller.entrance import Entrance, Inside
+from controller.errors import Damaged, Problem, Unavailable
+from controller.keyfiles import apart
+from controller.kms import Kms
+from controller.model import Binding, Credential, KeyPair, Outcome, Secret, Server, ServerNotes, Task, now
+from controller.order import Bound, Order, Way
+from controller.prover import Prover
+from controller.settings import Settings
+from controller.store import Store
+from controller.transport import at_rest, hostkeys, proof
+from controller.transport.connect import NotConnected, Target
+from controller.transport.frames import Ask, Reached, Result
+from kpsagent.errors import Failed, Refused, Stop
+
+T = TypeVar("T")
+_SETTLE_SECONDS = 8.0
+_LARGEST_GENERATION = 1 << 31
+_ONLY_LOOK = ("password-login-status",)
+
+
+class Runner:
+    """Runs tasks for one process."""
+
+    def __init__(self, store: Store, kms: Kms, settings: Settings, owner: str, executor: Executor | None) -> None:
+        self._store = store
+        self._kms = kms
+        self._settings = settings
+        self._owner = owner
+        self._executor = executor
+
+    async def run(self, task: Task, given: Credential | None) -> None:
+        """Carry out a task that has been claimed, and record how it ended. Never raises for what went wrong with it."""
+        job = _Job(self, task, given)
+        try:
+            outcome, changes = await job.done()
+        except asyncio.CancelledError:
+            await self._finish(task, _failed(job, Failed("interrupted", "the controller was told to stop")), {})
+            raise
+        except Stop as stop:
+            outcome, changes = _failed(job, stop), {}
+        except Problem as problem:
+            code = problem.code if problem.code in CAUSES else "unexpected"
+            kind = Failed if job.handed_over else Refused
+            outcome, changes = _failed(job, kind(code, problem.message, **problem.evidence)), {}
+        except Exception as error:  # whatever it is, the task must not stay open, and nobody else would say it
+            outcome, changes = _failed(job, Failed("unexpected", f"{type(error).__name__}: {error}")), {}
+        await self._finish(task, outcome, changes)
+
+    async def _finish(self, task: Task, outcome: Outcome, changes: dict[str, Any]) -> None:
+        await self.off(self._store.finish, task.id, self._owner, task.generation, outcome, **changes)
+
+    async def off(self, verb: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Call a verb of the store, or of the key service, off the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, partial(verb, *args, **kwargs))
+
+    # -- what dispatch asks of the store
+
+    async def claim(self, task_id: str, owner: str, lease_seconds: float) -> Task | None:
+        return await self.off(self._store.claim, task_id, owner, lease_seconds)
+
+    async def renew(self, task_ids: Collection[str], owner: str, lease_seconds: float) -> set[str]:
+        return await self.off(self._store.renew, task_ids, owner, lease_seconds)
+
+    async def is_ready(self, task_id: str) -> bool:
+        return any(task.status == "ready" for task in await self.off(self._store.tasks, None, ids=[task_id]))
+
+    async def abandon(self, owner: str) -> None:
+        await self.off(self._store.abandon, owner)
+
+
+class _Job:
+    """One run of one task: what is known so far."""
+
+    def __init__(self, runner: Runner, task: Task, given: Credential | None) -> None:
+        self.runner = runner
+        self.store = runner._store
+        self.settings = runner._settings
+        self.task = task
+        self.given = given
+        self.phase = "connect"
+        self.handed_over = False  # the agent has the plan: from now on the server may be touched
+        self.touched = False  # the agent has said that it begins to write
+        self.boot = ""
+        self.came_by: Way | None = None
+        self.prover: Prover | None = None
+        self.server: Server
+        self.order: Order
+        self.identity: tuple[str, asyncssh.SSHKey] | None = None
+        self.opened: dict[str, asyncssh.SSHKey] = {}  # private halves from custody, by the id of their key pair
+
+    async def done(self) -> tuple[Outcome, dict[str, Any]]:
+        """Return how it ended, and what changes in the inventory with it."""
+        self.server = await self.runner.off(self.store.server_by_id, self.task.server_id)
+        self.order = await self._order()
+        if self.task.operation == "reset":
+            return self._concluded(await self._at_rest())
+        target = await self._target()
+        if not self.order.ways:
+            return await self._from_outside(target)
+        entrance = Entrance(target, self.order, self.given, self.identity, self._private)
+        inside = await entrance.enter(self.order.plan)
+        self.came_by, self.boot = inside.way, inside.boot
+        try:
+            result = await self._on_server(target, inside)
+        except Failed as lost:
+            if lost.cause != "connection_lost":
+                raise
+            inside.connection.abort()
+            if self.prover is not None and self._may_be_bound():
+                entrance.try_first(Way(self.task.login, self.order.keypair, "custody"))
+            result = await self._settled(entrance, lost)
+        finally:
+            inside.connection.close()
+        await self._settle_others(result)
+        return self._concluded(result)
+
+    # -- prepare -------------------------------------------------------------------------------------------------------
+
+    async def _order(self) -> Order:
+        bound = []
+        for binding in await self.runner.off(self.store.bindings, self.task.tenant_id, server_id=self.server.id):
+            bound.append(Bound(binding, await self.runner.off(self.store.keypair_by_id, binding.keypair_id)))
+        name = self.task.request.get("keypair_id")
+        wanted = None if name is None else await self.runner.off(self.store.keypair_by_id, name)
+        if self.given is not None and self.given.identity is not None:
+            public, stored = await apart.read_private(self.given.identity, self.given.passphrase)
+            self.identity = (public.line(), _usable(public.type, stored))
+        line = None if self.identity is None else self.identity[0]
+        made = order.make(self.task, self.server, bound, wanted, self.given, line, self.settings.deadline_seconds)
+        self.order = made
+        if self._may_be_bound() and await self._is_unsettled():
+            made = replace(made, ways=[Way(self.task.login, made.keypair, "custody"), *made.ways])
+        if made.keypair is not None and made.keypair.managed and "key" in made.plan:
+            # Now, while nothing is touched: what does not open can be neither proved nor used.
+            await self._private(made.keypair)
+        return made
+
+    def _may_be_bound(self) -> bool:
+        """Whether the key pair that is to be bound may be the only one that gets in, if an end was not heard."""
+        keypair = self.order.keypair
+        return self.task.operation in ("bind", "replace") and keypair is not None and keypair.managed
+
+    async def _is_unsettled(self) -> bool:
+        """Whether nobody knows how an earlier task has left this server."""
+        earlier = await self.runner.off(self.store.tasks, self.task.tenant_id, server_id=self.server.id)
+        return any(task.status == "failed" and task.server_state == "unknown" for task in earlier)
+
+    async def _target(self) -> Target:
+        server = self.server
+        seconds = self.settings.connect_timeout_seconds
+        if server.host_key is None and server.trust_on_first_use:
+            seen = await hostkeys.fetch(server.host, server.port, seconds, server.name)
+            server = await self.runner.off(self.store.pin_host_key, server.id, seen)
+        return Target(server.name, server.host, server.port, server.host_key, seconds)
+
+    async def _private(self, keypair: KeyPair) -> asyncssh.SSHKey:
+        """Return the private half from custody, opened once for this task.
+
+        NotConnected custody_damaged or root_key_missing: nothing gets in with it, but another way may.
+        """
+        if keypair.id not in self.opened:
+            sealed = await self.runner.off(self.store.sealed_private, keypair.id)
+            try:
+                stored = await self.runner.off(self.runner._kms.open_private, keypair, sealed)
+            except (Damaged, Unavailable) as problem:
+                cause = "custody_damaged" if isinstance(problem, Damaged) else "root_key_missing"
+                message = f"{self.server.name}: {problem.message}"
+                raise NotConnected(cause, message, keypair=keypair.name, custody=problem.code) from problem
+            try:
+                self.opened[keypair.id] = _usable(keypair.type, stored)
+            finally:
+                stored.wipe()
+        return self.opened[keypair.id]
+
+    # -- on the server -------------------------------------------------------------------------------------------------
+
+    async def _on_server(self, target: Target, inside: Inside) -> dict[str, Any]:
+        """Answer the agent's questions until it says how it ended."""
+        prover = self.prover = Prover(target, inside.plan, self._private_of, inside.password)
+        self.handed_over = True
+        async for frame in inside.frames:
+            if isinstance(frame, Result):
+                return self._believed(frame, prover)
+            if isinstance(frame, Reached):
+                self.touched = self.touched or bool(frame.detail.get("steps"))
+                await self._now_at(frame.phase, frame.detail)
+            if isinstance(frame, Ask):
+                await self._now_at("prove", {"after": frame.phase})
+                await inside.rope.answer(await prover.answers(frame))
+        raise Failed("connection_lost", "the agent ended without a result")
+
+    def _believed(self, result: Result, prover: Prover) -> dict[str, Any]:
+        """Return the agent's result with the proofs that we made. A success without them is none."""
+        missing = prover.missing() if result.status != "failed" and self.task.operation not in _ONLY_LOOK else ""
+        if missing:
+            raise Failed("session_disturbed", f"the agent says it is done, but never had it proved {missing}")
+        return dict(result.model_dump(), proofs=prover.proofs)
+
+    async def _now_at(self, phase: str, detail: dict[str, Any]) -> None:
+        self.phase = phase
+        await self.runner.off(self.store.progress, self.task.id, self.runner._owner, phase, detail)
+
+    async def _private_of(self, line: str) -> asyncssh.SSHKey | None:
+        """Return the private half of the key pair in question, where it is in custody or was given."""
+        keypair = self.order.keypair
+        if self.identity is not None and order.same(self.identity[0], line):
+            return self.identity[1]
+        if keypair is not None and keypair.managed and order.same(keypair.public_key, line):
+            return await self._private(keypair)
+        return None
+
+    async def _at_rest(self) -> dict[str, Any]:
+        """Run the agent on the disk of a server that is shut down, mounted on this machine."""
+        root = str(self.task.request.get("root") or "")
+        plan = dict(self.order.plan)
+        if self.given is not None and self.given.password is not None:
+            plan["password_hash"] = await asyncio.to_thread(sha512_crypt.hash, self.given.password.open())
+        self.handed_over = True
+        return await at_rest.run(root, plan)
+
+    async def _from_outside(self, target: Target) -> tuple[Outcome, dict[str, Any]]:
+        """What can be told of a server for which nothing is known that gets in; only looking is possible."""
+        if self.task.operation not in ("check", "password-login-status"):
+            raise Refused(
+                "credential_needed",
+                f"{self.server.name}: no managed key is bound there; give a password (--password-stdin) or a key (--identity)",
+            )
+        offered = await proof.password_offered(target, self.task.login)
+        if isinstance(offered, dict):
+            raise Refused(str(offered["cause"]), str(offered["message"]), **offered.get("evidence", {}))
+        state = "on" if offered else "off"
+        evidence = {"logins": {self.task.login: state}, "seen": "from outside: no credential is known"}
+        return Outcome("unchanged", "as_asked", evidence=evidence), self._notes(
+            state if self.task.login == self.server.login else None
+        )
+
+    # -- how it ended --------------------------------------------------------------------------------------------------
+
+    async def _settled(self, entrance: Entrance, lost: Failed) -> dict[str, Any]:
+        """The rope is gone: ask the server itself, over a new connection, how it ended. It knows; we do not."""
+        plan = {"operation": "check", "id": self.task.id, "generation": self.task.generation, "login": self.task.login}
+        loop = asyncio.get_running_loop()
+        until = loop.time() + min(_SETTLE_SECONDS, 2 * self.settings.connect_timeout_seconds)
+        why: Stop = lost
+        while True:
+            try:
+                inside = await entrance.enter(plan)
+                try:
+                    said = [frame async for frame in inside.frames if isinstance(frame, Result)]
+                finally:
+                    inside.connection.close()
+                if said and said[0].cause != "busy":
+                    rebooted, self.boot = inside.boot != self.boot, inside.boot
+                    return self._from_journal(said[0].model_dump(), lost, rebooted)
+            except Stop as stop:
+                why = stop
+            if loop.time() > until:
+                break
+            await asyncio.sleep(0.3)
+        gone = why.cause in ("connection_refused", "connection_timed_out")
+        cause = "server_shut_down" if gone else "connection_lost"
+        message = f"{self.server.name}: {'it went away' if gone else 'the connection was lost'} in the middle; {why.message}"
+        return {"status": "failed", "server_state": "unknown", "cause": cause, "message": message, "phase": self.phase}
+
+    def _from_journal(self, said: dict[str, Any], lost: Failed, rebooted: bool) -> dict[str, Any]:
+        told = said.get("recovered") or said.get("last") or {}
+        ended = told.get("result") if told.get("operation") == self.task.id else None
+        if ended in ("succeeded", "unchanged") and self.prover is not None and not self.prover.missing():
+            return dict(said, status="succeeded", server_state="as_asked", phase="done", proofs=self.prover.proofs)
+        if said.get("cause") == "undo_incomplete":
+            return dict(said, server_state="partial", phase="undo")
+        cause = "server_rebooted" if rebooted else lost.cause
+        message = f"{self.server.name}: {'it was rebooted in the middle' if rebooted else lost.message}"
+        knows_nothing = "unknown" if self.touched or said.get("last") is None else "as_before"
+        state = "reverted" if ended == "reverted" else knows_nothing
+        return {"status": "failed", "server_state": state, "cause": cause, "message": message, "phase": self.phase}
+
+    async def _settle_others(self, result: dict[str, Any]) -> None:
+        """Earlier tasks whose end nobody heard: the server has just told what became of the last of them."""
+        for told in (result.get("recovered"), result.get("last")):
+            if not isinstance(told, dict) or told.get("operation") == self.task.id:
+                continue
+            state = {"reverted": "reverted", "succeeded": "as_asked", "unchanged": "as_asked"}.get(str(told.get("result")))
+            for other in await self.runner.off(self.store.tasks, self.task.tenant_id, server_id=self.server.id):
+                if state and other.id == told.get("operation") and other.server_state == "unknown" and other.status == "failed":
+                    await self.runner.off(self.store.settle, other.id, state)
+
+    def _concluded(self, result: dict[str, Any]) -> tuple[Outcome, dict[str, Any]]:
+        """Turn what the agent said into the outcome and the changes of the inventory."""
+        evidence = dict(result.get("evidence") or {})
+        for name in ("logins", "armed", "remains", "leftover"):
+            if result.get(name):
+                evidence.setdefault(name, result[name])
+        status = result["status"]
+        cause = result.get("cause")
+        outcome = Outcome(
+            status=status,
+            server_state=result["server_state"],
+            phase=result.get("phase") or "done",
+            cause=cause,
+            message=_named(self.server.name, str(result.get("message") or "")),
+            evidence=evidence,
+            proofs=self._proofs(result),
+            handling=CAUSES[cause].handling if cause in CAUSES else None,
+            retryable=cause in CAUSES and CAUSES[cause].retryable,
+        )
+        if status == "failed":
+            return outcome, self._caught_up(outcome) or self._notes(_login_state(result, self.server))
+        return outcome, self._changes(result, outcome)
+
+    def _caught_up(self, outcome: Outcome) -> dict[str, Any]:
+        """After orders that came to the server from elsewhere (a backup was restored, it was added anew), the next is newer."""
+        seen = outcome.evidence.get("generation")
+        if outcome.cause != "stale_generation" or not isinstance(seen, int) or not 0 < seen < _LARGEST_GENERATION:
+            return {}
+        return {"notes": ServerNotes(generation=seen)}
+
+    def _proofs(self, result: dict[str, Any]) -> list[dict[str, str]]:
+        found = [{name: str(each[name]) for name in ("way", "login", "method")} for each in result.get("proofs") or []]
+        if self.task.operation == "reset" and result["status"] == "succeeded":
+            return [{"way": "key", "login": self.task.login, "method": "not_applicable"}]
+        if not found and self.task.operation == "check" and self.came_by is not None and self.came_by.by != "password":
+            found = [{"way": "key", "login": self.came_by.login, "method": "logged_in"}]
+        return found
+
+    def _changes(self, result: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
+        operation, keypair = self.task.operation, self.order.keypair
+        changes: dict[str, Any] = self._notes(_login_state(result, self.server))
+        methods = [each["method"] for each in outcome.proofs if each["way"] == "key" and each["method"] != "refused"]
+        here = next((each.binding for each in self.order.bound if each.binding.login == self.task.login), None)
+        if operation == "unbind":
+            changes["unbind"] = (self.server.id, self.task.login)
+        elif keypair is not None:
+            closed = bool(result.get("closed")) and self.order.plan.get("passwords") == "off"
+            if self.order.plan.get("passwords") is None and here is not None:
+                closed = here.closed_password_login
+            changes["binding"] = Binding(
+                server_id=self.server.id,
+                login=self.task.login,
+                keypair_id=keypair.id,
+                proof=methods[0] if methods else "not_applicable",
+                closed_password_login=closed and operation != "reset",
+                task_id=self.task.id,
+                created_at=now(),
+            )
+        if self.order.after_reset != (self.server.after_reset or {}):
+            changes["notes"]["after_reset"] = self.order.after_reset or None
+        return changes
+
+    def _notes(self, password_login: str | None) -> dict[str, Any]:
+        notes: ServerNotes = {}
+        if password_login in ("on", "off"):
+            notes["password_login"] = "on" if password_login == "on" else "off"  # noqa: S105 - a state
+        if self.boot:
+            notes["boot_id"] = self.boot
+        return {"notes": notes}
+
+
+def _usable(key_type: str, stored: Secret) -> asyncssh.SSHKey:
+    """Return a private key with which asyncssh can sign."""
+    text = keyfiles.openssh_private(key_type, stored)  # type: ignore[arg-type]
+    try:
+        # Looked at when it was read or made: keyfiles.signing_key.
+        return asyncssh.import_private_key(text.open(), unsafe_skip_rsa_key_validation=True)
+    finally:
+        text.wipe()
+
+
+def _login_state(result: dict[str, Any], server: Server) -> str | None:
+    logins = result.get("logins")
+    state = logins.get(server.login) if isinstance(logins, dict) else None
+    return state if isinstance(state, str) else None
+
+
+def _named(server: str, message: str) -> str:
+    return message if not message or message.startswith(server) else f"{server}: {message}"
+
+
+def _failed(job: _Job, stop: Stop) -> Outcome:
+    """The outcome of a task that ended without the agent's word."""
+    touched = job.handed_over and not isinstance(stop, Refused)
+    known = CAUSES.get(stop.cause, CAUSES["unexpected"])
+    return Outcome(
+        status="failed",
+        server_state="unknown" if touched else "as_before",
+        phase=job.phase,  # type: ignore[arg-type]
+        cause=stop.cause if stop.cause in CAUSES else "unexpected",
+        message=_named(job.task.server_name, stop.message),
+        evidence=stop.evidence,
+        handling=known.handling,
+        retryable=known.retryable,
+    )

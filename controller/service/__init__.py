@@ -1,0 +1,1 @@
+"""The verbs users ask for, by noun."""

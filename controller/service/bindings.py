@@ -1,0 +1,77 @@
+"""Operations on servers: one task for each, rung for at once."""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from typing import Any, get_args
+
+from controller.errors import Invalid
+from controller.model import Caller, Credential, Operation, Server, Task, now
+from controller.service.roles import may_change
+from controller.service.tasks import Dispatch
+from controller.service.worker import off_loop
+from controller.store import Store
+
+_NEED_A_KEYPAIR = ("bind", "replace", "reset")
+_READ_ONLY = ("check", "password-login-status")
+
+
+class Bindings:
+    """Key pairs on the logins of the tenant's servers."""
+
+    def __init__(self, store: Store, dispatch: Dispatch, executor: Executor | None = None) -> None:
+        self._store = store
+        self._dispatch = dispatch
+        self._executor = executor
+
+    async def start(
+        self,
+        who: Caller,
+        operation: str,
+        servers: Sequence[Server],
+        request: Mapping[str, Any],
+        credentials: Mapping[str, Credential],
+    ) -> list[Task]:
+        """Order the operation on each of the servers; returns the tasks, which run from now on.
+
+        request: keypair (a name), login (else each server's own), and the operation's options. credentials: by server id.
+        """
+        if operation not in get_args(Operation):
+            raise Invalid("operation_unknown", f"{operation}: one of " + ", ".join(get_args(Operation)))
+        if operation not in _READ_ONLY or (operation == "check" and any(server.after_reset for server in servers)):
+            may_change(who)
+        if not servers:
+            raise Invalid("no_servers", "name at least one server")
+        kept = {name: value for name, value in request.items() if value not in (None, False, []) and name != "login"}
+        if operation in _NEED_A_KEYPAIR:
+            if not kept.get("keypair"):
+                raise Invalid("keypair_missing", f"{operation}: name a key pair")
+            keypair = await off_loop(self._executor, self._store.keypair, who.tenant_id, who.user_id, str(kept["keypair"]))
+            kept["keypair_id"] = keypair.id
+        login = request.get("login")
+        tasks = [_task(who, operation, server, str(login or _login(server, operation)), kept) for server in servers]
+        holder = (self._dispatch.owner, self._dispatch.lease_seconds)
+        tasks = await off_loop(self._executor, self._store.add_tasks, tasks, *holder)
+        self._dispatch.ring([task.id for task in tasks], credentials)
+        return tasks
+
+
+def _login(server: Server, operation: str) -> str:
+    """Return the login that is meant where none is named: after a reset, a check is about the one that was reset."""
+    if operation == "check" and server.after_reset and server.login not in server.after_reset:
+        return min(server.after_reset)
+    return server.login
+
+
+def _task(who: Caller, operation: str, server: Server, login: str, request: dict[str, Any]) -> Task:
+    return Task(
+        id=str(uuid.uuid4()),
+        tenant_id=who.tenant_id,
+        user_id=who.user_id,
+        server_id=server.id,
+        server_name=server.name,
+        login=login,
+        operation=operation,  # type: ignore[arg-type]
+        request=request,
+        created_at=now(),
+    )

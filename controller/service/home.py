@@ -1,0 +1,104 @@
+"""The home: the directory that holds database and root key. Made once, looked at before each use."""
+
+import os
+import secrets
+import stat
+import string
+import uuid
+from pathlib import Path
+from typing import Any
+
+from controller.errors import Unavailable
+from controller.kms import FileRootKey, Kms
+from controller.model import Caller, Secret
+from controller.settings import Settings
+from controller.store import Store
+
+_UPPER = string.ascii_uppercase + string.digits
+_MIXED = string.ascii_letters + string.digits
+
+
+def initialise(settings: Settings) -> dict[str, Any]:
+    """Make home, database, root key, first tenant, project, administrator and access key, whatever of it is missing.
+
+    Safe to repeat, also at the same time. Returns tenant_id, project_id, user_id, access_key and secret_key; the
+    secret key is None where the home was there already: it is shown once.
+    """
+    _make_directory(settings.home)
+    store = Store(settings.database_url)
+    try:
+        store.migrate()
+        try:
+            owner, access_key = store.local_owner()
+        except Unavailable:
+            return _first(settings, store)
+        # Never a new root key for an old database: nothing would open any more.
+        _check_opens(store, Kms(store, FileRootKey(settings.root_key)), access_key)
+        return _told(owner, access_key, None)
+    finally:
+        store.close()
+
+
+def require(settings: Settings) -> None:
+    """Unavailable(not_initialised or home_exposed) where there is no home that can be used."""
+    if not settings.database.exists():
+        raise Unavailable("not_initialised", f"{settings.home}: no home here; run kps init --home {settings.home}")
+    _check_directory(settings.home)
+
+
+def access_key_context(who: Caller, access_key: str) -> dict[str, str]:
+    """Return what the secret of an access key is sealed for."""
+    return {"kind": "access key", "tenant": who.tenant_id, "user": who.user_id, "access_key": access_key}
+
+
+def _first(settings: Settings, store: Store) -> dict[str, Any]:
+    kms = Kms(store, FileRootKey.make(settings.root_key))
+    made = Caller(uuid.uuid4().hex, uuid.uuid4().hex, uuid.uuid4().hex, "administrator")
+    access_key = _random(_UPPER, 20)
+    secret_key = _random(_MIXED, 40)
+    sealed = kms.seal(made.tenant_id, Secret(secret_key), access_key_context(made, access_key))
+    owner, kept = store.first_tenant(made, "home", "administrator", access_key, sealed)
+    return _told(owner, kept, secret_key if kept == access_key else None)
+
+
+def _told(owner: Caller, access_key: str, secret_key: str | None) -> dict[str, Any]:
+    return {
+        "tenant_id": owner.tenant_id,
+        "project_id": owner.project_id,
+        "user_id": owner.user_id,
+        "access_key": access_key,
+        "secret_key": secret_key,
+    }
+
+
+def _check_opens(store: Store, kms: Kms, access_key: str) -> None:
+    """Raise what is wrong with the root key now, not at the first use."""
+    owner, sealed = store.access_key(access_key)
+    kms.open(sealed, access_key_context(owner, access_key)).wipe()
+
+
+def _random(alphabet: str, length: int) -> str:
+    return "".join(secrets.choice(alphabet) for _ in range(length))
+
+
+def _make_directory(home: Path) -> None:
+    try:
+        home.parent.mkdir(parents=True, exist_ok=True)
+        home.mkdir(mode=0o700, exist_ok=True)
+        # An empty directory made for this may be closed; one with something in it is somebody's decision.
+        if home.stat().st_uid == os.geteuid() and not any(home.iterdir()):
+            home.chmod(0o700)
+    except OSError as error:
+        raise Unavailable("home_unusable", f"{home}: {error.strerror}; give another directory by --home") from error
+    _check_directory(home)
+
+
+def _check_directory(home: Path) -> None:
+    found = home.stat()
+    mode = stat.S_IMODE(found.st_mode)
+    if found.st_uid != os.geteuid() or mode & 0o077:
+        raise Unavailable(
+            "home_exposed",
+            f"{home}: mode {mode:04o}, owner {found.st_uid}; a home belongs to user {os.geteuid()} alone: "
+            f"chown {os.geteuid()} {home}; chmod 700 {home}",
+        )

@@ -1,0 +1,138 @@
+"""Key pairs: create, import, list, show, export, delete."""
+
+import builtins
+import re
+import uuid
+from concurrent.futures import Executor
+
+from controller import keyfiles
+from controller.errors import Invalid
+from controller.keyfiles import PublicKey, apart
+from controller.kms import Kms
+from controller.model import KEY_TYPES, Caller, KeyPair, KeyType, Scope, Secret, now
+from controller.service.roles import may_administer, may_change
+from controller.service.worker import off_loop
+from controller.store import Store
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,255}")
+
+
+class Keypairs:
+    """The key pairs that a caller may see: their own private ones, and the account's."""
+
+    def __init__(self, store: Store, kms: Kms, executor: Executor | None = None) -> None:
+        self._store = store
+        self._kms = kms
+        self._executor = executor
+
+    async def create(
+        self, who: Caller, name: str, type: KeyType = "ed25519", scope: Scope = "private", managed: bool = True
+    ) -> tuple[KeyPair, Secret | None]:
+        """Make a key pair. The private half (OpenSSH text) comes back only where it is not kept: unmanaged."""
+        _check(who, name, scope)
+        if type not in KEY_TYPES:
+            raise Invalid("key_type_unknown", f"{type}: no such type; one of " + ", ".join(KEY_TYPES))
+        public, stored = await off_loop(None, keyfiles.generate, type)
+        keypair = _keypair(who, name, scope, public, managed)
+        try:
+            given = None if managed else keyfiles.openssh_private(type, stored, name)
+            return await self._keep(keypair, stored if managed else None, imported=False), given
+        finally:
+            stored.wipe()
+
+    async def import_(
+        self,
+        who: Caller,
+        name: str,
+        scope: Scope = "private",
+        public_key: str | None = None,
+        private_key: Secret | None = None,
+        passphrase: Secret | None = None,
+    ) -> KeyPair:
+        """Take a key pair in; managed where the private half is given.
+
+        Invalid: private_key_unreadable, passphrase_wrong, key_mismatch (the halves do not belong together),
+        public_key_unreadable.
+        """
+        _check(who, name, scope)
+        public = None if public_key is None else keyfiles.read_public(public_key)
+        if private_key is None:
+            if public is None:
+                raise Invalid("key_missing", f"{name}: give a public key or a private key file")
+            return await self._keep(_keypair(who, name, scope, public, managed=False), None, imported=True)
+        derived, stored = await apart.read_private(private_key, passphrase)
+        try:
+            if public is not None and public.blob != derived.blob:
+                raise Invalid(
+                    "key_mismatch",
+                    f"{name}: the private key belongs to {derived.fingerprint}, the public key is {public.fingerprint}; "
+                    "give two halves of one pair",
+                )
+            return await self._keep(_keypair(who, name, scope, derived, managed=True), stored, imported=True)
+        finally:
+            stored.wipe()
+
+    async def list(self, who: Caller) -> builtins.list[KeyPair]:
+        """Return the key pairs the caller may see, by name."""
+        return await off_loop(self._executor, self._store.keypairs, who.tenant_id, who.user_id)
+
+    async def get(self, who: Caller, name: str) -> KeyPair:
+        """Return one key pair; somebody else's private one is not found."""
+        return await off_loop(self._executor, self._store.keypair, who.tenant_id, who.user_id, name)
+
+    async def export(self, who: Caller, name: str) -> Secret:
+        """Return the private half as the text of an OpenSSH private key file. Recorded."""
+        may_change(who)
+        return await off_loop(self._executor, self._export, who, name)
+
+    async def delete(self, who: Caller, name: str) -> None:
+        """Delete a key pair. Conflict(already_bound) names the servers where it is still bound."""
+        keypair = await self.get(who, name)
+        _check(who, name, keypair.scope)
+        await off_loop(self._executor, self._store.delete_keypair, keypair.id, who.user_id)
+
+    def _export(self, who: Caller, name: str) -> Secret:
+        keypair = self._store.keypair(who.tenant_id, who.user_id, name)
+        if keypair.scope == "account":
+            may_administer(who, f"{name}: exporting a key pair of the account")
+        stored = self._kms.open_private(keypair, self._store.sealed_private(keypair.id))
+        try:
+            # First on record, then given: an export that nobody knows of is worse than one that did not come through.
+            self._store.note_export(keypair.id, who.user_id)
+            return keyfiles.openssh_private(keypair.type, stored, keypair.name)
+        finally:
+            stored.wipe()
+
+    async def _keep(self, keypair: KeyPair, stored: Secret | None, *, imported: bool) -> KeyPair:
+        def keep() -> KeyPair:
+            sealed = None if stored is None else self._kms.seal_private(keypair, stored)
+            return self._store.add_keypair(keypair, sealed, imported=imported)
+
+        return await off_loop(self._executor, keep)
+
+
+def _check(who: Caller, name: str, scope: Scope) -> None:
+    if not _NAME.fullmatch(name):
+        raise Invalid("name_unusable", f"{name!r}: a key pair's name is 1 to 255 letters, digits, _ and -")
+    if scope == "account":
+        may_administer(who, f"{name}: a key pair of the account")
+    elif scope == "private":
+        may_change(who)
+    else:
+        raise Invalid("scope_unknown", f"{scope}: a scope is private or account")
+
+
+def _keypair(who: Caller, name: str, scope: Scope, public: PublicKey, managed: bool) -> KeyPair:
+    return KeyPair(
+        id=str(uuid.uuid4()),
+        tenant_id=who.tenant_id,
+        owner_id=who.user_id,
+        scope=scope,
+        name=name,
+        type=public.type,
+        managed=managed,
+        public_key=public.line(name),
+        fingerprint=public.fingerprint,
+        fingerprint_md5=public.fingerprint_md5,
+        created_at=now(),
+    )

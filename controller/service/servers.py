@@ -1,0 +1,208 @@
+"""Servers: the inventory."""
+
+import asyncio
+import base64
+import binascii
+import builtins
+import re
+import struct
+import uuid
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from typing import Any, Protocol
+
+from controller.errors import AlreadyExists, Invalid, NotFound, Problem
+from controller.model import Binding, Caller, Server
+from controller.service.roles import may_change
+from controller.service.worker import off_loop
+from controller.store import Store
+from kpsagent.errors import Stop
+
+_ASKED_AT_ONCE = 32  # for their host keys
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}")
+# Names and addresses; nothing that a program could take for an option, a path or a list.
+_HOST = re.compile(r"[A-Za-z0-9_:][A-Za-z0-9_.:%-]{0,252}")
+_LOGIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,63}\$?")
+_LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,62}")
+_LABEL_VALUE = re.compile(r"[A-Za-z0-9_./:@+-]{0,63}")
+_HOST_KEY_TYPES = (
+    "ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa",
+)  # fmt: skip
+
+
+class HostKeys(Protocol):
+    """Asks a server for its host key before anything else is sent."""
+
+    async def fetch(self, host: str, port: int, timeout: float) -> str:  # noqa: ASYNC109
+        """Return "ssh-ed25519 AAAA..."; Stop where there is no answer."""
+
+
+class Servers:
+    """The servers of the caller's tenant."""
+
+    def __init__(
+        self,
+        store: Store,
+        host_keys: HostKeys,
+        connect_timeout_seconds: float = 10,
+        executor: Executor | None = None,
+    ) -> None:
+        self._store = store
+        self._host_keys = host_keys
+        self._connect_timeout_seconds = connect_timeout_seconds
+        self._executor = executor
+
+    async def add(
+        self,
+        who: Caller,
+        name: str,
+        host: str,
+        port: int = 22,
+        login: str = "root",
+        labels: Mapping[str, str] | None = None,
+        host_key: str | None = None,
+        trust_on_first_use: bool = False,
+    ) -> Server:
+        """Take a server in.
+
+        host_key: a line of known_hosts, or its last two fields. With trust_on_first_use the key it shows now is
+        recorded; where it does not answer now, the one it shows at its first check.
+        """
+        wanted = {"name": name, "host": host, "port": port, "login": login, "labels": labels}
+        return (await self.add_all(who, [wanted | {"host_key": host_key, "trust_on_first_use": trust_on_first_use}]))[0]
+
+    async def add_all(self, who: Caller, wanted: Sequence[Mapping[str, Any]]) -> builtins.list[Server]:
+        """Take several servers in, all or none; each is what add() takes.
+
+        Invalid(import_refused) tells what is wrong with each by its place in the list (items); a single one is told as it is.
+        """
+        may_change(who)
+        servers: builtins.list[Server] = []
+        wrong: dict[int, Problem] = {}
+        taken = {server.name for server in await self.list(who)}
+        for place, each in enumerate(wanted):
+            try:
+                servers.append(_server(who, **each))
+                if servers[-1].name in taken:
+                    raise AlreadyExists("server_exists", f"{servers[-1].name}: there is a server of this name already")
+                taken.add(servers[-1].name)
+            except Problem as problem:
+                wrong[place] = problem
+        if wrong and len(wanted) == 1:
+            raise wrong[0]
+        if wrong:
+            items = [{"place": place, "code": one.code, "message": one.message} for place, one in wrong.items()]
+            said = "; ".join(one.message for one in wrong.values())
+            raise Invalid("import_refused", f"nothing was added: {said}", items=items)
+        # The names are taken before the network is asked: nothing is fetched for a name that is taken.
+        await off_loop(self._executor, self._store.add_servers, servers)
+        turn = asyncio.Semaphore(_ASKED_AT_ONCE)
+        return list(await asyncio.gather(*(self._with_first_key(server, turn) for server in servers)))
+
+    async def _with_first_key(self, server: Server, turn: asyncio.Semaphore) -> Server:
+        """Return the server with the host key that it shows now, recorded, where the first one is to be trusted."""
+        if not server.trust_on_first_use:
+            return server
+        async with turn:
+            try:
+                seen = await self._host_keys.fetch(server.host, server.port, self._connect_timeout_seconds)
+            except (Stop, OSError):
+                return server
+        return await off_loop(self._executor, self._store.pin_host_key, server.id, seen)
+
+    async def list(self, who: Caller) -> builtins.list[Server]:
+        """Return the tenant's servers, by name."""
+        return await off_loop(self._executor, self._store.servers, who.tenant_id)
+
+    async def get(self, who: Caller, name: str) -> Server:
+        """Return one server, by name or id."""
+        return await off_loop(self._executor, self._store.server, who.tenant_id, name)
+
+    async def remove(self, who: Caller, name: str, *, force: bool = False) -> None:
+        """Take a server out. Conflict: something is bound there (force: forget that, the key stays there), or runs."""
+        may_change(who)
+        server = await self.get(who, name)
+        await off_loop(self._executor, self._store.remove_server, server.id, forget_bindings=force)
+
+    async def select(self, who: Caller, words: Sequence[str], all: bool = False) -> builtins.list[Server]:
+        """Return the servers that the words name (a name, or label=value), by name, each once.
+
+        NotFound for a word that names none; Invalid where nothing is named at all.
+        """
+        known = await self.list(who)
+        if all and words:
+            raise Invalid("selection_twice", "give names and labels, or all of them, not both")
+        if all:
+            return known
+        if not words:
+            raise Invalid("selection_empty", "name a server, give label=value, or ask for all")
+        chosen: set[str] = set()
+        for word in words:
+            label, equals, value = word.partition("=")
+            found = {
+                server.id
+                for server in known
+                if (server.labels.get(label) == value if equals else word in (server.name, server.id))
+            }
+            if not found:
+                raise NotFound("server_not_found", f"{word}: no server of this name or label", server=word)
+            chosen |= found
+        return [server for server in known if server.id in chosen]
+
+    async def bindings(self, who: Caller, server: Server | None = None) -> builtins.list[tuple[Binding, str]]:
+        """Return what is bound on one server or on all, each with the key pair's name."""
+        server_id = None if server is None else server.id
+        return await off_loop(self._executor, self._store.named_bindings, who.tenant_id, server_id)
+
+
+def _server(
+    who: Caller,
+    name: str,
+    host: str,
+    port: int = 22,
+    login: str = "root",
+    labels: Mapping[str, str] | None = None,
+    host_key: str | None = None,
+    trust_on_first_use: bool = False,
+) -> Server:
+    if not 1 <= port <= 65535:
+        raise Invalid("port_unusable", f"{port}: a port is a number from 1 to 65535")
+    if host_key is not None and trust_on_first_use:
+        raise Invalid("host_key_twice", f"{name}: give a host key or trust the first one, not both")
+    return Server(
+        id=str(uuid.uuid4()),
+        tenant_id=who.tenant_id,
+        name=_fit(_NAME, name, "name", "letters, digits, _ . and -"),
+        host=_fit(_HOST, host, "host", "a name or an address"),
+        port=port,
+        login=_fit(_LOGIN, login, "login", "letters, digits, _ . @ + and -"),
+        labels={
+            _fit(_LABEL, key, "label", "letters, digits, _ . / and -"): _fit(
+                _LABEL_VALUE, value, "label's value", "letters, digits, _ . / : @ + and -"
+            )
+            for key, value in (labels or {}).items()
+        },
+        host_key=None if host_key is None else _read_host_key(host_key),
+        trust_on_first_use=trust_on_first_use,
+    )
+
+
+def _fit(pattern: re.Pattern[str], value: str, what: str, allowed: str) -> str:
+    if not pattern.fullmatch(value):
+        raise Invalid("name_unusable", f"{value!r}: this cannot be a server's {what}; use {allowed}")
+    return value
+
+
+def _read_host_key(line: str) -> str:
+    words = line.split()
+    place = next((at for at, word in enumerate(words) if word in _HOST_KEY_TYPES), None)
+    if place is None or place > 1 or len(words) < place + 2 or words[0].startswith("@"):
+        raise Invalid("host_key_unreadable", "a host key is a line of known_hosts as ssh-keyscan prints it: host, type, key")
+    name, encoded = words[place], words[place + 1]
+    try:
+        blob = base64.b64decode(encoded, validate=True)
+    except binascii.Error:
+        raise Invalid("host_key_unreadable", f"the {name} host key is not Base64") from None
+    if not blob.startswith(struct.pack(">I", len(name)) + name.encode()) or "\n" in line.strip():
+        raise Invalid("host_key_unreadable", f"the host key says {name} and is something else; give one line")
+    return f"{name} {base64.b64encode(blob).decode()}"

@@ -1,0 +1,111 @@
+"""Tasks: look, retry, delete, follow."""
+
+import asyncio
+import builtins
+import uuid
+from collections.abc import Collection, Mapping
+from concurrent.futures import Executor
+from typing import Literal, Protocol
+
+from controller.errors import Conflict, NotFound
+from controller.model import Caller, Credential, Event, Task, now
+from controller.service.roles import may_change
+from controller.service.worker import off_loop
+from controller.store import Store
+
+# How often a long poll looks for what other processes of the same home have done.
+POLL_SECONDS = 0.05
+WAIT_SECONDS = 30.0
+
+
+class Dispatch(Protocol):
+    """Has tasks run. What is to be rung for is added to the store as held by owner."""
+
+    owner: str
+    lease_seconds: float
+
+    def ring(self, task_ids: Collection[str], credentials: Mapping[str, Credential]) -> None:
+        """Say that these tasks wait, with what opens their servers, by server id."""
+
+
+class Tasks:
+    """The tasks of the caller's tenant."""
+
+    def __init__(self, store: Store, dispatch: Dispatch, executor: Executor | None = None) -> None:
+        self._store = store
+        self._dispatch = dispatch
+        self._executor = executor
+
+    async def list(
+        self, who: Caller, failed: bool = False, running: bool = False, ids: Collection[str] | None = None
+    ) -> builtins.list[Task]:
+        """Return tasks, oldest first. failed: those that nobody has retried; running: those that have not ended."""
+        return await off_loop(self._executor, self._store.tasks, who.tenant_id, ids=ids, failed=failed, running=running)
+
+    async def get(self, who: Caller, id: str) -> Task:
+        """Return one task."""
+        return await off_loop(self._executor, self._store.task, who.tenant_id, id)
+
+    async def retry(self, who: Caller, id: str, credential: Credential | None = None) -> Task:
+        """Ask once more for what a task that failed, or was cancelled, was asked; returns the new task.
+
+        Conflict: task_not_failed, task_retried (the newer one is named).
+        """
+        may_change(who)
+        task = await off_loop(self._executor, self._retry, who, id)
+        self._dispatch.ring([task.id], {} if credential is None else {task.server_id: credential})
+        return task
+
+    async def delete(self, who: Caller, id: str) -> Literal["cancelled", "deleted"]:
+        """Cancel a task that nobody has begun, take a failed one off the list; Conflict(task_not_failed) for any other."""
+        may_change(who)
+        if await off_loop(self._executor, self._store.cancel, who.tenant_id, id, "cancelled before it was begun"):
+            return "cancelled"
+        await off_loop(self._executor, self._store.delete_failed, who.tenant_id, [id])
+        return "deleted"
+
+    async def delete_failed(self, who: Caller) -> int:
+        """Take all failed tasks off the list; returns how many."""
+        may_change(who)
+        return await off_loop(self._executor, self._store.delete_failed, who.tenant_id)
+
+    async def events(
+        self,
+        who: Caller,
+        after: int = 0,
+        task_ids: Collection[str] | None = None,
+        wait_seconds: float = 0,
+    ) -> builtins.list[Event]:
+        """Return what happened after an event, in order; waits for something when there is nothing yet."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + min(wait_seconds, WAIT_SECONDS)
+        while True:
+            found = await off_loop(self._executor, self._store.events, who.tenant_id, after, task_ids)
+            left = until - loop.time()
+            if found or left <= 0:
+                return found
+            await asyncio.sleep(min(POLL_SECONDS, left))
+
+    def _retry(self, who: Caller, id: str) -> Task:
+        old = self._store.task(who.tenant_id, id)
+        if old.status not in ("failed", "cancelled"):
+            raise Conflict("task_not_failed", f"task {id} is {old.status}; only a failed task is retried", task=id)
+        server = self._store.server(who.tenant_id, old.server_id)
+        # Whoever retries asks for themselves: somebody else's private key pair is not theirs to use.
+        wanted = old.request.get("keypair_id")
+        if wanted is not None and all(seen.id != wanted for seen in self._store.keypairs(who.tenant_id, who.user_id)):
+            name = old.request.get("keypair", wanted)
+            raise NotFound("keypair_not_found", f"{name}: no key pair of this name any more", keypair=name)
+        again = Task(
+            id=str(uuid.uuid4()),
+            tenant_id=who.tenant_id,
+            user_id=who.user_id,
+            server_id=server.id,
+            server_name=server.name,
+            login=old.login,
+            operation=old.operation,
+            request=old.request,
+            created_at=now(),
+            retry_of=old.id,
+        )
+        return self._store.add_tasks([again], self._dispatch.owner, self._dispatch.lease_seconds)[0]

@@ -1,0 +1,37 @@
+"""The one place where rows become values, and values rows."""
+
+from dataclasses import fields
+from typing import Any
+
+from sqlalchemy import RowMapping
+
+from controller.model import Binding, Event, KeyPair, MasterKeyVersion, Server, Task
+
+
+def row(value: Server | KeyPair | Binding | Task | MasterKeyVersion) -> dict[str, Any]:
+    """Return the columns of a value; they are its fields."""
+    return {field.name: getattr(value, field.name) for field in fields(value)}
+
+
+def server(found: RowMapping) -> Server:
+    return Server(**found)
+
+
+def keypair(found: RowMapping) -> KeyPair:
+    return KeyPair(**{name: found[name] for name in found if name != "sealed"})
+
+
+def binding(found: RowMapping) -> Binding:
+    return Binding(**{field.name: found[field.name] for field in fields(Binding)})  # joins add columns
+
+
+def task(found: RowMapping) -> Task:
+    return Task(**found)
+
+
+def event(found: RowMapping) -> Event:
+    return Event(**found)
+
+
+def master_key_version(found: RowMapping) -> MasterKeyVersion:
+    return MasterKeyVersion(**found)

@@ -1,0 +1,186 @@
+"""The tables. migrations/ makes them; a test holds that both say the same."""
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator
+
+VERSION = "0001"  # the newest migration
+
+
+class Instant(TypeDecorator[datetime]):
+    """A time in UTC, also where the database keeps no zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+metadata = MetaData()
+
+tenants = Table(
+    "tenants", metadata,
+    Column("id", String(32), primary_key=True),
+    Column("name", Text, nullable=False),
+)  # fmt: skip
+
+projects = Table(
+    "projects", metadata,
+    Column("id", String(32), primary_key=True),
+    Column("tenant_id", ForeignKey("tenants.id"), nullable=False),
+)  # fmt: skip
+
+users = Table(
+    "users", metadata,
+    Column("id", String(32), primary_key=True),
+    Column("tenant_id", ForeignKey("tenants.id"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    UniqueConstraint("tenant_id", "name", name="users_by_name"),
+)  # fmt: skip
+
+access_keys = Table(
+    "access_keys", metadata,
+    Column("access_key", String(20), primary_key=True),
+    Column("user_id", ForeignKey("users.id"), nullable=False),
+    Column("project_id", ForeignKey("projects.id"), nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("created_at", Instant, nullable=False),
+)  # fmt: skip
+
+# At most one row: whose home this is.
+home = Table(
+    "home", metadata,
+    Column("one", Integer, CheckConstraint("one = 1", name="home_is_one"), primary_key=True),
+    Column("access_key", ForeignKey("access_keys.access_key"), nullable=False),
+)  # fmt: skip
+
+master_keys = Table(
+    "master_keys", metadata,
+    Column("key_id", String(36), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("tenant_id", String(32), nullable=False),  # made before its tenant is, in one go with it
+    Column("alias", Text, nullable=False),
+    Column("wrapped", LargeBinary, nullable=False),
+    Column("root_check", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    UniqueConstraint("tenant_id", "alias", "version", name="master_keys_by_alias"),
+)  # fmt: skip
+
+servers = Table(
+    "servers", metadata,
+    Column("id", String(36), primary_key=True),
+    Column("tenant_id", ForeignKey("tenants.id"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("port", Integer, nullable=False),
+    Column("login", Text, nullable=False),
+    Column("labels", JSON, nullable=False),
+    Column("host_key", Text),
+    Column("trust_on_first_use", Boolean, nullable=False),
+    Column("password_login", Text, nullable=False),
+    Column("boot_id", Text),
+    Column("generation", Integer, nullable=False),
+    Column("after_reset", JSON(none_as_null=True)),
+    UniqueConstraint("tenant_id", "name", name="servers_by_name"),
+)  # fmt: skip
+
+keypairs = Table(
+    "keypairs", metadata,
+    Column("id", String(36), primary_key=True),
+    Column("tenant_id", ForeignKey("tenants.id"), nullable=False),
+    Column("owner_id", ForeignKey("users.id"), nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("managed", Boolean, nullable=False),
+    Column("public_key", Text, nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    Column("fingerprint_md5", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("sealed", LargeBinary),
+    CheckConstraint("managed = (sealed IS NOT NULL)", name="managed_is_sealed"),
+    UniqueConstraint("tenant_id", "owner_id", "name", name="keypairs_by_owner"),
+    Index("keypairs_by_name", "tenant_id", "name"),
+)  # fmt: skip
+
+bindings = Table(
+    "bindings", metadata,
+    Column("server_id", ForeignKey("servers.id"), primary_key=True),
+    Column("login", Text, primary_key=True),
+    Column("keypair_id", ForeignKey("keypairs.id"), nullable=False, index=True),
+    Column("proof", Text, nullable=False),
+    Column("closed_password_login", Boolean, nullable=False),
+    Column("task_id", String(36), nullable=False),
+    Column("created_at", Instant, nullable=False),
+)  # fmt: skip
+
+tasks = Table(
+    "tasks", metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("id", String(36), nullable=False, unique=True),
+    Column("tenant_id", ForeignKey("tenants.id"), nullable=False),
+    Column("user_id", String(32), nullable=False),
+    Column("server_id", String(36), nullable=False),  # outlives the server
+    Column("server_name", Text, nullable=False),
+    Column("login", Text, nullable=False),
+    Column("operation", Text, nullable=False),
+    Column("request", JSON, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("server_state", Text, nullable=False),
+    Column("phase", Text, nullable=False),
+    Column("cause", Text),
+    Column("message", Text, nullable=False),
+    Column("evidence", JSON, nullable=False),
+    Column("proofs", JSON, nullable=False),
+    Column("handling", Text),
+    Column("retryable", Boolean, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("started_at", Instant),
+    Column("finished_at", Instant),
+    Column("lease_owner", Text),
+    Column("lease_until", Instant),
+    Column("retry_of", String(36), unique=True),  # a task is retried once; then its retry is
+    Index("tasks_by_status", "status"),
+    # Whatever the code does, the database never holds two running tasks of one server.
+    Index("one_running_task", "server_id", unique=True,
+          sqlite_where=text("status = 'running'"), postgresql_where=text("status = 'running'")),
+    sqlite_autoincrement=True,
+)  # fmt: skip
+
+events = Table(
+    "events", metadata,
+    Column("id", Integer, primary_key=True),
+    Column("tenant_id", String(32), nullable=False, index=True),
+    Column("task_id", String(36), index=True),
+    Column("server_id", String(36)),
+    Column("kind", Text, nullable=False),
+    Column("phase", Text),
+    Column("detail", JSON, nullable=False),
+    Column("at", Instant, nullable=False),
+    sqlite_autoincrement=True,
+)  # fmt: skip

@@ -1,0 +1,100 @@
+"""What is behind a port where no login came about: knock once more, as an SSH client would, and listen.
+
+An SSH server greets and says what it can do before anything is encrypted: RFC 4253, sections 4.2 and 7.1.
+"""
+
+import asyncio
+import struct
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from asyncssh.kex import get_default_kex_algs
+from asyncssh.mac import get_default_mac_algs
+
+SECONDS = 5.0
+_GREETING = b"SSH-2.0-kps\r\n"
+_LONGEST = 64 * 1024
+_KEXINIT = 20
+_BEFORE_LISTS = 1 + 16  # the message's number, and its cookie
+_LISTS = ("key exchange", "host key", "cipher", "cipher back", "MAC", "MAC back")
+_WITH_MAC_OF_ITS_OWN = ("gcm@openssh.com", "poly1305@openssh.com")
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What came back. said: bytes; silent: the connection was taken, and then nothing came."""
+
+    said: bytes
+    silent: bool = False
+
+    @property
+    def greets(self) -> bool:
+        """Whether an SSH server greeted."""
+        return self.said.startswith(b"SSH-")
+
+    @property
+    def first_line(self) -> str:
+        return self.said.split(b"\n")[0].decode("ascii", "replace")
+
+
+async def knock(address: tuple[Any, ...], seconds: float) -> Heard:
+    """Return what a server says to an SSH client that has only greeted. No credential is at hand here, so none is sent."""
+    said = b""
+    try:
+        async with asyncio.timeout(min(SECONDS, seconds)):
+            reader, writer = await asyncio.open_connection(*address[:2])
+            try:
+                writer.write(_GREETING)
+                while len(said) < _LONGEST and not _whole(said):
+                    some = await reader.read(_LONGEST)
+                    if not some:
+                        break
+                    said += some
+            finally:
+                writer.close()
+    except TimeoutError:
+        return Heard(said, silent=not said)
+    except OSError:
+        pass  # what was heard before it broke is all there is
+    return Heard(said)
+
+
+def _whole(said: bytes) -> bool:
+    """Whether this is all that is needed: a greeting with the packet that follows, or the first line of something else."""
+    return bool(algorithms(said)) if said.startswith(b"SSH-"[: len(said)]) else b"\n" in said
+
+
+def algorithms(said: bytes) -> dict[str, list[str]]:
+    """Return what the server can do, by kind and in its order; {} where it has not said so completely."""
+    _, _, packet = said.partition(b"\n")
+    try:
+        length, padding = struct.unpack_from(">IB", packet)
+        payload = packet[5 : 4 + length - padding]
+        if len(packet) < 4 + length or payload[0] != _KEXINIT:
+            return {}
+        found, at = {}, _BEFORE_LISTS
+        for kind in _LISTS:
+            (size,) = struct.unpack_from(">I", payload, at)
+            found[kind] = payload[at + 4 : at + 4 + size].decode("ascii").split(",")
+            at += 4 + size
+    except (struct.error, IndexError, UnicodeDecodeError):
+        return {}
+    return found
+
+
+def missing(offered: dict[str, list[str]], ciphers: Collection[str]) -> str:
+    """Return the kind of algorithm of which the server offers none that we take; "" where there is one of each."""
+    if not _common(offered["key exchange"], (name.decode("ascii") for name in get_default_kex_algs())):
+        return "key exchange"
+    usable = _common(offered["cipher"], ciphers)
+    if not usable:
+        return "cipher"
+    needs_mac = not any(name.endswith(_WITH_MAC_OF_ITS_OWN) for name in usable)
+    if needs_mac and not _common(offered["MAC"], (name.decode("ascii") for name in get_default_mac_algs())):
+        return "MAC"
+    return ""
+
+
+def _common(these: Iterable[str], those: Iterable[str]) -> set[str]:
+    return set(these) & set(those)

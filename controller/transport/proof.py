@@ -1,0 +1,209 @@
+"""Proofs: each over a fresh connection, with one credential and nothing else to fall back on."""
+
+import asyncio
+import secrets
+import time
+from typing import Any
+
+import asyncssh
+
+from controller.model import Secret
+from controller.transport.connect import Client, NotConnected, Target, connect
+
+# A listener that re-reads its configuration refuses connections for a moment.
+PATIENCE_SECONDS = 6.0
+_PASSING = ("connection_refused", "connection_closed", "connection_timed_out")
+
+
+class Offer(asyncssh.SSHKeyPair):
+    """A key as it is offered to a server; remembers whether the server was ready to take it.
+
+    Where the private half is not known, the connection is given up at the moment the server would accept the key.
+    """
+
+    def __init__(self, public_line: str, private: asyncssh.SSHKey | None, client: Client) -> None:
+        public = asyncssh.import_public_key(public_line)
+        super().__init__(
+            public.algorithm,
+            public.algorithm,
+            public.sig_algorithms,
+            public.sig_algorithms,
+            public.public_data,
+            None,
+        )
+        self._private = private
+        self._client = client
+        self.accepted = False
+
+    def set_sig_algorithm(self, sig_algorithm: bytes) -> None:
+        self.sig_algorithm = sig_algorithm
+        self.algorithm = sig_algorithm
+
+    async def sign_async(self, data: bytes) -> bytes:
+        return self.sign(data)
+
+    def sign(self, data: bytes) -> bytes:
+        self.accepted = True
+        if self._private is None:
+            if self._client.connection is not None:
+                self._client.connection.abort()
+            return b""
+        return self._private.sign(data, self.sig_algorithm)
+
+
+def answer_failed(error: NotConnected, cause: str | None = None) -> dict[str, Any]:
+    """Return the answer to a question whose proof failed."""
+    return {"cause": cause or error.cause, "message": error.message, "evidence": error.evidence}
+
+
+async def patiently(target: Target, login: str, client_of: Any, **how: Any) -> asyncssh.SSHClientConnection:
+    """connect(), again for a few seconds where nobody listens at this moment. client_of makes a new Client each time."""
+    until = time.monotonic() + PATIENCE_SECONDS
+    wait = 0.05
+    while True:
+        try:
+            client, keys = client_of()
+            return await connect(target, login, client=client, keys=keys, **how)
+        except NotConnected as error:
+            if error.cause not in _PASSING or time.monotonic() + wait > until:
+                raise
+        await asyncio.sleep(wait)
+        wait = min(wait * 2, 1.0)
+
+
+async def read_nonce(connection: asyncssh.SSHClientConnection, path: str) -> str | None:
+    """Return what the login reads at path over this connection: "" where there is nothing, None where it can run nothing."""
+    ran = secrets.token_hex(8)
+    try:
+        async with asyncio.timeout(15):
+            command = f"echo {ran}; exec /bin/cat {path}"
+            done = await connection.run(command, encoding=None, input=b"", stderr=asyncssh.DEVNULL)
+    except (TimeoutError, asyncssh.Error, OSError):
+        return None
+    out = done.stdout if isinstance(done.stdout, bytes) else b""
+    # Start-up files of the login may print something before, and a forced command anything at all.
+    lines = [line.strip() for line in out[-4096:].decode("ascii", "replace").split("\n")]
+    return "".join(lines[lines.index(ran) + 1 :][:1]) if ran in lines else None
+
+
+async def _close(connection: asyncssh.SSHClientConnection) -> None:
+    connection.close()
+    try:
+        async with asyncio.timeout(2):
+            await connection.wait_closed()
+    except (TimeoutError, asyncssh.Error, OSError):
+        connection.abort()
+
+
+async def key_logs_in(target: Target, login: str, public_line: str, private: asyncssh.SSHKey, path: str) -> dict[str, Any]:
+    """Prove that this key, and nothing else, logs in and can run a command."""
+
+    def client_of() -> tuple[Client, list[asyncssh.SSHKeyPair]]:
+        client = Client()
+        return client, [Offer(public_line, private, client)]
+
+    try:
+        connection = await patiently(target, login, client_of)
+    except NotConnected as error:
+        return answer_failed(error, "new_key_refused" if error.cause == "key_refused" else None)
+    return await _with_nonce(connection, path, login, "new_key_refused")
+
+
+async def _with_nonce(connection: asyncssh.SSHClientConnection, path: str, login: str, cause: str) -> dict[str, Any]:
+    nonce = await read_nonce(connection, path)
+    await _close(connection)
+    if nonce is None:
+        return {
+            "cause": cause,
+            "message": f"sshd let {login} in, but no command could be run: a forced command, or a shell that ends at once",
+            "evidence": {"login": login},
+        }
+    return {"method": "logged_in", "nonce": nonce}
+
+
+async def key_accepted(target: Target, login: str, public_line: str) -> dict[str, Any]:
+    """Ask whether sshd would take this key; the private half is not known, so nobody logs in."""
+    offers: list[Offer] = []
+
+    def client_of() -> tuple[Client, list[asyncssh.SSHKeyPair]]:
+        client = Client()
+        offers.append(Offer(public_line, None, client))
+        return client, [offers[-1]]
+
+    try:
+        await _close(await patiently(target, login, client_of))
+    except NotConnected as error:
+        if offers and offers[-1].accepted:
+            return {"method": "accepted"}
+        return answer_failed(error, "new_key_refused" if error.cause == "key_refused" else None)
+    return {"method": "accepted"}
+
+
+async def key_refused(
+    target: Target,
+    login: str,
+    removed_line: str,
+    path: str,
+    good: tuple[str, asyncssh.SSHKey] | None = None,
+    password: Secret | None = None,
+) -> dict[str, Any]:
+    """Prove that sshd no longer takes the removed key, offered first on a connection on which the good one then logs in.
+
+    One connection, so that OpenSSH 9.8 and later see no failed login. Without a good key or a password nothing can follow,
+    and the server's refusal is all there is.
+    """
+    offers: list[Offer] = []
+
+    def client_of() -> tuple[Client, list[asyncssh.SSHKeyPair]]:
+        client = Client()
+        offers.append(Offer(removed_line, None, client))
+        return client, [offers[-1], *([Offer(good[0], good[1], client)] if good else [])]
+
+    methods = "publickey,password,keyboard-interactive" if password is not None else "publickey"
+    try:
+        connection = await patiently(target, login, client_of, password=password, methods=methods)
+    except NotConnected as error:
+        if offers and offers[-1].accepted:
+            return _still_accepted(login)
+        if good is None and error.cause == "key_refused":
+            return {"method": "refused"}
+        return answer_failed(error, "new_key_refused" if error.cause == "key_refused" else None)
+    if offers[-1].accepted:
+        await _close(connection)
+        return _still_accepted(login)
+    answer = await _with_nonce(connection, path, login, "new_key_refused")
+    return answer if "cause" in answer else {"method": "refused", "nonce": answer["nonce"]}
+
+
+def _still_accepted(login: str) -> dict[str, Any]:
+    return {
+        "cause": "old_key_still_accepted",
+        "message": f"sshd still takes the removed key for {login}: another file, an AuthorizedKeysCommand or a CA lets it in",
+        "evidence": {"login": login},
+    }
+
+
+async def password_logs_in(target: Target, login: str, password: Secret, path: str) -> dict[str, Any]:
+    """Prove that this password logs in and can run a command."""
+    try:
+        connection = await patiently(target, login, lambda: (Client(), []), password=password)
+    except NotConnected as error:
+        return answer_failed(error)
+    return await _with_nonce(connection, path, login, "password_refused")
+
+
+async def password_offered(target: Target, login: str) -> bool | dict[str, Any]:
+    """Return whether sshd would take a password from this login; none is sent. Where that can't be told, the failed answer."""
+    clients: list[Client] = []
+
+    def client_of() -> tuple[Client, list[asyncssh.SSHKeyPair]]:
+        clients.append(Client())
+        return clients[-1], []
+
+    try:
+        await _close(await patiently(target, login, client_of))
+    except NotConnected as error:
+        if error.cause in ("wrong_password", "password_refused"):
+            return bool(clients[-1].offered)
+        return answer_failed(error)
+    return True  # it let the login in without asking for anything

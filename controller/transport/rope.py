@@ -1,0 +1,184 @@
+"""The rope: the first connection, with the agent at its end, held until the agent says how it ended."""
+
+import asyncio
+import contextlib
+import json
+import secrets
+import shlex
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncssh
+
+from controller.model import Secret
+from controller.transport import ship
+from controller.transport.frames import Frame, Result, parse
+from kpsagent.errors import Failed, Refused
+
+_MOST_NOISE = 1 << 20
+_COST_OF_A_LINE = 200  # so that a million short lines are too much, too
+_MOST_TOLD = 300
+_SLOWEST_SECONDS = 30.0  # for what an agent does between two things that it says
+_PYTHONS = "python3 /usr/bin/python3 /usr/local/bin/python3 /usr/libexec/platform-python"
+
+# Run by /bin/sh, whatever the login's own shell is. $1 marker, $2 how to become root, $3 the bootstrap.
+_SCRIPT = """\
+PATH=/usr/sbin:/usr/bin:/sbin:/bin
+for each in {pythons}; do
+    if command -v "$each" >/dev/null 2>&1; then python=$each; break; fi
+done
+if [ -z "$python" ]; then echo "$1 no_python"; exit 0; fi
+case $2 in
+    none) exec "$python" -I -S -E -B -c "$3" run "$SSH_CONNECTION" ;;
+    ask) if sudo -n true 2>/dev/null; then exec sudo -n -- "$python" -I -S -E -B -c "$3" run "$SSH_CONNECTION"; fi
+        echo "$1 sudo_asks" ;;
+    password) exec sudo -k -S -p "$1" -- "$python" -I -S -E -B -c "$3" run "$SSH_CONNECTION" ;;
+esac
+"""
+
+
+class SudoRefused(Refused):
+    """sudo wants a password, or another one, or does not know this login"""
+
+
+class Rope:
+    """An agent that has been given its plan."""
+
+    def __init__(
+        self, process: asyncssh.SSHClientProcess[bytes], marker: str, silence_seconds: float, password: Secret | None
+    ) -> None:
+        """silence_seconds: an agent that lives never says nothing for longer. password: what sudo was told."""
+        self._process = process
+        self._marker = marker.encode("ascii")
+        self._silence_seconds = silence_seconds
+        self._password = password
+
+    async def frames(self) -> AsyncIterator[Frame]:
+        """Yield what the agent says, until its result.
+
+        Failed connection_lost where it ends or falls silent without one; Refused session_disturbed where the session ends and
+        it never began.
+        """
+        noise, begun, before = 0, False, b""
+        while True:
+            line = await self._line()
+            if not line or noise > _MOST_NOISE:
+                words = await self._last_words()
+                if not begun and (noise > _MOST_NOISE or self._process.exit_status is not None):
+                    raise disturbed((before.decode("utf-8", "replace") + words).strip())
+                raise _lost(words)
+            marker, _, rest = line.partition(b" ")
+            if marker != self._marker:
+                noise += len(line) + _COST_OF_A_LINE
+                before = _veiled(before + line, self._password)[-_MOST_TOLD:]
+                continue
+            frame = self._parsed(rest.strip())
+            begun = True
+            yield frame
+            if isinstance(frame, Result):
+                return
+
+    async def _line(self) -> bytes:
+        try:
+            async with asyncio.timeout(self._silence_seconds):
+                return await self._process.stdout.readline()
+        except TimeoutError:
+            raise _lost(f"nothing was heard for {self._silence_seconds:.0f} s") from None
+        except (asyncssh.Error, OSError, asyncio.LimitOverrunError, ValueError) as error:
+            raise _lost(str(error)) from None
+
+    def _parsed(self, word: bytes) -> Frame:
+        if word == b"no_python":
+            raise Refused("no_python", "there is no Python 3 on the server; install python3-minimal (a shell agent is to come)")
+        if word == b"sudo_asks":
+            raise SudoRefused("sudo_refused", "sudo asks for a password, or this login may not use it")
+        return parse(word)
+
+    async def answer(self, answers: list[dict[str, Any]]) -> None:
+        """Send the proofs that were asked for."""
+        _give(self._process, json.dumps({"answers": answers}).encode("ascii") + b"\n")
+
+    async def _last_words(self) -> str:
+        try:
+            async with asyncio.timeout(2):
+                said = await self._process.stderr.read(2000)
+                await self._process.wait_closed()
+        except (TimeoutError, asyncssh.Error, OSError):
+            return ""
+        return _veiled(said, self._password).decode("utf-8", "replace").strip()
+
+    def let_go(self) -> None:
+        """Close without waiting: an agent that has not committed undoes."""
+        self._process.close()
+
+
+def disturbed(said: str) -> Refused:
+    """Return the refusal for a session in which the agent never began, by what the session said instead."""
+    told = " ".join("".join(letter if letter.isprintable() else " " for letter in said[-_MOST_TOLD:]).split())
+    if "password has expired" in told.lower() or "password change required" in told.lower():
+        return Refused("login_expired", f"the login's password has expired, so it can run nothing: {told}", said=told)
+    return Refused(
+        "session_disturbed",
+        f"a forced command, or a start-up file of the login, keeps the agent from running; it said: {told or 'nothing'}",
+        said=told,
+    )
+
+
+def _lost(why: str) -> Failed:
+    return Failed("connection_lost", f"the connection ended before the agent said how it went: {why[-300:] or 'no reason given'}")
+
+
+async def attach(
+    connection: asyncssh.SSHClientConnection, plan: dict[str, Any], become_root: str, password: Secret | None = None
+) -> Rope:
+    """Start the agent over this connection and give it its plan.
+
+    become_root: "none", "ask" (sudo without a password) or "password" (sudo with this one). SudoRefused: from here, or as
+    the first frame is read.
+    """
+    marker = secrets.token_hex(16)
+    script = _SCRIPT.format(pythons=_PYTHONS)
+    words = ["/bin/sh", "-c", script, "kps", marker, become_root, ship.BOOTSTRAP]
+    process = await connection.create_process("exec " + shlex.join(words), encoding=None, stdin=asyncssh.PIPE)
+    order = json.dumps({"marker": marker, "plan": plan}).encode("ascii") + b"\n"
+    if password is not None:
+        _give(process, password.open() + b"\n")
+        await _let_in(process, marker.encode("ascii"), password)
+    _give(process, ship.payload() + order)
+    return Rope(process, marker, plan.get("deadline_seconds", 60) + _SLOWEST_SECONDS, password)
+
+
+def _give(process: asyncssh.SSHClientProcess[bytes], some: bytes) -> None:
+    with contextlib.suppress(OSError):  # it may have ended by now, and how it ended is still to be read
+        process.stdin.write(some)
+
+
+def _veiled(said: bytes, password: Secret | None) -> bytes:
+    """Return a session's words without the password that it was told: whatever stands before sudo may repeat it."""
+    return said if password is None else said.replace(password.open(), b"(the password)")
+
+
+async def _let_in(process: asyncssh.SSHClientProcess[bytes], prompt: bytes, password: Secret) -> None:
+    """Return when sudo has started the agent. What sudo would ask for a second time is not answered: SudoRefused."""
+    said = b""
+
+    async def asked_again() -> None:
+        nonlocal said
+        while some := await process.stderr.read(4096):
+            said = (said + some)[-_MOST_NOISE:]
+            if said.count(prompt) > 1:
+                with contextlib.suppress(OSError):
+                    process.stdin.write_eof()
+
+    asking = asyncio.create_task(asked_again())
+    try:
+        async for line in process.stdout:
+            if line.strip() == ship.STARTED:
+                return
+        await asking  # its last words
+    except (asyncssh.Error, OSError) as error:
+        raise _lost(str(error)) from None
+    finally:
+        asking.cancel()
+    told = _veiled(said.replace(prompt, b""), password).decode("utf-8", "replace").split()
+    raise SudoRefused("sudo_refused", f"sudo did not let it in: {' '.join(told)[-200:]}")

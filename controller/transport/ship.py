@@ -1,0 +1,105 @@
+"""The agent as bytes: the sources of kpsagent in one file, without what only people read."""
+
+import ast
+import functools
+import zlib
+from importlib import resources
+
+# In the order in which they import each other.
+MODULES = (
+    *("errors", "wire", "keys", "permissions", "host", "sshd", "plan", "transaction"),
+    *("accounts", "files", "processes", "arming", "local", "__main__"),
+)
+
+_LOADER = """\
+import sys, types
+for _name, _source in _MODULES:
+    _module = types.ModuleType(_name)
+    _module.__package__ = "kpsagent"
+    if _name == "kpsagent":
+        _module.__path__ = []
+    sys.modules[_name] = _module
+    exec(compile(_source, _name, "exec", dont_inherit=True), _module.__dict__)
+    if "." in _name:
+        setattr(sys.modules["kpsagent"], _name.partition(".")[2], _module)
+sys.modules["kpsagent.__main__"].main(sys.argv[1:], globals().get("_bundle", b""))
+"""
+
+STARTED = b"kps-started"
+# What is on the command line, and so can be seen in ps: no more than how to read the rest from standard input.
+BOOTSTRAP = """\
+import os,zlib
+os.write(1,b"kps-started\\n")
+def take(n):
+    got=b""
+    while len(got)<n:
+        more=os.read(0,n-len(got))
+        if not more: os._exit(3)
+        got+=more
+    return got
+line=b""
+while not line.startswith(b"kps-agent "):
+    line=take(1)
+    while line[-1:]!=b"\\n": line+=take(1)
+_bundle=zlib.decompress(take(int(line.split()[1])))
+exec(compile(_bundle,"kpsagent","exec"))
+"""
+
+
+@functools.cache
+def bundle() -> bytes:
+    """Return the agent as one Python source file; what it needs at its arguments is said in kpsagent/__main__.py."""
+    package = resources.files("kpsagent")
+    modules = [("kpsagent", _bare(package.joinpath("__init__.py").read_text("utf-8")))]
+    modules += [(f"kpsagent.{name}", _bare(package.joinpath(f"{name}.py").read_text("utf-8"))) for name in MODULES]
+    return f"_MODULES = {modules!r}\n{_LOADER}".encode()
+
+
+@functools.cache
+def payload() -> bytes:
+    """Return what BOOTSTRAP reads: a line with the length, then the compressed bundle."""
+    packed = zlib.compress(bundle(), 9)
+    return b"kps-agent %d\n" % len(packed) + packed
+
+
+class _Bare(ast.NodeTransformer):
+    """Takes docstrings and annotations off: they cost the server time to compile."""
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        self.generic_visit(node)
+        node.returns = None
+        every = [*node.args.args, *node.args.kwonlyargs, node.args.vararg, node.args.kwarg]
+        for argument in every:
+            if argument is not None:
+                argument.annotation = None
+        return _without_docstring(node)
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        self.generic_visit(node)
+        return _without_docstring(node)
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
+        if node.value is None:
+            return None
+        return ast.copy_location(ast.Assign(targets=[node.target], value=node.value), node)
+
+    def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
+        target = node.targets[0]
+        return None if isinstance(target, ast.Attribute) and target.attr == "__doc__" else node
+
+    def visit_If(self, node: ast.If) -> ast.AST | None:
+        self.generic_visit(node)
+        return None if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING" else node
+
+
+def _without_docstring(node: ast.FunctionDef | ast.ClassDef) -> ast.AST:
+    if ast.get_docstring(node, clean=False) is not None:
+        node.body = node.body[1:] or [ast.Pass()]
+    return node
+
+
+def _bare(source: str) -> str:
+    tree = ast.parse(source)
+    if ast.get_docstring(tree, clean=False) is not None:
+        tree.body = tree.body[1:]
+    return ast.unparse(ast.fix_missing_locations(_Bare().visit(tree)))

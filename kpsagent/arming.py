@@ -1,0 +1,139 @@
+"""The undo that outlives the session: two watchers, and something that runs at the next boot.
+
+A watcher that is alone may be killed with the session that started it (KillUserProcesses, KillMode=control-group) and both are
+gone after a reboot; so there are two of different kinds, and a boot unit, or where there is no systemd what there is: a script
+of the boot, a line of cron's. All of them run the agent that lies in our directory, which calls recover(). systemd-run(1),
+systemd.unit(5), crontab(5), init-d-script(5).
+"""
+
+import os
+import signal
+import sys
+
+from . import processes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List
+
+UNIT = "kps-undo"
+BOOT_UNIT = "/etc/systemd/system/kps-undo-at-boot.service"
+BOOT_LINK = "/etc/systemd/system/sysinit.target.wants/kps-undo-at-boot.service"
+BOOT_CRON = "/etc/cron.d/kps-undo-at-boot"
+BOOT_SCRIPT = "/etc/rcS.d/S99kps-undo-at-boot"
+
+_UNIT_TEXT = """[Unit]
+Description=undo of an sshd_config change that was never confirmed
+DefaultDependencies=no
+After=local-fs.target
+Before=ssh.service sshd.service ssh.socket sshd.socket
+
+[Service]
+Type=oneshot
+ExecStart={python} -I -S -E -B {agent} boot {directory}
+
+[Install]
+WantedBy=sysinit.target
+"""
+
+
+def arm(directory: str, agent: bytes) -> "List[str]":
+    """Put the undo in place and return what will run it. The journal, with its deadline, stands already."""
+    path = os.path.join(directory, "agent")
+    _write(path, agent, 0o600)
+    kinds = _at_boot(directory, path)
+    systemd = os.path.isdir("/run/systemd/system")
+    if systemd and os.path.exists("/usr/bin/systemd-run"):
+        unit = ["/usr/bin/systemd-run", "--quiet", "--collect", "--unit=" + UNIT, "-p", "Type=exec", "--"]
+        processes.run(["/usr/bin/systemctl", "stop", UNIT + ".service"])
+        if processes.run(unit + _command(path, "watch", directory)).code == 0:
+            kinds.append("systemd unit")
+    _detached(_command(path, "watch", directory))
+    kinds.append("detached process")
+    return kinds
+
+
+def _command(path: str, verb: str, directory: str) -> "List[str]":
+    return [sys.executable, "-I", "-S", "-E", "-B", path, verb, directory]
+
+
+def _write(path: str, content: bytes, mode: int) -> None:
+    opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+    with os.fdopen(opened, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(opened)
+    _sync(os.path.dirname(path))
+
+
+def _sync(directory: str) -> None:
+    opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def _at_boot(directory: str, path: str) -> "List[str]":
+    """Put in place what runs the undo at the next boot and return what it is; [] on a server that has nothing of the kind."""
+    if os.path.isdir("/run/systemd/system"):
+        text = _UNIT_TEXT.format(directory=directory, python=sys.executable, agent=path)
+        _write(BOOT_UNIT, text.encode(), 0o644)
+        os.makedirs(os.path.dirname(BOOT_LINK), exist_ok=True)
+        if not os.path.islink(BOOT_LINK):
+            os.symlink(BOOT_UNIT, BOOT_LINK)
+        return ["boot unit"]
+    kinds = []
+    command = " ".join(_command(path, "boot", directory))
+    if os.path.isdir(os.path.dirname(BOOT_SCRIPT)):
+        _write(BOOT_SCRIPT, "#!/bin/sh\nexec {}\n".format(command).encode(), 0o755)
+        kinds.append("boot script")
+    if os.path.isdir(os.path.dirname(BOOT_CRON)) and os.path.exists("/usr/sbin/cron"):
+        _write(BOOT_CRON, "@reboot root {}\n".format(command).encode(), 0o644)
+        kinds.append("cron at boot")
+    return kinds
+
+
+def _detached(command: "List[str]") -> None:
+    """Start command as a process that no session owns: forked twice, in a session of its own, no terminal, no pipes."""
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return
+    try:
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        os.chdir("/")
+        null = os.open(os.devnull, os.O_RDWR)
+        for number in (0, 1, 2):
+            os.dup2(null, number)
+        os.closerange(3, 256)
+        _least_likely_to_be_killed()
+        os.execve(command[0], command, {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"})
+    finally:
+        os._exit(127)
+
+
+def _least_likely_to_be_killed() -> None:
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as stream:
+            stream.write("-900")
+    except OSError:
+        return  # a container may not allow it; the watcher watches all the same
+
+
+def disarm(directory: str) -> None:
+    """Take away whatever arm() put in place. The detached watcher ends by itself when the journal is gone."""
+    armed = False
+    for path in (BOOT_LINK, BOOT_UNIT, BOOT_SCRIPT, BOOT_CRON, os.path.join(directory, "agent")):
+        try:
+            os.unlink(path)
+            _sync(os.path.dirname(path))
+            armed = True
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+    if armed and os.path.isdir("/run/systemd/system") and os.path.exists("/usr/bin/systemctl"):
+        # Last of all, and without waiting: this may be the very unit that is stopped.
+        processes.run(["/usr/bin/systemctl", "stop", "--no-block", UNIT + ".service"])

@@ -1,0 +1,424 @@
+"""Files of a login, touched with that login's own rights, and root's own files: read whole, replaced whole.
+
+A login's path is walked from the root directory one component at a time, following no links, as that login. So whatever it
+does to its own home at the same moment, root neither reads nor writes what the login itself could not.
+"""
+
+import errno
+import os
+import stat
+
+from .errors import Changed, Refused
+from .host import Account, File
+from .permissions import Component
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, List, Optional, Tuple
+
+LARGEST = 8 << 20
+_ACL, _CAPABILITY = "system.posix_acl_access", "security.capability"
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_KINDS = (
+    (stat.S_ISLNK, "link"),
+    (stat.S_ISDIR, "directory"),
+    (stat.S_ISREG, "file"),
+    (stat.S_ISFIFO, "fifo"),
+    (stat.S_ISSOCK, "socket"),
+)
+
+
+class acting_as:  # a context manager, used like a function
+    """Within it this process has the login's rights and no more.
+
+    Its real user stays root, so the login can neither signal nor trace it.
+    """
+
+    def __init__(self, account: "Optional[Account]") -> None:
+        self.account = account if account is not None and account.uid != 0 and os.geteuid() == 0 else None
+
+    def __enter__(self) -> None:
+        if self.account is not None:
+            self.before = os.getgroups()
+            os.setgroups(_group_numbers(self.account))
+            os.setegid(self.account.gid)
+            os.seteuid(self.account.uid)
+
+    def __exit__(self, *_: "Any") -> None:
+        if self.account is not None:
+            os.seteuid(0)
+            os.setegid(0)
+            os.setgroups(self.before)
+
+
+def _group_numbers(account: Account) -> "List[int]":
+    return [account.gid] + list(account.group_ids)
+
+
+# -- walking -----------------------------------------------------------------------------------------------------------
+
+
+def kind_of(mode: int) -> str:
+    return next((name for test, name in _KINDS if test(mode)), "device")
+
+
+def open_directory(path: str) -> int:
+    """Return a descriptor of the directory at this absolute path without links; OSError ELOOP or ENOTDIR where there is one."""
+    here = os.open("/", _DIRECTORY | os.O_PATH)
+    try:
+        parts = [part for part in path.split("/") if part]
+        for part in parts:
+            there = os.open(part, _DIRECTORY | os.O_PATH, dir_fd=here)
+            os.close(here)
+            here = there
+        return os.open(".", _DIRECTORY, dir_fd=here)
+    except OSError as error:
+        error.filename = path
+        raise
+    finally:
+        os.close(here)
+
+
+def _parent(path: str, account: "Optional[Account]") -> "Tuple[str, str, Optional[Account]]":
+    """Return the real directory of path, its last name, and with whose rights to go there.
+
+    A directory that nobody but root can change on any component is root's business (AuthorizedKeysFile under /etc); all else is
+    done as the login. Links on the way are resolved once, as the login, and the result is walked without links.
+    """
+    directory, name = os.path.split(path)
+    with acting_as(account):
+        directory = os.path.realpath(directory)
+    if account is None or account.uid == 0 or _only_roots(directory):
+        return directory, name, None
+    return directory, name, account
+
+
+def _only_roots(directory: str) -> bool:
+    parts = directory.split("/")
+    for depth in range(1, len(parts) + 1):
+        try:
+            found = os.lstat("/".join(parts[:depth]) or "/")
+        except OSError:
+            return False
+        if found.st_uid != 0 or found.st_mode & 0o022 or not stat.S_ISDIR(found.st_mode):
+            return False
+    return True
+
+
+def walk(path: str, account: Account, private_group: bool) -> "List[Component]":
+    """Return what StrictModes looks at: all from the home directory to the file, or from the root where it is elsewhere."""
+    with acting_as(account):
+        home = os.path.realpath(account.home)
+        directory, name = os.path.split(path)
+        real = os.path.realpath(directory)
+    parts = real.split("/")
+    chain = ["/".join(parts[:depth]) or "/" for depth in range(1, len(parts) + 1)]
+    if home in chain:
+        chain = chain[chain.index(home) :]
+    return [_component(each, account, private_group) for each in chain + [os.path.join(real, name)]]
+
+
+def _component(path: str, account: Account, private_group: bool) -> Component:
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return Component(path, "missing", 0, 0, 0, 0, False)
+    return Component(
+        path,
+        kind_of(found.st_mode),
+        stat.S_IMODE(found.st_mode),
+        found.st_uid,
+        found.st_gid,
+        found.st_nlink,
+        private_group and found.st_gid == account.gid,
+    )
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def read(path: str, account: "Optional[Account]") -> File:
+    """Return the file at path as the login would read it; text None where there is none. Refused where it is not a plain file."""
+    directory, name, rights = _parent(path, account)
+    with acting_as(rights):
+        try:
+            parent = open_directory(directory)
+        except FileNotFoundError:
+            return File(path, None, 0, 0, 0)
+        try:
+            # sshd_config may well be a link; it is root's, and sshd follows it
+            return _read_at(parent, name, path, os.O_NOFOLLOW if account is not None else 0)
+        finally:
+            os.close(parent)
+
+
+def _read_at(parent: int, name: str, path: str, nofollow: int) -> File:
+    try:
+        opened = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | nofollow, dir_fd=parent)
+    except FileNotFoundError:
+        return File(path, None, 0, 0, 0)
+    except OSError as error:
+        error.filename = path
+        raise
+    try:
+        found = os.fstat(opened)
+        _refuse_unless_plain(found, path, bool(nofollow))
+        with os.fdopen(opened, "rb", closefd=False) as stream:
+            content = stream.read(LARGEST + 1)
+    finally:
+        os.close(opened)
+    if len(content) > LARGEST:
+        raise Refused("authorized_keys_unreadable", "{} is larger than {} bytes".format(path, LARGEST), path=path)
+    text = content.decode("utf-8", "surrogateescape")
+    return File(path, text, stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid)
+
+
+def _refuse_unless_plain(found: os.stat_result, path: str, one_name: bool) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise Refused("path_unsafe", "{} is a {}, not a file".format(path, kind_of(found.st_mode)), path=path)
+    if found.st_nlink > 1 and one_name:
+        raise Refused("path_unsafe", "{} has {} names (hard links)".format(path, found.st_nlink), path=path)
+
+
+def glob(pattern: str) -> "List[str]":
+    """Return the paths that fit, sorted, as sshd's Include finds them: glob(7), where * takes no leading dot."""
+    directory, name = os.path.split(pattern)
+    if "[" in pattern or "*" in directory or "?" in directory:
+        import glob as slow  # rare, and it costs every run a third of its start-up time
+
+        return sorted(slow.glob(pattern))
+    try:
+        names = os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return []
+    hidden = name.startswith(".")
+    return sorted(os.path.join(directory, each) for each in names if _fits(each, name) and (hidden or not each.startswith(".")))
+
+
+def _fits(word: str, pattern: str) -> bool:
+    if not pattern:
+        return not word
+    if pattern[0] == "*":
+        return any(_fits(word[start:], pattern[1:]) for start in range(len(word) + 1))
+    return bool(word) and pattern[0] in ("?", word[0]) and _fits(word[1:], pattern[1:])
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+def _temporary(name: str) -> str:
+    # A leading dot and no .conf: no Include pattern of sshd_config.d takes it up. A watcher and the agent may both be at work.
+    return ".{}.kps-{}".format(name, os.urandom(8).hex())
+
+
+def replace(path: str, account: "Optional[Account]", expected: "Optional[str]", text: str) -> None:
+    """Make the file hold text: at every instant it holds that or what it held before. Durable on return.
+
+    Owner, mode, ACL and other attributes of an existing file stay. errors.Changed where it does not hold expected.
+    """
+    if account is None:
+        path = os.path.realpath(path)
+    directory, name, rights = _parent(path, account)
+    with acting_as(rights):
+        parent = open_directory(directory)
+        try:
+            _replace_at(parent, name, path, account, rights, expected, text)
+        except OSError as error:
+            error.filename = path
+            raise
+        finally:
+            os.close(parent)
+
+
+def _replace_at(
+    parent: int,
+    name: str,
+    path: str,
+    account: "Optional[Account]",
+    rights: "Optional[Account]",
+    expected: "Optional[str]",
+    text: str,
+) -> None:
+    temporary = _temporary(name)
+    opened = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent)
+    try:
+        try:
+            _write_all(opened, text.encode("utf-8", "surrogateescape"))
+            old = _open_old(name, parent)
+            if old >= 0:
+                try:
+                    _refuse_unless_plain(os.fstat(old), path, True)
+                    _copy_attributes(old, opened, rights)
+                finally:
+                    os.close(old)
+            elif account is not None and rights is None and os.geteuid() == 0:
+                os.fchown(opened, account.uid, account.gid)
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+        # As late as can be: between this look and the rename nobody's edit is missed but one that falls into microseconds.
+        now = _read_at(parent, name, path, os.O_NOFOLLOW).text
+        if now != expected:
+            raise Changed("authorized_keys_changed", "{}: somebody else changed it just now".format(path), path=path)
+        if expected is None:
+            os.link(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)  # unlike rename, fails where there is one by now
+            os.unlink(temporary, dir_fd=parent)
+        else:
+            os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+    except FileExistsError:
+        _unlink(temporary, parent)
+        raise Changed("authorized_keys_changed", "{}: somebody else made it just now".format(path), path=path)
+    except BaseException:
+        _unlink(temporary, parent)
+        raise
+    os.fsync(parent)
+
+
+def _open_old(name: str, parent: int) -> int:
+    try:
+        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+    except FileNotFoundError:
+        return -1
+
+
+def _write_all(opened: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(opened, content) :]
+
+
+def _copy_attributes(old: int, new: int, rights: "Optional[Account]") -> None:
+    found, ours = os.fstat(old), os.fstat(new)
+    if (found.st_uid, found.st_gid) != (ours.st_uid, ours.st_gid):
+        with _root_again(rights):
+            os.fchown(new, found.st_uid, found.st_gid)
+    with _root_again(rights):
+        kept = [name for name in _attributes(old) if name != _CAPABILITY]
+        for attribute in _attributes(new):
+            if attribute == _ACL and attribute not in kept:
+                os.removexattr(new, attribute)  # the directory's default
+        # A file of keys runs nothing: whoever swaps in another for a moment gains no set-user-ID file of it.
+        os.fchmod(new, found.st_mode & 0o777)
+        for attribute in kept:
+            os.setxattr(new, attribute, os.getxattr(old, attribute))
+
+
+class _root_again:
+    """Within it, root's rights, for a descriptor that is already ours: no path is looked up here."""
+
+    def __init__(self, account: "Optional[Account]") -> None:
+        self.uid = account.uid if account is not None and account.uid != 0 and os.getuid() == 0 else None
+
+    def __enter__(self) -> None:
+        if self.uid is not None:
+            os.seteuid(0)
+
+    def __exit__(self, *_: "Any") -> None:
+        if self.uid is not None:
+            os.seteuid(self.uid)
+
+
+def _attributes(opened: int) -> "List[str]":
+    try:
+        return os.listxattr(opened)
+    except OSError as error:
+        if error.errno in (errno.ENOTSUP, errno.ENOSYS):
+            return []  # this file system has none
+        raise
+
+
+def _unlink(name: str, parent: int) -> None:
+    try:
+        os.unlink(name, dir_fd=parent)
+    except FileNotFoundError:
+        pass
+
+
+def sweep(path: str, account: "Optional[Account]") -> None:
+    """Remove the temporary files that a killed replace() left beside path."""
+    if account is None:
+        path = os.path.realpath(path)
+    directory, name, rights = _parent(path, account)
+    with acting_as(rights):
+        try:
+            parent = open_directory(directory)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        try:
+            for each in os.listdir(parent):
+                if each.startswith(".{}.kps-".format(name)):
+                    _unlink(each, parent)
+        finally:
+            os.close(parent)
+
+
+def delete(path: str, account: "Optional[Account]", expected: "Optional[str]") -> None:
+    """Remove the file, if it holds expected; errors.Changed if not."""
+    directory, name, rights = _parent(path, account)
+    with acting_as(rights):
+        parent = open_directory(directory)
+        try:
+            if _read_at(parent, name, path, os.O_NOFOLLOW).text != expected:
+                raise Changed("authorized_keys_changed", "{}: somebody else changed it just now".format(path), path=path)
+            os.unlink(name, dir_fd=parent)
+            os.fsync(parent)
+        finally:
+            os.close(parent)
+
+
+def make_directory(path: str, account: Account) -> None:
+    """Make an empty directory of the login's own, 0700; errors.Changed where something is there by now."""
+    directory, name, rights = _parent(path, account)
+    with acting_as(rights):
+        parent = open_directory(directory)
+        try:
+            os.mkdir(name, 0o700, dir_fd=parent)
+            if rights is None and os.geteuid() == 0:
+                os.chown(name, account.uid, account.gid, dir_fd=parent, follow_symlinks=False)
+            os.fsync(parent)
+        except FileExistsError:
+            raise Changed("authorized_keys_changed", "{}: somebody else made it just now".format(path), path=path)
+        finally:
+            os.close(parent)
+
+
+def remove_directory(path: str, account: Account) -> bool:
+    """Remove the directory; return whether it is gone. One that is not empty stays."""
+    directory, name, rights = _parent(path, account)
+    with acting_as(rights):
+        try:
+            parent = open_directory(directory)
+        except FileNotFoundError:
+            return True
+        try:
+            os.rmdir(name, dir_fd=parent)
+            os.fsync(parent)
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                return False
+            raise
+        finally:
+            os.close(parent)
+    return True
+
+
+def set_mode(path: str, account: Account, expected: int, mode: int) -> None:
+    """Change the mode of a file or directory of the login's from expected to mode; errors.Changed where it was another."""
+    directory, name, rights = _parent(path, account)
+    with acting_as(rights):
+        try:
+            parent = open_directory(directory)
+            try:
+                opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+            finally:
+                os.close(parent)
+        except FileNotFoundError:
+            raise Changed("authorized_keys_changed", "{}: somebody else removed it".format(path), path=path)
+        try:
+            if stat.S_IMODE(os.fstat(opened).st_mode) != expected:
+                raise Changed("authorized_keys_changed", "{}: somebody else changed its mode".format(path), path=path)
+            os.fchmod(opened, mode)
+            os.fsync(opened)
+        finally:
+            os.close(opened)

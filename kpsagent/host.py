@@ -1,0 +1,127 @@
+"""The effects: everything that an operation may want from a server, as values.
+
+A host is anything with `do(effect)`. It answers an effect, or raises errors.Stop or OSError. What each answers is said here
+once; LocalHost does it on a machine, and the suite in tests/contracts holds every host to it.
+
+Paths are absolute. `account` is whose file it is: the host touches it with that login's own rights, follows no links on the
+way, and never reaches outside what that login could reach. `account=None` is root's own file (sshd_config).
+"""
+
+from collections import namedtuple
+
+# -- what a host knows -------------------------------------------------------------------------------------------------
+
+Account = namedtuple("Account", "name uid gid groups group_ids home shell password expired")
+Account.__doc__ = """A login. groups: names; group_ids: numbers of the supplementary ones. password: "usable", "locked"
+(a leading !), "none" (cannot match) or "unknown". expired: "" or what is: "account", "password"."""
+
+Daemon = namedtuple("Daemon", "how pid program arguments config unit")
+Daemon.__doc__ = """The sshd that serves us. how: "listener", "each" (started for every connection) or "none" (a disk at rest,
+or nothing found). arguments: those that change its configuration. config: path of its main file. unit: systemd's, or ""."""
+
+File = namedtuple("File", "path text mode uid gid")
+File.__doc__ = """A file's text, or None where there is none; mode without the type bits."""
+
+Output = namedtuple("Output", "code out err")
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+FindAccount = namedtuple("FindAccount", "name")
+FindAccount.__doc__ = "-> Account, or None."
+
+ListAccounts = namedtuple("ListAccounts", "")
+ListAccounts.__doc__ = "-> (list of Account in the server's own files, whether a directory service may know more)."
+
+FindDaemon = namedtuple("FindDaemon", "connection")
+FindDaemon.__doc__ = """-> Daemon: the sshd at the server's end of this connection ([client address, port, server address,
+port], or None where there is none)."""
+
+AskSshd = namedtuple("AskSshd", "daemon flags text")
+AskSshd.__doc__ = (
+    """-> Output of sshd with the daemon's own arguments and these flags; with text, as if its main file held that."""
+)
+
+Walk = namedtuple("Walk", "path account")
+Walk.__doc__ = "-> list of permissions.Component: what sshd's StrictModes looks at for this path."
+
+Read = namedtuple("Read", "path account")
+Read.__doc__ = "-> File. Regular files with one name only, up to a size limit; else Refused."
+
+Glob = namedtuple("Glob", "pattern")
+Glob.__doc__ = "-> sorted list of root's files that match, as sshd's Include does."
+
+Clock = namedtuple("Clock", "")
+Clock.__doc__ = "-> (seconds since boot, which boot this is). Wall clocks jump; this does not."
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+Replace = namedtuple("Replace", "path account expected text")
+Replace.__doc__ = """The file holds text, or what it held before, at every instant and after a crash; durable when answered.
+expected: the text it must hold now (None: no file), else errors.Changed. Owner, mode, ACL and other attributes stay; a new
+file is the account's, 0600."""
+
+Delete = namedtuple("Delete", "path account expected")
+Delete.__doc__ = "The file is gone; errors.Changed where it does not hold expected."
+
+MakeDirectory = namedtuple("MakeDirectory", "path account")
+MakeDirectory.__doc__ = "An empty directory of the account, 0700; errors.Changed where there is something already."
+
+RemoveDirectory = namedtuple("RemoveDirectory", "path account")
+RemoveDirectory.__doc__ = "-> whether it is gone; one that is not empty stays."
+
+SetMode = namedtuple("SetMode", "path account expected mode")
+SetMode.__doc__ = "The mode is changed from expected; errors.Changed where it was another."
+
+SetPassword = namedtuple("SetPassword", "account expected hash")
+SetPassword.__doc__ = """On a disk at rest only: the account's hash in shadow, "hash:day it was set" as it stands there; without a
+day, today. errors.Changed where the hash is not that of expected."""
+
+Sweep = namedtuple("Sweep", "path account")
+Sweep.__doc__ = "Temporary files of ours beside path are gone."
+
+Reload = namedtuple("Reload", "daemon revive")
+Reload.__doc__ = """-> whether sshd answers with its banner after re-reading its configuration; open sessions live on. Only
+after a good `sshd -t`. With revive, one that is not running is started."""
+
+# -- our own state on the server ---------------------------------------------------------------------------------------
+
+Lock = namedtuple("Lock", "must")
+Lock.__doc__ = "Held until the host is closed. Refused busy where another holds it, unless it is not a must."
+
+ReadState = namedtuple("ReadState", "")
+ReadState.__doc__ = "-> the dict last written, or {}."
+
+WriteState = namedtuple("WriteState", "state")
+
+ReadJournal = namedtuple("ReadJournal", "")
+ReadJournal.__doc__ = """-> (one of "armed", "confirmed", "reverting"; the journal), or None. What a killed run left half written
+in our directory, and its nonce, are gone."""
+
+WriteJournal = namedtuple("WriteJournal", "journal")
+WriteJournal.__doc__ = "The journal stands as armed; durable when answered."
+
+MoveJournal = namedtuple("MoveJournal", "to")
+MoveJournal.__doc__ = '-> whether it was we who moved it from armed to "confirmed" or "reverting".'
+
+DropJournal = namedtuple("DropJournal", "")
+
+Arm = namedtuple("Arm", "deadline")
+Arm.__doc__ = """An undo runs at deadline (seconds since boot), whatever becomes of this process, its session or the
+controller, and at the next boot. -> list of what will do it."""
+
+Disarm = namedtuple("Disarm", "")
+Disarm.__doc__ = "Nothing that Arm put in place is left."
+
+# -- the rope ----------------------------------------------------------------------------------------------------------
+
+WriteNonce = namedtuple("WriteNonce", "")
+WriteNonce.__doc__ = "-> (a new nonce, the path at which any login of this server can read it)."
+
+Ask = namedtuple("Ask", "phase questions path deadline")
+Ask.__doc__ = "-> the controller's answers, one a question. Lost at end of file or at the deadline (seconds since boot)."
+
+Listening = namedtuple("Listening", "deadline")
+Listening.__doc__ = "Lost where the rope has ended, the deadline has passed, or the journal is no longer ours."
+
+Say = namedtuple("Say", "phase detail")
+Say.__doc__ = "Tell the controller how far we are. Nobody has to hear it."

@@ -1,0 +1,261 @@
+"""LocalHost: does effects on this machine, or on a disk at rest that this process has been confined to (chroot)."""
+
+import fcntl
+import os
+import time
+
+from . import accounts, arming, files, processes, wire
+from .errors import Changed, Lost, Refused
+from .host import Daemon
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Optional, Tuple
+
+_BOOTTIME = 7  # CLOCK_BOOTTIME, which the time module names only since Python 3.7
+_NAMES = ("armed", "confirmed", "reverting")
+_NEW = "new-"
+
+
+class LocalHost:
+    """This machine. directory: where our own state is kept. rope: asks and tells the controller; None where nobody is there."""
+
+    def __init__(self, directory: str, rope: "Any" = None, bundle: bytes = b"", at_rest: bool = False) -> None:
+        self.directory = directory
+        self.rope = rope
+        self.bundle = bundle
+        self.at_rest = at_rest
+        self._locked = -1
+        self._armed = False
+        self._connection = None  # type: Optional[List[str]]
+
+    def do(self, effect: "Any") -> "Any":
+        """Do one effect of host.py and answer it."""
+        return getattr(self, "_" + type(effect).__name__)(effect)
+
+    def close(self) -> None:
+        """Let the lock go; a directory of ours in which nothing stayed goes too."""
+        if self._locked < 0:
+            return
+        if not os.listdir(self.directory):
+            os.rmdir(self.directory)
+        os.close(self._locked)
+        self._locked = -1
+
+    # -- logins, files -----------------------------------------------------------------------------------------------
+
+    def _FindAccount(self, effect: "Any") -> "Any":
+        return accounts.find(effect.name, self.at_rest)
+
+    def _ListAccounts(self, effect: "Any") -> "Any":
+        return accounts.listed(self.at_rest)
+
+    def _Walk(self, effect: "Any") -> "Any":
+        return files.walk(effect.path, effect.account, accounts.private_group(effect.account))
+
+    def _Read(self, effect: "Any") -> "Any":
+        return files.read(effect.path, effect.account)
+
+    def _Glob(self, effect: "Any") -> "Any":
+        return files.glob(effect.pattern)
+
+    def _Replace(self, effect: "Any") -> None:
+        files.replace(effect.path, effect.account, effect.expected, effect.text)
+
+    def _Delete(self, effect: "Any") -> None:
+        files.delete(effect.path, effect.account, effect.expected)
+
+    def _MakeDirectory(self, effect: "Any") -> None:
+        files.make_directory(effect.path, effect.account)
+
+    def _RemoveDirectory(self, effect: "Any") -> bool:
+        return files.remove_directory(effect.path, effect.account)
+
+    def _SetMode(self, effect: "Any") -> None:
+        files.set_mode(effect.path, effect.account, effect.expected, effect.mode)
+
+    def _SetPassword(self, effect: "Any") -> None:
+        before = accounts.hash_of(effect.account.name)
+        if before.partition(":")[0] != effect.expected.partition(":")[0]:
+            raise Changed("unexpected", "/etc/shadow: the hash of {} is not what it was".format(effect.account.name))
+        shadow = files.read("/etc/shadow", None)
+        files.replace("/etc/shadow", None, shadow.text, accounts.with_hash(shadow.text, effect.account.name, effect.hash))
+
+    def _Sweep(self, effect: "Any") -> None:
+        files.sweep(effect.path, effect.account)
+
+    # -- sshd --------------------------------------------------------------------------------------------------------
+
+    def _FindDaemon(self, effect: "Any") -> "Any":
+        self._connection = effect.connection
+        if self.at_rest:
+            return Daemon("none", 0, "", [], processes.MAIN_CONFIG, "")
+        return processes.find_daemon(effect.connection)
+
+    def _AskSshd(self, effect: "Any") -> "Any":
+        return processes.ask_sshd(effect.daemon, effect.flags, effect.text, self._path("candidate"))
+
+    def _Reload(self, effect: "Any") -> bool:
+        return processes.reload(effect.daemon, self._connection, effect.revive)
+
+    # -- our own state -----------------------------------------------------------------------------------------------
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self.directory, name)
+
+    def _Lock(self, effect: "Any") -> None:
+        until = time.monotonic() + (0 if effect.must else 2)
+        while True:
+            os.makedirs(os.path.dirname(self.directory), exist_ok=True)
+            try:
+                os.mkdir(self.directory, 0o711)
+                os.chmod(self.directory, 0o711)  # noqa: S103 - whatever the umask: a proof reads the nonce as its own login
+            except FileExistsError:
+                self._refuse_foreign()
+            held = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(held)
+                if effect.must:
+                    raise Refused("busy", "another operation is at work on this server; retry when it is done")
+                if time.monotonic() > until:
+                    return  # the deadline has passed: whoever holds it no longer has the journal
+                time.sleep(0.05)
+                continue
+            if os.path.isdir(self.directory) and os.path.samestat(os.fstat(held), os.stat(self.directory)):
+                self._locked = held
+                return
+            os.close(held)  # its last holder took it away as it left
+
+    def _refuse_foreign(self) -> None:
+        found = os.lstat(self.directory)
+        if found.st_uid != os.geteuid() or found.st_mode & 0o022 or os.path.islink(self.directory):
+            raise Refused(
+                "path_unsafe",
+                "{} is not ours: owner {}, mode {:04o}; look who made it".format(
+                    self.directory, found.st_uid, found.st_mode & 0o7777
+                ),
+                path=self.directory,
+            )
+
+    def _write(self, name: str, content: bytes, mode: int = 0o600) -> None:
+        # A name of its own: at the deadline a watcher may write beside us.
+        temporary = self._path("{}{}".format(_NEW, os.getpid()))
+        opened = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(opened, "wb") as stream:
+                os.fchmod(opened, mode)
+                stream.write(content)
+                stream.flush()
+                os.fsync(opened)
+            os.rename(temporary, self._path(name))
+        except OSError:
+            self._remove(os.path.basename(temporary))
+            raise
+        self._sync()
+
+    def _sync(self) -> None:
+        opened = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+    def _load(self, name: str) -> "Optional[Dict[str, Any]]":
+        try:
+            with open(self._path(name), "rb") as stream:
+                return wire.decode(stream.read().decode("ascii"))  # type: ignore[no-any-return]
+        except FileNotFoundError:
+            return None
+
+    def _remove(self, *names: str) -> None:
+        for name in names:
+            try:
+                os.unlink(self._path(name))
+            except FileNotFoundError:
+                continue
+        self._sync()
+
+    def _ReadState(self, effect: "Any") -> "Dict[str, Any]":
+        return self._load("state.json") or {}
+
+    def _WriteState(self, effect: "Any") -> None:
+        self._write("state.json", wire.encode(effect.state).encode("ascii") + b"\n")
+
+    def _ReadJournal(self, effect: "Any") -> "Optional[Tuple[str, Dict[str, Any]]]":
+        left = [name for name in os.listdir(self.directory) if name.startswith(_NEW) or name in ("candidate", "nonce")]
+        if left:
+            self._remove(*left)
+        for name in _NAMES:
+            journal = self._load("journal." + name)
+            if journal is not None:
+                return name, journal
+        return None
+
+    def _WriteJournal(self, effect: "Any") -> None:
+        self._write("journal.armed", wire.encode(effect.journal).encode("ascii"))
+        self._armed = True
+
+    def _MoveJournal(self, effect: "Any") -> bool:
+        try:
+            os.rename(self._path("journal.armed"), self._path("journal." + effect.to))
+        except FileNotFoundError:
+            return False
+        self._sync()
+        self._armed = False
+        return True
+
+    def _DropJournal(self, effect: "Any") -> None:
+        self._remove("nonce", *("journal." + name for name in _NAMES))
+
+    def _Arm(self, effect: "Any") -> "List[str]":
+        return arming.arm(self.directory, self.bundle)
+
+    def _Disarm(self, effect: "Any") -> None:
+        arming.disarm(self.directory)
+
+    def _Clock(self, effect: "Any") -> "Tuple[float, str]":
+        return boot_clock()
+
+    # -- the rope ----------------------------------------------------------------------------------------------------
+
+    def _WriteNonce(self, effect: "Any") -> "Tuple[str, str]":
+        nonce = os.urandom(16).hex()
+        self._write("nonce", nonce.encode("ascii") + b"\n", 0o644)
+        return nonce, self._path("nonce")
+
+    def _Ask(self, effect: "Any") -> "Any":
+        return self.rope.ask(effect.phase, effect.questions, effect.path, effect.deadline)
+
+    def _Listening(self, effect: "Any") -> None:
+        if self._armed and not os.path.exists(self._path("journal.armed")):
+            raise Lost("deadline_passed", "the undo has begun without us")
+        self.rope.listening(effect.deadline)
+
+    def _Say(self, effect: "Any") -> None:
+        if self.rope is not None:
+            self.rope.say(effect.phase, effect.detail)
+
+
+_boot = []  # type: List[str]
+
+
+def boot_clock() -> "Tuple[float, str]":
+    """Return the seconds since boot, sleep included, and which boot this is: the kernel's word and when process 1 began.
+
+    "" for the latter where there is no /proc.
+    """
+    if not _boot:
+        _boot.append(_which_boot())
+    return time.clock_gettime(_BOOTTIME), _boot[0]
+
+
+def _which_boot() -> str:
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as stream:
+            boot = stream.read().strip()
+        with open("/proc/1/stat", encoding="utf-8", errors="replace") as stream:
+            return "{}/{}".format(boot, stream.read().rpartition(")")[2].split()[19])
+    except FileNotFoundError:
+        return ""

@@ -1,0 +1,583 @@
+"""What is wanted of one server, and the pure way from there to steps: a plan and what was seen in, steps or a refusal out.
+
+A plan is JSON, carried verbatim from the request to the server, parsed here once. Everything that can be refused is refused
+by decide(), before the first write.
+"""
+
+from collections import namedtuple
+
+from . import keys, permissions, sshd
+from .errors import Refused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Optional, Tuple
+
+    from .host import Account
+
+OPERATIONS = (
+    "bind",
+    "replace",
+    "unbind",
+    "reset",
+    "password-login-enable",
+    "password-login-disable",
+    "password-login-status",
+    "check",
+)
+
+SHADOW = "/etc/shadow"
+
+# Somebody who logs in from nowhere near the controller: a documentation address (RFC 5737) that no Match names by accident.
+ELSEWHERE = "203.0.113.7"
+
+Plan = namedtuple(
+    "Plan",
+    "operation id generation login key remove passwords provable password_known accept_lockout accept_unproved force"
+    " fix_permissions deadline_seconds password_hash connection",
+)
+Plan.__doc__ = """The wanted state of one server.
+
+key: the public key line that shall work afterwards, or None. remove: public key lines that shall not. passwords: "off", "on"
+(effective for the login), "restore" (our block is taken out) or None (left alone). provable: the controller can log in with
+key. connection: [client address, client port, server address, server port] of the rope.
+"""
+
+Step = namedtuple("Step", "kind path login before after")
+Step.__doc__ = """One change, and at once all that its undo needs. kind: "directory", "mode", "keys", "block" or "password";
+login: whose file, None for root's; before and after: text, mode or hash (None: nothing there)."""
+
+Question = namedtuple("Question", "way login want least key known")
+Question.__doc__ = """A proof asked of the controller. way: "key" or "password". want: "logged_in", "password_offered" or
+"refused"; least: the weakest method that will do. key: the key in question; known: for "refused", the key line that must still
+get in."""
+
+Steps = namedtuple("Steps", "widen narrow widened narrowed")
+Steps.__doc__ = "Two lists of Step, and the questions asked after each."
+
+KeyFile = namedtuple("KeyFile", "path file components")
+
+Candidate = namedtuple("Candidate", "text check effective differs")
+Candidate.__doc__ = """sshd_config as it would be: its text, sshd's verdict (Output), login -> address -> settings, and the
+keywords that would differ for any of these."""
+
+Seen = namedtuple("Seen", "account accounts directory_service daemon config check effective candidate files places shadow")
+Seen.__doc__ = """What look() found. check: sshd's verdict on its configuration as it stands (Output, or None where there is no
+sshd to ask). effective: login -> address -> settings. candidate: Candidate or None. files: login -> list of KeyFile, in the order
+in which sshd reads them. places: where the configuration sets what lets passwords in. shadow: its text, where a password is to be
+set."""
+
+_DEFAULTS = {
+    "key": None,
+    "remove": [],
+    "passwords": None,
+    "provable": True,
+    "password_known": False,
+    "accept_lockout": [],
+    "accept_unproved": False,
+    "force": False,
+    "fix_permissions": False,
+    "deadline_seconds": 60,
+    "password_hash": None,
+    "connection": None,
+}  # type: Dict[str, Any]
+
+_PASSWORD_KEYWORDS = ("passwordauthentication", "kbdinteractiveauthentication", "challengeresponseauthentication")
+_OURS = _PASSWORD_KEYWORDS + ("pubkeyauthentication", "permitrootlogin", "usepam")
+# With these a key still gives its login a session; with any other, known or not, it may not.
+_HARMLESS = {"no-agent-forwarding", "no-port-forwarding", "no-pty", "no-user-rc", "no-x11-forwarding", "environment", "restrict"}
+_NO_SHELL = ("nologin", "false")
+
+
+def parse(raw: "Dict[str, Any]") -> Plan:
+    """Return the Plan that this JSON object says; ValueError where it says none."""
+    unknown = set(raw) - set(Plan._fields)
+    if unknown:
+        raise ValueError("unknown fields: {}".format(", ".join(sorted(unknown))))
+    plan = Plan(**dict(_DEFAULTS, **raw))
+    if plan.operation not in OPERATIONS or plan.passwords not in (None, "off", "on", "restore"):
+        raise ValueError("unknown operation or password state")
+    if not isinstance(plan.generation, int) or not 1 <= plan.deadline_seconds <= 3600:
+        raise ValueError("generation or deadline out of range")
+    for line in [plan.key] * (plan.key is not None) + list(plan.remove):
+        keys.parse(line)
+    return plan
+
+
+def addresses(plan: Plan) -> "List[str]":
+    """Return the client addresses for which settings count: the controller's, the server's own, and one from elsewhere."""
+    ours = [plan.connection[0]] if plan.connection else []
+    return ours + [address for address in ("127.0.0.1", ELSEWHERE) if address not in ours]
+
+
+def reads_only(plan: Plan) -> bool:
+    return plan.operation in ("check", "password-login-status")
+
+
+def has_shell(account: "Account") -> bool:
+    return bool(account.shell) and account.shell.rsplit("/", 1)[-1] not in _NO_SHELL
+
+
+def candidates(plan: Plan, text: "Optional[str]", settings: "Dict[str, List[str]]") -> "List[str]":
+    """Return sshd_config as this plan would have it, the mildest change first; [] where it leaves the file alone."""
+    if text is None or plan.passwords is None:
+        return []
+    kept = [(word, value) for word, value in sshd.block(text) or [] if word.lower() not in _PASSWORD_KEYWORDS]
+    if plan.passwords == "off":
+        return [sshd.with_block(text, kept + sshd.password_off(settings))]
+    opened = [sshd.with_block(text, kept)]
+    if plan.passwords == "on" and plan.force:
+        opened.append(sshd.with_block(text, kept + [(word, "yes") for word, _ in sshd.password_off(settings)]))
+    return opened
+
+
+def password_ways(effective: "Dict[str, Dict[str, List[str]]]", account: "Account") -> "List[str]":
+    """Return the methods by which a password gets this login in, from any of the addresses."""
+    found = set()
+    for settings in effective.values():
+        found |= sshd.password_ways(settings, account.name, account.uid)
+    return sorted(found)
+
+
+def password_logins(seen: Seen) -> "Dict[str, str]":
+    """Return login -> "on" or "off" for the logins that were looked at."""
+    known = {account.name: account for account in list(seen.accounts) + [seen.account]}
+    return {
+        name: "on" if password_ways(effective, known[name]) else "off"
+        for name, effective in sorted(seen.effective.items())
+        if name in known
+    }
+
+
+# -- decide ------------------------------------------------------------------------------------------------------------
+
+
+def decide(plan: Plan, seen: Seen) -> Steps:
+    """Return the steps from what was seen to what is wanted, none of which takes a way in before a proof; or refuse."""
+    if reads_only(plan):
+        return Steps([], [], [], [])
+    if seen.check is not None and seen.check.code != 0:
+        if seen.config.text is None:
+            raise Refused(
+                "sshd_config_missing",
+                "{} does not exist, and the sshd that runs read it; put it back before sshd starts anew".format(seen.config.path),
+                path=seen.config.path,
+            )
+        raise Refused(
+            "sshd_config_invalid",
+            "sshd does not accept its configuration as it stands: {}; mend that first".format(_last_line(seen.check.err)),
+            sshd=seen.check.err[-2000:],
+        )
+    widen = []  # type: List[Step]
+    narrow = []  # type: List[Step]
+    if plan.key is not None:
+        _refuse_login(plan, seen)
+    if plan.operation in ("bind", "replace", "reset"):
+        widen += _key_added(plan, seen)
+    if plan.operation == "reset":
+        widen += _opened_at_rest(plan, seen)
+    if plan.remove and plan.operation != "reset":
+        narrow += _keys_removed(plan, seen, widen)
+    setting = _setting_changed(plan, seen)
+    if setting is not None and plan.passwords == "off":
+        _refuse_lockouts(plan, seen)
+        narrow.insert(0, setting)
+    elif setting is not None:
+        widen.append(setting)
+    if plan.passwords == "off" or (plan.operation == "replace" and narrow):
+        _refuse_unproved(plan, narrow)
+    if plan.operation == "unbind":
+        _refuse_no_way_in(plan, seen)
+    return _with_questions(plan, widen, narrow)
+
+
+def _refuse_login(plan: Plan, seen: Seen) -> None:
+    account = seen.account
+    if account.expired:
+        raise Refused(
+            "login_expired",
+            "the {} of {} has expired, so sshd turns it away whatever the key; see chage -l {}".format(
+                account.expired, account.name, account.name
+            ),
+            login=account.name,
+        )
+    if not has_shell(account):
+        raise Refused(
+            "login_not_allowed",
+            "{} has the shell {}: a login ends at once and nothing can be proved".format(account.name, account.shell),
+            login=account.name,
+            shell=account.shell,
+        )
+    settings = seen.effective[account.name][addresses(plan)[0]]
+    if account.password == "locked" and settings.get("usepam", ["no"]) == ["no"]:
+        raise Refused(
+            "login_locked",
+            "the password of {0} is locked with '!' and UsePAM is off: sshd refuses its keys too; "
+            "usermod -p '*' {0} leaves it without a password but lets keys in".format(account.name),
+            login=account.name,
+        )
+    if plan.operation == "reset":
+        return
+    if settings.get("pubkeyauthentication", ["yes"]) == ["no"]:
+        raise Refused(
+            "login_not_allowed",
+            "sshd accepts no keys for {} (PubkeyAuthentication no); switch that on first".format(account.name),
+            login=account.name,
+            setting="PubkeyAuthentication",
+        )
+    address = addresses(plan)[0]
+    reason = sshd.login_allowed(settings, account.name, account.groups, address, address, account.uid)
+    if reason:
+        raise Refused("login_not_allowed", "sshd lets {} not in: {}".format(account.name, reason), login=account.name)
+    if not sshd.methods_left(settings):
+        raise Refused(
+            "authentication_methods",
+            "AuthenticationMethods asks {} for more than a key, so a key alone cannot log in".format(account.name),
+            login=account.name,
+            setting=settings.get("authenticationmethods"),
+        )
+    if not sshd.key_accepted(settings, keys.parse(plan.key)):
+        raise Refused(
+            "key_type_refused",
+            "this sshd does not accept {} keys; use another type".format(keys.parse(plan.key).type),
+            login=account.name,
+        )
+
+
+def _key_added(plan: Plan, seen: Seen) -> "List[Step]":
+    name = seen.account.name
+    files = seen.files[name]
+    if not files:
+        raise Refused(
+            "authorized_keys_elsewhere",
+            "sshd reads no authorized_keys file for {} (AuthorizedKeysFile none)".format(name),
+            login=name,
+        )
+    olds = [keys.parse(old) for old in plan.remove]
+    holding = [each for each in files if any(keys.find(each.file.text or "", old) for old in olds)]
+    target = next(iter(holding), None) or next((each for each in files if each.file.text is not None), files[0])
+    _refuse_out_of_reach(plan, seen, target)
+    text = target.file.text or ""
+    keys.refuse_odd(text, target.path)
+    if plan.remove:
+        after = text
+        for old in plan.remove:
+            holder, options = _old_line(files, keys.parse(old))
+            if options & {"command", "cert-authority", "expiry-time"}:
+                raise Refused(
+                    "options_block_proof",
+                    "{}: the old key's line carries {}; with the same options the new key cannot be proved by a login. "
+                    "Take the options off, or bind the new key beside it and edit by hand".format(
+                        holder, ", ".join(sorted(options))
+                    ),
+                    path=holder,
+                    options=sorted(options),
+                )
+            after = keys.inherit(after, keys.parse(old), plan.key)
+    else:
+        after = keys.add(text, plan.key)
+    made = _path_made_good(plan, target, seen.account.uid)
+    return made if after == text else made + [Step("keys", target.path, name, target.file.text, after)]
+
+
+def _old_line(files: "List[KeyFile]", old: keys.Key) -> "Tuple[str, set[str]]":
+    for each in files:
+        for line in keys.find(each.file.text or "", old):
+            return "{}:{}".format(each.path, line.index + 1), keys.option_names(line.options)
+    return "", set()
+
+
+def _path_made_good(plan: Plan, target: KeyFile, uid: int) -> "List[Step]":
+    """The steps that make sshd willing to use the path: a missing directory, and with fix_permissions what others may write."""
+    made = []  # type: List[Step]
+    missing = [part for part in target.components[:-1] if part.kind == "missing"]
+    if len(missing) > 1:
+        raise Refused("path_permissions", "{} does not exist; make it first".format(missing[0].path), path=missing[0].path)
+    for part in missing:
+        made.append(Step("directory", part.path, plan.login, None, None))
+    for wrong in permissions.check(target.components, uid):
+        mended = (plan.fix_permissions or plan.operation == "reset") and wrong.repair
+        if wrong.doubtful and not mended:
+            continue  # sshd is the judge: the proof will tell
+        if wrong.unsafe or not mended:
+            raise _wrong_path(wrong)
+        made.append(Step("mode", wrong.path, plan.login, wrong.repair[0], wrong.repair[1]))
+    return made
+
+
+def refuse_path(components: "List[Any]", uid: int) -> None:
+    """Raise Refused for the first component that keeps sshd from using the file; what is doubtful is left to the proof."""
+    for wrong in permissions.check(components, uid):
+        if not wrong.doubtful:
+            raise _wrong_path(wrong)
+
+
+def _wrong_path(wrong: "Any") -> Refused:
+    return Refused(
+        "path_unsafe" if wrong.unsafe else "path_permissions",
+        "{}: {}, but it must be {}; sshd ignores the keys behind it".format(wrong.path, wrong.found, wrong.wanted),
+        path=wrong.path,
+        found=wrong.found,
+        wanted=wrong.wanted,
+    )
+
+
+def _keys_removed(plan: Plan, seen: Seen, widen: "List[Step]") -> "List[Step]":
+    name = seen.account.name
+    written = {step.path: step.after for step in widen if step.kind == "keys"}
+    steps = []
+    for each in seen.files[name]:
+        before = written.get(each.path, each.file.text)
+        if before is None:
+            continue
+        keys.refuse_odd(before, each.path)
+        after = before
+        for old in plan.remove:
+            after = keys.remove(after, keys.parse(old))
+        if after != before:
+            _refuse_out_of_reach(plan, seen, each)
+            steps.append(Step("keys", each.path, name, before, after))
+    return steps
+
+
+def _refuse_out_of_reach(plan: Plan, seen: Seen, each: KeyFile) -> None:
+    """Refuse where the agent could not become root and the file stands in a directory that is not the login's own."""
+    directories = [part for part in each.components if part.kind == "directory"]
+    if seen.daemon.how == "hidden" and directories and directories[-1].uid != seen.account.uid:
+        raise Refused(
+            "sudo_refused",
+            "{}: changing it takes root, and {} may not become root here; connect as a login that may".format(
+                each.path, plan.login
+            ),
+            path=each.path,
+        )
+
+
+def _opened_at_rest(plan: Plan, seen: Seen) -> "List[Step]":
+    """The settings of a disk at rest that would keep the new key out, opened in our block."""
+    settings = seen.effective[seen.account.name][addresses(plan)[0]]
+    wanted = []
+    if settings.get("pubkeyauthentication") == ["no"]:
+        wanted.append(("PubkeyAuthentication", "yes"))
+    if seen.account.uid == 0 and settings.get("permitrootlogin") in (["no"], ["forced-commands-only"]):
+        wanted.append(("PermitRootLogin", "prohibit-password"))
+    reason = sshd.login_allowed(
+        dict(settings, permitrootlogin=["yes"]), seen.account.name, seen.account.groups, ELSEWHERE, ELSEWHERE
+    )
+    if reason:
+        raise Refused("login_not_allowed", "sshd would not let {} in: {}".format(seen.account.name, reason))
+    if plan.password_hash is not None:
+        wanted += [(word, "yes") for word, _ in sshd.password_off(settings)]
+        if seen.account.uid == 0 and settings.get("permitrootlogin") != ["yes"]:
+            wanted = [pair for pair in wanted if pair[0] != "PermitRootLogin"] + [("PermitRootLogin", "yes")]
+    text = _config_text(seen) if wanted else ""
+    kept = [(word, value) for word, value in sshd.block(text) or [] if word not in dict(wanted)]
+    steps = [Step("block", seen.config.path, None, text, sshd.with_block(text, kept + wanted))] if wanted else []
+    if plan.password_hash is not None:
+        steps.append(Step("password", SHADOW, plan.login, _hash_before(plan, seen), plan.password_hash))
+    return steps
+
+
+def _hash_before(plan: Plan, seen: Seen) -> str:
+    """Return the login's hash with the day on which it was set, as SetPassword takes it."""
+    for line in (seen.shadow or "").split("\n"):
+        row = line.split(":")
+        if row[0] == plan.login and len(row) >= 9:
+            return ":".join(row[1:3])
+    raise Refused("login_missing", "{} is not in {}".format(plan.login, SHADOW), login=plan.login)
+
+
+def _config_text(seen: Seen) -> str:
+    if seen.config.text is None:
+        raise Refused(
+            "sshd_config_missing",
+            "{} does not exist: creating it would hide the vendor's configuration. "
+            "Switch password login by hand and use --keep-password-login".format(seen.config.path),
+            path=seen.config.path,
+        )
+    text = seen.config.text  # type: str
+    sshd.refuse_odd(text, seen.config.path)
+    return text
+
+
+def _setting_changed(plan: Plan, seen: Seen) -> "Optional[Step]":
+    """The change of our block that this plan needs, judged by what sshd itself makes of the candidate; or None."""
+    if plan.passwords is None or plan.operation == "reset":
+        return None
+    text = _config_text(seen) if seen.config.text is not None or _any_way(seen, seen.effective) else ""
+    if plan.passwords == "off" and not _any_way(seen, seen.effective):
+        return None
+    if plan.passwords == "on" and password_ways(seen.effective[plan.login], seen.account):
+        return None
+    if plan.passwords == "restore" and not sshd.block(text):
+        return None
+    if seen.daemon.how == "hidden":
+        raise Refused(
+            "sudo_refused",
+            "switching password login takes root, and {} may not become root here; give a login that may (sudo), "
+            "or use --keep-password-login".format(plan.login),
+        )
+    candidate = seen.candidate
+    if candidate is None:
+        raise Refused(
+            "reload_failed",
+            "the sshd that serves this connection was not found, so it cannot be asked nor told to re-read its configuration; "
+            "use --keep-password-login",
+        )
+    if candidate.check.code != 0 or candidate.differs - set(_OURS):
+        raise Refused(
+            "setting_overridden",
+            "{}: with our block at its top sshd says: {}; mend the configuration by hand".format(
+                seen.config.path, _last_line(candidate.check.err) or "other settings change too"
+            ),
+            path=seen.config.path,
+            differs=sorted(candidate.differs),
+        )
+    if plan.passwords == "off":
+        _refuse_override(seen, candidate.effective)
+    if plan.passwords == "on" and not password_ways(candidate.effective[plan.login], seen.account):
+        raise Refused(
+            "password_off_by_owner",
+            "the server's own configuration keeps passwords out for {}{}; --force puts a setting of ours above it".format(
+                plan.login, _named(seen.places)
+            ),
+            places=[list(place) for place in seen.places],
+        )
+    return Step("block", seen.config.path, None, text, candidate.text) if candidate.text != text else None
+
+
+def _any_way(seen: Seen, effective: "Dict[str, Dict[str, Dict[str, List[str]]]]") -> bool:
+    known = {account.name: account for account in list(seen.accounts) + [seen.account]}
+    return any(password_ways(effective[name], known[name]) for name in effective if name in known)
+
+
+def _refuse_override(seen: Seen, effective: "Dict[str, Dict[str, Dict[str, List[str]]]]") -> None:
+    known = {account.name: account for account in list(seen.accounts) + [seen.account]}
+    for name, settings in sorted(effective.items()):
+        ways = password_ways(settings, known[name])
+        if ways:
+            where = [place for place in seen.places if place.match]
+            raise Refused(
+                "setting_overridden",
+                "{} would still get in by {}{}; edit that by hand, or use --keep-password-login".format(
+                    name, " and ".join(ways), _named(where)
+                ),
+                login=name,
+                places=[list(place) for place in where],
+            )
+
+
+def _named(places: "List[Any]") -> str:
+    return "".join(
+        ": {}:{}: {}{}".format(place.path, place.line_number, place.match + ": " if place.match else "", place.text)
+        for place in places[:3]
+    )
+
+
+def _refuse_lockouts(plan: Plan, seen: Seen) -> None:
+    """Refuse where somebody has a password that lets him in today, and no key that would tomorrow."""
+    out = []
+    for account in seen.accounts:
+        if account.name == plan.login or account.name in plan.accept_lockout or account.name not in seen.effective:
+            continue
+        # One whose password has to be changed first does so at a log-in by that password.
+        if account.password != "usable" or account.expired == "account" or not has_shell(account):
+            continue
+        if _needs_password(seen, account) and not _key_would_do(plan, seen, account):
+            out.append(account.name)
+    if out:
+        raise Refused(
+            "others_locked_out",
+            "{} would be locked out: a usable password and no key that sshd accepts. "
+            "Give them keys first, or name each: {}".format(", ".join(out), " ".join("--accept-lockout " + name for name in out)),
+            logins=out,
+            unchecked="logins from a directory service" if seen.directory_service else "",
+        )
+
+
+def _needs_password(seen: Seen, account: "Account") -> bool:
+    """Whether a password lets this login in, alone or together with a key (AuthenticationMethods publickey,password)."""
+    if password_ways(seen.effective[account.name], account):
+        return True
+    for settings in seen.effective[account.name].values():
+        if not sshd.methods_left(settings) and any(settings.get(word) == ["yes"] for word in _PASSWORD_KEYWORDS):
+            return True
+    return False
+
+
+def _key_would_do(plan: Plan, seen: Seen, account: "Account") -> bool:
+    settings = seen.effective[account.name][ELSEWHERE]
+    if settings.get("pubkeyauthentication", ["yes"]) == ["no"] or not sshd.methods_left(settings):
+        return False
+    if sshd.login_allowed(settings, account.name, account.groups, ELSEWHERE, ELSEWHERE, account.uid):
+        return False
+    for each in seen.files.get(account.name, []):
+        if any(not wrong.doubtful for wrong in permissions.check(each.components, account.uid)):
+            continue
+        for line in keys.lines(each.file.text or ""):
+            if keys.option_names(line.options) <= _HARMLESS and sshd.key_accepted(settings, line.key):
+                return True
+    return False
+
+
+def _refuse_unproved(plan: Plan, narrow: "List[Step]") -> None:
+    if plan.key is None:
+        raise Refused(
+            "no_way_in_remains",
+            "no key is known to work for {}; bind a key pair first".format(plan.login),
+            login=plan.login,
+        )
+    if narrow and not plan.provable and not plan.accept_unproved:
+        raise Refused(
+            "proof_too_weak",
+            "nobody has shown to hold the private half, so at most sshd's word that it would accept the key can be had; "
+            "give the private half (--identity), or say --accept-unproved",
+            login=plan.login,
+        )
+
+
+def _refuse_no_way_in(plan: Plan, seen: Seen) -> None:
+    if plan.login in plan.accept_lockout:
+        return
+    after = seen.candidate.effective if seen.candidate is not None else seen.effective
+    account = seen.account
+    ways = password_ways({"": after[plan.login][addresses(plan)[0]]}, account)
+    # Without root shadow cannot be read: then only a password that is given, and so proved, counts.
+    usable = plan.password_known or (account.password == "usable" and not account.expired)
+    if not (ways and usable):
+        raise Refused(
+            "no_way_in_remains",
+            "without this key nothing that can be seen lets {0} in: {1}. Give the login a way in first, "
+            "or say --accept-lockout {0}".format(
+                plan.login, "no usable password" if ways else "sshd takes no password" + _named(seen.places)
+            ),
+            login=plan.login,
+            password=account.password,
+            expired=account.expired,
+        )
+
+
+def _with_questions(plan: Plan, widen: "List[Step]", narrow: "List[Step]") -> Steps:
+    """Put to each half the proofs that it must pass. Where there is no step at all the same proofs show that all holds."""
+    login = plan.login
+    if plan.operation == "reset":
+        return Steps(widen, narrow, [], [])
+    least = "logged_in" if plan.provable else "accepted"
+    key = Question("key", login, "logged_in", least, plan.key, None)
+    at_least = "logged_in" if plan.password_known else "password_offered"
+    password = Question("password", login, at_least, at_least, None, None)
+    widened = [key] if plan.key is not None else []
+    if plan.operation == "password-login-enable" or (plan.operation == "unbind" and login not in plan.accept_lockout):
+        widened.append(password)
+    narrowed = []
+    if plan.passwords == "off":
+        narrowed += [key, Question("password", login, "refused", "refused", None, None)]
+    for old in plan.remove:
+        narrowed.append(Question("key", login, "refused", "refused", old, plan.key))
+    return Steps(widen, narrow, widened, narrowed)
+
+
+def _last_line(text: str) -> str:
+    """Return the last line that sshd said, but not the one with which it only takes leave."""
+    said = [line.strip() for line in text.split("\n") if line.strip() and ": terminating, " not in line]
+    return said[-1][:300] if said else ""

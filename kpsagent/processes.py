@@ -1,0 +1,343 @@
+"""The sshd of this machine: which one serves us, what it says of a configuration, and having it re-read one.
+
+A program is run by its path and arguments; there is never a shell in between. /proc is described in proc(5).
+"""
+
+import os
+import select
+import signal
+import sys
+import time
+
+from .host import Daemon, Output
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, List, Optional, Set
+
+MAIN_CONFIG = "/etc/ssh/sshd_config"
+PID_FILE = "/run/sshd.pid"
+_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
+_KEPT_ARGUMENTS = "fophc46CgkuV"  # of sshd(8): those that change its configuration; -D -d -e -i -q -t -T do not
+_WITH_VALUE = "bCcEfghkoputV"
+_LARGEST_OUTPUT = 4 << 20
+
+
+def run(arguments: "List[str]", given: bytes = b"", seconds: float = 20) -> Output:
+    """Run a program to its end and return what it said; code 124 where it took too long, 127 where it is not there."""
+    pairs = [os.pipe() for _ in range(3)]
+    child = os.fork()
+    if child == 0:
+        _become(arguments, pairs)
+    for ours, theirs in ((pairs[0][1], pairs[0][0]), (pairs[1][0], pairs[1][1]), (pairs[2][0], pairs[2][1])):
+        os.close(theirs)
+        os.set_blocking(ours, False)
+    return _talk(child, pairs[0][1], pairs[1][0], pairs[2][0], given, time.monotonic() + seconds)
+
+
+def _become(arguments: "List[str]", pairs: "List[Any]") -> None:
+    try:
+        os.dup2(pairs[0][0], 0)
+        os.dup2(pairs[1][1], 1)
+        os.dup2(pairs[2][1], 2)
+        os.closerange(3, 256)
+        for number in (signal.SIGHUP, signal.SIGPIPE, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        os.execve(arguments[0], arguments, _ENVIRONMENT)
+    except OSError:
+        os._exit(127)
+
+
+def _talk(child: int, into: int, out: int, err: int, given: bytes, until: float) -> Output:
+    said = {out: b"", err: b""}
+    reading, writing = [out, err], [into]
+    code = None  # type: Optional[int]
+    while reading:
+        left = until - time.monotonic()
+        readable, writable, _ = select.select(reading, writing, [], max(left, 0))
+        if left <= 0:
+            os.kill(child, signal.SIGKILL)
+            code = 124
+            break
+        if writable:
+            try:
+                given = given[os.write(into, given[:65536]) :] if given else b""
+            except BrokenPipeError:
+                given = b""
+            if not given:
+                os.close(into)
+                writing = []
+        for each in readable:
+            some = os.read(each, 65536)
+            said[each] = (said[each] + some)[:_LARGEST_OUTPUT]
+            if not some:
+                reading.remove(each)
+    for each in [out, err] + writing:
+        os.close(each)
+    _, status = os.waitpid(child, 0)
+    if code is None:
+        code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
+    return Output(code, said[out].decode("utf-8", "surrogateescape"), said[err].decode("utf-8", "surrogateescape"))
+
+
+# -- which sshd --------------------------------------------------------------------------------------------------------
+
+
+def find_daemon(connection: "Optional[List[str]]") -> Daemon:
+    """Return the sshd at the server's end of this connection: one that listens, else one started for each connection."""
+    if os.geteuid() != 0:
+        return Daemon("hidden", 0, "", [], MAIN_CONFIG, "")
+    if not _has_proc():
+        return _daemon_by_files()
+    ancestor = _ancestor()
+    listener = next((pid for pid in ([ancestor] if ancestor else []) if _is_listener(pid)), 0) or _listener_on(connection)
+    if listener:
+        return _daemon("listener", listener)
+    if ancestor:
+        return _daemon("each", ancestor)
+    return Daemon("none", 0, "", [], MAIN_CONFIG, "")
+
+
+def _daemon(how: str, pid: int) -> Daemon:
+    arguments = configuring(title(pid)[1:]) if how == "listener" else []
+    config = MAIN_CONFIG
+    for index, word in enumerate(arguments[:-1]):
+        if word == "-f":
+            config = os.path.abspath(arguments[index + 1])
+    return Daemon(how, pid, _sshd_program(pid), arguments, config, _unit(pid))
+
+
+def _has_proc() -> bool:
+    return os.path.exists("/proc/self/stat")
+
+
+def _daemon_by_files() -> Daemon:
+    """The sshd of a server on which no process can be looked at (a chroot without /proc): as its own files name it."""
+    pid = _slurp(PID_FILE).strip()
+    if not pid.isdigit():
+        return Daemon("none", 0, "", [], MAIN_CONFIG, "")
+    words = []  # type: List[str]
+    for line in _slurp("/etc/default/ssh").split("\n"):
+        name, _, value = line.partition("=")
+        if name.strip() == "SSHD_OPTS":
+            words = value.strip().strip("\"'").split()
+    return Daemon("listener", int(pid), _sshd_program(int(pid)), configuring(words), MAIN_CONFIG, "")
+
+
+def configuring(arguments: "List[str]") -> "List[str]":
+    """Return those of sshd's arguments that change its configuration, each value a word of its own."""
+    kept = []
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
+        letters = word[1:] if word.startswith("-") else ""
+        for place, letter in enumerate(letters):
+            takes = letter in _WITH_VALUE
+            value = letters[place + 1 :] or (words.pop(0) if takes and words else "")
+            if letter in _KEPT_ARGUMENTS:
+                kept += ["-" + letter] + ([value] if takes else [])
+            if takes:
+                break
+    return kept
+
+
+def title(pid: int) -> "List[str]":
+    """Return a process's arguments, also of an sshd that wrote `sshd: /usr/sbin/sshd -D [listener] 0 of 10 startups` there."""
+    said = _slurp("/proc/{}/cmdline".format(pid)).rstrip("\0")
+    if said.startswith("sshd: ") and " [listener]" in said:
+        return said[len("sshd: ") : said.index(" [listener]")].split()
+    return said.split("\0")
+
+
+def _slurp(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as stream:
+            return stream.read(1 << 20)
+    except OSError:
+        return ""
+
+
+def _program(pid: int) -> str:
+    try:
+        return os.readlink("/proc/{}/exe".format(pid)).replace(" (deleted)", "")
+    except OSError:
+        return ""
+
+
+def _sshd_program(pid: int) -> str:
+    program = _program(pid)
+    if os.path.basename(program) == "sshd":
+        return program
+    return next((path for path in ("/usr/sbin/sshd", "/usr/local/sbin/sshd") if os.path.exists(path)), "/usr/sbin/sshd")
+
+
+def _is_sshd(pid: int) -> bool:
+    return os.path.basename(_program(pid)) in ("sshd", "sshd-session")
+
+
+def _is_listener(pid: int) -> bool:
+    said = _slurp("/proc/{}/cmdline".format(pid))
+    return _is_sshd(pid) and (" [listener]" in said or not said.startswith("sshd: ")) and "-i" not in title(pid)
+
+
+def _ancestor() -> int:
+    """Return the uppermost sshd above this process, or 0."""
+    pid, found = os.getpid(), 0
+    while pid > 1:
+        after = _slurp("/proc/{}/stat".format(pid)).rpartition(")")[2].split()
+        pid = int(after[1]) if len(after) > 1 else 0
+        if pid and _is_sshd(pid):
+            found = pid
+    return found
+
+
+def listening_inodes(address: str, port: int) -> "List[str]":
+    """Return the inodes of the sockets that listen on this TCP port for this address."""
+    found = []
+    ours = _as_proc_writes(address)
+    for path in ("/proc/self/net/tcp", "/proc/self/net/tcp6"):
+        for line in _slurp(path).split("\n")[1:]:
+            row = line.split()
+            if len(row) > 9 and row[3] == "0A" and int(row[1].rpartition(":")[2], 16) == port and _serves(row[1], ours):
+                found.append(row[9])
+    return found
+
+
+def _serves(local: str, ours: str) -> bool:
+    address = local.partition(":")[0]
+    return not address.strip("0") or address == ours or address[-8:] == ours
+
+
+def _as_proc_writes(address: str) -> str:
+    """Return an IP address as /proc/net/tcp has it: hexadecimal, each 32 bits in the order of this machine."""
+    import socket  # where it is needed: slow to load
+
+    packed = socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address.partition("%")[0])
+    words = [packed[start : start + 4] for start in range(0, len(packed), 4)]
+    return "".join("{:08X}".format(int.from_bytes(word, sys.byteorder)) for word in words)
+
+
+def _listener_on(connection: "Optional[List[str]]") -> int:
+    inodes = listening_inodes(connection[2], int(connection[3])) if connection else []
+    sockets = {"socket:[{}]".format(inode) for inode in inodes}
+    if not sockets:
+        return 0
+    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
+        if not _is_sshd(pid) or not _is_listener(pid):
+            continue
+        try:
+            held = [os.readlink("/proc/{}/fd/{}".format(pid, each)) for each in os.listdir("/proc/{}/fd".format(pid))]
+        except OSError:
+            continue
+        if sockets & set(held):
+            return pid
+    return 0
+
+
+def _unit(pid: int) -> str:
+    if not os.path.isdir("/run/systemd/system"):
+        return ""
+    for line in _slurp("/proc/{}/cgroup".format(pid)).split("\n"):
+        last = line.rpartition("/")[2]
+        if last.endswith(".service") and last.startswith("ssh"):
+            return last
+    return ""
+
+
+# -- asking and reloading ----------------------------------------------------------------------------------------------
+
+
+def ask_sshd(daemon: Daemon, flags: "List[str]", text: "Optional[str]", candidate: str) -> Output:
+    """Return what this sshd says with its own arguments and these flags; with text, as if its main file held that.
+
+    candidate: the path at which text is put for as long.
+    """
+    arguments = list(daemon.arguments)
+    if text is not None:
+        opened = os.open(candidate, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(opened, "wb") as stream:
+            stream.write(text.encode("utf-8", "surrogateescape"))
+        arguments = _without_config(arguments) + ["-f", candidate]
+    try:
+        output = run([daemon.program] + flags + arguments)
+        if output.code != 0 and "rivilege separation directory" in output.err:
+            # Where sshd is started for each connection, nobody makes this directory for us beforehand.
+            os.makedirs("/run/sshd", 0o755, exist_ok=True)
+            output = run([daemon.program] + flags + arguments)
+        return output._replace(err=output.err.replace(candidate, daemon.config))
+    finally:
+        if text is not None:
+            os.unlink(candidate)
+
+
+def _without_config(arguments: "List[str]") -> "List[str]":
+    kept, skip = [], False
+    for word in arguments:
+        if not skip and word != "-f":
+            kept.append(word)
+        skip = word == "-f"
+    return kept
+
+
+def reload(daemon: Daemon, connection: "Optional[List[str]]", revive: bool) -> bool:
+    """Have sshd re-read its configuration, without ending a session; return whether its banner is there afterwards."""
+    if not connection:
+        return False
+    address, port = connection[2], int(connection[3])
+    before = _listening(address, port)
+    alive = _is_alive(daemon.pid) and bool(before)
+    if not alive and not revive:
+        return False
+    if daemon.unit:
+        run(
+            [
+                "/usr/bin/systemctl" if os.path.exists("/usr/bin/systemctl") else "/bin/systemctl",
+                "reload" if alive else "restart",
+                daemon.unit,
+            ]
+        )
+    elif alive:
+        os.kill(daemon.pid, signal.SIGHUP)
+    else:
+        run([daemon.program] + daemon.arguments)  # it goes into the background by itself
+    until = time.monotonic() + 6
+    # After SIGHUP sshd starts anew and listens on a new socket; an answer from the old one would prove nothing.
+    # A socket that systemd hands over stays the same: then its age says nothing, and a second is given for the change.
+    new_by = time.monotonic() + (1.0 if daemon.unit else 6.0)
+    while time.monotonic() < until:
+        now = _listening(address, port)
+        if now and (not now & before or time.monotonic() > new_by) and _banner(address, port):
+            return True
+        select.select([], [], [], 0.02)
+    return False
+
+
+def _listening(address: str, port: int) -> "Set[str]":
+    """Return what changes when sshd begins to listen anew: its sockets, or where they can't be seen, its PID file."""
+    if _has_proc():
+        return set(listening_inodes(address, port))
+    try:
+        found = os.stat(PID_FILE)
+    except FileNotFoundError:
+        return set()
+    return {"{}/{}".format(found.st_ino, found.st_mtime_ns)}
+
+
+def _is_alive(pid: int) -> bool:
+    if _has_proc():
+        return _is_sshd(pid)
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _banner(address: str, port: int) -> bool:
+    import socket
+
+    try:
+        with socket.create_connection((address, port), 2) as there:
+            return there.recv(4) == b"SSH-"
+    except OSError:
+        return False

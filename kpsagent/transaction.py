@@ -1,0 +1,571 @@
+"""The transaction: one generator that yields effects and never touches a machine.
+
+    lock -> recover -> look -> decide -> journal (-> arm) -> widen -> prove -> narrow -> prove -> commit
+
+Whatever goes wrong after the journal stands is undone in reverse, by the same records that anybody else would use who comes
+after a crash: recover() is called by the next run, by a watcher at the deadline and by the boot unit.
+
+drive() plays a generator on a host.
+"""
+
+from . import sshd
+from .errors import Changed, Failed, Lost, Refused, Stop, from_os_error
+from .host import (
+    Arm,
+    Ask,
+    AskSshd,
+    Clock,
+    Daemon,
+    Delete,
+    Disarm,
+    DropJournal,
+    FindAccount,
+    FindDaemon,
+    Glob,
+    ListAccounts,
+    Listening,
+    Lock,
+    MakeDirectory,
+    MoveJournal,
+    Read,
+    ReadJournal,
+    ReadState,
+    Reload,
+    RemoveDirectory,
+    Replace,
+    Say,
+    SetMode,
+    SetPassword,
+    Sweep,
+    Walk,
+    WriteJournal,
+    WriteNonce,
+    WriteState,
+)
+from .plan import (
+    SHADOW,
+    Candidate,
+    KeyFile,
+    Plan,
+    Question,
+    Seen,
+    Step,
+    Steps,
+    addresses,
+    candidates,
+    decide,
+    has_shell,
+    password_logins,
+    password_ways,
+    reads_only,
+    refuse_path,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, Generator, List, Optional, Tuple
+
+    Play = Generator[Any, Any, Any]
+    Settings = Dict[str, List[str]]
+
+_TRIES = 3  # of an undo against somebody who edits the same file at the same time
+_MOST_LOGINS = 500
+
+
+def drive(play: "Play", host: "Any") -> "Any":
+    """Do each effect that play yields on host, hand it the answer or the error, and return what play returns."""
+    answer, error = None, None  # type: Any, Optional[Exception]
+    try:
+        while True:
+            effect = play.throw(error) if error is not None else play.send(answer)
+            answer, error = None, None
+            try:
+                answer = host.do(effect)
+            except Exception as raised:  # whatever it is, the answer is to undo
+                error = raised
+    except StopIteration as done:
+        return done.value
+
+
+# -- the whole run -----------------------------------------------------------------------------------------------------
+
+
+def operation(plan: Plan) -> "Play":
+    """Bring the server to what plan wants, proved; or leave it as it was. Returns the result, a JSON object; raises no Stop."""
+    story = {"phase": "look", "proofs": []}  # type: Dict[str, Any]
+    try:
+        yield Lock(True)
+        story["recovered"] = yield from recover()
+        state = yield ReadState()
+        if plan.generation < state.get("generation", 0):
+            raise Refused(
+                "stale_generation",
+                "this server has already seen generation {}, and this order is of {}: somebody else has given a newer one".format(
+                    state["generation"], plan.generation
+                ),
+                generation=state["generation"],
+            )
+        story["last"] = state
+        seen = yield from look(plan)
+        story["logins"] = password_logins(seen)
+        story["closed"] = _ours(seen.config.text)
+        story["phase"] = "decide"
+        steps = decide(plan, seen)
+    except Exception as stop:
+        # What an earlier operation left is still there, though this one did nothing.
+        left = isinstance(stop, Stop) and stop.cause == "undo_incomplete"
+        return _stopped(story, stop, "partial" if left else "as_before")
+    if reads_only(plan):
+        return dict(story, status="unchanged", server_state="as_asked")
+    return (yield from _carry_out(plan, seen, steps, story))
+
+
+def _carry_out(plan: Plan, seen: Seen, steps: Steps, story: "Dict[str, Any]") -> "Play":
+    all_steps = steps.widen + steps.narrow
+    journal = None  # type: Optional[Dict[str, Any]]
+    try:
+        now, boot = yield Clock()
+        deadline = now + plan.deadline_seconds
+        if all_steps:
+            draft = {
+                "operation": plan.id,
+                "generation": plan.generation,
+                "login": plan.login,
+                "deadline": deadline,
+                "boot": boot,
+                "connection": plan.connection,
+                "daemon": list(seen.daemon),
+                "steps": [list(step) for step in all_steps],
+            }
+            yield WriteJournal(draft)
+            journal = draft
+        if any(step.kind == "block" for step in all_steps) and plan.operation != "reset":
+            story["armed"] = yield Arm(deadline)
+        for phase, half, questions in (
+            ("widen", steps.widen, steps.widened),
+            ("narrow", steps.narrow, steps.narrowed),
+        ):
+            story["phase"] = phase
+            yield Say(phase, {"steps": len(half)})
+            yield from _do_all(half, seen, deadline)
+            # What holds already is shown too, where nothing had to be changed for it.
+            due = questions if half or phase == "widen" else [each for each in questions if each not in steps.widened]
+            if due:
+                story["phase"] = "prove"
+                yield from _prove(plan, phase, due, deadline, story, bool(steps.narrow))
+        story["phase"] = "commit"
+        yield from _still_ours(all_steps, seen.account)
+        yield Listening(deadline)
+        if journal is not None and not (yield MoveJournal("confirmed")):
+            raise Lost("deadline_passed", "the deadline passed before the proof came; the server has undone the change")
+    except Exception as stop:
+        return (yield from _undone(story, stop, journal))
+    result = dict(story, status="succeeded" if all_steps else "unchanged", server_state="as_asked", phase="done")
+    result["closed"] = _ours(_final(all_steps, seen))
+    if seen.candidate is not None and any(step.kind == "block" for step in all_steps):
+        result["logins"] = password_logins(seen._replace(effective=seen.candidate.effective))
+    try:
+        yield from _finish({"operation": plan.id, "generation": plan.generation, "result": result["status"]})
+    except Exception as stop:
+        result["leftover"] = str(stop)  # the change holds; the next run tidies up
+    return result
+
+
+def _undone(story: "Dict[str, Any]", stop: "Exception", journal: "Optional[Dict[str, Any]]") -> "Play":
+    """Undo what journal says, then tell how the operation ended and in which state the server is."""
+    result = _stopped(story, stop, "as_before" if journal is None else "reverted")
+    if journal is not None:
+        try:
+            if not (yield MoveJournal("reverting")):  # a watcher was quicker; the undo below does no harm twice
+                found = yield ReadJournal()
+                if found is not None and found[0] == "confirmed":
+                    # The commit took place and then failed: nobody knows whether it would outlive a power failure.
+                    return dict(result, server_state="unknown")
+            left = yield from undo(journal)
+        except Exception as second:
+            return dict(result, server_state="unknown", remains=[str(second)])
+        if left:
+            return dict(result, server_state="partial", remains=left)
+    try:
+        if journal is None:
+            yield DropJournal()
+        else:
+            yield from _finish(_reverted(journal))
+    except Exception as second:
+        result["leftover"] = str(second)  # all is as before; the next run tidies up
+    return result
+
+
+def _stopped(story: "Dict[str, Any]", stop: "Any", server_state: str) -> "Dict[str, Any]":
+    if isinstance(stop, OSError):
+        stop = from_os_error(stop, stop.filename or "the server")
+    elif not isinstance(stop, Stop):
+        stop = Failed("unexpected", "{}: {}".format(type(stop).__name__, stop))
+    return dict(story, status="failed", server_state=server_state, cause=stop.cause, message=stop.message, evidence=stop.evidence)
+
+
+def _ours(text: "Optional[str]") -> bool:
+    """Whether our block is what keeps passwords out."""
+    return any((word.lower(), value) == ("passwordauthentication", "no") for word, value in sshd.block(text or "") or [])
+
+
+def _final(steps: "List[Step]", seen: Seen) -> "Optional[str]":
+    text = seen.config.text  # type: Optional[str]
+    for step in steps:
+        if step.kind == "block":
+            text = step.after
+    return text
+
+
+# -- look --------------------------------------------------------------------------------------------------------------
+
+
+def look(plan: Plan) -> "Play":
+    """Return what decide() has to know about the server. Reads only."""
+    account = yield FindAccount(plan.login)
+    if account is None:
+        raise Refused("login_missing", "there is no login {} on this server".format(plan.login), login=plan.login)
+    daemon = yield FindDaemon(plan.connection)
+    config = yield Read(daemon.config, None)
+    asked = daemon.how in ("listener", "each")
+    check = (yield AskSshd(daemon, ["-t"], None)) if asked else None
+    accounts, directory_service = [], False
+    if plan.passwords == "off" or reads_only(plan):
+        accounts, directory_service = yield ListAccounts()
+    concerned = [account] + [
+        other
+        for other in accounts
+        if other.name != account.name and (other.uid == 0 or (other.password == "usable" and has_shell(other)))
+    ]
+    if plan.passwords == "off" and len(concerned) > _MOST_LOGINS:
+        raise Refused(
+            "others_locked_out",
+            "more than {} logins have passwords: too many to look at each; use --keep-password-login".format(_MOST_LOGINS),
+            logins=[other.name for other in concerned[1:20]],
+        )
+    seen = Seen(account, accounts, directory_service, daemon, config, check, {}, None, {}, [], None)
+    if check is not None and check.code != 0:
+        return seen._replace(effective={}, files={})
+    texts = yield from _config_files(daemon.config, config.text)
+    effective = yield from _effective(plan, seen, concerned[:_MOST_LOGINS], texts, None)
+    files = {}
+    for each in concerned[:_MOST_LOGINS]:
+        must = each.name == account.name
+        files[each.name] = yield from _key_files(each, effective[each.name], must)
+    candidate = None
+    places = []  # type: List[Any]
+    if plan.passwords is not None:
+        for word in ("passwordauthentication", "kbdinteractiveauthentication", "challengeresponseauthentication"):
+            places += sshd.places(texts, word)
+        candidate = yield from _candidate(plan, seen, concerned[:_MOST_LOGINS], texts, effective)
+    shadow = (yield Read(SHADOW, None)).text if plan.password_hash is not None else None
+    return seen._replace(effective=effective, files=files, candidate=candidate, places=places, shadow=shadow)
+
+
+def _config_files(path: str, text: "Optional[str]") -> "Play":
+    """Return [(path, text)] of the main file and everything it includes, in reading order, each once."""
+    found = []  # type: List[Tuple[str, str]]
+    waiting = [(path, text)]
+    while waiting and len(found) < 200:
+        path, text = waiting.pop(0)
+        if text is None or path in [known for known, _ in found]:
+            continue
+        found.append((path, text))
+        inner = []
+        for _, pattern, _ in sshd.includes(text):
+            for name in (yield Glob(pattern if pattern.startswith("/") else "/etc/ssh/" + pattern)):
+                inner.append((name, (yield Read(name, None)).text))
+        waiting = inner + waiting
+    return found
+
+
+def _effective(plan: Plan, seen: Seen, accounts: "List[Any]", texts: "List[Tuple[str, str]]", text: "Optional[str]") -> "Play":
+    """Return login -> address -> settings, from sshd's own mouth where there is an sshd to ask."""
+    matched = any(sshd.has_match(each) for _, each in texts)
+    result = {}  # type: Dict[str, Dict[str, Settings]]
+    whole = None  # without a Match one answer serves every login from everywhere
+    for account in accounts:
+        result[account.name] = {}
+        for address in addresses(plan):
+            if seen.check is None:
+                settings = sshd.scan(dict(texts), seen.daemon.config, account.name, account.groups)
+            elif whole is not None and not matched:
+                settings = whole
+            else:
+                spec = "user={},host={},addr={}".format(account.name, address, address)
+                if plan.connection:
+                    spec += ",laddr={},lport={}".format(*plan.connection[2:4])
+                output = yield AskSshd(seen.daemon, ["-T", "-C", spec], text)
+                if output.code != 0:
+                    raise Refused("sshd_config_invalid", "sshd -T: {}".format(output.err[-300:].strip()), sshd=output.err[-2000:])
+                whole = settings = sshd.effective(output.out)
+            result[account.name][address] = settings
+    return result
+
+
+def _key_files(account: "Any", effective: "Dict[str, Settings]", must: bool) -> "Play":
+    """Return the KeyFiles that sshd reads for this login. One that can't be read is left out, or (must) raises."""
+    settings = next(iter(effective.values()))
+    found = []
+    for path in sshd.authorized_keys_paths(settings, account.name, account.uid, account.home):
+        components = []  # type: List[Any]
+        try:
+            components = yield Walk(path, account)
+            if settings.get("strictmodes") == ["no"]:
+                components = [part for part in components if part.kind in ("missing", "link") or part.path == path]
+            found.append(KeyFile(path, (yield Read(path, account)), components))
+        except (Stop, OSError) as stop:
+            if must:
+                refuse_path(components, account.uid)
+                raise stop
+    return found
+
+
+def _candidate(
+    plan: Plan, seen: Seen, accounts: "List[Any]", texts: "List[Tuple[str, str]]", effective: "Dict[str, Dict[str, Settings]]"
+) -> "Play":
+    """Return the mildest sshd_config that does what plan wants, with what sshd itself says of it."""
+    if seen.check is None:
+        return None
+    address = addresses(plan)[0]
+    candidate = None
+    for text in candidates(plan, seen.config.text, effective[plan.login][address]):
+        check = yield AskSshd(seen.daemon, ["-t"], text)
+        if check.code != 0:
+            return Candidate(text, check, {}, set())
+        settings = yield from _effective(plan, seen, accounts, texts, text)
+        differs = set()
+        for name, addressed in settings.items():
+            for where, after in addressed.items():
+                differs |= sshd.changed(effective[name][where], after)
+        candidate = Candidate(text, check, settings, differs)
+        if plan.passwords != "on" or password_ways(settings[plan.login], seen.account):
+            return candidate
+    return candidate
+
+
+# -- do, prove ---------------------------------------------------------------------------------------------------------
+
+
+def _do_all(steps: "List[Step]", seen: Seen, deadline: float) -> "Play":
+    for step in steps:
+        yield Listening(deadline)
+        try:
+            yield from _do(step, seen.account)
+        except OSError as error:
+            raise from_os_error(error, step.path)
+        if step.kind == "block":
+            yield from _reload(seen.daemon)
+
+
+def _do(step: Step, account: "Any") -> "Play":
+    owner = account if step.login is not None else None
+    if step.kind == "directory":
+        yield MakeDirectory(step.path, owner)
+    elif step.kind == "mode":
+        yield SetMode(step.path, owner, step.before, step.after)
+    elif step.kind == "password":
+        yield SetPassword(account, step.before, step.after)
+    else:
+        yield Replace(step.path, owner, step.before, step.after)
+
+
+def _reload(daemon: "Any") -> "Play":
+    if daemon.how != "listener":
+        return
+    check = yield AskSshd(daemon, ["-t"], None)
+    if check.code != 0:
+        raise Failed("sshd_config_invalid", "sshd -t after our edit: {}".format(check.err[-300:].strip()))
+    if not (yield Reload(daemon, False)):
+        raise Failed("reload_failed", "sshd did not answer after it was told to re-read its configuration")
+
+
+def _prove(
+    plan: Plan, phase: str, questions: "List[Question]", deadline: float, story: "Dict[str, Any]", narrows: bool
+) -> "Play":
+    """Have the controller prove each question by a new connection; a proof that says it logged in must bring back our nonce."""
+    if not questions:
+        return
+    yield Listening(deadline)
+    nonce, path = yield WriteNonce()
+    answers = yield Ask(phase, [question._asdict() for question in questions], path, deadline)
+    if len(answers) != len(questions):
+        raise Failed("unexpected", "{} answers to {} questions".format(len(answers), len(questions)))
+    for question, answer in zip(questions, answers):
+        method = answer.get("method")
+        if "cause" in answer:
+            raise Failed(answer["cause"], answer.get("message", ""), **answer.get("evidence", {}))
+        weaker = question.least != question.want and method == question.least
+        if method != question.want and not weaker and not (method == "logged_in" and question.want == "password_offered"):
+            raise Failed("unexpected", "asked to prove {}, told {}".format(question.want, method))
+        # A refusal is shown by a login in the same connection wherever there is a key that can log in.
+        shown_by_login = method == "logged_in" or (method == "refused" and question.known is not None and plan.provable)
+        if shown_by_login and answer.get("nonce") != nonce:
+            raise Failed(
+                "wrong_machine",
+                "the login that proves the change reached another machine than the one that was changed "
+                "(a virtual address, a cloned host key, or a load balancer?)",
+            )
+        if method == "accepted" and narrows and not plan.accept_unproved:
+            raise Failed("proof_too_weak", "sshd would accept the key, but nobody logged in with it; say --accept-unproved")
+        proof = {"way": question.way, "login": question.login, "method": method}
+        if proof not in story["proofs"]:
+            story["proofs"].append(proof)
+
+
+def _still_ours(steps: "List[Step]", account: "Any") -> "Play":
+    """Raise Changed where somebody edited a file of ours since we wrote it."""
+    last = {step.path: step for step in steps if step.kind in ("keys", "block")}
+    for path, step in sorted(last.items()):
+        now = yield Read(path, account if step.login is not None else None)
+        if now.text != step.after:
+            raise Changed(
+                "authorized_keys_changed" if step.kind == "keys" else "setting_overridden",
+                "{}: somebody else changed it during the operation; ours is taken out, theirs stays. "
+                "Retry when they are done".format(path),
+                path=path,
+            )
+
+
+# -- undo --------------------------------------------------------------------------------------------------------------
+
+
+def recover() -> "Play":
+    """Finish what an earlier run left: tidy up after a commit, undo anything else. Idempotent, and safe to be killed in.
+
+    Returns None where nothing was left, else {"operation", "result"}. Raises Failed undo_incomplete where something stays.
+    """
+    found = yield ReadJournal()
+    if found is None:
+        yield Disarm()
+        return None
+    name, journal = found
+    if name == "armed" and not (yield MoveJournal("reverting")):
+        found = yield ReadJournal()  # somebody decided just before us
+        if found is None:
+            return None
+        name, journal = found
+    if name == "confirmed":
+        state = {"operation": journal["operation"], "generation": journal["generation"], "result": "succeeded"}
+    else:
+        left = yield from undo(journal)
+        if left:
+            raise Failed("undo_incomplete", "an earlier operation could not be undone: {}".format("; ".join(left)), remains=left)
+        state = _reverted(journal)
+    yield from _finish(state)
+    return {"operation": state["operation"], "result": state["result"]}
+
+
+def _reverted(journal: "Dict[str, Any]") -> "Dict[str, Any]":
+    return {"operation": journal["operation"], "generation": journal["generation"], "result": "reverted"}
+
+
+def _finish(state: "Dict[str, Any]") -> "Play":
+    yield WriteState(state)
+    yield DropJournal()
+    yield Disarm()  # last: a watcher may be what runs this, and ends with its unit
+
+
+def undo(journal: "Dict[str, Any]") -> "Play":
+    """Take back every step of the journal, the last one first; return what could not be taken back, in words."""
+    account = yield FindAccount(journal["login"])
+    steps = [Step(*each) for each in journal["steps"]]
+    while steps:
+        step = steps[-1]
+        try:
+            yield from _undo_step(step, account, journal)
+        except Exception as stop:
+            # To go on could take the new way in away before the old one is back.
+            return ["{} ({}): {}".format(step.path, step.kind, stop)] + [each.path for each in reversed(steps[:-1])]
+        steps.pop()
+    return []
+
+
+def _undo_step(step: Step, account: "Any", journal: "Dict[str, Any]") -> "Play":
+    owner = account if step.login is not None else None
+    if step.login is not None and account is None:
+        # Root's own rights are not for a login's files.
+        raise Failed("login_missing", "{} is not known to the server now".format(step.login), login=step.login)
+    if step.kind == "directory":
+        yield RemoveDirectory(step.path, owner)
+    elif step.kind in ("mode", "password"):
+        try:
+            if step.kind == "mode":
+                yield SetMode(step.path, owner, step.after, step.before)
+            else:
+                yield SetPassword(account, step.after, step.before)
+        except Changed:
+            return  # not as we left it: not ours to change
+    else:
+        yield from _undo_text(step, owner)
+        if step.kind == "block":
+            yield from _reload_after_undo(journal)
+
+
+def _undo_text(step: Step, owner: "Any") -> "Play":
+    yield Sweep(step.path, owner)
+    for _ in range(_TRIES):
+        now = (yield Read(step.path, owner)).text
+        wanted = undone(step, now)
+        if wanted == now:
+            return
+        try:
+            if wanted is None:
+                yield Delete(step.path, owner, now)
+            else:
+                yield Replace(step.path, owner, now, wanted)
+            return
+        except Changed:
+            continue  # somebody else writes at the same time: look again
+    raise Failed("undo_incomplete", "somebody else keeps changing it")
+
+
+def undone(step: Step, now: "Optional[str]") -> "Optional[str]":
+    """Return what the file should hold once step is taken back: the old bytes, or where others edited it, theirs without ours."""
+    if now == step.after or now == step.before:
+        return step.before  # type: ignore[no-any-return]
+    if now is None:
+        return None if step.before is None else now
+    if step.kind == "block":
+        return sshd.with_block(now, sshd.block(step.before or "") or [])
+    return _lines_undone(now, step.before or "", step.after)
+
+
+def _lines_undone(now: str, before: str, after: str) -> str:
+    """Return now without the lines that after has over before, and with those at its end that before has over after."""
+    old, new, lines = before.split("\n"), after.split("\n"), now.split("\n")
+    for line in _over(new, old):
+        if line in lines:
+            lines.remove(line)
+    end = len(lines) if lines[-1:] != [""] else len(lines) - 1
+    lines[end:end] = [line for line in _over(old, new) if line not in lines]
+    return "\n".join(lines)
+
+
+def _over(these: "List[str]", those: "List[str]") -> "List[str]":
+    rest = list(those)
+    over = []
+    for line in these:
+        if line in rest:
+            rest.remove(line)
+        elif line:
+            over.append(line)
+    return over
+
+
+def _reload_after_undo(journal: "Dict[str, Any]") -> "Play":
+    """Have sshd run on the restored file. A file that sshd does not accept is never loaded: the running one is then better."""
+    daemon = yield FindDaemon(journal["connection"])
+    _, boot = yield Clock()
+    before = Daemon(*journal["daemon"])
+    if before.how == "listener" and boot == journal["boot"] and daemon.how != "listener":
+        # It died of our edit; what is found now, if anything, serves a session that outlives it. After a reboot the system
+        # starts its own.
+        daemon = before
+    if daemon.how != "listener":
+        return
+    check = yield AskSshd(daemon, ["-t"], None)
+    if check.code != 0:
+        raise Failed("sshd_config_invalid", "sshd -t: {}".format(check.err[-300:].strip()))
+    if not (yield Reload(daemon, True)):
+        raise Failed("reload_failed", "sshd does not answer")

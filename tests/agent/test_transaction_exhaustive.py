@@ -1,0 +1,293 @@
+"""The transaction, with everything that can go wrong in it going wrong at every effect: see exhaust.py for the promises."""
+
+import errno
+import functools
+import gc
+import itertools
+from collections import Counter
+from typing import Any
+
+import pytest
+from exhaust import (
+    Broken,
+    Fault,
+    Judge,
+    Race,
+    Run,
+    answered,
+    both,
+    broken_disk,
+    deadline,
+    edit,
+    end_of_file,
+    fail,
+    os_error,
+    sshd_dies,
+    written,
+)
+from model_host import CONFIG
+from scenarios import SCENARIOS, STRANGER, Scenario
+
+from kpsagent.errors import Failed, Refused
+from kpsagent.host import Arm, Ask, Clock, Listening, MoveJournal, Read, Reload, Walk, WriteJournal, WriteState
+
+every_scenario = pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+POINTS: Counter[str] = Counter()
+UNTOUCHED = ("as_before", "reverted")
+
+
+@functools.cache
+def judge_of(name: str) -> Judge:
+    return Judge(next(scenario for scenario in SCENARIOS if scenario.name == name), POINTS)
+
+
+def commit_of(effects: list[Any]) -> int:
+    """The effect after which all holds: where there is nothing to commit, the one before the result is written down."""
+    written_down = next(at for at, effect in enumerate(effects) if isinstance(effect, WriteState))
+    return next((at for at, effect in enumerate(effects) if isinstance(effect, MoveJournal)), written_down - 1)
+
+
+def last_heard(effects: list[Any]) -> int:
+    """The last effect before the commit in which the rope and the deadline count."""
+    return max(at for at, effect in enumerate(effects[: commit_of(effects) + 1]) if isinstance(effect, Ask | Listening))
+
+
+def of_another(effect: Any, scenario: Scenario) -> bool:
+    """Whether this looks at another login's keys: where that fails, they count as none."""
+    return isinstance(effect, Walk | Read) and effect.account is not None and effect.account.name != scenario.login
+
+
+def play(
+    judge: Judge, what: str, first: int, before: Fault | None = None, after: Fault | None = None, again: bool = False
+) -> tuple[Run, Any]:
+    """Play to the end with a fault at the effect first or later.
+
+    The result is held to be honest, and what a crash at any moment since leads to, to the promises.
+    """
+    run = Run(judge, before, after, first)
+    POINTS[what] += 1
+    try:
+        result = run.play()
+        honest(run, result)
+        for state in [*run.trail, run.state()]:
+            judge.explore(state, again)
+        run.trail.clear()
+    except Broken as broken:
+        tail = [type(effect).__name__ for effect in run.effects[-12:]]
+        raise Broken(f"{broken}; after effect {len(run.effects)}, the last: {tail}") from None
+    return run, result
+
+
+def honest(run: Run, result: Any) -> None:
+    """Raise Broken unless the result says what is there."""
+    status, state = result["status"], result["server_state"]
+    if status == "succeeded" and not run.committed:
+        raise Broken("succeeded without a commit")
+    if status == "failed" and run.committed and state != "unknown":
+        raise Broken(f"{state} after the commit")
+    if "leftover" not in result and (status != "failed" or state in UNTOUCHED):
+        run.judge.ended(run.world, status != "failed")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_collector():
+    # Hundreds of thousands of small values stay; to look through them again and again takes longer than all the tests.
+    gc.disable()
+    yield
+    gc.enable()
+    judge_of.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def _points(request):
+    POINTS.clear()
+    yield
+    request.node.user_properties.append(("counted", dict(POINTS)))
+
+
+@pytest.fixture
+def judge(scenario):
+    judge = judge_of(scenario.name)
+    judge.theirs = {}
+    return judge
+
+
+@every_scenario
+def test_an_operation_ends_as_asked_and_keeps_every_promise_on_the_way(scenario, judge):
+    run, result = play(judge, "undisturbed", 0)
+    assert result["status"] == ("succeeded" if scenario.wanted else "unchanged"), result
+    assert result["server_state"] == "as_asked"
+    assert {path: run.world.disk.get(path) for path in scenario.wanted} == scenario.wanted
+
+
+@every_scenario
+def test_a_crash_at_any_effect_and_again_at_any_effect_of_the_recovery_keeps_every_promise(scenario, judge):
+    play(judge, "undisturbed", 0, again=True)
+
+
+ERRORS = [os_error(name) for name in ("ENOSPC", "EIO", "EROFS", "EPERM", "EACCES", "ELOOP")]
+ERRORS += [Refused("path_unsafe", "a link"), Failed("unexpected", "odd"), ValueError("a mistake of ours")]
+
+
+@every_scenario
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: errno.errorcode.get(getattr(error, "errno", 0), type(error).__name__))
+def test_an_effect_that_fails_anywhere_is_undone_and_told_as_it_is(scenario, judge, error):
+    effects = judge.undisturbed.effects
+    for at, effect in enumerate(effects):
+        _, result = play(judge, "failures", at, fail(at, error))
+        if at <= commit_of(effects) and not of_another(effect, scenario):
+            assert result["status"] == "failed", (at, effect)
+            assert result["server_state"] in UNTOUCHED, (at, effect, result)
+
+
+@every_scenario
+def test_an_effect_that_takes_place_and_fails_all_the_same_is_undone_or_told_to_be_unknown(scenario, judge):
+    effects = judge.undisturbed.effects
+    commit = commit_of(effects)
+    for at in [at for at, effect in enumerate(effects) if written(effect)]:
+        _, result = play(judge, "failures", at, None, fail(at, os_error("EIO")))
+        if at < commit:
+            assert result["server_state"] in UNTOUCHED, (at, effects[at], result)
+        if at == commit and scenario.wanted:
+            assert (result["status"], result["server_state"]) == ("failed", "unknown")
+
+
+@every_scenario
+def test_a_failure_followed_by_any_failure_of_the_undo_locks_nobody_out_and_is_made_good_by_the_next_run(scenario, judge):
+    effects = judge.undisturbed.effects
+    first = next((at for at, effect in enumerate(effects) if isinstance(effect, WriteJournal)), len(effects))
+    for at in range(first, min(commit_of(effects) + 1, len(effects))):
+        run, _ = play(judge, "failures", at, fail(at, os_error("EIO")))
+        for second in range(at + 1, len(run.effects)):
+            _, result = play(judge, "pairs of failures", at, both(fail(at, os_error("EIO")), fail(second, os_error("EROFS"))))
+            assert result["status"] == "failed"
+
+
+@every_scenario
+@pytest.mark.parametrize("place", ["/", "/etc", "/root", "/home", "/var/lib/kps"])
+def test_a_disk_that_takes_nothing_from_any_effect_on_locks_nobody_out(scenario, judge, place):
+    for at in [at for at, effect in enumerate(judge.undisturbed.effects) if written(effect)]:
+        for name in ("ENOSPC", "EROFS"):
+            play(judge, "broken disks", at, broken_disk(at, os_error(name), place))
+
+
+@every_scenario
+def test_a_rope_that_ends_before_the_commit_is_never_a_success(scenario, judge):
+    effects = judge.undisturbed.effects
+    for at in range(len(effects)):
+        _, result = play(judge, "ends of the rope", at, end_of_file(at))
+        if at <= last_heard(effects):
+            assert (result["status"], result["cause"]) == ("failed", "connection_lost"), (at, effects[at])
+            assert result["server_state"] in UNTOUCHED
+
+
+@every_scenario
+def test_a_deadline_that_passes_before_the_commit_is_never_a_success(scenario, judge):
+    effects = judge.undisturbed.effects
+    begun = next((at for at, effect in enumerate(effects) if isinstance(effect, Clock)), len(effects))
+    for at in range(begun + 1, len(effects)):
+        _, result = play(judge, "deadlines", at, deadline(at))
+        if at <= last_heard(effects):
+            assert (result["status"], result["cause"]) == ("failed", "deadline_passed"), (at, effects[at])
+            assert result["server_state"] in UNTOUCHED
+
+
+@every_scenario
+def test_the_last_thing_before_the_commit_is_to_see_that_the_rope_still_holds(scenario, judge):
+    effects = judge.undisturbed.effects
+    commit = commit_of(effects)
+    assert isinstance(effects[commit - 1] if scenario.wanted else effects[commit], Listening)
+
+
+@every_scenario
+def test_an_sshd_that_dies_of_a_reload_is_started_again_on_its_old_configuration(scenario, judge):
+    for at in [at for at, effect in enumerate(judge.undisturbed.effects) if isinstance(effect, Reload)]:
+        _, result = play(judge, "dead sshds", at, sshd_dies(at))
+        assert (result["cause"], result["server_state"]) == ("reload_failed", "reverted")
+
+
+def test_a_dead_sshd_is_what_the_armed_undo_is_for():
+    scenario = SCENARIOS[0]
+    judge = judge_of(scenario.name)
+    (at,) = [at for at, effect in enumerate(judge.undisturbed.effects) if isinstance(effect, Reload)]
+    run = Run(judge, sshd_dies(at), None, at)
+    run.play()
+    dead = [state for state in run.trail if state.world.loaded is None]
+    assert dead
+    assert all(state.world.armed for state in dead)
+
+
+@every_scenario
+@pytest.mark.parametrize(
+    "answers",
+    [
+        pytest.param(lambda given: [{"cause": "new_key_refused", "message": "no"}] * len(given), id="refused"),
+        pytest.param(lambda given: [dict(each, nonce="of another machine") for each in given], id="another-machine"),
+        pytest.param(lambda given: given[:-1], id="one-too-few"),
+        pytest.param(lambda given: [dict(each, method="wished_for") for each in given], id="of-no-known-kind"),
+        pytest.param(lambda given: [{}] * len(given), id="empty"),
+        pytest.param(lambda given: ["yes"] * len(given), id="no-objects"),
+        pytest.param(lambda given: 7, id="no-list"),
+    ],
+)
+def test_a_proof_that_is_none_is_followed_by_the_undo(scenario, judge, answers):
+    effects = judge.undisturbed.effects
+    for at in [at for at, effect in enumerate(effects) if isinstance(effect, Ask)]:
+        shown = any(each["want"] == "logged_in" or each["known"] for each in effects[at].questions) and scenario.provable
+        _, result = play(judge, "bad proofs", at, answered(at, answers))
+        if answers([{"method": "refused"}]) != [{"method": "refused", "nonce": "of another machine"}] or shown:
+            assert result["status"] == "failed", (at, result)
+            assert result["server_state"] in UNTOUCHED
+
+
+@every_scenario
+@pytest.mark.parametrize(("place", "line"), [("keys", STRANGER), ("config", "Banner none")], ids=["keys", "config"])
+def test_what_somebody_else_writes_before_any_effect_stays_and_ours_goes(scenario, judge, place, line):
+    path = scenario.keys_path if place == "keys" else CONFIG
+    for at in range(len(judge.undisturbed.effects)):
+        judge.theirs = {}
+        _, result = play(judge, "edits by others", at, edit(at, path, line))
+        assert result["server_state"] in ("as_asked", *UNTOUCHED), (at, result)
+
+
+@pytest.mark.parametrize("scenario", [each for each in SCENARIOS if each.kind == "listener"], ids=lambda each: each.name)
+def test_a_configuration_that_somebody_else_breaks_is_never_loaded_and_locks_nobody_out(scenario, judge):
+    # Between the last `sshd -t` and the reload nobody can look.
+    for at in [at for at, effect in enumerate(judge.undisturbed.effects) if not isinstance(effect, Reload)]:
+        judge.theirs = {}
+        run = Run(judge, edit(at, CONFIG, "Nonsense yes"), None, at)
+        result = run.play()
+        POINTS["broken by others"] += 1
+        assert run.world.loaded is not None
+        if result["server_state"] == "partial":
+            assert result["remains"]
+        entry = run.world.disk[CONFIG]
+        run.world.disk[CONFIG] = entry._replace(text=entry.text.replace("Nonsense yes\n", ""))
+        judge.theirs = {}
+        judge.explore(run.state()._replace(world=run.world.unpowered().sshd_started()), False)
+
+
+@every_scenario
+def test_between_the_operation_and_a_watcher_exactly_one_wins(scenario, judge):
+    effects = judge.undisturbed.effects
+    armed = next((at for at, effect in enumerate(effects) if isinstance(effect, Arm)), len(effects))
+    for at in range(armed + 1, len(effects)):
+        for far in itertools.count():
+            race = Race(at, far)
+            run = Run(judge, race, None, at)
+            result = run.play()
+            race.finish()
+            POINTS["races with a watcher"] += 1
+            honest_after(run, result)
+            if race.over:
+                break
+
+
+def honest_after(run: Run, result: Any) -> None:
+    if result["status"] == "succeeded":
+        assert run.committed
+        run.judge.ended(run.world, True)
+    else:
+        assert not run.committed
+        assert result["server_state"] in ("reverted", "partial", "unknown")
+        run.judge.explore(run.state(), False)

@@ -1,0 +1,77 @@
+"""What holds for every test: in CI nothing is skipped, and never fewer tests run than tests/minimum says."""
+
+import os
+import signal
+from collections import Counter
+from collections.abc import Generator
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+MINIMUM = Path(__file__).parent / "minimum"
+
+
+def pytest_configure() -> None:
+    """Have what tests start hear Ctrl-C: a shell that runs us in the background had it ignored, and that is inherited."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In CI, make a run fail that skipped something or ran too little."""
+    if _complaints(session.config) and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> Generator[None]:
+    """Say how many tests ran, and what of that CI does not accept."""
+    yield
+    if counted := _counted(config):
+        terminalreporter.write_line(", ".join(f"{number:,} {what}" for what, number in sorted(counted.items())))
+    terminalreporter.write_line(f"{_ran(config)} tests ran, {_skipped(config)} were skipped")
+    for complaint in _complaints(config):
+        terminalreporter.write_line(complaint, red=True)
+
+
+def _complaints(config: pytest.Config) -> list[str]:
+    # Workers of xdist have no terminal; the process that started them judges for all.
+    if os.environ.get("CI") != "true" or hasattr(config, "workerinput"):
+        return []
+    found = []
+    if _skipped(config):
+        found.append("in CI no test may be skipped: install what is missing")
+    if _is_whole_suite(config) and _ran(config) < (least := int(MINIMUM.read_text())):
+        found.append(f"in CI at least {least} tests must run (tests/minimum)")
+    return found
+
+
+def _is_whole_suite(config: pytest.Config) -> bool:
+    narrowed = config.option.keyword or config.option.markexpr or config.option.collectonly
+    return config.args_source is pytest.Config.ArgsSource.TESTPATHS and not narrowed
+
+
+def _ran(config: pytest.Config) -> int:
+    return sum(_count(config, outcome) for outcome in ("passed", "failed", "xfailed", "xpassed"))
+
+
+def _skipped(config: pytest.Config) -> int:
+    return _count(config, "skipped")
+
+
+def _counted(config: pytest.Config) -> Counter[str]:
+    """What tests counted on their way: each put a dict of numbers into its property "counted"."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    counted: Counter[str] = Counter()
+    for report in chain.from_iterable(reporter.stats.values()) if reporter is not None else ():
+        if getattr(report, "when", "") == "teardown":
+            for name, numbers in report.user_properties:
+                counted.update(numbers if name == "counted" else {})
+    return counted
+
+
+def _count(config: pytest.Config, outcome: str) -> int:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    return len(reporter.stats.get(outcome, [])) if reporter is not None else 0

@@ -1,0 +1,190 @@
+"""What every host says of sshd, and does to it: the model's, and a real one on loopback."""
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kpsagent.host import AskSshd, Daemon, FindDaemon, Lock, Reload
+from tests.agent import model_host as model
+from tests.contracts.places import LocalPlace, ModelPlace, scratch
+from tests.needs import lacking
+
+SSHD = "/usr/sbin/sshd"
+
+
+class ModelSshd(ModelPlace):
+    """The model's sshd."""
+
+    config = model.CONFIG
+    connection = model.CONNECTION
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.daemon = Daemon("listener", 7, SSHD, [], self.config, "")
+        self.configure("")
+        self.world.loaded = ""
+
+    def configure(self, text: str) -> None:
+        self.world.put(self.config, model.file(text))
+
+    def candidate(self, text: str) -> str:
+        return text
+
+    def greeting(self) -> str:
+        return self.world.loaded or ""
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[None]:
+        yield
+
+    def kill(self) -> None:
+        self.world.loaded = None
+
+    def names_left(self) -> list[str]:
+        return self.names(model.STATE)
+
+
+class LocalSshd(LocalPlace):
+    """A real sshd, started for the test."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        os.makedirs("/run/sshd", 0o755, exist_ok=True)
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", directory / "host_key"], check=True)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        self.config = str(directory / "sshd_config")
+        self.address = ("127.0.0.1", port)
+        self.connection = ["127.0.0.1", "50000", "127.0.0.1", str(port)]
+        self._pid_file = directory / "pid"
+        self._top = f"Port {port}\nListenAddress 127.0.0.1\nHostKey {directory}/host_key\nPidFile {self._pid_file}\n"
+        self.configure("")
+        subprocess.run([SSHD, "-f", self.config], check=True)
+        self._wait_for_pid()
+        self.daemon = Daemon("listener", self._pid(), SSHD, ["-f", self.config], self.config, "")
+
+    def configure(self, text: str) -> None:
+        Path(self.config).write_text(self._top + text)
+
+    def candidate(self, text: str) -> str:
+        return self._top + text
+
+    def greeting(self) -> str:
+        with socket.create_connection(self.address, 5) as there:
+            return there.recv(200).decode()
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[None]:
+        with socket.create_connection(self.address, 5) as there:
+            assert there.recv(200)
+            yield
+            assert not select.select([there], [], [], 0)[0], "the session has ended"
+
+    def _pid(self) -> int:
+        return int(self._pid_file.read_text())
+
+    def _wait_for_pid(self) -> None:
+        for _ in range(500):
+            with contextlib.suppress(OSError, ValueError):
+                if self._pid() and self.greeting():
+                    return
+            select.select([], [], [], 0.01)
+        pytest.fail("sshd does not come up")
+
+    def kill(self) -> None:
+        pid = self._pid()
+        watched = os.pidfd_open(pid)
+        os.kill(pid, signal.SIGKILL)
+        select.select([watched], [], [], 5)
+        os.close(watched)
+
+    def names_left(self) -> list[str]:
+        return self.names(self.state)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self.kill()
+        super().close()
+
+
+@pytest.fixture(params=["model", "local"])
+def place(request) -> Iterator[Any]:
+    if request.param == "model":
+        yield ModelSshd()
+        return
+    if os.geteuid() != 0 or not os.path.exists(SSHD):
+        lacking("root, and openssh-server")
+    with scratch() as directory:
+        made = LocalSshd(directory)
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+@pytest.fixture
+def host(place):
+    host = place.host()
+    host.do(Lock(True))
+    host.do(FindDaemon(place.connection))
+    yield host
+    host.close()
+
+
+@pytest.mark.parametrize(("text", "good"), [("UsePAM no\n", True), ("Nonsense yes\n", False)])
+def test_sshd_judges_its_file_and_a_candidate_alike(host, place, text, good):
+    said = host.do(AskSshd(place.daemon, ["-t"], place.candidate(text)))
+    assert (said.code == 0) is good
+    place.configure(text)
+    assert (host.do(AskSshd(place.daemon, ["-t"], None)).code == 0) is good
+    assert place.names_left() == []
+
+
+def test_a_candidate_is_complained_about_by_the_name_of_the_file_it_is_for(host, place):
+    said = host.do(AskSshd(place.daemon, ["-t"], place.candidate("Nonsense yes\n")))
+    assert place.config in said.err
+    assert "candidate" not in said.err
+
+
+def test_sshd_says_what_holds_for_a_login(host, place):
+    text = "PasswordAuthentication no\nMatch User root\n    PasswordAuthentication yes\n"
+    place.configure("PasswordAuthentication yes\n")
+    asked = {
+        "everybody": AskSshd(place.daemon, ["-T"], place.candidate(text)),
+        "root": AskSshd(place.daemon, ["-T", "-C", "user=root,host=127.0.0.1,addr=127.0.0.1"], place.candidate(text)),
+        "as it stands": AskSshd(place.daemon, ["-T"], None),
+    }
+    said = {
+        who: next(line for line in host.do(effect).out.split("\n") if line.startswith("passwordauthentication "))
+        for who, effect in asked.items()
+    }
+    assert {who: line.split()[1] for who, line in said.items()} == {"everybody": "no", "root": "yes", "as it stands": "yes"}
+
+
+def test_a_reload_has_sshd_run_on_its_file_and_sessions_live_on(host, place):
+    with place.session():
+        place.configure("VersionAddendum kps-two\n")
+        assert "kps-two" not in place.greeting()
+        assert host.do(Reload(place.daemon, False)) is True
+        assert "kps-two" in place.greeting()
+
+
+@pytest.mark.parametrize("revive", [False, True])
+def test_an_sshd_that_has_ended_is_started_again_only_to_revive_it(host, place, revive):
+    place.kill()
+    assert host.do(Reload(place.daemon, revive)) is revive
+    if revive:
+        place.greeting()
+
+
+def test_a_reload_that_ends_sshd_is_told(host, place):
+    place.configure("Nonsense yes\n")
+    assert host.do(Reload(place.daemon, False)) is False

@@ -1,0 +1,744 @@
+"""What every store does, whatever keeps it. SQLite is the first."""
+
+import multiprocessing
+import os
+import signal
+import sqlite3
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from controller.errors import AlreadyExists, Conflict, NotFound, Unavailable
+from controller.events import KINDS
+from controller.model import (
+    FINAL,
+    Binding,
+    Caller,
+    KeyPair,
+    MasterKeyVersion,
+    Outcome,
+    Sealed,
+    Server,
+    ServerNotes,
+    Task,
+)
+from controller.store import Store
+
+START = datetime(2030, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+spawn = multiprocessing.get_context("spawn")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def forward(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+@pytest.fixture(params=["sqlite"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return {"sqlite": f"sqlite:///{tmp_path}/kps.db"}[request.param]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(url: str, clock: Clock) -> Iterator[Store]:
+    store = Store(url, clock)
+    store.migrate()
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def who(store: Store) -> Caller:
+    made = Caller("a" * 32, "b" * 32, "c" * 32, "administrator")
+    return store.first_tenant(made, "home", "administrator", "A" * 20, Sealed(b"sealed"))[0]
+
+
+@pytest.fixture
+def server(store: Store, who: Caller) -> Server:
+    return store.add_servers([a_server(who)])[0]
+
+
+@pytest.fixture
+def keypair(store: Store, who: Caller) -> KeyPair:
+    return store.add_keypair(a_keypair(who), Sealed(b"sealed"))
+
+
+def a_server(who: Caller, name: str = "web-1", **more: Any) -> Server:
+    return Server(str(uuid.uuid4()), who.tenant_id, name, "192.0.2.1", **more)
+
+
+def a_keypair(who: Caller, name: str = "laptop", **more: Any) -> KeyPair:
+    values: dict[str, Any] = {
+        "id": str(uuid.uuid4()), "tenant_id": who.tenant_id, "owner_id": who.user_id, "scope": "private", "name": name,
+        "type": "ed25519", "managed": True, "public_key": "ssh-ed25519 AAAA laptop", "fingerprint": "SHA256:x",
+        "fingerprint_md5": "aa:bb", "created_at": START,
+    }  # fmt: skip
+    return KeyPair(**values | more)
+
+
+def a_task(server: Server, **more: Any) -> Task:
+    values: dict[str, Any] = {
+        "id": str(uuid.uuid4()), "tenant_id": server.tenant_id, "user_id": "c" * 32, "server_id": server.id,
+        "server_name": server.name, "login": "root", "operation": "bind", "request": {"keypair": "laptop"},
+        "created_at": START,
+    }  # fmt: skip
+    return Task(**values | more)
+
+
+def a_binding(server: Server, keypair: KeyPair, login: str = "root", **more: Any) -> Binding:
+    values: dict[str, Any] = {"proof": "logged_in", "closed_password_login": True, "task_id": "t", "created_at": START}
+    return Binding(server.id, login, keypair.id, **values | more)
+
+
+def running(store: Store, server: Server, owner: str = "me", lease_seconds: float = 30) -> Task:
+    [task] = store.add_tasks([a_task(server)])
+    claimed = store.claim(task.id, owner, lease_seconds)
+    assert claimed is not None
+    return claimed
+
+
+def bound(store: Store, binding: Binding) -> Binding:
+    """Have a task bind a key pair, as every binding comes about."""
+    task = running(store, store.server_by_id(binding.server_id))
+    assert store.finish(task.id, "me", task.generation, Outcome("succeeded", "as_asked"), binding=binding)
+    return binding
+
+
+def unbound(store: Store, server: Server, login: str) -> None:
+    task = running(store, server)
+    assert store.finish(task.id, "me", task.generation, Outcome("succeeded", "as_asked"), unbind=(server.id, login))
+
+
+def noted(store: Store, server: Server, **notes: Any) -> Server:
+    """Have a task record what it saw of a server; its generation is then one higher."""
+    task = running(store, server)
+    assert store.finish(task.id, "me", task.generation, Outcome("succeeded", "as_asked"), notes=notes)  # type: ignore[arg-type]
+    return store.server_by_id(server.id)
+
+
+# -- the home
+
+
+def test_a_home_without_an_owner_says_so(store: Store) -> None:
+    with pytest.raises(Unavailable) as refused:
+        store.caller_by_local_home()
+    assert refused.value.code == "not_initialised"
+
+
+def test_a_home_without_a_database_says_so_and_makes_none(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="kps init"):
+        Store(f"sqlite:///{tmp_path}/none.db").local_owner()
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_first_tenant_is_made_once(store: Store, who: Caller) -> None:
+    other = Caller("d" * 32, "e" * 32, "f" * 32, "administrator")
+    assert store.first_tenant(other, "home", "x", "B" * 20, Sealed(b"other")) == (who, "A" * 20)
+    assert store.caller_by_local_home() == who
+    assert store.access_key("A" * 20) == (who, Sealed(b"sealed"))
+    with pytest.raises(NotFound):
+        store.access_key("B" * 20)
+
+
+def test_migrating_again_changes_nothing(store: Store, server: Server, who: Caller) -> None:
+    store.migrate()
+    assert store.servers(who.tenant_id) == [server]
+
+
+# -- master keys
+
+
+def test_of_two_first_master_keys_one_is_kept(store: Store, who: Caller) -> None:
+    first, second = (
+        MasterKeyVersion(str(uuid.uuid4()), who.tenant_id, "kps/default", 1, wrapped, "check", START)
+        for wrapped in (b"first", b"second")
+    )
+    assert store.master_key(who.tenant_id, "kps/default") is None
+    assert store.add_master_key(first) == first
+    assert store.add_master_key(second) == first
+    assert store.master_key(who.tenant_id, "kps/default") == first
+    assert store.master_key_version(first.key_id, 1) == first
+    assert store.master_key_version(first.key_id, 2) is None
+    assert store.master_key_version(second.key_id, 1) is None
+    newer = replace(first, version=2, wrapped=b"newer")
+    assert store.add_master_key(newer) == newer
+    assert store.master_key(who.tenant_id, "kps/default") == newer
+
+
+# -- servers
+
+
+def test_a_server_comes_back_as_it_was_put_in(store: Store, who: Caller) -> None:
+    server = a_server(
+        who, port=2222, login="admin", labels={"role": "web"}, host_key="ssh-ed25519 AAAA", trust_on_first_use=True,
+        password_login="on", boot_id="b", generation=7, after_reset={"remove": ["k"]},
+    )  # fmt: skip
+    store.add_servers([server])[0]
+    assert store.server(who.tenant_id, "web-1") == server
+    assert store.server(who.tenant_id, server.id) == server
+    assert store.server_by_id(server.id) == server
+
+
+def test_two_servers_do_not_share_a_name(store: Store, who: Caller, server: Server) -> None:
+    with pytest.raises(AlreadyExists):
+        store.add_servers([a_server(who)])[0]
+    assert store.servers(who.tenant_id) == [server]
+
+
+def test_another_tenant_sees_no_server(store: Store, server: Server) -> None:
+    assert store.servers("z" * 32) == []
+    with pytest.raises(NotFound):
+        store.server("z" * 32, server.id)
+
+
+def test_notes_change_what_they_name_and_nothing_else(store: Store, who: Caller, server: Server) -> None:
+    first = noted(store, server, password_login="off", after_reset={"a": 1})
+    assert first == replace(server, generation=1, password_login="off", after_reset={"a": 1})
+    assert noted(store, server, after_reset=None) == replace(server, generation=2, password_login="off")
+
+
+def test_a_pinned_host_key_is_never_replaced(store: Store, who: Caller, server: Server) -> None:
+    assert store.pin_host_key(server.id, "ssh-ed25519 AAAA").host_key == "ssh-ed25519 AAAA"
+    store.pin_host_key(server.id, "ssh-ed25519 AAAA")
+    with pytest.raises(Conflict) as refused:
+        store.pin_host_key(server.id, "ssh-ed25519 BBBB")
+    assert refused.value.code == "host_key_changed"
+    assert store.server(who.tenant_id, "web-1").host_key == "ssh-ed25519 AAAA"
+    assert kinds(store, who).count("host_key_pinned") == 1
+
+
+def test_a_server_with_a_binding_is_removed_only_on_purpose(store: Store, who: Caller, server: Server, keypair: KeyPair) -> None:
+    bound(store, a_binding(server, keypair))
+    with pytest.raises(Conflict, match="laptop on root"):
+        store.remove_server(server.id)
+    store.remove_server(server.id, forget_bindings=True)
+    assert store.servers(who.tenant_id) == []
+    assert store.bindings(who.tenant_id) == []
+    assert store.events(who.tenant_id)[-1].detail["forgotten"] == [{"login": "root", "keypair": "laptop"}]
+
+
+def test_a_server_with_a_task_that_has_not_ended_is_not_removed(store: Store, who: Caller, server: Server) -> None:
+    task = running(store, server)
+    with pytest.raises(Conflict):
+        store.remove_server(server.id, forget_bindings=True)
+    store.finish(task.id, "me", task.generation, Outcome("succeeded", "as_asked"))
+    store.remove_server(server.id)
+    assert store.task(who.tenant_id, task.id).server_name == "web-1"
+
+
+# -- key pairs
+
+
+def test_a_key_pair_comes_back_as_it_was_put_in(store: Store, who: Caller, keypair: KeyPair) -> None:
+    assert store.keypair(who.tenant_id, who.user_id, "laptop") == keypair == store.keypair_by_id(keypair.id)
+    assert store.keypairs(who.tenant_id, who.user_id) == [keypair]
+    assert store.sealed_private(keypair.id) == Sealed(b"sealed")
+
+
+def test_an_unmanaged_key_pair_has_no_private_half(store: Store, who: Caller) -> None:
+    keypair = store.add_keypair(a_keypair(who, managed=False), None)
+    with pytest.raises(NotFound) as refused:
+        store.sealed_private(keypair.id)
+    assert refused.value.code == "private_key_not_kept"
+
+
+OTHER = "9" * 32
+
+
+def add_user(url: str, who: Caller) -> None:
+    path = url.removeprefix("sqlite:///")
+    connection = sqlite3.connect(path)
+    connection.execute("INSERT INTO users VALUES (?, ?, 'other', 'operator')", (OTHER, who.tenant_id))
+    connection.commit()
+    connection.close()
+
+
+def test_a_private_key_pair_is_seen_by_its_owner_alone(store: Store, who: Caller, keypair: KeyPair, url: str) -> None:
+    add_user(url, who)
+    assert store.keypairs(who.tenant_id, OTHER) == []
+    with pytest.raises(NotFound):
+        store.keypair(who.tenant_id, OTHER, "laptop")
+    shared = store.add_keypair(a_keypair(who, "shared", scope="account"), Sealed(b"x"))
+    assert store.keypairs(who.tenant_id, OTHER) == [shared]
+    assert store.keypairs("z" * 32, OTHER) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "taken"),
+    [
+        (("c" * 32, "private"), ("c" * 32, "private"), True),
+        (("c" * 32, "private"), (OTHER, "private"), False),
+        (("c" * 32, "account"), (OTHER, "private"), True),
+        (("c" * 32, "private"), (OTHER, "account"), True),
+        (("c" * 32, "account"), (OTHER, "account"), True),
+    ],
+)
+def test_a_name_is_one_key_pair_to_everyone_who_may_see_it(
+    store: Store, who: Caller, url: str, first: tuple[str, str], second: tuple[str, str], taken: bool
+) -> None:
+    add_user(url, who)
+    store.add_keypair(a_keypair(who, owner_id=first[0], scope=first[1]), Sealed(b"x"))
+    again = a_keypair(who, owner_id=second[0], scope=second[1])
+    if taken:
+        with pytest.raises(AlreadyExists):
+            store.add_keypair(again, Sealed(b"x"))
+    else:
+        store.add_keypair(again, Sealed(b"x"))
+
+
+def test_a_bound_key_pair_is_not_deleted_and_the_servers_are_named(
+    store: Store, who: Caller, server: Server, keypair: KeyPair
+) -> None:
+    bound(store, a_binding(server, keypair))
+    with pytest.raises(Conflict, match="root@web-1") as refused:
+        store.delete_keypair(keypair.id, who.user_id)
+    assert (refused.value.code, refused.value.evidence) == ("already_bound", {"servers": ["web-1"]})
+    unbound(store, server, "root")
+    store.delete_keypair(keypair.id, who.user_id)
+    assert store.keypairs(who.tenant_id, who.user_id) == []
+
+
+def test_a_key_pair_that_a_task_works_with_is_not_deleted(store: Store, who: Caller, server: Server, keypair: KeyPair) -> None:
+    [task] = store.add_tasks([a_task(server, request={"keypair_id": keypair.id})])
+    with pytest.raises(Conflict) as refused:
+        store.delete_keypair(keypair.id, who.user_id)
+    assert refused.value.code == "keypair_busy"
+    assert store.cancel(who.tenant_id, task.id, "not needed")
+    store.delete_keypair(keypair.id, who.user_id)
+
+
+def test_exports_are_on_record(store: Store, who: Caller, keypair: KeyPair) -> None:
+    store.note_export(keypair.id, who.user_id)
+    event = store.events(who.tenant_id)[-1]
+    assert (event.kind, event.detail["name"], event.detail["user_id"]) == ("keypair_exported", "laptop", who.user_id)
+
+
+# -- bindings
+
+
+def test_a_login_has_one_binding_at_a_time(store: Store, who: Caller, server: Server, keypair: KeyPair) -> None:
+    second = store.add_keypair(a_keypair(who, "second"), Sealed(b"x"))
+    bound(store, a_binding(server, keypair))
+    bound(store, a_binding(server, second))
+    bound(store, a_binding(server, keypair, "admin"))
+    assert store.bindings(who.tenant_id) == [a_binding(server, keypair, "admin"), a_binding(server, second)]
+    assert store.bindings(who.tenant_id, keypair_id=keypair.id) == [a_binding(server, keypair, "admin")]
+    assert store.bindings(who.tenant_id, server_id=server.id, keypair_id=second.id) == [a_binding(server, second)]
+    assert store.named_bindings(who.tenant_id, server.id)[0] == (a_binding(server, keypair, "admin"), "laptop")
+    assert (store.bindings("z" * 32), store.named_bindings("z" * 32)) == ([], [])
+    unbound(store, server, "root")
+    assert store.bindings(who.tenant_id) == [a_binding(server, keypair, "admin")]
+    unbound(store, server, "root")
+    assert kinds(store, who).count("binding_removed") == 1
+
+
+# -- tasks
+
+
+def test_tasks_keep_the_order_they_came_in(store: Store, who: Caller, server: Server, clock: Clock) -> None:
+    first = store.add_tasks([a_task(server), a_task(server)])
+    clock.forward(-3600)  # clocks do not give order
+    second = store.add_tasks([a_task(server)])
+    assert [task.seq for task in first + second] == [1, 2, 3]
+    assert store.tasks(who.tenant_id) == first + second
+    assert store.tasks(None) == first + second
+    assert store.tasks("z" * 32) == []
+    assert store.tasks(who.tenant_id, ids=[first[1].id]) == [first[1]]
+    assert store.tasks(who.tenant_id, ids=[]) == []
+    assert store.tasks(who.tenant_id, server_id="none") == []
+    assert store.task(who.tenant_id, first[0].id) == first[0]
+    with pytest.raises(NotFound):
+        store.task("z" * 32, first[0].id)
+
+
+def test_a_number_is_not_given_again_after_its_task_is_deleted(store: Store, who: Caller, server: Server) -> None:
+    task = running(store, server)
+    store.finish(task.id, "me", task.generation, Outcome("failed", "as_before"))
+    store.delete_failed(who.tenant_id)
+    assert store.add_tasks([a_task(server)])[0].seq == task.seq + 1
+
+
+def test_a_claim_takes_the_task_and_raises_the_generation(store: Store, who: Caller, server: Server, clock: Clock) -> None:
+    clock.forward(1)
+    task = running(store, server, lease_seconds=30)
+    assert (task.status, task.generation, task.lease_owner) == ("running", 1, "me")
+    assert (task.started_at, task.lease_until) == (clock.now, clock.now + timedelta(seconds=30))
+    assert store.task(who.tenant_id, task.id) == task
+    assert store.server(who.tenant_id, "web-1").generation == 1
+    assert store.claim(task.id, "other", 30) is None
+    assert store.claim("no such task", "other", 30) is None
+
+
+def test_a_server_has_one_running_task(store: Store, who: Caller, server: Server) -> None:
+    first = running(store, server)
+    [second] = store.add_tasks([a_task(server)])
+    elsewhere = store.add_servers([a_server(who, "web-2")])[0]
+    [third] = store.add_tasks([a_task(elsewhere)])
+    assert store.claim(second.id, "you", 30) is None
+    assert store.claim(third.id, "you", 30) is not None
+    store.finish(first.id, "me", first.generation, Outcome("succeeded", "as_asked"))
+    claimed = store.claim(second.id, "you", 30)
+    assert claimed is not None
+    assert claimed.generation == 2
+
+
+def test_a_claim_past_a_lost_lease_interrupts_who_held_it(store: Store, who: Caller, server: Server, clock: Clock) -> None:
+    first = running(store, server, lease_seconds=10)
+    [second] = store.add_tasks([a_task(server)])
+    clock.forward(9.9)
+    assert store.claim(second.id, "you", 30) is None
+    clock.forward(0.1)
+    assert store.claim(second.id, "you", 30) is not None
+    lost = store.task(who.tenant_id, first.id)
+    assert (lost.status, lost.cause, lost.server_state, lost.retryable) == ("failed", "interrupted", "unknown", True)
+    assert not store.finish(first.id, "me", first.generation, Outcome("succeeded", "as_asked"))
+
+
+def test_a_lease_that_is_renewed_goes_on(store: Store, server: Server, clock: Clock) -> None:
+    task = running(store, server, lease_seconds=10)
+    clock.forward(8)
+    assert store.renew([task.id, "none"], "me", 10) == {task.id}
+    assert store.renew([task.id], "you", 10) == set()
+    clock.forward(8)
+    assert store.interrupt_expired() == []
+    clock.forward(2)
+    assert [lost.id for lost in store.interrupt_expired()] == [task.id]
+    assert store.interrupt_expired() == []
+    assert store.renew([task.id], "me", 10) == set()
+
+
+def test_a_waiting_task_is_held_by_the_process_that_has_its_credentials(
+    store: Store, who: Caller, server: Server, clock: Clock
+) -> None:
+    [mine, late] = store.add_tasks([a_task(server), a_task(server)], "me", 10)
+    [theirs] = store.add_tasks([a_task(server)], "you", 10)
+    [nobodys] = store.add_tasks([a_task(server)])
+    assert (mine.status, mine.lease_owner, mine.lease_until) == ("ready", "me", clock.now + timedelta(seconds=10))
+    clock.forward(8)
+    assert store.renew([mine.id, theirs.id], "me", 10) == {mine.id}
+    clock.forward(8)
+    assert [lost.id for lost in store.interrupt_expired()] == [late.id, theirs.id]
+    lost = store.task(who.tenant_id, theirs.id)
+    assert (lost.status, lost.cause, lost.phase, lost.retryable) == ("failed", "interrupted", "queued", True)
+    assert lost.server_state == "as_before"
+    assert store.renew([theirs.id], "you", 10) == set()
+    assert store.claim(theirs.id, "you", 10) is None
+    clock.forward(100_000)
+    store.interrupt_expired()
+    assert store.task(who.tenant_id, nobodys.id) == nobodys
+
+
+def test_who_was_slow_may_still_begin_what_nobody_has_given_up(store: Store, server: Server, clock: Clock) -> None:
+    [task] = store.add_tasks([a_task(server)], "me", 10)
+    clock.forward(11)
+    assert store.claim(task.id, "me", 10) is not None
+
+
+def test_who_ends_gives_up_what_it_holds_and_has_not_begun(store: Store, who: Caller, server: Server) -> None:
+    begun = running(store, server)
+    [mine] = store.add_tasks([a_task(server)], "me", 10)
+    [theirs] = store.add_tasks([a_task(server)], "you", 10)
+    [nobodys] = store.add_tasks([a_task(server)])
+    assert [left.id for left in store.abandon("me")] == [mine.id]
+    left = store.task(who.tenant_id, mine.id)
+    assert (left.status, left.cause, left.server_state) == ("failed", "interrupted", "as_before")
+    assert store.tasks(who.tenant_id, running=True) == [begun, theirs, nobodys]
+    assert store.abandon("me") == []
+
+
+def test_an_interrupted_task_keeps_the_phase_it_was_in(store: Store, server: Server, clock: Clock) -> None:
+    task = running(store, server)
+    assert store.progress(task.id, "me", "narrow", {"step": "remove"})
+    clock.forward(31)
+    assert store.interrupt_expired()[0].phase == "narrow"
+
+
+def test_progress_is_for_who_runs_the_task(store: Store, who: Caller, server: Server) -> None:
+    task = running(store, server)
+    assert not store.progress(task.id, "you", "look", {})
+    assert store.progress(task.id, "me", "look", {"os": "Debian"})
+    assert store.task(who.tenant_id, task.id).phase == "look"
+    assert [(e.phase, e.detail) for e in store.events(who.tenant_id) if e.kind == "task_phase"] == [("look", {"os": "Debian"})]
+
+
+OUTCOME = Outcome("failed", "reverted", "prove", "new_key_refused", "no", {"line": 7}, [{"way": "key"}], "look at line 7", True)
+
+
+def test_an_end_is_recorded_whole(store: Store, who: Caller, server: Server, keypair: KeyPair, clock: Clock) -> None:
+    bound(store, a_binding(server, keypair, "admin"))
+    task = running(store, server)
+    clock.forward(5)
+    binding = a_binding(server, keypair, task_id=task.id)
+    notes: ServerNotes = {"password_login": "off"}
+    assert store.finish(
+        task.id, "me", task.generation, OUTCOME, binding=binding, unbind=(server.id, "admin"), notes=notes
+    )  # fmt: skip
+    ended = store.task(who.tenant_id, task.id)
+    for name in ("status", "server_state", "phase", "cause", "message", "evidence", "proofs", "handling", "retryable"):
+        assert getattr(ended, name) == getattr(OUTCOME, name)
+    assert (ended.finished_at, ended.lease_owner, ended.lease_until) == (clock.now, None, None)
+    assert store.bindings(who.tenant_id) == [binding]
+    assert store.server(who.tenant_id, "web-1").password_login == "off"
+    assert kinds(store, who)[-4:] == ["binding_removed", "binding_set", "server_noted", "task_finished"]
+
+
+def test_an_end_that_cannot_be_recorded_whole_is_not_recorded(
+    store: Store, who: Caller, server: Server, keypair: KeyPair
+) -> None:
+    bound(store, a_binding(server, keypair, "admin"))
+    task = running(store, server)
+    before = kinds(store, who)
+    with pytest.raises(NotFound):
+        store.finish(
+            task.id, "me", task.generation, OUTCOME, unbind=(server.id, "admin"),
+            binding=a_binding(server, replace(keypair, id="none")),
+        )  # fmt: skip
+    assert store.task(who.tenant_id, task.id) == task
+    assert store.bindings(who.tenant_id) == [a_binding(server, keypair, "admin")]
+    assert kinds(store, who) == before
+
+
+@pytest.mark.parametrize(("owner", "generation"), [("you", 1), ("me", 0), ("me", 2)])
+def test_an_end_told_by_somebody_else_is_refused(
+    store: Store, who: Caller, server: Server, keypair: KeyPair, owner: str, generation: int
+) -> None:
+    task = running(store, server)
+    assert not store.finish(task.id, owner, generation, OUTCOME, binding=a_binding(server, keypair))
+    assert store.task(who.tenant_id, task.id) == task
+    assert store.bindings(who.tenant_id) == []
+
+
+@pytest.mark.parametrize("end", sorted(FINAL))
+def test_a_final_state_never_changes(store: Store, who: Caller, server: Server, clock: Clock, end: Any) -> None:
+    task = running(store, server)
+    assert store.finish(task.id, "me", 1, Outcome(end, "as_before"))
+    ended = store.task(who.tenant_id, task.id)
+    clock.forward(10_000)
+    assert not store.finish(task.id, "me", 1, OUTCOME)
+    assert not store.progress(task.id, "me", "look", {})
+    assert store.renew([task.id], "me", 30) == set()
+    assert store.abandon("me") == []
+    assert not store.cancel(who.tenant_id, task.id, "no")
+    assert not store.settle(task.id, "reverted")
+    assert store.claim(task.id, "me", 30) is None
+    assert store.interrupt_expired() == []
+    assert store.task(who.tenant_id, task.id) == ended
+
+
+def test_only_an_end_is_an_end(store: Store, server: Server) -> None:
+    task = running(store, server)
+    with pytest.raises(ValueError, match="ready"):
+        store.finish(task.id, "me", 1, Outcome("ready", "as_before"))
+
+
+def test_an_unknown_state_is_settled_once(store: Store, who: Caller, server: Server, clock: Clock) -> None:
+    task = running(store, server)
+    assert not store.settle(task.id, "as_asked")  # it has not ended
+    clock.forward(31)
+    store.interrupt_expired()
+    assert not store.settle(task.id, "unknown")
+    assert store.settle(task.id, "reverted")
+    assert not store.settle(task.id, "as_asked")
+    settled = store.task(who.tenant_id, task.id)
+    assert (settled.status, settled.cause, settled.server_state) == ("failed", "interrupted", "reverted")
+    assert kinds(store, who)[-1] == "task_settled"
+
+
+def test_only_a_task_that_nobody_has_begun_is_cancelled(store: Store, who: Caller, server: Server) -> None:
+    [task] = store.add_tasks([a_task(server)])
+    assert not store.cancel("z" * 32, task.id, "somebody else's")
+    assert store.cancel(who.tenant_id, task.id, "the password is gone")
+    cancelled = store.task(who.tenant_id, task.id)
+    assert (cancelled.status, cancelled.server_state) == ("cancelled", "as_before")
+    assert store.claim(task.id, "me", 30) is None
+    assert not store.cancel(who.tenant_id, running(store, server).id, "too late")
+    assert not store.cancel(who.tenant_id, "none", "there is none")
+
+
+def test_failed_lists_what_nobody_has_retried(store: Store, who: Caller, server: Server) -> None:
+    task = running(store, server)
+    assert [t.id for t in store.tasks(who.tenant_id, running=True)] == [task.id]
+    assert store.tasks(who.tenant_id, failed=True) == []
+    store.finish(task.id, "me", 1, OUTCOME)
+    assert store.tasks(who.tenant_id, running=True) == []
+    assert [t.id for t in store.tasks(who.tenant_id, failed=True)] == [task.id]
+    [again] = store.add_tasks([a_task(server, retry_of=task.id)])
+    assert store.tasks(who.tenant_id, failed=True) == []
+    assert [t.id for t in store.tasks(who.tenant_id, failed=True, running=True)] == [again.id]
+    with pytest.raises(Conflict, match=again.id) as refused:
+        store.add_tasks([a_task(server), a_task(server, retry_of=task.id)])
+    assert refused.value.code == "task_retried"
+    assert len(store.tasks(who.tenant_id)) == 2  # all or none
+
+
+def test_deleting_a_failed_task_takes_along_what_it_retried(store: Store, who: Caller, server: Server) -> None:
+    first = running(store, server)
+    store.finish(first.id, "me", 1, OUTCOME)
+    [second] = store.add_tasks([a_task(server, retry_of=first.id)])
+    with pytest.raises(Conflict, match="ready"):
+        store.delete_failed(who.tenant_id, [second.id])
+    assert store.claim(second.id, "me", 30) is not None
+    store.finish(second.id, "me", 2, OUTCOME)
+    other = running(store, server)
+    store.finish(other.id, "me", 3, OUTCOME)
+    assert store.delete_failed(who.tenant_id, [second.id]) == 2
+    assert [t.id for t in store.tasks(who.tenant_id)] == [other.id]
+    with pytest.raises(NotFound):
+        store.delete_failed(who.tenant_id, [other.id, "none"])
+    assert store.delete_failed("z" * 32) == 0
+    assert store.delete_failed(who.tenant_id) == 1
+    assert store.tasks(who.tenant_id) == []
+    assert [e.task_id for e in store.events(who.tenant_id) if e.kind == "task_deleted"] == [
+        second.id, first.id, other.id,
+    ]  # fmt: skip
+
+
+# -- events
+
+
+def kinds(store: Store, who: Caller) -> list[str]:
+    return [event.kind for event in store.events(who.tenant_id)]
+
+
+def test_every_change_of_a_task_is_an_event(store: Store, who: Caller, server: Server) -> None:
+    task = running(store, server)
+    store.progress(task.id, "me", "look", {})
+    store.finish(task.id, "me", 1, OUTCOME)
+    seen = store.events(who.tenant_id, task_ids=[task.id])
+    assert [event.kind for event in seen] == ["task_ready", "task_running", "task_phase", "task_finished"]
+    assert [event.phase for event in seen] == ["queued", "connect", "look", "prove"]
+    assert {event.server_id for event in seen} == {server.id}
+    assert seen[-1].detail == {
+        "status": "failed", "server_state": "reverted", "cause": "new_key_refused", "message": "no",
+    }  # fmt: skip
+
+
+def test_events_go_on_after_the_last_one_seen(store: Store, who: Caller, server: Server) -> None:
+    running(store, server)
+    everything = store.events(who.tenant_id)
+    assert [event.id for event in everything] == sorted(event.id for event in everything)
+    assert store.events(who.tenant_id, everything[1].id) == everything[2:]
+    assert store.events(who.tenant_id, limit=2) == everything[:2]
+    assert store.events(who.tenant_id, everything[-1].id) == []
+    assert store.events("z" * 32) == []
+    assert store.events(who.tenant_id, task_ids=[]) == []
+
+
+def test_every_kind_of_event_is_a_known_word(store: Store, who: Caller, server: Server, keypair: KeyPair) -> None:
+    task = running(store, server)
+    store.finish(task.id, "me", 1, OUTCOME, binding=a_binding(server, keypair))
+    store.delete_failed(who.tenant_id)
+    assert set(kinds(store, who)) <= KINDS.keys()
+
+
+# -- several processes, and processes that die
+
+
+def _claim(url: str, task_ids: list[str], owner: str, together: Barrier) -> list[str]:
+    store = Store(url)
+    together.wait()
+    won = [task_id for task_id in task_ids if store.claim(task_id, owner, 60) is not None]
+    store.close()
+    return won
+
+
+def _claim_into(results: Any, *arguments: Any) -> None:
+    results.put(_claim(*arguments))
+
+
+def test_of_processes_that_claim_at_once_one_wins_each_server(store: Store, who: Caller, url: str) -> None:
+    servers = [store.add_servers([a_server(who, f"web-{number}")])[0] for number in range(20)]
+    tasks = store.add_tasks([a_task(server) for server in servers for _ in range(3)])
+    together, results = spawn.Barrier(3), spawn.Queue()
+    ids = [task.id for task in tasks]
+    racers = [
+        spawn.Process(target=_claim_into, args=(results, url, ids[number:] + ids[:number], f"p{number}", together))
+        for number in range(3)
+    ]
+    for racer in racers:
+        racer.start()
+    won = [results.get(timeout=60) for _ in racers]
+    for racer in racers:
+        racer.join(60)
+    now_running = [task for task in store.tasks(who.tenant_id) if task.status == "running"]
+    assert sorted(task.id for task in now_running) == sorted(task_id for each in won for task_id in each)
+    assert sorted(task.server_id for task in now_running) == sorted(server.id for server in servers)
+    assert {task.generation for task in now_running} == {1}
+
+
+def _migrate(url: str, together: Barrier) -> None:
+    store = Store(url)
+    together.wait()
+    store.migrate()
+    store.close()
+
+
+def test_processes_that_make_the_store_at_once_make_one(url: str) -> None:
+    together = spawn.Barrier(3)
+    makers = [spawn.Process(target=_migrate, args=(url, together)) for _ in range(3)]
+    for maker in makers:
+        maker.start()
+    for maker in makers:
+        maker.join(60)
+    assert [maker.exitcode for maker in makers] == [0, 0, 0]
+
+
+def _finish_and_die(url: str, task: Task, binding: Binding, place: str) -> None:
+    """Finish a task and be killed in the middle of the transaction, at the statement that writes to this place."""
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    def kill(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith(place):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    event.listen(Engine, "after_cursor_execute", kill)
+    event.listen(Engine, "commit", lambda connection: kill(connection, None, "COMMIT"))
+    store = Store(url, Clock())
+    store.finish(task.id, "me", task.generation, OUTCOME, binding=binding, notes={"password_login": "off"})
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["DELETE FROM bindings", "INSERT INTO bindings", "UPDATE servers", "UPDATE tasks", "INSERT INTO events", "COMMIT"],
+)
+def test_a_writer_killed_in_the_middle_leaves_nothing_behind(
+    store: Store, who: Caller, server: Server, keypair: KeyPair, url: str, place: str
+) -> None:
+    task = running(store, server)
+    before = store.events(who.tenant_id)
+    writer = spawn.Process(target=_finish_and_die, args=(url, task, a_binding(server, keypair), place))
+    writer.start()
+    writer.join(60)
+    assert writer.exitcode == -signal.SIGKILL
+    reopened = Store(url, Clock())
+    reopened.migrate()
+    assert reopened.task(who.tenant_id, task.id) == task
+    assert reopened.bindings(who.tenant_id) == []
+    assert reopened.server_by_id(server.id).password_login == "unknown"
+    assert reopened.events(who.tenant_id) == before
+    assert reopened.finish(task.id, "me", task.generation, OUTCOME)  # and no lock is left either
+    reopened.close()
+
+
+def test_threads_share_a_store(store: Store, who: Caller, server: Server) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda _: store.add_tasks([a_task(server)]), range(100)))
+    assert [task.seq for task in store.tasks(who.tenant_id)] == list(range(1, 101))

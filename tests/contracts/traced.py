@@ -1,0 +1,96 @@
+"""A process that does one thing to files, seen from outside by strace: what it asks of the kernel, in order; killed at any of it.
+
+What it does is marked by a system call before and after that nothing else makes.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.needs import lacking
+
+ROOT = Path(__file__).parents[2]
+MARK = "getpriority"
+CHANGES = ("write", "fsync", "fdatasync", "fchown", "fchmod", "fchmodat", "fchownat", "fsetxattr", "fremovexattr", "ftruncate")
+NAMES = ("rename", "renameat", "renameat2", "link", "linkat", "unlink", "unlinkat", "mkdir", "mkdirat", "rmdir")
+_CALL = re.compile(r"^\d+ +(\w+)\((.*)\) += (.*)$")
+
+CHILD = f"""
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from kpsagent import files, host, local
+home, state, uid, gid = sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
+zoe = host.Account("zoe", uid, gid, [], [], home, "/bin/sh", "none", "")
+path = home + "/authorized_keys"
+here = local.LocalHost(state)
+here.do(host.Lock(True))
+{{before}}
+os.{MARK}(os.PRIO_PROCESS, 0)
+{{act}}
+os.{MARK}(os.PRIO_PROCESS, 0)
+"""
+
+
+class Call(NamedTuple):
+    """One system call. count: which of its name it is, from the start of the process on."""
+
+    name: str
+    arguments: str
+    result: str
+    count: int
+
+    @property
+    def changes(self) -> bool:
+        return self.name in CHANGES + NAMES or (self.name == "openat" and "O_CREAT" in self.arguments)
+
+
+class Child:
+    """The process, ready to be run as often as one likes."""
+
+    def __init__(self, directory: Path, home: str, uid: int, gid: int) -> None:
+        if not shutil.which("strace"):
+            lacking("strace")
+        # A copy of its own: nobody else's compiled files come and go in it, so that every run makes the same calls.
+        self.agent = directory / "agent"
+        shutil.copytree(ROOT / "kpsagent", self.agent / "kpsagent", ignore=shutil.ignore_patterns("__pycache__"))
+        self.trace = directory / "trace"
+        self.arguments = [str(self.agent), home, str(directory / "state"), str(uid), str(gid)]
+
+    def run(self, act: str, *strace: str, before: str = "") -> int:
+        """Run act after before, and return the exit code: -9 where the process was killed."""
+        code = CHILD.format(act=act, before=before)
+        command = ["strace", "-f", "-y", "-s", "64", "-o", str(self.trace), *strace]
+        python = [os.path.realpath(sys.executable), "-I", "-S", "-E", "-B", "-c", code]
+        return subprocess.run([*command, *python, *self.arguments], stderr=subprocess.DEVNULL, check=False).returncode
+
+    def calls(self, act: str, before: str = "") -> list[Call]:
+        """Run act to its end and return the calls between the marks."""
+        assert self.run(act, before=before) == 0
+        counts: dict[str, int] = {}
+        inside, marks = [], 0
+        for line in self.trace.read_text(errors="replace").split("\n"):
+            call = _CALL.match(line)
+            if call is None:
+                continue
+            name = call[1]
+            counts[name] = counts.get(name, 0) + 1
+            marks += name == MARK
+            if marks == 1 and name != MARK:
+                inside.append(Call(name, call[2], call[3], counts[name]))
+        assert marks == 2
+        return inside
+
+    def killed_at(self, act: str, call: Call, before: str = "") -> None:
+        """Run act, and kill the process as it makes this call."""
+        code = self.run(act, "-e", f"trace={call.name}", "-e", f"inject={call.name}:signal=KILL:when={call.count}", before=before)
+        assert code in (-9, 137), (code, call)
+
+    def failed_at(self, act: str, call: Call, error: str, before: str = "") -> int:
+        """Run act, and have this call fail."""
+        return self.run(
+            act, "-e", f"trace={call.name}", "-e", f"inject={call.name}:error={error}:when={call.count}", before=before
+        )

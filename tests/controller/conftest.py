@@ -1,0 +1,52 @@
+"""A home, as kps init makes it, and what is in it."""
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from controller.kms import FileRootKey, Kms
+from controller.model import Caller
+from controller.service.home import initialise
+from controller.settings import Settings
+from controller.store import Store
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path / "home")
+
+
+@pytest.fixture
+def made(settings: Settings) -> dict[str, Any]:
+    return initialise(settings)
+
+
+@pytest.fixture
+def store(settings: Settings, made: dict[str, Any]) -> Iterator[Store]:
+    store = Store(settings.database_url)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def kms(store: Store, settings: Settings) -> Kms:
+    return Kms(store, FileRootKey(settings.root_key))
+
+
+@pytest.fixture
+def who(store: Store) -> Caller:
+    return store.caller_by_local_home()
+
+
+@pytest.fixture
+def other(who: Caller, settings: Settings) -> Caller:
+    """Another user of the same tenant: an operator."""
+    user = replace(who, user_id="9" * 32, role="operator")
+    with sqlite3.connect(settings.database) as connection:
+        connection.execute("INSERT INTO users VALUES (?, ?, 'other', 'operator')", (user.user_id, user.tenant_id))
+    connection.close()
+    return user

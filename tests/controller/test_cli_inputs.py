@@ -1,0 +1,171 @@
+"""What comes in from stdin and files: whose password it is, what a bad line is called, and where reading stops."""
+
+import io
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from controller.cli import inputs
+from controller.cli.exits import Declined
+from controller.settings import Settings
+from tests.controller.faces import here
+
+
+@pytest.fixture
+def stdin(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def holds(content: str | bytes) -> None:
+        raw = content if isinstance(content, bytes) else content.encode()
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw)))
+
+    return holds
+
+
+@pytest.mark.parametrize(
+    ("content", "servers", "expected"),
+    [
+        ("secret\n", ["a"], {"a": "secret"}),
+        ("secret", ["a"], {"a": "secret"}),
+        (" spaces kept \n\n", ["a"], {"a": " spaces kept "}),
+        ("with\ttab\n", ["a"], {"a": "with\ttab"}),
+        ("a\tsecret\n", ["a"], {"a": "secret"}),
+        ("a\tone\nb\ttwo\n", ["a", "b"], {"a": "one", "b": "two"}),
+        ("b\twith\ttab\n", ["a", "b"], {"b": "with\ttab"}),
+        ("grün\u2028x\n", ["a"], {"a": "grün\u2028x"}),
+    ],
+)
+def test_each_server_gets_its_own_password(stdin: Any, content: str, servers: list[str], expected: dict[str, str]) -> None:
+    stdin(content)
+    assert inputs.passwords_from_stdin(servers) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "servers", "told"),
+    [
+        ("secret\n", ["a", "b"], "NAME<TAB>password"),
+        ("a\tone\nsecret\n", ["a", "b"], "line 2"),
+        ("a\tone\nc\ttwo\n", ["a", "b"], "'c' is not among"),
+        ("c\tsecret\nc\tother\n", ["a"], "'c' is not among"),
+        ("a\tone\na\ttwo\n", ["a", "b"], "second password"),
+        ("one\ntwo\n", ["a"], "one line"),
+        ("a\t\n", ["a", "b"], "empty"),
+        ("\n", ["a"], "no password"),
+        ("", ["a", "b"], "no password"),
+        ("secret\r\n", ["a"], "carriage return"),
+        ("nul\0\n", ["a"], "NUL"),
+        (b"\xff\n", ["a"], "UTF-8"),
+        ("x" * (inputs.STDIN_BYTES + 1), ["a"], "bytes"),
+    ],
+)
+def test_a_password_is_never_guessed_to_belong_to_a_server(
+    stdin: Any, content: str | bytes, servers: list[str], told: str
+) -> None:
+    stdin(content)
+    with pytest.raises(Declined, match=told) as refused:
+        inputs.passwords_from_stdin(servers)
+    assert refused.value.exit_code == 2
+
+
+def test_one_password_for_several_servers_starts_nothing(settings: Settings, made: Any) -> None:
+    for name in ("web-1", "web-2"):
+        assert here(settings.home, "server", "add", name, "127.0.0.1", "--port", "1").exit_code == 0
+    assert here(settings.home, "keypair", "create", "ops").exit_code == 0
+    result = here(settings.home, "bind", "--all", "--keypair", "ops", "--password-stdin", stdin="secret\n")
+    assert result.exit_code == 2
+    assert json.loads(here(settings.home, "task", "list", "--json").stdout) == []
+
+
+def test_a_csv_file_becomes_servers(tmp_path: Path) -> None:
+    path = tmp_path / "servers.csv"
+    path.write_text(
+        "\ufeffname,host,port,login,labels,host_key\r\n"
+        "web-1,192.0.2.1,,,env=prod;tier=1,\r\n"
+        "\r\n"
+        '"web-2",2001:db8::2,2222,deploy,"env=a,b",ssh-ed25519 AAAA\r\n'
+    )
+    servers, lines = inputs.servers_from_csv(path)
+    assert servers == [
+        {"name": "web-1", "host": "192.0.2.1", "labels": {"env": "prod", "tier": "1"}},
+        {
+            "name": "web-2",
+            "host": "2001:db8::2",
+            "port": 2222,
+            "login": "deploy",
+            "labels": {"env": "a,b"},
+            "host_key": "ssh-ed25519 AAAA",
+        },
+    ]
+    assert lines == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", "line 1"),
+        ("host,name\n", "no servers"),
+        ("name,address\nx,y\n", "line 1"),
+        ("name,host,name\nx,y,z\n", "line 1"),
+        ("name,host\nx\n", "line 2"),
+        ("name,host\nx,y,z\n", "line 2"),
+        ("name,host\nx,\n", "line 2: host is empty"),
+        ("name,host,port\nx,y,0\n", "line 2: port '0'"),
+        ("name,host,port\nx,y,99999999999999999999\n", "line 2: port"),
+        ("name,host,port\nx,y,²\n", "line 2: port"),
+        ("name,host,labels\nx,y,env\n", "line 2: label 'env'"),
+        ("name,host,labels\nx,y,a=1;a=2\n", "line 2: label 'a'"),
+        ("name,host\nx,1\ny,2\nx,3\n", "line 4: x stands in line 2"),
+        ('name,host\nx,"1\n', "line"),
+        ("name,host\n" + "x" * inputs.CSV_BYTES, "bytes"),
+    ],
+)
+def test_a_bad_line_is_named_with_its_number(tmp_path: Path, content: str, told: str) -> None:
+    (tmp_path / "servers.csv").write_text(content)
+    with pytest.raises(Declined, match=told):
+        inputs.servers_from_csv(tmp_path / "servers.csv")
+
+
+def test_every_bad_line_is_named_and_nothing_is_imported(settings: Settings, made: Any, tmp_path: Path) -> None:
+    path = tmp_path / "servers.csv"
+    path.write_text("name,host,port\nok,192.0.2.1,\nbad,192.0.2.2,x\n,192.0.2.3,\n")
+    result = here(settings.home, "server", "import", str(path))
+    assert result.exit_code == 2
+    assert "line 3: port 'x'" in result.stderr
+    assert "line 4: name is empty" in result.stderr
+    assert json.loads(here(settings.home, "server", "list", "--json").stdout) == []
+
+
+def test_what_only_the_controller_can_know_is_told_by_line_as_well(settings: Settings, made: Any, tmp_path: Path) -> None:
+    assert here(settings.home, "server", "add", "taken", "192.0.2.9").exit_code == 0
+    path = tmp_path / "servers.csv"
+    path.write_text("name,host\nok,192.0.2.1\ntaken,192.0.2.2\n\nbad name,192.0.2.3\n")
+    result = here(settings.home, "server", "import", str(path))
+    assert result.exit_code == 2
+    assert "line 3: taken" in result.stderr
+    assert "line 5: 'bad name'" in result.stderr
+    assert [one["name"] for one in json.loads(here(settings.home, "server", "list", "--json").stdout)] == ["taken"]
+
+
+def test_an_import_prints_the_servers_it_added(settings: Settings, made: Any, tmp_path: Path) -> None:
+    path = tmp_path / "servers.csv"
+    path.write_text("name,host,labels\n" + "".join(f"web-{number},192.0.2.{number},env=x\n" for number in range(1, 51)))
+    result = here(settings.home, "server", "import", str(path), "--json")
+    assert [one["name"] for one in json.loads(result.stdout)] == [f"web-{number}" for number in range(1, 51)]
+    listed = json.loads(here(settings.home, "server", "list", "env=x", "--json").stdout)
+    assert len(listed) == 50
+
+
+def test_a_fifo_does_not_hold_a_command_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(Declined, match="regular file"):
+        inputs.private_key(tmp_path / "fifo")
+
+
+def test_a_file_is_read_up_to_its_cap(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("x" * inputs.KEY_FILE_BYTES)
+    assert len(inputs.private_key(tmp_path / "key")) == inputs.KEY_FILE_BYTES
+    (tmp_path / "key").write_text("x" * (inputs.KEY_FILE_BYTES + 1))
+    with pytest.raises(Declined, match="larger"):
+        inputs.private_key(tmp_path / "key")

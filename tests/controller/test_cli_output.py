@@ -1,0 +1,152 @@
+"""What reaches a terminal: nothing it would obey, nothing cut off, and help for everything."""
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.text import Text
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from controller.cli import app, exits, output
+from controller.cli.following import explain, show
+from controller.cli.reference import page
+from tests.controller.faces import KPS
+
+PAGE = Path(__file__).parents[2] / "docs/cli.md"
+LONG = "a-server-with-a-really-long-name-in-the-datacentre-of-frankfurt-rack-17-unit-3"
+
+
+def commands(command: Any = None, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    command = command or get_command(app)
+    if not hasattr(command, "commands"):
+        yield words
+        return
+    for name, one in command.commands.items():
+        yield from commands(one, (*words, name))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain", "plain"),
+        ("grün", "grün"),
+        ("\x1b[31mred", "\\x1b[31mred"),
+        ("bell\a tab\t", "bell\\x07 tab\\t"),
+        ("two\r\nlines", "two\\r\\nlines"),
+        ("\x9b31m", "\\x9b31m"),
+        ("\u202egnp.exe", "\\u202egnp.exe"),
+        ("zero\u200bwidth", "zero\\u200bwidth"),
+        ("sep\u2028arator", "sep\\u2028arator"),
+        ("lone\udcff", "lone\\udcff"),
+        ("[bold]markup[/bold]", "[bold]markup[/bold]"),
+    ],
+)
+def test_what_a_terminal_would_act_on_is_spelled_out(text: str, shown: str) -> None:
+    assert output.plain(text) == shown
+
+
+@given(st.text())
+def test_plain_text_is_printable_whatever_comes(text: str) -> None:
+    assert all(char.isprintable() or char.isspace() for char in output.plain(text))
+    assert output.plain(text).encode("utf-8", "strict").isascii() or "\x1b" not in output.plain(text)
+    assert not set(output.plain(text)) & set("\x1b\r\n\a\b\x7f\x9b\u202e\u2028")
+
+
+def result(**changes: Any) -> dict[str, Any]:
+    return {
+        "id": "6d4115c3-f2db-4c8a-875f-80bd07acfb8b", "server": "web-1", "login": "root", "operation": "bind",
+        "status": "failed", "server_state": "as_before", "phase": "connect", "cause": "not_ssh", "message": "",
+        "evidence": {}, "proof": [], "handling": None, "retryable": True,
+    } | changes  # fmt: skip
+
+
+def test_nothing_a_server_says_reaches_the_terminal_raw(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "\x1b]0;owned\a[/][link=http://x]y\r\n\x9b2J"
+    show([result(message=hostile, evidence={hostile: [hostile, {"x": hostile}]}, handling=hostile, server=hostile)])
+    shown = capsys.readouterr().out
+    assert not set(shown) & set("\x1b\a\r\x9b")
+    assert "[link=http://x]y" in shown
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_no_cell_is_cut_off(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    output.table(("NAME", "ADDRESS", "ID"), [(LONG, "x" * 60, "6d4115c3-f2db-4c8a-875f-80bd07acfb8b")], whole="ID")
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    assert all(len(line) <= columns for line in shown.split("\n"))
+    for piece in ("frankfurt", "x" * 5):
+        assert piece in shown or piece in "".join(line.split(" ")[0] for line in shown.split("\n"))
+    if columns >= 80:
+        assert "6d4115c3-f2db-4c8a-875f-80bd07acfb8b" in shown
+
+
+def test_in_a_pipe_every_row_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    output.table(("NAME", "ADDRESS"), [(LONG, "x" * 200)] * 3)
+    lines = capsys.readouterr().out.rstrip("\n").split("\n")
+    assert len(lines) == 4
+    assert all(LONG in line and "x" * 200 in line for line in lines[1:])
+
+
+def test_handling_keeps_its_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    explain(result(handling="First this.\nThen that.", retryable=False))
+    shown = capsys.readouterr().out
+    assert "First this." in shown.split("\n")[1]
+    assert "a retry alone cannot help" in shown
+
+
+def test_json_is_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stream)
+    output.as_json({"message": "\x1b\x9bgrün\u202e"})
+    assert stream.getvalue().isascii()
+    assert "\x1b" not in stream.getvalue()
+    assert json.loads(stream.getvalue()) == {"message": "\x1b\x9bgrün\u202e"}
+
+
+@pytest.mark.parametrize("words", list(commands()), ids=" ".join)
+def test_every_command_has_json_home_and_examples(words: tuple[str, ...]) -> None:
+    shown = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "80"}).stdout
+    assert "--json" in shown
+    assert "--home" in shown
+    assert "Examples" in shown
+    assert f"kps {' '.join(words)}" in shown
+    assert all(len(line) <= 80 for line in Text.from_ansi(shown).plain.split("\n"))
+
+
+def test_the_examples_are_commands_that_parse() -> None:
+    for words in commands():
+        shown = Text.from_ansi(CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "300"}).stdout).plain
+        examples = [line.strip() for line in shown[shown.index("Examples") :].split("\n")[1:] if line.strip()]
+        assert any(f"kps {' '.join(words)}" in example for example in examples), words
+
+
+def test_help_tells_every_exit_code() -> None:
+    shown = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "80"}).stdout
+    for code, meaning in exits.MEANING.items():
+        assert f"{code:>3}  {meaning}" in shown
+
+
+def test_help_loads_nothing_heavy() -> None:
+    heavy = ["fastapi", "sqlalchemy", "asyncssh", "httpx", "uvicorn", "cryptography", "pydantic_settings"]
+    code = f"import sys; import controller.cli; print([name for name in {heavy} if name in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert loaded.stdout == "[]\n"
+
+
+def test_the_version_is_told() -> None:
+    shown = subprocess.run([KPS, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert shown.startswith("kps ")
+
+
+def test_docs_cli_md_is_current() -> None:
+    assert PAGE.read_text() == page(), "run: python -m controller.cli.reference > docs/cli.md"

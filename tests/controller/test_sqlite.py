@@ -1,0 +1,104 @@
+"""What the SQLite store promises about its file."""
+
+import re
+import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import select
+
+from controller.errors import Invalid
+from controller.store import Store, engine, schema, tables
+from controller.store.tables import metadata
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    store = Store(f"sqlite:///{tmp_path}/kps.db")
+    store.migrate()
+    store.close()
+    return f"sqlite:///{tmp_path}/kps.db"
+
+
+def test_the_migrations_make_the_tables_of_the_code(url: str) -> None:
+    made = engine.connect(url)
+    with engine.reading(made) as connection:
+        found = compare_metadata(MigrationContext.configure(connection), metadata)
+        checks = connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE name = 'tasks'").scalar_one()
+        indexes = connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE name = 'one_running_task'").scalar_one()
+    made.dispose()
+    assert found == []
+    assert "AUTOINCREMENT" in checks
+    assert re.search(r"UNIQUE INDEX .* WHERE status = 'running'", indexes)
+
+
+def test_the_code_knows_the_newest_migration(url: str) -> None:
+    assert ScriptDirectory(str(schema.MIGRATIONS)).get_current_head() == tables.VERSION
+    made = engine.connect(url)
+    with engine.reading(made) as connection:
+        assert schema.version(connection) == tables.VERSION
+    made.dispose()
+
+
+def test_a_new_database_is_shared_from_the_first_moment_that_others_see_it(tmp_path: Path) -> None:
+    """The switch to a write-ahead log fails at once where somebody else writes, so it comes before there is anybody else."""
+    engine.make_file(tmp_path / "kps.db")
+    with sqlite3.connect(tmp_path / "kps.db", isolation_level=None) as somebody:
+        somebody.execute("BEGIN IMMEDIATE")
+        made = engine.connect(f"sqlite:///{tmp_path}/kps.db")
+        with engine.reading(made) as connection:
+            assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
+        made.dispose()
+        somebody.execute("ROLLBACK")
+    somebody.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["kps.db"]
+
+
+def test_of_those_who_make_a_database_at_once_all_get_the_same(tmp_path: Path) -> None:
+    path, together = tmp_path / "kps.db", threading.Barrier(8)
+
+    def make(_: int) -> int:
+        together.wait()
+        engine.make_file(path)
+        return path.stat().st_ino
+
+    with ThreadPoolExecutor(8) as threads:
+        assert len(set(threads.map(make, range(8)))) == 1
+    assert [found.name for found in tmp_path.iterdir()] == ["kps.db"]
+
+
+def test_every_connection_is_durable_and_checks_references(url: str) -> None:
+    made = engine.connect(url)
+    with engine.reading(made) as first, engine.reading(made) as second:
+        for connection in (first, second):
+            said = {
+                name: connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+                for name in ("journal_mode", "synchronous", "foreign_keys", "secure_delete", "busy_timeout")
+            }
+            assert said == {
+                "journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "secure_delete": 1, "busy_timeout": 30_000,
+            }  # fmt: skip
+    made.dispose()
+
+
+def test_a_reader_sees_one_state_while_others_write(url: str) -> None:
+    made = engine.connect(url)
+    with engine.reading(made) as reader:
+        assert reader.execute(select(tables.tenants)).all() == []
+        with engine.writing(made) as writer:
+            writer.execute(tables.tenants.insert().values(id="1", name="x"))
+        assert reader.execute(select(tables.tenants)).all() == []
+    with engine.reading(made) as reader:
+        assert len(reader.execute(select(tables.tenants)).all()) == 1
+    made.dispose()
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "postgresql://x/y", "kps.db"])
+def test_another_address_is_refused(url: str) -> None:
+    with pytest.raises(Invalid):
+        Store(url)

@@ -1,0 +1,82 @@
+"""Real servers for tests: one fleet per worker, to which each test adds servers of its own."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from controller.causes import CAUSES
+from controller.demo.fleet import Fleet, FleetUnavailable, Server, Spec
+from tests.fleet.product import Json, Product
+from tests.needs import lacking
+
+MakeServer = Callable[..., Server]
+Told = Callable[..., Json]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "cause(code): the test causes this on a real server, and the fixture told expects it")
+
+
+@pytest.fixture(scope="session")
+def fleet() -> Iterator[Fleet]:
+    """A fleet without servers yet; they are added in some 50 ms each."""
+    started = Fleet()
+    try:
+        started.open()
+    except FleetUnavailable as error:
+        lacking(str(error))
+    with started:
+        yield started
+
+
+@pytest.fixture
+def make_server(fleet: Fleet) -> Iterator[MakeServer]:
+    """Makes servers that live as long as the test: make_server(tree="trixie", logins=(...))."""
+    made: list[Server] = []
+
+    def make(**wanted: Any) -> Server:
+        try:
+            server = fleet.add(Spec(**wanted))
+        except FleetUnavailable as error:
+            lacking(str(error))
+        made.append(server)
+        return server
+
+    yield make
+    for server in made:
+        fleet.remove(server)
+
+
+@pytest.fixture
+def server(make_server: MakeServer) -> Server:
+    """One server as the demo has them, for this test alone."""
+    return make_server()
+
+
+@pytest.fixture(scope="session")
+def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+    """A controller that serves a home of its own, for all tests of this worker."""
+    with Product(tmp_path_factory.mktemp("product") / "home") as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+    """A controller that waits for nothing long."""
+    with Product(tmp_path_factory.mktemp("impatient") / "home", connect_timeout_seconds=2, deadline_seconds=5) as served:
+        yield served
+
+
+@pytest.fixture
+def told(request: pytest.FixtureRequest) -> Told:
+    """told(task, state) checks that a task failed for the cause that its test is marked with, and left its server so."""
+    code = request.node.get_closest_marker("cause").args[0]
+
+    def check(task: Json, state: str = "as_before") -> Json:
+        assert (task["status"], task["cause"], task["server_state"]) == ("failed", code, state), task
+        assert (task["handling"], task["retryable"]) == (CAUSES[code].handling, CAUSES[code].retryable)
+        assert task["message"].startswith(task["server"])
+        return task
+
+    return check

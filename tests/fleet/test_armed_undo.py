@@ -1,0 +1,179 @@
+"""The undo that needs nobody: whatever is lost while passwords are off and not confirmed, the server opens again by itself.
+
+Seen from outside, by OpenSSH's client. A login that should prove the change is held, so that each server is caught at the
+same place: the new key added, sshd reloaded without passwords, nothing confirmed.
+"""
+
+import os
+import select
+import signal
+import socket
+import threading
+import time
+
+import pytest
+
+from tests.fleet import judge
+from tests.fleet.causes import STATE, Gate, Place, agents
+from tests.fleet.looks import changed, picture, until
+from tests.fleet.product import Product
+
+DEADLINE = 15
+GRACE = 5
+NARROWED = "grep -q 'kps: begin' /etc/ssh/sshd_config"
+STAYS = STATE | Gate.PATHS | {"/run/gate"}
+BOOT_HOOKS = ("/etc/cron.d/kps-undo-at-boot", "/etc/rcS.d/S99kps-undo-at-boot")
+
+
+@pytest.fixture
+def frozen(tmp_path):
+    """A controller that a test stops in the middle: it neither answers nor closes anything."""
+    with Product(tmp_path / "home", deadline_seconds=DEADLINE, lease_seconds=600, connect_timeout_seconds=2) as product:
+        yield product
+        product.process.send_signal(signal.SIGCONT)
+
+
+def opens(server):
+    """Whether sshd asks for a password again, as somebody sees who knocks from elsewhere."""
+    try:
+        return "password" in judge.offered_methods(server, "root")
+    except judge.Puzzled:
+        return False  # it is booting, or reloading
+
+
+def kill(server, *words):
+    """Kill the processes of a server whose title begins so, or whose last words are these."""
+    found = [pid for pid, title in server.processes().items() if title.startswith(words) or title.endswith(words)]
+    assert found, (words, server.processes())
+    for pid in found:
+        os.kill(pid, signal.SIGKILL)
+
+
+def kill_agent(server):
+    found = [pid for pid, title in server.processes().items() if "-I -S -E -B" in title and "/var/lib/kps/agent" not in title]
+    assert found, server.processes()
+    for pid in found:
+        os.kill(pid, signal.SIGKILL)
+
+
+def kill_all_of_ours(server):
+    kill_agent(server)
+    kill(server, "watch /var/lib/kps")
+
+
+LOST = {
+    "the controller": ("host", lambda server: None),
+    "the controller and the agent": ("host", kill_agent),
+    "the controller and the agent, on OpenSSH 8.4": ("bullseye", kill_agent),
+    "the controller and the agent, on OpenSSH 10.0": ("trixie", kill_agent),
+    "the controller and every session": ("host", lambda server: kill(server, "sshd: root@", "sshd-session: root@")),
+    "the controller and the watcher": ("host", lambda server: kill(server, "watch /var/lib/kps")),
+    "all, at a reboot with cron": ("host", lambda server: (server.run(["rm", "-r", "/etc/rcS.d"]), server.reboot())),
+    "all, at a reboot with boot scripts": ("trixie", lambda server: server.reboot()),
+    "all but the disk, and rebooted then": ("bullseye", lambda server: (kill_all_of_ours(server), server.reboot())),
+}
+
+
+def test_whatever_is_lost_passwords_open_the_server_again_within_the_deadline(make_server, frozen):
+    servers = {what: make_server(tree=tree) for what, (tree, _) in LOST.items()}
+    gates = [Gate(server, NARROWED) for server in servers.values()]
+    before = {what: picture(server) for what, server in servers.items()}
+    pair = frozen.keypair()
+    tasks = {}
+    for what, server in servers.items():
+        frozen.add(server)
+        tasks[what] = frozen.begin("bind", server, keypair=pair, password=server.root_password)[0]
+    for gate in gates:
+        gate.await_login()
+    private = frozen.private(pair)
+    armed = time.monotonic()  # the deadline of each began before
+    frozen.process.send_signal(signal.SIGSTOP)
+
+    assert not any(opens(server) for server in servers.values())
+    for what, (_, lose) in LOST.items():
+        lose(servers[what])
+    after = {}
+
+    def all_opened():
+        for what, server in servers.items():
+            if what not in after and opens(server):
+                after[what] = time.monotonic() - armed
+        return len(after) == len(servers)
+
+    until(all_opened, DEADLINE + GRACE, f"only these have opened: {after}")
+    for what, server in servers.items():
+        assert judge.password_login_works(server, "root", server.root_password), what
+        until(lambda server=server: agents(server) == [], what=f"{what}: an agent goes on living")
+        kept = STAYS | ({"/etc/rcS.d"} if what == "all, at a reboot with cron" else set())
+        assert {path for path in changed(before[what], picture(server)) if not path.startswith("/run/")} <= kept, what
+        assert not any(server.exists(path) for path in BOOT_HOOKS), what
+    assert not judge.key_login_works(servers["the controller"], "root", private)
+
+    frozen.process.send_signal(signal.SIGCONT)
+    for what, server in servers.items():
+        task = frozen.ended(tasks[what])
+        assert (task["status"], task["server_state"]) == ("failed", "reverted"), (what, task)
+        assert frozen.run("bind", server, keypair=pair, password=server.root_password)["status"] == "succeeded"
+
+
+class Cable:
+    """A port of this machine from which a cable leads to a server. While it is cut nothing passes, and nobody is told."""
+
+    def __init__(self, server):
+        self.is_cut = False
+        self._server = server
+        self._gone = threading.Event()
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.place = Place(server.name, "127.0.0.1", self._listening.getsockname()[1], server.host_key)
+        threading.Thread(target=self._take, daemon=True).start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._gone.set()
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+
+    def _take(self):
+        while not self._gone.is_set():
+            try:
+                connection, _ = self._listening.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._carry, args=(connection,), daemon=True).start()
+
+    def _carry(self, connection):
+        with connection, socket.create_connection((self._server.host, self._server.port)) as there:
+            pair = {connection: there, there: connection}
+            while not self.is_cut and not self._gone.is_set():
+                for each in select.select(list(pair), [], [], 0.05)[0]:
+                    some = each.recv(65536)
+                    if not some:
+                        return
+                    pair[each].sendall(some)
+            self._gone.wait()  # what was cut stays dead when the cable is mended
+
+
+def test_a_server_whose_cable_is_cut_opens_again_and_tells_when_it_is_mended(server, impatient):
+    gate = Gate(server, NARROWED)
+    before = picture(server)
+    with Cable(server) as cable:
+        impatient.add(cable.place)
+        order = {"keypair": impatient.keypair(), "password": server.root_password}
+        (task_id,) = impatient.begin("bind", cable.place, **order)
+        gate.await_login()
+        cable.is_cut = True
+        assert not opens(server)
+        until(lambda: opens(server), 5 + GRACE)
+        task = impatient.ended(task_id)
+        assert (task["status"], task["server_state"]) == ("failed", "unknown"), task
+        until(lambda: agents(server) == [])
+        assert changed(before, picture(server)) <= STAYS
+
+        cable.is_cut = False
+        check = impatient.run("check", cable.place, password=server.root_password)
+        assert check["status"] == "unchanged", check
+        assert impatient.task(task_id)["server_state"] == "reverted"
+        assert impatient.run("bind", cable.place, **order)["status"] == "succeeded"
+    assert not judge.password_login_works(server, "root", server.root_password)

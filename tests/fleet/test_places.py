@@ -1,0 +1,223 @@
+"""Servers that are not set up as most are: keys elsewhere, another configuration, another address; sshd decides what counts."""
+
+import pytest
+
+from controller.demo.fleet import Fleet, FleetUnavailable, Login, Spec
+from tests.fleet import judge
+from tests.fleet.looks import changed, free_port, left, paramiko_lets_in, picture
+from tests.fleet.product import methods
+from tests.needs import lacking
+
+ALICE = Login("alice", "alice's own word")
+STATE = {"/var/lib/kps", "/var/lib/kps/state.json"}
+
+
+def listening(server, options):
+    """Have the server's sshd run with other arguments."""
+    server.write("/etc/default/ssh", f'SSHD_OPTS="{options}"\n')
+    server.reboot()
+
+
+# -- where sshd looks for keys -----------------------------------------------------------------------------------------
+
+ELSEWHERE = {
+    "a directory of root's": ("/etc/ssh/keys/%u", ["/etc/ssh/keys/alice"]),
+    "a file named after the home": ("/etc/ssh/keys%h/%U", ["/etc/ssh/keys/home/alice/1000"]),
+    "another place in the home": ("%h/.ssh/%u-keys /nowhere/%u", ["/home/alice/.ssh/alice-keys"]),
+    "several files": (".ssh/authorized_keys .ssh/authorized_keys2", ["/home/alice/.ssh/authorized_keys2"]),
+}
+
+
+@pytest.mark.parametrize("where", ELSEWHERE)
+def test_a_key_goes_where_sshd_looks_for_it_and_nowhere_else(make_server, product, where):
+    setting, (path,) = ELSEWHERE[where]
+    private, public = judge.new_key_pair()
+    server = make_server(logins=(ALICE,), sshd_config_top=f"AuthorizedKeysFile {setting}\n")
+    in_home = path.startswith("/home/alice/")
+    owner = "alice:alice" if in_home else "root:root"
+    server.write(path, public + "\n", 0o600 if in_home else 0o644, owner)
+    if in_home:
+        server.run(["chown", "alice:alice", "/home/alice/.ssh"])
+    assert judge.key_login_works(server, "alice", private)
+    product.add(server)
+    before = picture(server)
+    first, second = product.keypair(), product.keypair()
+    order = {"login": "alice", "password": server.root_password, "keep_password_login": True}
+    product.succeeds("bind", server, keypair=first, **order)
+    after = picture(server)
+    assert changed(before, after) == {path} | STATE
+    assert after[path] == (*before[path][:4], f"{public}\n{first['public_key']}\n")
+    product.succeeds("replace", server, keypair=second, **order)
+    assert judge.key_login_works(server, "alice", product.private(second))
+    assert not judge.key_login_works(server, "alice", product.private(first))
+    product.succeeds("unbind", server, login="alice", password=server.root_password)
+    assert judge.key_login_works(server, "alice", private)
+    assert not judge.key_login_works(server, "alice", product.private(second))
+    assert left(before, picture(server)) == STATE
+
+
+def test_a_key_is_removed_from_every_file_in_which_sshd_reads_it(make_server, product):
+    server = make_server(sshd_config_top="AuthorizedKeysFile .ssh/authorized_keys .ssh/authorized_keys2 /etc/ssh/keys/%u\n")
+    product.add(server)
+    old, new = product.keypair(), product.keypair()
+    product.succeeds("bind", server, keypair=old, password=server.root_password)
+    server.write("/root/.ssh/authorized_keys2", f"# second\n{old['public_key']} twin\n", 0o600)
+    server.write("/etc/ssh/keys/root", f"# third\nno-pty {old['public_key']}\n", 0o644)
+    product.succeeds("replace", server, keypair=new)
+    assert not judge.key_login_works(server, "root", product.private(old))
+    assert judge.key_login_works(server, "root", product.private(new))
+    assert server.read("/root/.ssh/authorized_keys2") == "# second\n"
+    assert server.read("/etc/ssh/keys/root") == "# third\n"
+
+
+def test_a_home_that_is_reached_through_a_link_is_used_as_sshd_uses_it(make_server, product):
+    server = make_server(logins=(ALICE,))
+    server.run(["sh", "-c", "mkdir -p /srv/homes && mv /home/alice /srv/homes/ && ln -s /srv/homes/alice /home/alice"])
+    product.add(server)
+    pair = product.keypair()
+    before = picture(server)
+    product.succeeds("bind", server, login="alice", keypair=pair, password=server.root_password, keep_password_login=True)
+    after = picture(server)
+    assert judge.key_login_works(server, "alice", product.private(pair))
+    assert changed(before, after) == {"/srv/homes/alice/.ssh", "/srv/homes/alice/.ssh/authorized_keys"} | STATE
+    assert after["/srv/homes/alice/.ssh"][:4] == ("d", 0o700, 1000, 1000)
+    assert after["/srv/homes/alice/.ssh/authorized_keys"][:4] == ("-", 0o600, 1000, 1000)
+    product.succeeds("unbind", server, login="alice", password=server.root_password)
+    assert left(before, picture(server)) == STATE
+
+
+# -- what else lets passwords in ---------------------------------------------------------------------------------------
+
+
+def test_a_drop_in_of_cloud_init_does_not_keep_passwords_open(make_server, product):
+    server = make_server(drop_ins={"50-cloud-init.conf": "PasswordAuthentication yes\n"})
+    product.add(server)
+    before = picture(server)
+    pair = product.keypair()
+    product.succeeds("bind", server, keypair=pair, password=server.root_password)
+    assert judge.offered_methods(server, "root") == {"publickey"}
+    assert not paramiko_lets_in(server, "root", server.root_password)
+    product.succeeds("unbind", server, password=server.root_password)
+    assert left(before, picture(server)) == STATE
+
+
+@pytest.mark.parametrize("tree", ["host", "bullseye", "trixie"])
+def test_a_prompt_of_pam_is_a_password_too(make_server, product, tree):
+    words = "ChallengeResponseAuthentication" if tree == "bullseye" else "KbdInteractiveAuthentication"
+    server = make_server(tree=tree, sshd_config_top=f"PasswordAuthentication no\n{words} yes\n")
+    assert judge.password_login_works(server, "root", server.root_password, "keyboard-interactive")
+    product.add(server)
+    before = picture(server)
+    pair = product.keypair()
+    task = product.succeeds("bind", server, keypair=pair, password=server.root_password)
+    assert ("password", "refused") in methods(task)
+    assert judge.offered_methods(server, "root") == {"publickey"}
+    assert not judge.password_login_works(server, "root", server.root_password, "keyboard-interactive")
+    assert judge.key_login_works(server, "root", product.private(pair))
+    product.succeeds("unbind", server, password=server.root_password)
+    assert judge.password_login_works(server, "root", server.root_password, "keyboard-interactive")
+    assert left(before, picture(server)) == STATE
+
+
+def test_without_pam_a_login_with_no_password_at_all_is_bound(make_server, product):
+    server = make_server(logins=(Login("cloud"),), sshd_config_top="UsePAM no\n")
+    server.run(["usermod", "-p", "*", "cloud"])
+    product.add(server)
+    pair = product.keypair()
+    order = {"keypair": pair, "password": server.root_password, "accept_lockout": ["root"]}
+    product.succeeds("bind", server, login="cloud", **order)
+    assert judge.key_login_works(server, "cloud", product.private(pair))
+    assert judge.effective_settings(server)["usepam"] == ["no"]
+    assert not judge.password_login_works(server, "root", server.root_password)
+
+
+def test_a_match_block_that_keeps_passwords_open_is_named_and_left_alone(make_server, product):
+    server = make_server(logins=(ALICE,), sshd_config_end="Match User alice\n    PasswordAuthentication yes\n")
+    product.add(server)
+    before = picture(server)
+    order = {"keypair": product.keypair(), "password": server.root_password, "accept_lockout": ["alice"]}
+    task = product.fails("setting_overridden", "bind", server, **order)
+    lines = server.read("/etc/ssh/sshd_config").split("\n")
+    assert f"/etc/ssh/sshd_config:{lines.index('    PasswordAuthentication yes') + 1}" in task["message"]
+    assert changed(before, picture(server)) == set()
+
+
+# -- what kind of machine it is ----------------------------------------------------------------------------------------
+
+
+def test_a_server_in_a_chroot_without_proc_is_a_server_like_any_other(product):
+    fleet = Fleet(isolation="chroot")
+    try:
+        fleet.open()
+    except FleetUnavailable as error:
+        lacking(str(error))
+    with fleet:
+        server = fleet.add(Spec(name="in-a-chroot"))
+        product.add(server)
+        before = picture(server)
+        old, new = product.keypair(), product.keypair()
+        with judge.OpenSession(server, "root", password=server.root_password) as session:
+            product.succeeds("bind", server, keypair=old, password=server.root_password)
+            product.succeeds("replace", server, keypair=new)
+            assert session.lives()
+        assert not judge.password_login_works(server, "root", server.root_password)
+        assert judge.key_login_works(server, "root", product.private(new))
+        assert not judge.key_login_works(server, "root", product.private(old))
+        product.succeeds("unbind", server, password=server.root_password)
+        assert left(before, picture(server)) == STATE
+
+
+# -- which sshd it is --------------------------------------------------------------------------------------------------
+
+
+def test_an_sshd_with_a_configuration_and_options_of_its_own_is_asked_and_changed(make_server, product):
+    server = make_server()
+    server.run(["cp", "-a", "/etc/ssh/sshd_config", "/etc/ssh/other"])
+    server.write("/etc/ssh/other", "AuthorizedKeysFile /etc/ssh/keys/%u\n" + server.read("/etc/ssh/other"))
+    server.run(["mkdir", "/etc/ssh/keys"])
+    listening(server, f"-f /etc/ssh/other -o ListenAddress={server.host}:{server.port} -o MaxAuthTries=3")
+    product.add(server)
+    before = picture(server)
+    pair = product.keypair()
+    product.succeeds("bind", server, keypair=pair, password=server.root_password)
+    assert changed(before, picture(server)) == {"/etc/ssh/other", "/etc/ssh/keys/root"} | STATE
+    assert judge.key_login_works(server, "root", product.private(pair))
+    assert judge.offered_methods(server, "root") == {"publickey"}
+    product.succeeds("unbind", server, password=server.root_password)
+    assert left(before, picture(server)) == STATE
+
+
+def test_a_setting_on_sshd_s_command_line_that_keeps_passwords_open_is_not_overlooked(make_server, product):
+    server = make_server()
+    listening(server, f"-o ListenAddress={server.host}:{server.port} -o PasswordAuthentication=yes")
+    product.add(server)
+    before = picture(server)
+    product.fails("setting_overridden", "bind", server, keypair=product.keypair(), password=server.root_password)
+    assert changed(before, picture(server)) == set()
+    assert judge.password_login_works(server, "root", server.root_password)
+
+
+@pytest.mark.parametrize("place", ["another port", "an IPv6 address", "two sshds"])
+def test_the_sshd_that_answers_there_is_the_one_that_is_changed(make_server, product, place):
+    server = make_server()
+    host, port = server.host, 2222
+    if place == "an IPv6 address":
+        host, port = "::1", free_port("::1", family=10)
+    if place == "two sshds":
+        server.run(["cp", "-a", "/etc/ssh/sshd_config", "/etc/ssh/other"])
+        own = f"-o ListenAddress={server.host}:2222 -o PidFile=/run/other.pid"
+        server.write("/etc/rc.local", f"#!/bin/sh\nexec /usr/sbin/sshd -f /etc/ssh/other {own}\n", 0o755)
+        server.reboot()
+    else:
+        bracketed = f"[{host}]" if ":" in host else host
+        listening(server, f"-o ListenAddress={server.host}:{server.port} -o ListenAddress={bracketed}:{port}")
+    product.add(server, host=host, port=port)
+    before = picture(server)
+    pair = product.keypair()
+    product.succeeds("bind", server, keypair=pair, password=server.root_password)
+    assert judge.password_login_works(server, "root", server.root_password) == (place == "two sshds")
+    assert judge.key_login_works(server, "root", product.private(pair))
+    config = "/etc/ssh/other" if place == "two sshds" else "/etc/ssh/sshd_config"
+    assert changed(before, picture(server)) == {config, "/root/.ssh", "/root/.ssh/authorized_keys"} | STATE
+    product.succeeds("unbind", server, password=server.root_password)
+    assert left(before, picture(server)) == STATE
