@@ -148,6 +148,6 @@ def test_a_command_that_runs_its_operation_itself_takes_it_back_when_it_is_ended
     gate.await_login()
     asking.send_signal(ending)
     asking.communicate(timeout=60)
-    until(lambda: server.read("/etc/ssh/sshd_config") == original)
-    until(lambda: "password" in judge.offered_methods(server, "root"))
+    until(lambda: "reverted" in server.run(["cat", "/var/lib/kps/state.json"], check=False).stdout)
+    assert server.read("/etc/ssh/sshd_config") == original
     assert judge.password_login_works(server, "root", server.root_password)

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,6 @@ import pytest
 from tests.needs import lacking
 
 ROOT = Path(__file__).parents[2]
-TRY = Path("/tmp/kps-try")
 
 
 def session() -> list[tuple[str, list[str], int]]:
@@ -32,22 +32,23 @@ def session() -> list[tuple[str, list[str], int]]:
 
 
 @pytest.fixture
-def nothing_there() -> Iterator[None]:
-    yield
-    if TRY.exists():
-        subprocess.run([Path(sys.executable).with_name("kps"), "demo", "--end", str(TRY)], check=False)
-        shutil.rmtree(TRY)
+def place() -> Iterator[Path]:
+    """Where the session makes its own directory; whatever of a fleet still lives in it afterwards is ended."""
+    found = Path(tempfile.mkdtemp(prefix="kps-"))  # short: a socket's path may have some hundred bytes
+    yield found
+    for left in found.glob("*/try"):
+        subprocess.run([Path(sys.executable).with_name("kps"), "demo", "--end", left], check=False)
+    shutil.rmtree(found)
 
 
-@pytest.mark.usefixtures("nothing_there")
-def test_the_readmes_session_works_as_it_stands() -> None:
-    assert not TRY.exists(), f"{TRY} is there already; the session needs its name"
+def test_the_readmes_session_works_as_it_stands(place: Path) -> None:
     steps = session()
     assert len(steps) > 10
     script = "set -u\ncd " + str(ROOT) + "\n"
     for number, (command, _, _) in enumerate(steps):
         script += f"echo '<<{number}'\n{command}\necho \">>{number} $?\"\n"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("KPS_")} | {"COLUMNS": "120"}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("KPS_")}
+    environment |= {"COLUMNS": "120", "TMPDIR": str(place)}
     done = subprocess.run(["bash"], input=script, env=environment, capture_output=True, text=True, timeout=300)
     for number, (command, shown, code) in enumerate(steps):
         said = re.search(rf"<<{number}\n(.*?)>>{number} (\d+)\n", done.stdout, re.DOTALL)
