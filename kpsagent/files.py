@@ -83,14 +83,16 @@ def _parent(path: str, account: "Optional[Account]") -> "Tuple[str, str, Optiona
     """Return the real directory of path, its last name, and with whose rights to go there.
 
     A directory that nobody but root can change on any component is root's business (AuthorizedKeysFile under /etc); all else is
-    done as the login. Links on the way are resolved once, as the login, and the result is walked without links.
+    done as the login. That is asked of the path as it is configured, before any link is followed: where a link leads is the
+    choice of whoever could make it. Links on the way are resolved once, as the login, and the result is walked without links.
     """
     directory, name = os.path.split(path)
-    with acting_as(account):
-        directory = os.path.realpath(directory)
-    if account is None or account.uid == 0 or _only_roots(directory):
+    if account is None or account.uid == 0:
+        return os.path.realpath(directory), name, None
+    if _only_roots(directory):
         return directory, name, None
-    return directory, name, account
+    with acting_as(account):
+        return os.path.realpath(directory), name, account
 
 
 def _only_roots(directory: str) -> bool:
@@ -103,6 +105,11 @@ def _only_roots(directory: str) -> bool:
         if found.st_uid != 0 or found.st_mode & 0o022 or not stat.S_ISDIR(found.st_mode):
             return False
     return True
+
+
+def _is_kept_by_root(account: "Optional[Account]", rights: "Optional[Account]") -> bool:
+    """Whether a login's file is one that only root changes."""
+    return account is not None and account.uid != 0 and rights is None and os.geteuid() == 0
 
 
 def walk(path: str, account: Account, private_group: bool) -> "List[Component]":
@@ -251,8 +258,8 @@ def _replace_at(
                     _copy_attributes(old, opened, rights)
                 finally:
                     os.close(old)
-            elif account is not None and rights is None and os.geteuid() == 0:
-                os.fchown(opened, account.uid, account.gid)
+            elif _is_kept_by_root(account, rights):
+                os.fchmod(opened, 0o644)  # sshd reads it as the login, which shall not be able to change it
             os.fsync(opened)
         finally:
             os.close(opened)
@@ -366,14 +373,17 @@ def delete(path: str, account: "Optional[Account]", expected: "Optional[str]") -
 
 
 def make_directory(path: str, account: Account) -> None:
-    """Make an empty directory of the login's own, 0700; errors.Changed where something is there by now."""
+    """Make an empty directory, the login's own and 0700, or in a directory of root's root's own and 0755.
+
+    errors.Changed where something is there by now.
+    """
     directory, name, rights = _parent(path, account)
     with acting_as(rights):
         parent = open_directory(directory)
         try:
             os.mkdir(name, 0o700, dir_fd=parent)
-            if rights is None and os.geteuid() == 0:
-                os.chown(name, account.uid, account.gid, dir_fd=parent, follow_symlinks=False)
+            if _is_kept_by_root(account, rights):
+                os.chmod(name, 0o755, dir_fd=parent)  # noqa: S103 - sshd goes through it as the login
             os.fsync(parent)
         except FileExistsError:
             raise Changed("authorized_keys_changed", "{}: somebody else made it just now".format(path), path=path)

@@ -58,13 +58,14 @@ Clock.__doc__ = "-> (seconds since boot, which boot this is). Wall clocks jump; 
 Replace = namedtuple("Replace", "path account expected text")
 Replace.__doc__ = """The file holds text, or what it held before, at every instant and after a crash; durable when answered.
 expected: the text it must hold now (None: no file), else errors.Changed. Owner, mode, ACL and other attributes stay; a new
-file is the account's, 0600."""
+file is the account's, 0600, or where only root can change its directory: root's, 0644."""
 
 Delete = namedtuple("Delete", "path account expected")
 Delete.__doc__ = "The file is gone; errors.Changed where it does not hold expected."
 
 MakeDirectory = namedtuple("MakeDirectory", "path account")
-MakeDirectory.__doc__ = "An empty directory of the account, 0700; errors.Changed where there is something already."
+MakeDirectory.__doc__ = """An empty directory of the account, 0700 (root's, 0755, where only root can change its parent);
+errors.Changed where there is something already."""
 
 RemoveDirectory = namedtuple("RemoveDirectory", "path account")
 RemoveDirectory.__doc__ = "-> whether it is gone; one that is not empty stays."

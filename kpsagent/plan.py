@@ -341,15 +341,29 @@ def _keys_removed(plan: Plan, seen: Seen, widen: "List[Step]") -> "List[Step]":
 
 
 def _refuse_out_of_reach(plan: Plan, seen: Seen, each: KeyFile) -> None:
-    """Refuse where the agent could not become root and the file stands in a directory that is not the login's own."""
+    """Refuse where the file stands in a directory that is not the login's own, and nobody with a right to it would write there.
+
+    That is an agent that could not become root, or root itself where a link of the login's led there.
+    """
     directories = [part for part in each.components if part.kind == "directory"]
-    if seen.daemon.how == "hidden" and directories and directories[-1].uid != seen.account.uid:
+    if not directories or directories[-1].uid == seen.account.uid:
+        return
+    if seen.daemon.how == "hidden":
         raise Refused(
             "sudo_refused",
             "{}: changing it takes root, and {} may not become root here; connect as a login that may".format(
                 each.path, plan.login
             ),
             path=each.path,
+        )
+    if seen.account.uid != 0 and each.components[-1].path != each.path:
+        raise Refused(
+            "path_unsafe",
+            "{}: a link leads to {}, where {} may not write; root does not write for it there".format(
+                each.path, directories[-1].path, plan.login
+            ),
+            path=each.path,
+            target=each.components[-1].path,
         )
 
 

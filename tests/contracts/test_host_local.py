@@ -116,15 +116,16 @@ def test_a_replace_makes_no_set_user_id_file(host, place, path):
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o755
 
 
-def test_what_is_made_where_only_root_may_write_is_the_logins(host, place):
+def test_what_is_made_where_only_root_may_write_is_root_s_and_open_to_the_login(host, place):
     home = Path(tempfile.mkdtemp(prefix="kps-host-", dir="/var/lib"))
     try:
         home.chmod(0o755)
         account = place.account._replace(home=str(home))
         host.do(MakeDirectory(f"{home}/.ssh", account))
         host.do(Replace(f"{home}/keys", account, None, "one\n"))
-        for path in (home / ".ssh", home / "keys"):
-            assert (path.stat().st_uid, path.stat().st_gid) == (account.uid, account.gid)
+        for path, mode in ((home / ".ssh", 0o755), (home / "keys", 0o644)):
+            seen = path.stat()
+            assert (seen.st_uid, seen.st_gid, stat.S_IMODE(seen.st_mode)) == (0, 0, mode)
         assert host.do(RemoveDirectory(f"{home}/.ssh", account)) is True
     finally:
         shutil.rmtree(home)

@@ -86,6 +86,41 @@ def test_a_home_that_is_reached_through_a_link_is_used_as_sshd_uses_it(make_serv
     assert left(before, picture(server)) == STATE
 
 
+ROOTS_OWN = {
+    "a link to a directory of root's": ("/etc/cron.daily", "ln -s /etc/cron.daily /home/alice/.ssh"),
+    "a link to nothing in a directory of root's": ("/etc/cron.daily", "ln -s /etc/cron.daily/new /home/alice/.ssh"),
+    "a directory with a link in it": ("/etc/cron.daily", "mkdir .ssh && ln -s /etc/cron.daily/new .ssh/authorized_keys"),
+}
+
+
+@pytest.mark.parametrize("where", ROOTS_OWN)
+def test_no_login_has_root_write_where_it_could_not_itself(make_server, product, where):
+    server = make_server(logins=(ALICE,))
+    place, done = ROOTS_OWN[where]
+    server.run(["mkdir", "-p", place])
+    server.run(["su", "alice", "-c", f"cd && {done}"])
+    product.add(server)
+    before = picture(server)
+    order = {"login": "alice", "password": server.root_password, "keep_password_login": True}
+    task = product.run("bind", server, keypair=product.keypair(), **order)
+    assert (task["status"], task["server_state"]) == ("failed", "as_before")
+    assert task["cause"] in ("path_permissions", "path_unsafe")
+    assert changed(before, picture(server)) == set()
+
+
+def test_what_root_keeps_for_a_login_stays_root_s(make_server, product):
+    server = make_server(logins=(ALICE,), sshd_config_top="AuthorizedKeysFile /etc/ssh/keys/%u/authorized_keys\n")
+    server.run(["mkdir", "-p", "/etc/ssh/keys"])
+    product.add(server)
+    pair = product.keypair()
+    order = {"login": "alice", "password": server.root_password, "keep_password_login": True}
+    product.succeeds("bind", server, keypair=pair, **order)
+    assert judge.key_login_works(server, "alice", product.private(pair))
+    after = picture(server)
+    assert after["/etc/ssh/keys/alice"][:4] == ("d", 0o755, 0, 0)
+    assert after["/etc/ssh/keys/alice/authorized_keys"][:4] == ("-", 0o644, 0, 0)
+
+
 # -- what else lets passwords in ---------------------------------------------------------------------------------------
 
 
