@@ -132,7 +132,7 @@ CAUSES: dict[str, Cause] = {
     ),
     "sudo_refused": Cause(
         "This takes root, and the login may not become root by sudo: it is not in sudoers, or sudo wants a password.",
-        "Give the login's password with the order (--password-stdin), a NOPASSWD rule, or connect as root.",
+        "Give the login's password with the order (--password-stdin --password-of LOGIN), a NOPASSWD rule, or connect as root.",
         True,
     ),
     "session_disturbed": Cause(

@@ -53,6 +53,7 @@ class Entrance:
         self._order = order
         self._login: str = order.plan["login"]
         self._password = None if given is None else given.password
+        self._password_of = None if given is None else given.password_of
         self._identity = identity
         self._private_half = private_half
 
@@ -128,15 +129,27 @@ class Entrance:
             return await self._started(way, connection, plan, "none")
         try:
             return await self._started(way, connection, plan, "ask")
-        except rope.SudoRefused:
+        except rope.SudoRefused as refused:
             if self._password is None:
                 raise
+            if not self._is_of(way):
+                raise rope.SudoRefused(
+                    "sudo_refused",
+                    f"{refused.message}; whose password was given is not clear, so sudo was not told it: "
+                    f"say --password-of {way.login} if it is that of {way.login}",
+                ) from None
         return await self._started(way, connection, plan, "password")
+
+    def _is_of(self, way: Way) -> bool:
+        """Whether the password given is surely that of the login by which we came: no other login's is shown to its session."""
+        if self._password_of is not None:
+            return self._password_of == way.login
+        return way.by == "password" or way.login == self._login == self._order.server_login
 
     async def _started(self, way: Way, connection: asyncssh.SSHClientConnection, plan: dict[str, Any], how: str) -> Inside:
         password = self._password
-        if way.login != self._login and "password" in (way.by, how):
-            password = None  # it is that of the login by which we came
+        if self._password_of not in (None, self._login) or (way.login != self._login and "password" in (way.by, how)):
+            password = None  # it is another login's
         plan = dict(plan, password_known=password is not None)
         try:
             async with asyncio.timeout(_START_SECONDS):

@@ -104,6 +104,7 @@ class Credential:
     """What opens a server's door this once. Never stored."""
 
     password: Secret | None = None
+    password_of: str | None = None  # the login whose it is, where that was said
     identity: Secret | None = None  # the text of a private key file
     passphrase: Secret | None = None  # of the identity
 

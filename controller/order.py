@@ -35,6 +35,7 @@ class Order:
     plan: dict[str, Any]
     ways: list[Way]
     keypair: KeyPair | None  # that shall work afterwards
+    server_login: str  # by which the server is reached
     bound: list[Bound] = field(default_factory=list)
     after_reset: dict[str, Any] = field(default_factory=dict)  # what waits for a first proof once this is done, by login
 
@@ -112,7 +113,7 @@ def make(
         plan["provable"] = True  # the key given
     # A key that is still to be bound opens nothing; its private half is given as the proof.
     opens = identity_line is not None and not (task.operation == "bind" and same(identity_line, str(plan["key"])))
-    return Order(plan, ways(task, server, bound, given, opens), wanted, bound, waiting)
+    return Order(plan, ways(task, server, bound, given, opens), wanted, server.login, bound, waiting)
 
 
 def _catch_up(plan: dict[str, Any], waits: dict[str, Any]) -> None:
@@ -159,15 +160,15 @@ def _last_that_closed(here: Bound | None, bound: list[Bound]) -> bool:
 def ways(task: Task, server: Server, bound: list[Bound], given: Credential | None, opens: bool) -> list[Way]:
     """Return the ways in, the best first: what the caller gave for the login in question, then what is in custody.
 
-    A credential that is given is for the task's login, or for the server's own; it is tried in this order. opens: whether the
-    private key given may be one that works today.
+    A credential that is given is for the task's login, or for the server's own; it is tried in this order. A password of
+    which was said whose it is, is tried for that login only. opens: whether the private key given may be one that works today.
     """
     logins = list(dict.fromkeys([task.login, server.login]))
     by_caller: list[Way] = []
     if given is not None and given.identity is not None and (opens or given.password is None):
         by_caller += [Way(login, None, "identity") for login in logins]
     if given is not None and given.password is not None:
-        by_caller += [Way(login, None, "password") for login in logins]
+        by_caller += [Way(login, None, "password") for login in ([given.password_of] if given.password_of else logins)]
     managed = [each for each in bound if each.keypair.managed]
     order = {login: place for place, login in enumerate(dict.fromkeys([server.login, "root", task.login]))}
     managed.sort(key=lambda each: order.get(each.binding.login, len(order)))

@@ -49,15 +49,21 @@ class ImportedKeypair(Request):
 
 
 class Opens(Request):
-    """What opens a server's door this once."""
+    """What opens a server's door this once. password_of: the one login whose password it is."""
 
     password: Password | None = None
+    password_of: Name | None = None
     identity: KeyFile | None = None
     passphrase: Password | None = None
 
     def credential(self) -> Credential:
         """Return it as the services take it."""
-        return Credential(password=secret(self.password), identity=secret(self.identity), passphrase=secret(self.passphrase))
+        return Credential(
+            password=secret(self.password),
+            password_of=self.password_of,
+            identity=secret(self.identity),
+            passphrase=secret(self.passphrase),
+        )
 
 
 class NewOperation(Request):

@@ -24,6 +24,7 @@ async def operate(
     every: bool,
     *,
     password_stdin: bool = False,
+    password_of: str | None = None,
     identity: Path | None = None,
     passphrase_stdin: bool = False,
     **request: Any,
@@ -39,7 +40,7 @@ async def operate(
             {
                 "operation": operation,
                 "servers": names,
-                "credentials": credentials(names, password_stdin, key),
+                "credentials": credentials(names, password_stdin, password_of, key),
                 **{name: value for name, value in request.items() if value is not None},
             }
         )
@@ -68,10 +69,13 @@ def identity_of(identity: Path | None, password_stdin: bool, passphrase_stdin: b
     return key
 
 
-def credentials(names: Sequence[str], password_stdin: bool, key: Json) -> Json:
+def credentials(names: Sequence[str], password_stdin: bool, password_of: str | None, key: Json) -> Json:
     """Return what opens each server: its own password and no other's, and the key."""
+    if password_of is not None and not password_stdin:
+        raise usage("--password-of goes with --password-stdin")
     passwords = inputs.passwords_from_stdin(names) if password_stdin else {}
-    opens = {name: key | ({"password": passwords[name]} if name in passwords else {}) for name in names}
+    whose = {"password_of": password_of} if password_of else {}
+    opens = {name: key | ({"password": passwords[name], **whose} if name in passwords else {}) for name in names}
     return {name: one for name, one in opens.items() if one}
 
 
@@ -94,6 +98,7 @@ def register(app: typer.Typer) -> None:
         every: options.All = False,
         login: options.Login = None,
         password_stdin: options.PasswordStdin = False,
+        password_of: options.PasswordOf = None,
         identity: options.Identity = None,
         passphrase_stdin: options.PassphraseStdin = False,
         keep_password_login: Annotated[
@@ -113,6 +118,7 @@ def register(app: typer.Typer) -> None:
             servers,
             every,
             password_stdin=password_stdin,
+            password_of=password_of,
             identity=identity,
             passphrase_stdin=passphrase_stdin,
             keypair=keypair,
@@ -138,6 +144,7 @@ def register(app: typer.Typer) -> None:
         every: options.All = False,
         login: options.Login = None,
         password_stdin: options.PasswordStdin = False,
+        password_of: options.PasswordOf = None,
         identity: options.Identity = None,
         passphrase_stdin: options.PassphraseStdin = False,
         accept_lockout: options.AcceptLockout = None,
@@ -154,6 +161,7 @@ def register(app: typer.Typer) -> None:
             servers,
             every,
             password_stdin=password_stdin,
+            password_of=password_of,
             identity=identity,
             passphrase_stdin=passphrase_stdin,
             keypair=keypair,
@@ -176,6 +184,7 @@ def register(app: typer.Typer) -> None:
         every: options.All = False,
         login: options.Login = None,
         password_stdin: options.PasswordStdin = False,
+        password_of: options.PasswordOf = None,
         identity: options.Identity = None,
         passphrase_stdin: options.PassphraseStdin = False,
         accept_lockout: options.AcceptLockout = None,
@@ -192,6 +201,7 @@ def register(app: typer.Typer) -> None:
             servers,
             every,
             password_stdin=password_stdin,
+            password_of=password_of,
             identity=identity,
             passphrase_stdin=passphrase_stdin,
             login=login,
@@ -255,6 +265,7 @@ async def enable(
     every: options.All = False,
     login: options.Login = None,
     password_stdin: options.PasswordStdin = False,
+    password_of: options.PasswordOf = None,
     identity: options.Identity = None,
     passphrase_stdin: options.PassphraseStdin = False,
     force: options.Force = False,
@@ -266,6 +277,7 @@ async def enable(
         servers,
         every,
         password_stdin=password_stdin,
+        password_of=password_of,
         identity=identity,
         passphrase_stdin=passphrase_stdin,
         login=login,
@@ -286,6 +298,7 @@ async def disable(
     every: options.All = False,
     login: options.Login = None,
     password_stdin: options.PasswordStdin = False,
+    password_of: options.PasswordOf = None,
     identity: options.Identity = None,
     passphrase_stdin: options.PassphraseStdin = False,
     accept_lockout: options.AcceptLockout = None,
@@ -301,6 +314,7 @@ async def disable(
         servers,
         every,
         password_stdin=password_stdin,
+        password_of=password_of,
         identity=identity,
         passphrase_stdin=passphrase_stdin,
         login=login,
@@ -322,6 +336,7 @@ async def status(
     every: options.All = False,
     login: options.Login = None,
     password_stdin: options.PasswordStdin = False,
+    password_of: options.PasswordOf = None,
     identity: options.Identity = None,
     passphrase_stdin: options.PassphraseStdin = False,
 ) -> int:
@@ -332,6 +347,7 @@ async def status(
         servers,
         every,
         password_stdin=password_stdin,
+        password_of=password_of,
         identity=identity,
         passphrase_stdin=passphrase_stdin,
         login=login,

@@ -43,6 +43,16 @@ PasswordStdin = Annotated[
         help="Read the password from stdin: one line for one server, NAME<TAB>password lines for several.",
     ),
 ]
+PasswordOf = Annotated[
+    str | None,
+    typer.Option(
+        "--password-of",
+        metavar="LOGIN",
+        rich_help_panel=WAY_IN,
+        help="Whose password that is: it is tried for this login only, and told to its sudo. Without this it may be the "
+        "login's in question or the server's default one's, and sudo hears it only where it opened that very login.",
+    ),
+]
 Identity = Annotated[
     Path | None,
     typer.Option("--identity", metavar="FILE", rich_help_panel=WAY_IN, help="A private key file that opens the server today."),

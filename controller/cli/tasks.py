@@ -4,11 +4,11 @@ from typing import Annotated, Any
 
 import typer
 
-from controller.cli import completion, inputs, options, output
+from controller.cli import completion, options, output
 from controller.cli.command import command, group
 from controller.cli.exits import usage
 from controller.cli.following import explain, follow, proofs
-from controller.cli.operations import identity_of
+from controller.cli.operations import credentials, identity_of
 from controller.cli.session import Session
 
 Json = dict[str, Any]
@@ -90,16 +90,16 @@ async def retry(
     id_: Annotated[str, typer.Argument(metavar="ID", help="The failed task's id.", autocompletion=completion.failed_tasks)],
     *,
     password_stdin: options.PasswordStdin = False,
+    password_of: options.PasswordOf = None,
     identity: options.Identity = None,
     passphrase_stdin: options.PassphraseStdin = False,
 ) -> int:
     """Ask once more for what failed, with the same options. Credentials are never kept: give them again."""
-    credential = identity_of(identity, password_stdin, passphrase_stdin)
+    key = identity_of(identity, password_stdin, passphrase_stdin)
     async with session.client() as client:
-        failed = await client.task(id_)
-        if password_stdin:
-            credential["password"] = inputs.passwords_from_stdin([failed["server"]])[failed["server"]]
-        return await follow(session, client, [await client.retry(id_, credential or None)])
+        server = str((await client.task(id_))["server"])
+        credential = credentials([server], password_stdin, password_of, key).get(server)
+        return await follow(session, client, [await client.retry(id_, credential)])
 
 
 @command(tasks, "delete", "kps task delete 0192f0c1-7c1e-7b6e-9d0a-2f1f3f0a9b11", "kps task delete --all")

@@ -108,9 +108,9 @@ class Product:
         """The private half of a managed key pair, as OpenSSH reads it."""
         return self.ask("POST", f"/keypairs/{keypair['name']}/export")["private_key"]
 
-    def begin(self, operation: str, *servers: Server, password: str = "", identity: str = "", **request: Any) -> list[str]:
+    def begin(self, operation: str, *servers: Server, **request: Any) -> list[str]:
         """Order an operation on servers and return the ids of its tasks; a password or private key is given for each of them."""
-        given = {name: value for name, value in (("password", password), ("identity", identity)) if value}
+        given = {name: request.pop(name) for name in ("password", "password_of", "identity") if name in request}
         if isinstance(request.get("keypair"), dict):
             request["keypair"] = request["keypair"]["name"]
         names = [server.name for server in servers]

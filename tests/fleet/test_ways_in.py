@@ -65,10 +65,49 @@ def test_a_password_for_sudo_is_tried_once(make_server, product):
     server.write("/home/deploy/.ssh/authorized_keys", public + "\n", 0o600, "deploy:deploy")
     product.add(server, "deploy")
     server.write("/etc/sudoers.d/log", "Defaults logfile=/root/sudo.log\n", 0o440)
-    order = {"login": "root", "keypair": product.keypair(), "identity": private, "password": "not this one"}
+    order = {"login": "root", "keypair": product.keypair(), "identity": private}
+    order |= {"password": "not this one", "password_of": "deploy"}
     task = product.fails("sudo_refused", "bind", server, **order)
     assert task["server_state"] == "as_before"
     assert re.findall(r"\d+ incorrect password attempt", server.read("/root/sudo.log")) == ["1 incorrect password attempt"]
+
+
+# A start-up file that keeps whatever its login's sessions are told.
+CAPTURE = 'tee -a ~/heard | exec bash --norc -c "$BASH_EXECUTION_STRING"\nexit\n'
+
+
+@pytest.mark.parametrize("deploy", [Login("deploy", "deploy's own word"), ASKED], ids=["no sudo", "sudo that asks"])
+def test_no_login_s_session_hears_the_password_of_another(make_server, product, deploy):
+    server = make_server(logins=(deploy,))
+    product.add(server, "deploy")
+    word = server.passwords["deploy"]
+    product.succeeds("bind", server, login="deploy", keypair=product.keypair(), password=word, keep_password_login=True)
+    root_key, root_private = product.keypair(), judge.new_key_pair()
+    order = {"login": "root", "password": server.root_password, "keep_password_login": True}
+    server.write("/home/deploy/.bashrc", CAPTURE, 0o644, "deploy:deploy")
+    for operation, more in (
+        ("password-login-enable", {}),
+        ("bind", {"keypair": root_key, "identity": root_private[0]}),
+        ("unbind", {}),
+    ):
+        product.run(operation, server, **(order | more))
+        assert server.root_password not in server.read("/home/deploy/heard")
+
+
+def test_sudo_is_told_a_password_of_which_was_said_whose_it_is(make_server, product):
+    server = make_server(logins=(ASKED,))
+    product.add(server, "deploy")
+    word = server.passwords["deploy"]
+    product.succeeds("bind", server, login="deploy", keypair=product.keypair(), password=word, keep_password_login=True)
+    order = {"login": "root", "keypair": product.keypair(), "password": word, "keep_password_login": True}
+    server.write("/etc/ssh/sshd_config", "PasswordAuthentication no\n" + server.read("/etc/ssh/sshd_config"))
+    server.reboot()
+    before = picture(server)
+    task = product.fails("sudo_refused", "bind", server, **order)
+    assert "--password-of deploy" in task["message"]
+    assert changed(before, picture(server)) == set()
+    product.succeeds("bind", server, password_of="deploy", **order)
+    assert key_works(server, "root", product.private(order["keypair"]))
 
 
 def test_a_key_that_works_today_binds_another_without_a_password(make_server, product):
