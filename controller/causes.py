@@ -194,6 +194,11 @@ CAUSES: dict[str, Cause] = {
         f"Find out who edits it (cloud-init, a configuration manager), then {_RETRY}.",
         True,
     ),
+    "sshd_config_changed": Cause(
+        "Somebody else edited sshd's configuration while the operation ran. Our block was taken out, their edit stays.",
+        f"Find out who edits it (cloud-init, a configuration manager), then {_RETRY}.",
+        True,
+    ),
     "disk_full": Cause("No space or quota was left for a few kilobytes.", f"Free some space, then {_RETRY}.", True),
     "read_only": Cause("The file system is mounted read-only.", f"Mount it read-write (see dmesg why), then {_RETRY}.", True),
     "immutable": Cause(

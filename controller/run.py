@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast, get_args
 
 import asyncssh
 from passlib.hash import sha512_crypt
@@ -16,7 +16,7 @@ from controller.entrance import Entrance, Inside
 from controller.errors import Damaged, Problem, Unavailable
 from controller.keyfiles import apart
 from controller.kms import Kms
-from controller.model import Binding, Credential, KeyPair, Outcome, Secret, Server, ServerNotes, Task, now
+from controller.model import Binding, Credential, KeyPair, Outcome, PasswordLogin, Secret, Server, ServerNotes, Task, now
 from controller.order import Bound, Order, Way
 from controller.prover import Prover
 from controller.settings import Settings
@@ -363,8 +363,8 @@ class _Job:
 
     def _notes(self, password_login: str | None) -> dict[str, Any]:
         notes: ServerNotes = {}
-        if password_login in ("on", "off"):
-            notes["password_login"] = "on" if password_login == "on" else "off"  # noqa: S105 - a state
+        if password_login in get_args(PasswordLogin):
+            notes["password_login"] = cast(PasswordLogin, password_login)
         if self.boot:
             notes["boot_id"] = self.boot
         return {"notes": notes}

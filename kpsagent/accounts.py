@@ -92,6 +92,8 @@ def _password(name: str, field: str, shadow: "Dict[str, List[str]]") -> "Tuple[s
     kind = "usable" if hashed.startswith(("$", "_")) or len(hashed) == 13 else "none"
     if hashed.startswith("!"):
         kind = "locked"
+    elif not hashed:
+        kind = "empty"
     changed, longest, ends = (int(row[place]) if row[place].lstrip("-").isdigit() else -1 for place in (2, 4, 7))
     if 0 <= ends < today:
         return kind, "account"

@@ -125,9 +125,18 @@ def walk(path: str, account: Account, private_group: bool) -> "List[Component]":
     return [_component(each, account, private_group) for each in chain + [os.path.join(real, name)]]
 
 
+def _lstat(path: str, account: Account) -> os.stat_result:
+    try:
+        return os.lstat(path)
+    except PermissionError:
+        # Root is nobody on a home that NFS serves with root_squash; the login is not, and sshd acts as the login.
+        with acting_as(account):
+            return os.lstat(path)
+
+
 def _component(path: str, account: Account, private_group: bool) -> Component:
     try:
-        found = os.lstat(path)
+        found = _lstat(path, account)
     except FileNotFoundError:
         return Component(path, "missing", 0, 0, 0, 0, False)
     return Component(
@@ -266,7 +275,7 @@ def _replace_at(
         # As late as can be: between this look and the rename nobody's edit is missed but one that falls into microseconds.
         now = _read_at(parent, name, path, os.O_NOFOLLOW).text
         if now != expected:
-            raise Changed("authorized_keys_changed", "{}: somebody else changed it just now".format(path), path=path)
+            raise _changed(path, account, "changed it")
         if expected is None:
             os.link(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)  # unlike rename, fails where there is one by now
             os.unlink(temporary, dir_fd=parent)
@@ -274,11 +283,16 @@ def _replace_at(
             os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
     except FileExistsError:
         _unlink(temporary, parent)
-        raise Changed("authorized_keys_changed", "{}: somebody else made it just now".format(path), path=path)
+        raise _changed(path, account, "made it")
     except BaseException:
         _unlink(temporary, parent)
         raise
     os.fsync(parent)
+
+
+def _changed(path: str, account: "Optional[Account]", what: str) -> Changed:
+    cause = "sshd_config_changed" if account is None else "authorized_keys_changed"
+    return Changed(cause, "{}: somebody else {} just now".format(path, what), path=path)
 
 
 def _open_old(name: str, parent: int) -> int:
@@ -365,7 +379,7 @@ def delete(path: str, account: "Optional[Account]", expected: "Optional[str]") -
         parent = open_directory(directory)
         try:
             if _read_at(parent, name, path, os.O_NOFOLLOW).text != expected:
-                raise Changed("authorized_keys_changed", "{}: somebody else changed it just now".format(path), path=path)
+                raise _changed(path, account, "changed it")
             os.unlink(name, dir_fd=parent)
             os.fsync(parent)
         finally:
@@ -386,7 +400,7 @@ def make_directory(path: str, account: Account) -> None:
                 os.chmod(name, 0o755, dir_fd=parent)  # noqa: S103 - sshd goes through it as the login
             os.fsync(parent)
         except FileExistsError:
-            raise Changed("authorized_keys_changed", "{}: somebody else made it just now".format(path), path=path)
+            raise _changed(path, account, "made it")
         finally:
             os.close(parent)
 
@@ -424,10 +438,10 @@ def set_mode(path: str, account: Account, expected: int, mode: int) -> None:
             finally:
                 os.close(parent)
         except FileNotFoundError:
-            raise Changed("authorized_keys_changed", "{}: somebody else removed it".format(path), path=path)
+            raise _changed(path, account, "removed it")
         try:
             if stat.S_IMODE(os.fstat(opened).st_mode) != expected:
-                raise Changed("authorized_keys_changed", "{}: somebody else changed its mode".format(path), path=path)
+                raise _changed(path, account, "changed its mode")
             os.fchmod(opened, mode)
             os.fsync(opened)
         finally:

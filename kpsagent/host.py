@@ -13,7 +13,7 @@ from collections import namedtuple
 
 Account = namedtuple("Account", "name uid gid groups group_ids home shell password expired")
 Account.__doc__ = """A login. groups: names; group_ids: numbers of the supplementary ones. password: "usable", "locked"
-(a leading !), "none" (cannot match) or "unknown". expired: "" or what is: "account", "password"."""
+(a leading !), "empty" (no word is needed), "none" (cannot match) or "unknown". expired: "" or what is: "account", "password"."""
 
 Daemon = namedtuple("Daemon", "how pid program arguments config unit")
 Daemon.__doc__ = """The sshd that serves us. how: "listener", "each" (started for every connection) or "none" (a disk at rest,

@@ -55,7 +55,9 @@ get in."""
 Steps = namedtuple("Steps", "widen narrow widened narrowed")
 Steps.__doc__ = "Two lists of Step, and the questions asked after each."
 
-KeyFile = namedtuple("KeyFile", "path file components")
+KeyFile = namedtuple("KeyFile", "path file components here")
+KeyFile.__doc__ = """A file in which sshd looks for a login's keys. here: for a client at the controller's address; else at others
+only, where a Match says so."""
 
 Candidate = namedtuple("Candidate", "text check effective differs")
 Candidate.__doc__ = """sshd_config as it would be: its text, sshd's verdict (Output), login -> address -> settings, and the
@@ -140,13 +142,18 @@ def password_ways(effective: "Dict[str, Dict[str, List[str]]]", account: "Accoun
 
 
 def password_logins(seen: Seen) -> "Dict[str, str]":
-    """Return login -> "on" or "off" for the logins that were looked at."""
+    """Return login -> "on", "off" or "unknown" for the logins that were looked at."""
     known = {account.name: account for account in list(seen.accounts) + [seen.account]}
-    return {
-        name: "on" if password_ways(effective, known[name]) else "off"
-        for name, effective in sorted(seen.effective.items())
-        if name in known
-    }
+    return {name: _password_login(seen, known[name]) for name in sorted(seen.effective) if name in known}
+
+
+def _password_login(seen: Seen, account: "Account") -> str:
+    effective = seen.effective[account.name]
+    if password_ways(effective, account):
+        return "on"
+    # sshd was asked for some addresses only; a Match may say otherwise for one that nobody asked about.
+    opened = sshd.opening(seen.places, next(iter(effective.values())))
+    return "unknown" if any(sshd.could_match(place.match, account.name, account.groups) for place in opened) else "off"
 
 
 # -- decide ------------------------------------------------------------------------------------------------------------
@@ -246,7 +253,7 @@ def _refuse_login(plan: Plan, seen: Seen) -> None:
 
 def _key_added(plan: Plan, seen: Seen) -> "List[Step]":
     name = seen.account.name
-    files = seen.files[name]
+    files = [each for each in seen.files[name] if each.here]
     if not files:
         raise Refused(
             "authorized_keys_elsewhere",
@@ -418,8 +425,10 @@ def _setting_changed(plan: Plan, seen: Seen) -> "Optional[Step]":
     """The change of our block that this plan needs, judged by what sshd itself makes of the candidate; or None."""
     if plan.passwords is None or plan.operation == "reset":
         return None
-    text = _config_text(seen) if seen.config.text is not None or _any_way(seen, seen.effective) else ""
-    if plan.passwords == "off" and not _any_way(seen, seen.effective):
+    asked = any(sshd.passwords_asked(settings) for settings in _every(seen.effective))
+    text = _config_text(seen) if seen.config.text is not None or asked else ""
+    if plan.passwords == "off" and not asked:
+        _refuse_override(seen, seen.effective)
         return None
     if plan.passwords == "on" and password_ways(seen.effective[plan.login], seen.account):
         return None
@@ -460,9 +469,8 @@ def _setting_changed(plan: Plan, seen: Seen) -> "Optional[Step]":
     return Step("block", seen.config.path, None, text, candidate.text) if candidate.text != text else None
 
 
-def _any_way(seen: Seen, effective: "Dict[str, Dict[str, Dict[str, List[str]]]]") -> bool:
-    known = {account.name: account for account in list(seen.accounts) + [seen.account]}
-    return any(password_ways(effective[name], known[name]) for name in effective if name in known)
+def _every(effective: "Dict[str, Dict[str, Dict[str, List[str]]]]") -> "List[Dict[str, List[str]]]":
+    return [settings for addressed in effective.values() for settings in addressed.values()]
 
 
 def _refuse_override(seen: Seen, effective: "Dict[str, Dict[str, Dict[str, List[str]]]]") -> None:
@@ -479,6 +487,14 @@ def _refuse_override(seen: Seen, effective: "Dict[str, Dict[str, Dict[str, List[
                 login=name,
                 places=[list(place) for place in where],
             )
+    opened = sshd.opening(seen.places, _every(effective)[0])
+    if opened:
+        raise Refused(
+            "setting_overridden",
+            "passwords would still get in for some logins, or from some addresses{}; edit that by hand, "
+            "or use --keep-password-login".format(_named(opened)),
+            places=[list(place) for place in opened],
+        )
 
 
 def _named(places: "List[Any]") -> str:
@@ -494,8 +510,11 @@ def _refuse_lockouts(plan: Plan, seen: Seen) -> None:
     for account in seen.accounts:
         if account.name == plan.login or account.name in plan.accept_lockout or account.name not in seen.effective:
             continue
+        settings = seen.effective[account.name][ELSEWHERE]
         # One whose password has to be changed first does so at a log-in by that password.
-        if account.password != "usable" or account.expired == "account" or not has_shell(account):
+        if not sshd.takes_password(settings, account) or account.expired == "account":
+            continue
+        if not has_shell(account) and not sshd.needs_no_shell(settings):
             continue
         if _needs_password(seen, account) and not _key_would_do(plan, seen, account):
             out.append(account.name)

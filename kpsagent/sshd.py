@@ -200,6 +200,25 @@ def password_ways(settings: "Settings", name: str, uid: int) -> "Set[str]":
     return {method for methods in lists if ways.issuperset(methods) for method in methods}
 
 
+def passwords_asked(settings: "Settings") -> "Set[str]":
+    """Return the methods of passwords that sshd offers at the start of a login, whether or not one would get it in."""
+    asked = {"password"} if _on(settings, "passwordauthentication") else set()
+    if _keyboard_interactive(settings):
+        asked.add("keyboard-interactive")
+    lists = _method_lists(settings)
+    return asked if lists is None else asked & {methods[0] for methods in lists}
+
+
+def takes_password(settings: "Settings", account: "Any") -> bool:
+    """Say whether there is a password by which this login (host.Account) could pass, where sshd asks for one."""
+    return account.password == "usable" or (account.password == "empty" and _on(settings, "permitemptypasswords"))
+
+
+def needs_no_shell(settings: "Settings") -> bool:
+    """Say whether this login is served by sshd itself, so that even one whose shell ends at once gets in."""
+    return _value(settings, "forcecommand", "none").split(" ")[0] == "internal-sftp"
+
+
 def methods_left(settings: "Settings") -> bool:
     """Say whether a key, and nothing else, completes a login."""
     lists = _method_lists(settings)
@@ -359,24 +378,64 @@ def _is_user(pattern: str, name: str, host: str, addr: str) -> bool:
 
 
 def places(files: "List[Tuple[str, str]]", keyword: str) -> "List[Place]":
-    """Return the lines of the files [(path, text)] that set keyword, under any of its names."""
+    """Return the lines of the files [(path, text)] that set keyword, under any of its names.
+
+    A file that is included within a Match is within it as a whole.
+    """
     names = _KBD_INTERACTIVE if keyword.lower() in _KBD_INTERACTIVE else (keyword.lower(),)
+    around = {}  # type: Dict[str, str]
+    for _, text in files:
+        for _, _, word, rest, match in _statements(text):
+            if word == "include" and match is not None:
+                patterns = [_absolute(pattern) for pattern in _arguments(rest)]
+                around.update({path: match for path, _ in files if any(_is_path(path, each) for each in patterns)})
     return [
-        Place(path, number, line.strip(), match)
+        Place(path, number, line.strip(), around.get(path) if match is None else match)
         for path, text in files
         for number, line, word, _, match in _statements(text)
         if word in names
     ]
 
 
+def opening(places: "List[Place]", settings: "Settings") -> "List[Place]":
+    """Return those of places() that let passwords in for some logins, or from some addresses, whatever holds for all others."""
+    found = []
+    for place in places:
+        word, rest = _keyword(place.text)
+        if place.match is None or _arguments(rest)[:1] == ["no"]:
+            continue
+        if word == "passwordauthentication" or _on(settings, "usepam"):
+            found.append(place)
+    return found
+
+
+def could_match(header: str, name: str, groups: "List[str]") -> bool:
+    """Say whether the Match with this header may hold for a login: what it says of anything but user and group may be so."""
+    return _is_login(_keyword(header)[1], (name, groups), True)
+
+
+def authorized_keys_anywhere(files: "List[Tuple[str, str]]", name: str, groups: "List[str]", uid: int, home: str) -> "List[str]":
+    """Return the files in which sshd may look for keys of this login, for some address or other, as a Match says."""
+    found = []  # type: List[str]
+    for place in places(files, "AuthorizedKeysFile"):
+        if place.match is None or could_match(place.match, name, groups):
+            patterns = " ".join(_arguments(_keyword(place.text)[1]))
+            found += authorized_keys_paths({"authorizedkeysfile": [patterns]}, name, uid, home)
+    return found
+
+
 def includes(text: str) -> "List[Tuple[int, str, bool]]":
     """Return (line number, absolute pattern, whether in a Match) of every pattern that text includes."""
     return [
-        (number, pattern if pattern[:1] in "/~" else "/etc/ssh/" + pattern, match is not None)
+        (number, _absolute(pattern), match is not None)
         for number, _, word, rest, match in _statements(text)
         if word == "include"
         for pattern in _arguments(rest)
     ]
+
+
+def _absolute(pattern: str) -> str:
+    return pattern if pattern[:1] in "/~" else "/etc/ssh/" + pattern
 
 
 def has_match(text: str) -> bool:
@@ -416,8 +475,7 @@ def _scan(
             continue
         elif word == "include" and depth < _DEEPEST_INCLUDE:
             for pattern in _arguments(rest):
-                absolute = pattern if pattern[:1] in "/~" else "/etc/ssh/" + pattern
-                for included in sorted(each for each in files if _is_path(each, absolute)):
+                for included in sorted(each for each in files if _is_path(each, _absolute(pattern))):
                     _scan(files, included, login, active, everywhere, matched, depth + 1)
         elif word in _LISTS:
             into.setdefault(word, []).extend(_arguments(rest))
@@ -429,8 +487,8 @@ def _scan(
                 into.setdefault(word, ["without-password" if value == "prohibit-password" else value])
 
 
-def _is_login(criteria: str, login: "Tuple[str, List[str]]") -> bool:
-    """Say whether the criteria of a Match line hold for (name, groups)."""
+def _is_login(criteria: str, login: "Tuple[str, List[str]]", else_holds: bool = False) -> bool:
+    """Say whether the criteria of a Match line hold for (name, groups). else_holds: what those that ask for something else do."""
     name, groups = login
     word, rest = _delimited(criteria)
     if word.lower() == "all":
@@ -444,7 +502,7 @@ def _is_login(criteria: str, login: "Tuple[str, List[str]]") -> bool:
             verdicts = [_in_list(group, value) for group in groups]
             holds = holds and 1 in verdicts and -1 not in verdicts
         else:
-            holds = False
+            holds = holds and else_holds
         word, rest = _delimited(rest)
     return holds
 

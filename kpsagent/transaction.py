@@ -54,7 +54,6 @@ from .plan import (
     addresses,
     candidates,
     decide,
-    has_shell,
     password_logins,
     password_ways,
     reads_only,
@@ -233,9 +232,7 @@ def look(plan: Plan) -> "Play":
     if plan.passwords == "off" or reads_only(plan):
         accounts, directory_service = yield ListAccounts()
     concerned = [account] + [
-        other
-        for other in accounts
-        if other.name != account.name and (other.uid == 0 or (other.password == "usable" and has_shell(other)))
+        other for other in accounts if other.name != account.name and (other.uid == 0 or other.password in ("usable", "empty"))
     ]
     if plan.passwords == "off" and len(concerned) > _MOST_LOGINS:
         raise Refused(
@@ -251,12 +248,10 @@ def look(plan: Plan) -> "Play":
     files = {}
     for each in concerned[:_MOST_LOGINS]:
         must = each.name == account.name
-        files[each.name] = yield from _key_files(each, effective[each.name], must)
+        files[each.name] = yield from _key_files(each, effective[each.name], must, texts if must and plan.remove else [])
     candidate = None
-    places = []  # type: List[Any]
+    places = sshd.places(texts, "PasswordAuthentication") + sshd.places(texts, "KbdInteractiveAuthentication")
     if plan.passwords is not None:
-        for word in ("passwordauthentication", "kbdinteractiveauthentication", "challengeresponseauthentication"):
-            places += sshd.places(texts, word)
         candidate = yield from _candidate(plan, seen, concerned[:_MOST_LOGINS], texts, effective)
     shadow = (yield Read(SHADOW, None)).text if plan.password_hash is not None else None
     return seen._replace(effective=effective, files=files, candidate=candidate, places=places, shadow=shadow)
@@ -303,17 +298,25 @@ def _effective(plan: Plan, seen: Seen, accounts: "List[Any]", texts: "List[Tuple
     return result
 
 
-def _key_files(account: "Any", effective: "Dict[str, Settings]", must: bool) -> "Play":
-    """Return the KeyFiles that sshd reads for this login. One that can't be read is left out, or (must) raises."""
+def _key_files(account: "Any", effective: "Dict[str, Settings]", must: bool, texts: "List[Tuple[str, str]]") -> "Play":
+    """Return the KeyFiles that sshd reads for this login. One that can't be read is left out, or (must) raises.
+
+    texts: the configuration, where files count too that are read for other addresses than those asked about.
+    """
     settings = next(iter(effective.values()))
+    here = sshd.authorized_keys_paths(settings, account.name, account.uid, account.home)
+    every = list(here)
+    for other in effective.values():
+        every += sshd.authorized_keys_paths(other, account.name, account.uid, account.home)
+    every += sshd.authorized_keys_anywhere(texts, account.name, account.groups, account.uid, account.home)
     found = []
-    for path in sshd.authorized_keys_paths(settings, account.name, account.uid, account.home):
+    for path in sorted(set(every), key=every.index):
         components = []  # type: List[Any]
         try:
             components = yield Walk(path, account)
             if settings.get("strictmodes") == ["no"]:
                 components = [part for part in components if part.kind in ("missing", "link") or part.path == path]
-            found.append(KeyFile(path, (yield Read(path, account)), components))
+            found.append(KeyFile(path, (yield Read(path, account)), components, path in here))
         except (Stop, OSError) as stop:
             if must:
                 refuse_path(components, account.uid)
@@ -420,7 +423,7 @@ def _still_ours(steps: "List[Step]", account: "Any") -> "Play":
         now = yield Read(path, account if step.login is not None else None)
         if now.text != step.after:
             raise Changed(
-                "authorized_keys_changed" if step.kind == "keys" else "setting_overridden",
+                "authorized_keys_changed" if step.kind == "keys" else "sshd_config_changed",
                 "{}: somebody else changed it during the operation; ours is taken out, theirs stays. "
                 "Retry when they are done".format(path),
                 path=path,

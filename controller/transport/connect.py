@@ -35,13 +35,18 @@ class Target:
 
 @dataclass(eq=False)
 class Client(asyncssh.SSHClient):
-    """Answers what a server asks during log-in, and remembers what it asked for."""
+    """Answers what a server asks during log-in, and remembers what it asked for.
+
+    banner: what it said to whoever comes. verdict: what it said once it had been shown a credential.
+    """
 
     password: Secret | None = None
     given: bool = False
     offered: set[str] = field(default_factory=set)
     seen_host_key: str = ""
     banner: str = ""
+    verdict: str = ""
+    shown: bool = False  # a credential has been sent
     connection: asyncssh.SSHClientConnection | None = None
 
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
@@ -52,14 +57,17 @@ class Client(asyncssh.SSHClient):
         return False
 
     def auth_banner_received(self, msg: str, lang: str) -> None:
-        self.banner = (self.banner + msg)[:2000]
+        if self.shown:
+            self._judged(msg)
+        else:
+            self.banner = (self.banner + msg)[:2000]
 
     def password_auth_requested(self) -> str | None:
         self.offered.add("password")
         return self._password_once()
 
     def password_change_requested(self, prompt: str, lang: str) -> tuple[str, str]:
-        self.banner = (self.banner + prompt)[:2000] or "password expired"
+        self._judged(prompt or "password expired")
         raise asyncssh.PermissionDenied("the password has expired")
 
     def kbdint_auth_requested(self) -> str | None:
@@ -69,7 +77,7 @@ class Client(asyncssh.SSHClient):
     def kbdint_challenge_received(
         self, name: str, instructions: str, lang: str, prompts: Sequence[tuple[str, bool]]
     ) -> Sequence[str] | None:
-        self.banner = (self.banner + instructions)[:2000]
+        self._judged(instructions)
         if not prompts:
             return []
         if [echo for _, echo in prompts] != [False]:
@@ -80,8 +88,11 @@ class Client(asyncssh.SSHClient):
     def _password_once(self) -> str | None:
         if self.password is None or self.given:
             return None
-        self.given = True
+        self.given = self.shown = True
         return self.password.open().decode("utf-8", "surrogateescape")
+
+    def _judged(self, said: str) -> None:
+        self.verdict = (self.verdict + said)[:2000]
 
 
 async def connect(
@@ -201,7 +212,7 @@ async def _why(
     if not agreed:
         return await _before_login(target, address, error, evidence)
     decided = isinstance(error, asyncssh.PermissionDenied) or "authentication failures" in str(error).lower()
-    if decided or "expired" in client.banner.lower():
+    if decided or "expired" in client.verdict.lower():
         return _turned_away(where, login, client, by_key, evidence)
     return _broken_off(where, error, evidence)
 
@@ -219,9 +230,10 @@ def _changed_host_key(target: Target, seen: str, evidence: dict[str, Any]) -> No
 
 
 def _turned_away(where: str, login: str, client: Client, by_key: bool, evidence: dict[str, Any]) -> NotConnected:
-    said = _safe(client.banner)
-    if "expired" in said.lower():
-        return NotConnected("login_expired", f"{where}: {login}: {said}", said=said, **evidence)
+    said = _safe(client.banner + client.verdict)
+    if "expired" in client.verdict.lower():
+        verdict = _safe(client.verdict)
+        return NotConnected("login_expired", f"{where}: {login}: {verdict}", said=verdict, **evidence)
     if by_key:
         return NotConnected(
             "key_refused",

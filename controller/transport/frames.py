@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
+from controller.model import PasswordLogin
 from kpsagent.errors import Failed
 
 _DEEPEST = 6
@@ -103,7 +104,7 @@ class Result(BaseModel):
     cause: Word | None = None
     message: Text = ""
     evidence: Data = Field(default_factory=dict)
-    logins: dict[Word, Literal["on", "off"]] = Field(default_factory=dict, max_length=1000)
+    logins: dict[Word, PasswordLogin] = Field(default_factory=dict, max_length=1000)
     closed: bool = False
     armed: list[Word] = Field(default_factory=list, max_length=16)
     remains: list[Text] = Field(default_factory=list, max_length=32)

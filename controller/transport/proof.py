@@ -48,6 +48,7 @@ class Offer(asyncssh.SSHKeyPair):
             if self._client.connection is not None:
                 self._client.connection.abort()
             return b""
+        self._client.shown = True
         return self._private.sign(data, self.sig_algorithm)
 
 

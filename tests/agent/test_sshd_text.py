@@ -159,6 +159,53 @@ def test_places_are_named_with_file_line_and_match() -> None:
     assert sshd.places(files, "UsePAM") == []
 
 
+def test_a_file_that_is_included_within_a_match_is_within_it() -> None:
+    files = [("/main", "Include /all\nMatch Address 192.0.2.0/24\nInclude /some/*\n"), ("/all", "UsePAM yes\n")]
+    files += [("/some/1", "PasswordAuthentication yes\n"), ("/other", "PasswordAuthentication no\n")]
+    found = sshd.places(files, "PasswordAuthentication")
+    assert [(place.path, place.match) for place in found] == [("/some/1", "Match Address 192.0.2.0/24"), ("/other", None)]
+
+
+OPENINGS = {
+    "PasswordAuthentication yes\nUsePAM yes\n": [],
+    "Match Address 192.0.2.0/24\nPasswordAuthentication no\n": [],
+    "Match User bob\n password-authentication yes\n": [],
+    "Match User bob\n passwordauthentication=yes\n": [2],
+    "UsePAM yes\nMatch LocalPort 2222\nKbdInteractiveAuthentication yes\nSkeyAuthentication no\n": [3],
+    "Match all\nChallengeResponseAuthentication yes\n": [],  # without PAM nobody answers
+}
+
+
+@pytest.mark.parametrize("text", OPENINGS)
+def test_what_lets_passwords_in_for_some_only_is_named(text: str) -> None:
+    places = sshd.places([("/c", text)], "PasswordAuthentication") + sshd.places([("/c", text)], "KbdInteractiveAuthentication")
+    settings = sshd.scan({"/c": text}, "/c", "zoe", [])
+    assert [place.line_number for place in sshd.opening(places, settings)] == OPENINGS[text]
+
+
+@pytest.mark.parametrize(
+    ("header", "could"),
+    [
+        ("Match all", True),
+        ("Match Address 192.0.2.0/24", True),
+        ("Match LocalPort 2222 LocalAddress 192.0.2.1", True),
+        ("Match User bob", False),
+        ("match user z*,!bob address 192.0.2.0/24", True),
+        ("Match User bob Address 192.0.2.0/24", False),
+        ("Match Group staff Host *.example.org", True),
+        ("Match Group !staff,*", False),
+    ],
+)
+def test_a_match_could_hold_for_a_login_wherever_it_comes_from(header: str, could: bool) -> None:
+    assert sshd.could_match(header, "zoe", ["staff", "zoe"]) is could
+
+
+def test_the_files_of_a_login_are_those_of_every_match_that_could_hold_for_it() -> None:
+    text = "AuthorizedKeysFile .ssh/keys\nMatch User bob\nAuthorizedKeysFile /bobs\n"
+    text += "Match Address 192.0.2.0/24\nAuthorizedKeysFile /k/%u none\n"
+    assert sshd.authorized_keys_anywhere([("/c", text)], "zoe", [], 7, "/home/zoe") == ["/home/zoe/.ssh/keys", "/k/zoe"]
+
+
 def test_includes_are_named_with_absolute_patterns() -> None:
     text = 'include sshd_config.d/*.conf "/x y/*"\n#Include no\nMatch User a\n  Include=/z # c\n'
     assert sshd.includes(text) == [(1, "/etc/ssh/sshd_config.d/*.conf", False), (1, "/x y/*", False), (4, "/z", True)]

@@ -22,6 +22,20 @@ def encrypted(private, tmp_path, passphrase):
 
 
 @pytest.mark.cause("wrong_password")
+def test_a_wrong_password_where_the_banner_speaks_of_what_expires(product, make_server, told):
+    server = make_server(
+        sshd_config_top="Banner /etc/issue.net\n", files={"/etc/issue.net": "Accounts that have expired are removed\n"}
+    )
+    product.add(server)
+    keypair = product.keypair()
+    with unchanged(server):
+        task = told(product.run("bind", server, keypair=keypair, password="not this one"))
+    assert "expired" in task["evidence"]["said"]
+    product.succeeds("bind", server, keypair=keypair, password=server.root_password)
+    assert judge.offered_methods(server, "root") == {"publickey"}
+
+
+@pytest.mark.cause("wrong_password")
 def test_a_password_that_is_not_the_logins(product, server, told):
     product.add(server)
     with unchanged(server):

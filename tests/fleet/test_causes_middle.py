@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from tests.fleet import judge
-from tests.fleet.causes import KEYS, STATE, Gate, at_the_proof, install_key, proxy, unchanged
+from tests.fleet.causes import CONFIG, KEYS, STATE, Gate, at_the_proof, install_key, proxy, unchanged
 from tests.fleet.looks import changed, picture, until
 from tests.fleet.product import Product
 
@@ -132,6 +132,21 @@ def test_somebody_who_edits_the_file_while_we_do(product, server, told, there):
     assert task["evidence"]["path"] == KEYS
     assert server.read(KEYS) == before + public + "\n"
     assert judge.key_login_works(server, "root", private)
+
+
+@pytest.mark.cause("sshd_config_changed")
+@pytest.mark.parametrize("when", ["before ours is written", "after"])
+def test_somebody_who_edits_sshd_s_configuration_while_we_do(product, server, told, when):
+    theirs = "# theirs\n"
+    present = "!" if when == "before ours is written" else ""
+    at_the_proof(
+        server, f"{present} grep -q 'kps: begin' {CONFIG} || exit 0\ngrep -q theirs {CONFIG} || echo '# theirs' >>{CONFIG}"
+    )
+    before = server.read(CONFIG)
+    with unchanged(server, STAYS | {CONFIG}):
+        task = told(product.ended(begin(product, server)), "reverted")
+    assert task["evidence"]["path"] == CONFIG
+    assert server.read(CONFIG) == before + theirs
 
 
 @pytest.mark.cause("undo_incomplete")

@@ -177,6 +177,89 @@ def test_a_match_block_that_keeps_passwords_open_is_named_and_left_alone(make_se
     assert changed(before, picture(server)) == set()
 
 
+OPENED = {
+    "an address": "Match Address 127.99.0.0/16\n    PasswordAuthentication yes\n",
+    "a port": "Match LocalPort 2299\n    PasswordAuthentication yes\n",
+    "a login without a shell": "Match User files\n    PasswordAuthentication yes\n",
+    "a prompt of PAM's": "Match Address 127.99.0.0/16\n    KbdInteractiveAuthentication yes\n",
+}
+
+
+@pytest.mark.parametrize("where", OPENED)
+def test_a_match_that_opens_passwords_for_others_than_us_is_named(make_server, product, where):
+    files = Login("files", "the word of files", "none", "/usr/sbin/nologin")
+    server = make_server(logins=(files,), sshd_config_end=OPENED[where] + "Match all\n")
+    product.add(server)
+    before = picture(server)
+    order = {"keypair": product.keypair(), "password": server.root_password}
+    task = product.fails("setting_overridden", "bind", server, **order)
+    number = server.read("/etc/ssh/sshd_config").split("\n").index(OPENED[where].split("\n")[1]) + 1
+    assert f"/etc/ssh/sshd_config:{number}: {OPENED[where].split(chr(10))[0]}" in task["message"]
+    assert changed(before, picture(server)) == set()
+
+    task = product.succeeds("bind", server, keep_password_login=True, **order)
+    server.write(
+        "/etc/ssh/sshd_config",
+        "PasswordAuthentication no\nKbdInteractiveAuthentication no\n" + server.read("/etc/ssh/sshd_config"),
+    )
+    task = product.run("password-login-status", server)
+    assert task["status"] == "unchanged", task["message"]
+    assert task["evidence"]["logins"]["root"] == ("off" if "User" in OPENED[where] else "unknown")
+    assert product.server(server)["password_login"] == task["evidence"]["logins"]["root"]
+
+
+def test_a_key_is_removed_also_where_sshd_reads_it_for_other_addresses_only(make_server, product):
+    elsewhere = "Match Address 127.99.0.0/16\n    AuthorizedKeysFile /etc/ssh/extra/%u\n"
+    server = make_server(sshd_config_end=elsewhere)
+    product.add(server)
+    old, new = product.keypair(), product.keypair()
+    product.succeeds("bind", server, keypair=old, password=server.root_password, keep_password_login=True)
+    server.write("/etc/ssh/extra/root", old["public_key"] + "\n", 0o600)
+    assert judge.key_login_works(server, "root", product.private(old), source="127.99.1.1")
+    product.succeeds("replace", server, keypair=new)
+    assert not judge.key_login_works(server, "root", product.private(old), source="127.99.1.1")
+    assert judge.key_login_works(server, "root", product.private(new))
+    assert server.read("/etc/ssh/extra/root") == ""
+
+
+@pytest.mark.parametrize("kind", ["without a shell, for files", "with no password at all"])
+def test_a_login_of_an_odd_kind_is_locked_out_neither(make_server, product, kind):
+    odd = Login("odd", "odd's own word", "none", "/usr/sbin/nologin" if "files" in kind else "/bin/sh")
+    sftp = "Match User odd\n    ForceCommand internal-sftp\n"
+    server = make_server(
+        logins=(odd,), sshd_config_top="" if "files" in kind else "PermitEmptyPasswords yes\n", sshd_config_end=sftp
+    )
+    word = odd.password
+    if "files" not in kind:
+        server.run(["passwd", "-d", "odd"])
+        word = ""
+    assert paramiko_lets_in(server, "odd", word)
+    product.add(server)
+    order = {"keypair": product.keypair(), "password": server.root_password}
+    task = product.fails("others_locked_out", "bind", server, **order)
+    assert task["evidence"]["logins"] == ["odd"]
+    assert paramiko_lets_in(server, "odd", word)
+    product.succeeds("bind", server, accept_lockout=["odd"], **order)
+    assert not paramiko_lets_in(server, "odd", word)
+
+
+def test_passwords_that_are_asked_for_but_open_nothing_are_closed_too(make_server, product):
+    private, public = judge.new_key_pair()
+    server = make_server(
+        sshd_config_top="PermitRootLogin prohibit-password\n", files={"/root/.ssh/authorized_keys": public + "\n"}
+    )
+    server.run(["chmod", "-R", "go=", "/root/.ssh"])
+    original = server.read("/etc/ssh/sshd_config")
+    product.add(server)
+    pair = product.keypair()
+    assert "password" in judge.offered_methods(server, "root")
+    product.succeeds("bind", server, keypair=pair, identity=private)
+    assert judge.offered_methods(server, "root") == {"publickey"}
+    assert product.run("password-login-disable", server)["status"] == "unchanged"
+    product.succeeds("unbind", server, accept_lockout=["root"])
+    assert server.read("/etc/ssh/sshd_config") == original
+
+
 # -- what kind of machine it is ----------------------------------------------------------------------------------------
 
 
@@ -240,7 +323,7 @@ def test_the_sshd_that_answers_there_is_the_one_that_is_changed(make_server, pro
         host, port = "::1", free_port("::1", family=10)
     if place == "two sshds":
         server.run(["cp", "-a", "/etc/ssh/sshd_config", "/etc/ssh/other"])
-        own = f"-o ListenAddress={server.host}:2222 -o PidFile=/run/other.pid"
+        own = f"-o ListenAddress={server.host}:2222 -o PidFile=none"
         server.write("/etc/rc.local", f"#!/bin/sh\nexec /usr/sbin/sshd -f /etc/ssh/other {own}\n", 0o755)
         server.reboot()
     else:
