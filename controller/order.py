@@ -158,7 +158,9 @@ def _last_that_closed(here: Bound | None, bound: list[Bound]) -> bool:
 
 
 def ways(task: Task, server: Server, bound: list[Bound], given: Credential | None, opens: bool) -> list[Way]:
-    """Return the ways in, the best first: what the caller gave for the login in question, then what is in custody.
+    """Return the ways in, the best first: for a first bind what the caller gave, else a key in custody, then the others.
+
+    The best key in custody comes first, but not all of them: few failed tries are allowed, and what was given must have its own.
 
     A credential that is given is for the task's login, or for the server's own; it is tried in this order. A password of
     which was said whose it is, is tried for that login only. opens: whether the private key given may be one that works today.
@@ -173,4 +175,4 @@ def ways(task: Task, server: Server, bound: list[Bound], given: Credential | Non
     order = {login: place for place, login in enumerate(dict.fromkeys([server.login, "root", task.login]))}
     managed.sort(key=lambda each: order.get(each.binding.login, len(order)))
     kept = [Way(each.binding.login, each.keypair, "custody") for each in managed]
-    return by_caller + kept if task.operation in _GIVEN_FIRST else kept + by_caller
+    return by_caller + kept if task.operation in _GIVEN_FIRST else kept[:1] + by_caller + kept[1:]

@@ -147,6 +147,19 @@ def test_one_bound_login_opens_the_server_for_another(make_server, product):
     assert not key_works(server, "alice", product.private(first))
 
 
+def test_what_the_caller_gives_is_tried_though_every_bound_key_is_gone(make_server, product):
+    server = make_server(logins=(DEPLOY,))
+    product.add(server)
+    for login in ("root", "deploy"):
+        order = {"login": login, "keypair": product.keypair(), "password": server.root_password}
+        product.succeeds("bind", server, keep_password_login=True, **order)
+    server.run(["rm", "/root/.ssh/authorized_keys", "/home/deploy/.ssh/authorized_keys"])
+    for login in ("deploy", "root"):
+        task = product.run("unbind", server, login=login, password=server.passwords[login])
+        assert (task["status"], methods(task)) == ("unchanged", {("password", "logged_in"), ("key", "refused")})
+    assert product.server(server)["bindings"] == []
+
+
 # -- who has shown to hold the private half ----------------------------------------------------------------------------
 
 
