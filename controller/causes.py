@@ -136,8 +136,10 @@ CAUSES: dict[str, Cause] = {
         True,
     ),
     "session_disturbed": Cause(
-        "The login's session does not run our command: a forced command, or a start-up file that gets in the way.",
-        "Run 'ssh LOGIN@HOST true' by hand and see what it prints; take ForceCommand or the start-up file's exit away.",
+        "The login's session does not run our command: a forced command, a start-up file that gets in the way, or MaxSessions 0. "
+        "Or what came over it is nothing that our agent says, or more than it ever says.",
+        "Run 'ssh LOGIN@HOST true' by hand and see what it prints; take ForceCommand, MaxSessions 0 or the start-up file's exit "
+        "away. Where that works and prints nothing, something on the server answers in the agent's place: do not trust it.",
         True,
     ),
     "busy": Cause(

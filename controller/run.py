@@ -200,7 +200,9 @@ class _Job:
                 await self._now_at(frame.phase, frame.detail)
             if isinstance(frame, Ask):
                 await self._now_at("prove", {"after": frame.phase})
-                await inside.rope.answer(await prover.answers(frame))
+                async with inside.rope.in_time():
+                    answers = await prover.answers(frame)
+                await inside.rope.answer(answers)
         raise Failed("connection_lost", "the agent ended without a result")
 
     def _believed(self, result: Result, prover: Prover) -> dict[str, Any]:
@@ -252,7 +254,13 @@ class _Job:
 
     async def _settled(self, entrance: Entrance, lost: Failed) -> dict[str, Any]:
         """The rope is gone: ask the server itself, over a new connection, how it ended. It knows; we do not."""
-        plan = {"operation": "check", "id": self.task.id, "generation": self.task.generation, "login": self.task.login}
+        plan = {
+            "operation": "check",
+            "id": self.task.id,
+            "generation": self.task.generation,
+            "login": self.task.login,
+            "deadline_seconds": self.settings.deadline_seconds,
+        }
         loop = asyncio.get_running_loop()
         until = loop.time() + min(_SETTLE_SECONDS, 2 * self.settings.connect_timeout_seconds)
         why: Stop = lost

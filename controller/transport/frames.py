@@ -13,6 +13,7 @@ from kpsagent.errors import Failed
 
 _DEEPEST = 6
 _LONGEST_EVIDENCE = 64 << 10
+_LONGEST_DETAIL = 1 << 10  # of a phase: every one becomes an event, and events stay
 
 
 def _printable(text: str) -> str:
@@ -36,16 +37,17 @@ def _tame(value: Any, depth: int = 0) -> Any:
     return value
 
 
-def _small(value: dict[str, Any]) -> dict[str, Any]:
+def _small(value: dict[str, Any], longest: int) -> dict[str, Any]:
     tame: dict[str, Any] = _tame(value)
-    if len(json.dumps(tame)) > _LONGEST_EVIDENCE:
+    if len(json.dumps(tame)) > longest:
         return {"cut": "what the server sent as evidence is too large to keep"}
     return tame
 
 
 Text = Annotated[str, BeforeValidator(_cut), AfterValidator(_printable)]
 Word = Annotated[str, Field(max_length=256), AfterValidator(_printable)]
-Data = Annotated[dict[str, Any], AfterValidator(_small)]
+Data = Annotated[dict[str, Any], AfterValidator(lambda value: _small(value, _LONGEST_EVIDENCE))]
+Detail = Annotated[dict[str, Any], AfterValidator(lambda value: _small(value, _LONGEST_DETAIL))]
 PublicLine = Annotated[str, Field(max_length=20_000)]
 SomePhase = Literal["look", "decide", "widen", "prove", "narrow", "commit", "undo", "done"]
 
@@ -64,7 +66,7 @@ class Reached(BaseModel):
 
     say: Literal["phase"]
     phase: SomePhase
-    detail: Data = Field(default_factory=dict)
+    detail: Detail = Field(default_factory=dict)
 
 
 class Question(BaseModel):
@@ -82,7 +84,7 @@ class Ask(BaseModel):
 
     say: Literal["ask"]
     phase: Literal["widen", "narrow"]
-    questions: Annotated[list[Question], Field(max_length=16)]
+    questions: Annotated[list[Question], Field(max_length=8)]
     path: Annotated[str, Field(pattern=r"^/[A-Za-z0-9_./-]{1,1000}$")]
 
 

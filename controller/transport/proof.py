@@ -13,6 +13,7 @@ from controller.transport.connect import Client, NotConnected, Target, connect
 # A listener that re-reads its configuration refuses connections for a moment.
 PATIENCE_SECONDS = 6.0
 _PASSING = ("connection_refused", "connection_closed", "connection_timed_out")
+_MOST_PRINTED = 1 << 16  # by a login's start-up files, and the nonce
 
 
 class Offer(asyncssh.SSHKeyPair):
@@ -73,15 +74,26 @@ async def patiently(target: Target, login: str, client_of: Any, **how: Any) -> a
 
 
 async def read_nonce(connection: asyncssh.SSHClientConnection, path: str) -> str | None:
-    """Return what the login reads at path over this connection: "" where there is nothing, None where it can run nothing."""
-    ran = secrets.token_hex(8)
+    """Return what the login reads at path over this connection: "" where there is nothing, None where it can run nothing.
+
+    A login that prints without end counts as one that can run nothing.
+    """
+    ran, out = secrets.token_hex(8), b""
     try:
         async with asyncio.timeout(15):
-            command = f"echo {ran}; exec /bin/cat {path}"
-            done = await connection.run(command, encoding=None, input=b"", stderr=asyncssh.DEVNULL)
+            process = await connection.create_process(
+                f"echo {ran}; exec /bin/cat {path}",
+                encoding=None,
+                stdin=asyncssh.DEVNULL,
+                stderr=asyncssh.DEVNULL,
+                window=_MOST_PRINTED,
+            )
+            while some := await process.stdout.read(_MOST_PRINTED):
+                out += some
+                if len(out) > _MOST_PRINTED:
+                    return None
     except (TimeoutError, asyncssh.Error, OSError):
         return None
-    out = done.stdout if isinstance(done.stdout, bytes) else b""
     # Start-up files of the login may print something before, and a forced command anything at all.
     lines = [line.strip() for line in out[-4096:].decode("ascii", "replace").split("\n")]
     return "".join(lines[lines.index(ran) + 1 :][:1]) if ran in lines else None
@@ -116,7 +128,8 @@ async def _with_nonce(connection: asyncssh.SSHClientConnection, path: str, login
     if nonce is None:
         return {
             "cause": cause,
-            "message": f"sshd let {login} in, but no command could be run: a forced command, or a shell that ends at once",
+            "message": f"sshd let {login} in, but no command could be run: a forced command, a shell that ends at "
+            "once, or start-up files that print without end",
             "evidence": {"login": login},
         }
     return {"method": "logged_in", "nonce": nonce}

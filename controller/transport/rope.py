@@ -12,13 +12,20 @@ import asyncssh
 
 from controller.model import Secret
 from controller.transport import ship
-from controller.transport.frames import Frame, Result, parse
+from controller.transport.frames import Ask, Frame, Result, parse
 from kpsagent.errors import Failed, Refused
 
 _MOST_NOISE = 1 << 20
 _COST_OF_A_LINE = 200  # so that a million short lines are too much, too
+_LONGEST_LINE = 1 << 20
+_MOST_OF_SUDO = 1 << 16
 _MOST_TOLD = 300
+# An agent has a handful of things to say in all: kpsagent/transaction.py, _carry_out.
+_MOST_FRAMES = 32
+_MOST_ASKS = 4
 _SLOWEST_SECONDS = 30.0  # for what an agent does between two things that it says
+# Outside of its deadline: to undo what an earlier run left, to look, and to undo what it did itself.
+_SLOW_PARTS = 3
 _PYTHONS = "python3 /usr/bin/python3 /usr/local/bin/python3 /usr/libexec/platform-python"
 
 # Run by /bin/sh, whatever the login's own shell is. $1 marker, $2 how to become root, $3 the bootstrap.
@@ -45,26 +52,35 @@ class Rope:
     """An agent that has been given its plan."""
 
     def __init__(
-        self, process: asyncssh.SSHClientProcess[bytes], marker: str, silence_seconds: float, password: Secret | None
+        self,
+        process: asyncssh.SSHClientProcess[bytes],
+        marker: str,
+        password: Secret | None,
+        *,
+        silence_seconds: float,
+        whole_seconds: float,
     ) -> None:
-        """silence_seconds: an agent that lives never says nothing for longer. password: what sudo was told."""
+        """password: what sudo was told. An agent that lives says something at least every silence_seconds, and is through
+        within whole_seconds from now."""
         self._process = process
         self._marker = marker.encode("ascii")
-        self._silence_seconds = silence_seconds
         self._password = password
+        self._silence_seconds = silence_seconds
+        self._whole_seconds = whole_seconds
+        self._until = asyncio.get_running_loop().time() + whole_seconds
 
     async def frames(self) -> AsyncIterator[Frame]:
         """Yield what the agent says, until its result.
 
-        Failed connection_lost where it ends or falls silent without one; Refused session_disturbed where the session ends and
-        it never began.
+        Failed connection_lost where it ends, falls silent or takes too long without one, session_disturbed where it says more
+        than any agent does; Refused session_disturbed where the session ends and it never began.
         """
-        noise, begun, before = 0, False, b""
+        noise, heard, asked, before = 0, 0, 0, b""
         while True:
             line = await self._line()
             if not line or noise > _MOST_NOISE:
                 words = await self._last_words()
-                if not begun and (noise > _MOST_NOISE or self._process.exit_status is not None):
+                if not heard and (noise > _MOST_NOISE or self._process.exit_status is not None):
                     raise disturbed((before.decode("utf-8", "replace") + words).strip())
                 raise _lost(words)
             marker, _, rest = line.partition(b" ")
@@ -73,14 +89,26 @@ class Rope:
                 before = _veiled(before + line, self._password)[-_MOST_TOLD:]
                 continue
             frame = self._parsed(rest.strip())
-            begun = True
+            heard += 1
+            asked += isinstance(frame, Ask)
+            if heard > _MOST_FRAMES or asked > _MOST_ASKS:
+                raise Failed("session_disturbed", "more comes from the server than any agent has to say")
             yield frame
             if isinstance(frame, Result):
                 return
 
+    @contextlib.asynccontextmanager
+    async def in_time(self) -> AsyncIterator[None]:
+        """Failed connection_lost where the block is not through by the time at which every agent is."""
+        try:
+            async with asyncio.timeout_at(self._until):
+                yield
+        except TimeoutError:
+            raise _lost(f"it was not through within {self._whole_seconds:.0f} s") from None
+
     async def _line(self) -> bytes:
         try:
-            async with asyncio.timeout(self._silence_seconds):
+            async with self.in_time(), asyncio.timeout(self._silence_seconds):
                 return await self._process.stdout.readline()
         except TimeoutError:
             raise _lost(f"nothing was heard for {self._silence_seconds:.0f} s") from None
@@ -99,12 +127,11 @@ class Rope:
         _give(self._process, json.dumps({"answers": answers}).encode("ascii") + b"\n")
 
     async def _last_words(self) -> str:
-        try:
+        said = b""
+        with contextlib.suppress(TimeoutError, asyncssh.Error, OSError):
             async with asyncio.timeout(2):
                 said = await self._process.stderr.read(2000)
                 await self._process.wait_closed()
-        except (TimeoutError, asyncssh.Error, OSError):
-            return ""
         return _veiled(said, self._password).decode("utf-8", "replace").strip()
 
     def let_go(self) -> None:
@@ -139,13 +166,15 @@ async def attach(
     marker = secrets.token_hex(16)
     script = _SCRIPT.format(pythons=_PYTHONS)
     words = ["/bin/sh", "-c", script, "kps", marker, become_root, ship.BOOTSTRAP]
-    process = await connection.create_process("exec " + shlex.join(words), encoding=None, stdin=asyncssh.PIPE)
+    process = await connection.create_process("exec " + shlex.join(words), encoding=None, window=_LONGEST_LINE)
     order = json.dumps({"marker": marker, "plan": plan}).encode("ascii") + b"\n"
     if password is not None:
         _give(process, password.open() + b"\n")
         await _let_in(process, marker.encode("ascii"), password)
     _give(process, ship.payload() + order)
-    return Rope(process, marker, plan.get("deadline_seconds", 60) + _SLOWEST_SECONDS, password)
+    deadline = plan.get("deadline_seconds", 60)
+    silence, whole = deadline + _SLOWEST_SECONDS, deadline + _SLOW_PARTS * _SLOWEST_SECONDS
+    return Rope(process, marker, password, silence_seconds=silence, whole_seconds=whole)
 
 
 def _give(process: asyncssh.SSHClientProcess[bytes], some: bytes) -> None:
@@ -165,16 +194,20 @@ async def _let_in(process: asyncssh.SSHClientProcess[bytes], prompt: bytes, pass
     async def asked_again() -> None:
         nonlocal said
         while some := await process.stderr.read(4096):
-            said = (said + some)[-_MOST_NOISE:]
+            said = (said + some)[-_MOST_OF_SUDO:]
             if said.count(prompt) > 1:
                 with contextlib.suppress(OSError):
                     process.stdin.write_eof()
 
     asking = asyncio.create_task(asked_again())
     try:
+        noise = 0
         async for line in process.stdout:
             if line.strip() == ship.STARTED:
                 return
+            noise += len(line) + _COST_OF_A_LINE
+            if noise > _MOST_NOISE:
+                raise disturbed(_veiled(line, password).decode("utf-8", "replace"))
         await asking  # its last words
     except (asyncssh.Error, OSError) as error:
         raise _lost(str(error)) from None

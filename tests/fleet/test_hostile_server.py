@@ -1,13 +1,19 @@
 """A server whose root lies to us: its login shell plays the agent. It gets nothing on record, and nothing out of us."""
 
+import asyncio
 import json
 import re
 import resource
+import time
 from pathlib import Path
 
+import asyncssh
 import pytest
 
+from controller.transport.rope import Rope
+from kpsagent.errors import Failed
 from tests.fleet import judge
+from tests.fleet.causes import install_key
 
 SHELL = "/usr/local/bin/liar"
 HELLO = {"say": "hello", "boot": "b/1", "python": "3.11", "root": True}
@@ -114,6 +120,93 @@ def test_a_flood_costs_neither_memory_nor_the_controller(product, liar):
     assert (task["status"], task["cause"]) == ("failed", "connection_lost")
     assert _memory_of(product) - before < 100 << 20
     assert product.ask("GET", "/health") == {"status": "ok"}
+
+
+WIDEN = {"say": "phase", "phase": "widen", "detail": {"steps": 1}}
+
+
+@pytest.mark.parametrize("frame", [WIDEN, WIDEN | {"detail": {"x": "y" * 60_000}}, HELLO])
+def test_frames_without_end_are_cut_off(product, liar, frame):
+    lying(liar, HELLO, f"while :; do say '{json.dumps(frame)}'; done")
+    begun, before = time.monotonic(), _memory_of(product)
+    _, task = bind(product, liar)
+    assert (task["status"], task["cause"], task["server_state"]) == ("failed", "session_disturbed", "unknown")
+    assert time.monotonic() - begun < 30
+    assert _memory_of(product) - before < 50 << 20
+    events = product.ask("GET", "/events", params=[("after", 0), ("task", task["id"])])
+    assert len(events) < 50
+    assert len(json.dumps(events)) < 100_000
+
+
+def test_questions_without_end_are_not_answered(product, liar):
+    keypair = product.keypair()
+    question = {"way": "key", "login": "root", "want": "logged_in", "key": keypair["public_key"]}
+    ask = {"say": "ask", "phase": "widen", "questions": [question], "path": "/var/lib/kps/nonce"}
+    lying(liar, HELLO, f"while :; do say '{json.dumps(ask)}'; done")
+    task = product.run("bind", liar, keypair=keypair, password=liar.root_password)
+    assert (task["status"], task["cause"], task["server_state"]) == ("failed", "session_disturbed", "unknown")
+    events = product.ask("GET", "/events", params=[("after", 0), ("task", task["id"])])
+    assert len([event for event in events if event["phase"] == "prove"]) < 6
+
+
+def test_a_proof_reads_no_more_than_a_nonce_takes(product, liar):
+    keypair = product.keypair()
+    question = {"way": "key", "login": "root", "want": "logged_in", "key": keypair["public_key"]}
+    lying(liar, HELLO, {"say": "ask", "phase": "widen", "questions": [question], "path": "/var/lib/kps/nonce"}, DONE)
+    install_key(liar, keypair["public_key"])
+    flood = 'case "$2" in *"; exec /bin/cat "*) eval "${2%%;*}"; exec cat /dev/zero;; esac'
+    liar.write(SHELL, liar.read(SHELL).replace("#!/bin/bash\n", f"#!/bin/bash\n{flood}\n"), mode=0o755)
+    before = _memory_of(product)
+    (task_id,) = product.begin("bind", liar, keypair=keypair, password=liar.root_password)
+    most = 0
+    while product.task(task_id)["status"] in ("ready", "running"):
+        most = max(most, _memory_of(product) - before)
+        time.sleep(0.1)
+    assert product.task(task_id)["cause"] == "session_disturbed"
+    assert most < 50 << 20
+
+
+def test_a_server_that_ends_and_then_floods_is_not_asked_for_ever(product, liar):
+    """The first connection breaks in the middle; the one that asks how it ended hears frames without end."""
+    endless = f"while :; do say '{json.dumps(WIDEN)}'; done"
+    lying(liar, HELLO, f"if mkdir /root/once 2>/dev/null; then say '{json.dumps(WIDEN)}'; exit 1; else {endless}; fi")
+    _, task = bind(product, liar)
+    assert (task["status"], task["cause"], task["server_state"]) == ("failed", "connection_lost", "unknown")
+
+
+def test_noise_without_end_ends_the_task(product, liar):
+    lying(liar, HELLO, "exec yes noise")
+    before = _memory_of(product)
+    _, task = bind(product, liar)
+    assert (task["status"], task["cause"], task["server_state"]) == ("failed", "connection_lost", "unknown")
+    assert _memory_of(product) - before < 50 << 20
+
+
+async def _heard(server, command: str, **how: float) -> list[str]:
+    known = ([asyncssh.import_public_key(server.public_host_key)], [], [])
+    reached = asyncssh.connect(
+        server.host, server.port, username="root", password=server.root_password, known_hosts=known, config=None, agent_path=None
+    )
+    async with reached as connection:
+        process = await connection.create_process(command, encoding=None)
+        return [frame.say async for frame in Rope(process, "m", password=None, **how).frames()]
+
+
+@pytest.mark.parametrize("said", ["noise", f"m {json.dumps(WIDEN)}"])
+def test_who_never_falls_silent_and_never_ends_is_given_up(server, said):
+    slowly = f"while :; do echo '{said}'; sleep 0.2; done"
+    with pytest.raises(Failed) as failed:
+        asyncio.run(_heard(server, slowly, silence_seconds=1, whole_seconds=2))
+    assert failed.value.cause == "connection_lost"
+    assert "within 2 s" in failed.value.message
+
+
+def test_errors_without_end_are_not_kept(server):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(Failed) as failed:
+        asyncio.run(_heard(server, "exec yes noise >&2", silence_seconds=2, whole_seconds=60))
+    assert failed.value.cause == "connection_lost"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 << 10
 
 
 def _memory_of(product) -> int:
