@@ -53,7 +53,7 @@ class Rope:
         self._rest += some
 
     def send(self, frame: "Dict[str, Any]") -> None:
-        content = "{} {}\n".format(self.marker, wire.encode(frame)).encode("ascii")
+        content = "{} {}\n".format(self.marker, wire.encode(wire.readable(frame))).encode("ascii")
         try:
             while content:
                 content = content[os.write(self.out, content) :]

@@ -1,6 +1,6 @@
 """JSON (RFC 8259) for where Python has no json module: Debian's python3-minimal is without it.
 
-Small and strict; held against the standard library's by a property test. Text that came from bytes by surrogateescape survives.
+Small and strict; held against the standard library's by property tests. Text that came from bytes by surrogateescape survives.
 """
 
 TYPE_CHECKING = False
@@ -46,6 +46,25 @@ def _units(code: int) -> str:
         return "\\u{:04x}".format(code)
     code -= 0x10000
     return "\\u{:04x}\\u{:04x}".format(0xD800 | code >> 10, 0xDC00 | code & 0x3FF)
+
+
+def readable(value: "Any") -> "Any":
+    """Return value with each byte that was no text spelled out (\\xfc): what people read must be valid Unicode (RFC 8259, 8.1).
+
+    What is to be written back has to keep such bytes: it is never made readable.
+    """
+    if isinstance(value, str):
+        return "".join(_spelled_out(letter) if "\ud800" <= letter <= "\udfff" else letter for letter in value)
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [readable(each) for each in value]
+    if isinstance(value, dict):
+        return {readable(name): readable(each) for name, each in value.items()}
+    return value
+
+
+def _spelled_out(letter: str) -> str:
+    code = ord(letter)
+    return "\\x{:02x}".format(code - 0xDC00) if 0xDC80 <= code < 0xDD00 else "\\u{:04x}".format(code)
 
 
 def decode(text: str) -> "Any":

@@ -1,5 +1,8 @@
 """What sshd's configuration, or the keys that are there, forbid: each caused on a real sshd, nothing changed by us."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from controller.demo.fleet import Login
@@ -97,6 +100,28 @@ def test_a_match_block_that_keeps_passwords_open(product, make_server, told, whe
     path = CONFIG if where == "main" else "/etc/ssh/sshd_config.d/50-ours.conf"
     line = server.read(path).split("\n").index("    PasswordAuthentication yes") + 1
     assert task["evidence"]["places"] == [[path, line, "PasswordAuthentication yes", "Match Address 127.0.0.0/8"]]
+    assert f"{path}:{line}" in task["message"]
+
+
+@pytest.mark.cause("setting_overridden")
+@pytest.mark.parametrize("where", ["comment", "name"])
+def test_a_match_block_whose_text_or_file_name_is_not_utf_8(product, server, told, where):
+    """What is shown to people spells such a byte out; the file itself stays as it is."""
+    product.add(server)
+    root = f"/proc/{server.pid}/root".encode()
+    block = b"Match Address 127.0.0.0/8\n    PasswordAuthentication yes"
+    if where == "name":
+        Path(os.fsdecode(root + b"/etc/ssh/sshd_config.d/50-f\xfcr.conf")).write_bytes(block + b"\n")
+    else:
+        with open(root + CONFIG.encode(), "ab") as config:
+            config.write(block + b" # f\xfcr alle\n")
+    with unchanged(server):
+        task = told(product.run("bind", server, keypair=product.keypair(), password=server.root_password))
+    ((path, line, said, _),) = task["evidence"]["places"]
+    if where == "name":
+        assert (path, line) == (r"/etc/ssh/sshd_config.d/50-f\xfcr.conf", 2)
+    else:
+        assert (path, said) == (CONFIG, r"PasswordAuthentication yes # f\xfcr alle")
     assert f"{path}:{line}" in task["message"]
 
 
