@@ -13,7 +13,7 @@ from passlib.hash import sha512_crypt
 from controller import keyfiles, order
 from controller.causes import CAUSES
 from controller.entrance import Entrance, Inside
-from controller.errors import Damaged, Problem, Unavailable
+from controller.errors import Damaged, NotFound, Problem, Unavailable
 from controller.keyfiles import apart
 from controller.kms import Kms
 from controller.model import Binding, Credential, KeyPair, Outcome, PasswordLogin, Secret, Server, ServerNotes, Task, now
@@ -30,6 +30,8 @@ T = TypeVar("T")
 _SETTLE_SECONDS = 8.0
 _LARGEST_GENERATION = 1 << 31
 _ONLY_LOOK = ("password-login-status",)
+# Before these phases are over nothing has been written.
+_NOTHING_WRITTEN = ("queued", "connect", "look", "decide")
 
 
 class Runner:
@@ -100,6 +102,7 @@ class _Job:
         self.server: Server
         self.order: Order
         self.identity: tuple[str, asyncssh.SSHKey] | None = None
+        self.without_key = False  # nothing is known to get in; what an earlier task may have left there is only tried
         self.opened: dict[str, asyncssh.SSHKey] = {}  # private halves from custody, by the id of their key pair
 
     async def done(self) -> tuple[Outcome, dict[str, Any]]:
@@ -112,7 +115,12 @@ class _Job:
         if not self.order.ways:
             return await self._from_outside(target)
         entrance = Entrance(target, self.order, self.given, self.identity, self._private)
-        inside = await entrance.enter(self.order.plan)
+        try:
+            inside = await entrance.enter(self.order.plan)
+        except NotConnected as refused:
+            if not self.without_key or refused.cause != "key_refused":
+                raise
+            return await self._from_outside(target)
         self.came_by, self.boot = inside.way, inside.boot
         try:
             result = await self._on_server(target, inside)
@@ -142,8 +150,8 @@ class _Job:
         line = None if self.identity is None else self.identity[0]
         made = order.make(self.task, self.server, bound, wanted, self.given, line, self.settings.deadline_seconds)
         self.order = made
-        if self._may_be_bound() and await self._is_unsettled():
-            made = replace(made, ways=[Way(self.task.login, made.keypair, "custody"), *made.ways])
+        self.without_key = not made.ways
+        made = replace(made, ways=_with_left(made.ways, await self._left_there()))
         if made.keypair is not None and made.keypair.managed and "key" in made.plan:
             # Now, while nothing is touched: what does not open can be neither proved nor used.
             await self._private(made.keypair)
@@ -154,10 +162,27 @@ class _Job:
         keypair = self.order.keypair
         return self.task.operation in ("bind", "replace") and keypair is not None and keypair.managed
 
-    async def _is_unsettled(self) -> bool:
-        """Whether nobody knows how an earlier task has left this server."""
-        earlier = await self.runner.off(self.store.tasks, self.task.tenant_id, server_id=self.server.id)
-        return any(task.status == "failed" and task.server_state == "unknown" for task in earlier)
+    async def _left_there(self) -> list[Way]:
+        """Return the ways that earlier tasks may have left on this server, the newest first: none where all is settled.
+
+        Where nobody knows how a task has left it, or the undo did not come to its end, a key that was to be bound may be the only
+        one that gets in.
+        """
+        found: list[Way] = []
+        for task in reversed(await self.runner.off(self.store.tasks, self.task.tenant_id, server_id=self.server.id)):
+            if task.status == "succeeded":
+                break  # it has settled whatever was left
+            unsettled = task.server_state == "unknown" or (task.server_state == "partial" and task.phase not in _NOTHING_WRITTEN)
+            name = task.request.get("keypair_id")
+            if task.status != "failed" or not unsettled or name is None:
+                continue
+            try:
+                way = Way(task.login, await self.runner.off(self.store.keypair_by_id, name), "custody")
+            except NotFound:
+                continue
+            if way.keypair is not None and way.keypair.managed and way not in found:
+                found.append(way)
+        return found
 
     async def _target(self) -> Target:
         server = self.server
@@ -376,6 +401,14 @@ class _Job:
         if self.boot:
             notes["boot_id"] = self.boot
         return {"notes": notes}
+
+
+def _with_left(known: list[Way], left: list[Way]) -> list[Way]:
+    """Return the ways with those that earlier tasks may have left there: the newest of these before all others.
+
+    The rest of them comes last: a login that fails costs one of the few that a server puts up with.
+    """
+    return list(dict.fromkeys([*left[:1], *known, *left[1:]]))
 
 
 def _usable(key_type: str, stored: Secret) -> asyncssh.SSHKey:

@@ -13,7 +13,7 @@ from controller.client import Client
 from controller.demo.fleet import Login
 from controller.settings import Settings
 from tests.fleet import judge
-from tests.fleet.causes import Gate
+from tests.fleet.causes import CONFIG, KEYS, Gate, at_the_proof
 from tests.fleet.looks import changed, picture, until
 from tests.fleet.product import KPS, Product
 
@@ -151,3 +151,81 @@ def test_a_command_that_runs_its_operation_itself_takes_it_back_when_it_is_ended
     until(lambda: "reverted" in server.run(["cat", "/var/lib/kps/state.json"], check=False).stdout)
     assert server.read("/etc/ssh/sshd_config") == original
     assert judge.password_login_works(server, "root", server.root_password)
+
+
+# -- what could not be taken back --------------------------------------------------------------------------------------
+
+BAD = "/etc/ssh/sshd_config.d/zz-somebody.conf"
+# At the proof that passwords are off, somebody breaks sshd's configuration, and the proof fails.
+BREAKS_SSHD = f"""
+grep -q 'kps: begin' {CONFIG} && mkdir /root/broken 2>/dev/null || exit 0
+echo Bogus yes >{BAD}
+echo stop >/var/lib/kps/nonce
+"""
+
+
+@pytest.fixture
+def shut(make_server, product):
+    """A first bind that ended partial: sshd runs on without passwords, and only the new key gets in."""
+    server = make_server()
+    at_the_proof(server, BREAKS_SSHD)
+    product.add(server)
+    keypair = product.keypair()
+    task = product.run("bind", server, keypair=keypair, password=server.root_password)
+    assert (task["status"], task["server_state"]) == ("failed", "partial")
+    assert judge.offered_methods(server, "root") == {"publickey"}
+    assert judge.key_login_works(server, "root", product.private(keypair))
+    return server, task
+
+
+def test_what_is_left_of_a_bind_is_undone_by_its_retry(product, shut):
+    server, task = shut
+    again = product.retry(task, password=server.root_password)
+    assert (again["cause"], again["server_state"]) == ("undo_incomplete", "partial")
+    other = product.run("bind", server, keypair=product.keypair(), password=server.root_password)
+    assert (other["cause"], other["server_state"]) == ("undo_incomplete", "partial")
+    server.run(["rm", BAD])
+    assert product.retry(again, password=server.root_password)["status"] == "succeeded"
+
+
+@pytest.mark.parametrize("operation", ["check", "password-login-enable", "password-login-status"])
+@pytest.mark.parametrize("given", [True, False])
+def test_what_is_left_of_a_bind_is_undone_by_whatever_is_ordered_next(product, shut, operation, given):
+    server, _ = shut
+    server.run(["rm", BAD])
+    task = product.run(operation, server, password=server.root_password if given else "")
+    assert task["status"] in ("unchanged", "succeeded"), task
+    assert judge.password_login_works(server, "root", server.root_password)
+    assert "kps: begin" not in server.read(CONFIG)
+
+
+def test_a_key_that_is_not_known_there_keeps_nobody_from_looking(product, shut):
+    server, _ = shut
+    server.run(["rm", BAD, KEYS])
+    task = product.run("check", server)
+    assert (task["status"], task["evidence"]["logins"]) == ("unchanged", {"root": "off"})
+
+
+# At the proof that the old key is refused, the key file becomes a mount point, over which nothing can be renamed.
+PINS_KEYS = """
+grep -q OLD {keys} && exit 0
+mkdir /root/pinned 2>/dev/null || exit 0
+mount --bind {keys} {keys}
+echo stop >/var/lib/kps/nonce
+"""
+
+
+@pytest.mark.parametrize("next_order", ["replace", "unbind"])
+def test_the_new_key_gets_in_where_the_old_one_could_not_be_put_back(product, server, next_order):
+    product.add(server)
+    old, new = product.keypair(), product.keypair()
+    product.succeeds("bind", server, keypair=old, password=server.root_password)
+    at_the_proof(server, PINS_KEYS.format(keys=KEYS).replace("OLD", old["public_key"].split()[1]))
+    task = product.run("replace", server, keypair=new)
+    assert (task["status"], task["server_state"]) == ("failed", "partial"), task
+    assert not judge.key_login_works(server, "root", product.private(old))
+    server.run(["umount", KEYS])
+    if next_order == "replace":
+        assert product.retry(task)["status"] == "succeeded"
+    else:
+        product.succeeds("unbind", server, password=server.root_password)
