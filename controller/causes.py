@@ -3,7 +3,10 @@
 docs/causes.md is this list for people; a check holds the two together.
 """
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,7 @@ CAUSES: dict[str, Cause] = {
     ),
     "connection_timed_out": Cause(
         "No answer: a firewall or security group drops packets, the machine is off, or it is overloaded.",
-        "Admit the port named in the message from the source address named there; then check that the machine is up.",
+        "Admit TCP port PORT from SOURCE in the firewall or security group; then check that the machine is up.",
         True,
     ),
     "connection_closed": Cause(
@@ -329,3 +332,9 @@ CAUSES: dict[str, Cause] = {
         True,
     ),
 }
+
+
+def handling(code: str, task_id: str, evidence: Mapping[str, Any]) -> str:
+    """Return what to do about a failed task, with what is known of it in the place of ID, HOST, PORT, SOURCE and LOGIN."""
+    known = {"ID": task_id} | {word.upper(): evidence[word] for word in ("host", "port", "source", "login") if evidence.get(word)}
+    return re.sub(r"\b[A-Z]+\b", lambda word: str(known.get(word[0], word[0])), CAUSES[code].handling)

@@ -1,6 +1,7 @@
 """One task, top to bottom: prepare, get in, hand the plan to the agent, answer its questions, record how it ended."""
 
 import asyncio
+import os
 from collections.abc import Callable, Collection
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import Any, TypeVar, cast, get_args
 import asyncssh
 from passlib.hash import sha512_crypt
 
-from controller import keyfiles, order
+from controller import causes, keyfiles, order
 from controller.causes import CAUSES
 from controller.entrance import Entrance, Inside
 from controller.errors import Damaged, NotFound, Problem, Unavailable
@@ -97,7 +98,6 @@ class _Job:
         self.handed_over = False  # the agent has the plan: from now on the server may be touched
         self.touched = False  # the agent has said that it begins to write
         self.boot = ""
-        self.came_by: Way | None = None
         self.prover: Prover | None = None
         self.server: Server
         self.order: Order
@@ -121,7 +121,7 @@ class _Job:
             if not self.without_key or refused.cause != "key_refused":
                 raise
             return await self._from_outside(target)
-        self.came_by, self.boot = inside.way, inside.boot
+        self.boot = inside.boot
         try:
             result = await self._on_server(target, inside)
         except Failed as lost:
@@ -134,6 +134,8 @@ class _Job:
         finally:
             inside.connection.close()
         await self._settle_others(result)
+        if self.order.plan["operation"] == "check" and result["status"] != "failed":
+            result["proofs"] = await self._bound_key_shown(target, inside.way)
         return self._concluded(result)
 
     # -- prepare -------------------------------------------------------------------------------------------------------
@@ -269,11 +271,40 @@ class _Job:
         offered = await proof.password_offered(target, self.task.login)
         if isinstance(offered, dict):
             raise Refused(str(offered["cause"]), str(offered["message"]), **offered.get("evidence", {}))
-        state = "on" if offered else "off"
-        evidence = {"logins": {self.task.login: state}, "seen": "from outside: no credential is known"}
-        return Outcome("unchanged", "as_asked", evidence=evidence), self._notes(
-            state if self.task.login == self.server.login else None
+        proofs = await self._bound_key_shown(target, None) if self.task.operation == "check" else []
+        # That sshd asks for a password does not say that one gets in.
+        state = "unknown" if offered else "off"
+        outcome = Outcome(
+            "unchanged",
+            "as_asked",
+            message=f"{self.server.name}: seen from outside only; give a password or a key to look inside",
+            evidence={"logins": {self.task.login: state}, "password_offered": offered},
+            proofs=proofs,
         )
+        return outcome, self._notes(state if self.task.login == self.server.login else None)
+
+    async def _bound_key_shown(self, target: Target, came_by: Way | None) -> list[dict[str, str]]:
+        """Return how the key that is on record for this login has shown that it gets in; Refused where it does not.
+
+        Without one on record the way by which we came is what was shown.
+        """
+        login = self.task.login
+        here = next((each for each in self.order.bound if each.binding.login == login), None)
+        if here is None:
+            return [{"way": "key", "login": came_by.login, "method": "logged_in"}] if came_by and came_by.by != "password" else []
+        method = "logged_in"
+        if came_by is None or (came_by.login, came_by.keypair) != (login, here.keypair):
+            line = here.keypair.public_key
+            private = await self._private(here.keypair) if here.keypair.managed else await self._private_of(line)
+            if private is not None:
+                answer = await proof.key_logs_in(target, login, line, private, os.devnull)
+            else:
+                answer = await proof.key_accepted(target, login, line)
+            if "cause" in answer:
+                cause = "key_refused" if answer["cause"] == "new_key_refused" else str(answer["cause"])
+                raise Refused(cause, str(answer["message"]), **answer.get("evidence", {}))
+            method = str(answer["method"])
+        return [{"way": "key", "login": login, "method": method}]
 
     # -- how it ended --------------------------------------------------------------------------------------------------
 
@@ -348,7 +379,7 @@ class _Job:
             message=_named(self.server.name, str(result.get("message") or "")),
             evidence=evidence,
             proofs=self._proofs(result),
-            handling=CAUSES[cause].handling if cause in CAUSES else None,
+            handling=causes.handling(cause, self.task.id, evidence) if cause in CAUSES else None,
             retryable=cause in CAUSES and CAUSES[cause].retryable,
         )
         if status == "failed":
@@ -366,8 +397,6 @@ class _Job:
         found = [{name: str(each[name]) for name in ("way", "login", "method")} for each in result.get("proofs") or []]
         if self.task.operation == "reset" and result["status"] == "succeeded":
             return [{"way": "key", "login": self.task.login, "method": "not_applicable"}]
-        if not found and self.task.operation == "check" and self.came_by is not None and self.came_by.by != "password":
-            found = [{"way": "key", "login": self.came_by.login, "method": "logged_in"}]
         return found
 
     def _changes(self, result: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
@@ -434,14 +463,14 @@ def _named(server: str, message: str) -> str:
 def _failed(job: _Job, stop: Stop) -> Outcome:
     """The outcome of a task that ended without the agent's word."""
     touched = job.handed_over and not isinstance(stop, Refused)
-    known = CAUSES.get(stop.cause, CAUSES["unexpected"])
+    cause = stop.cause if stop.cause in CAUSES else "unexpected"
     return Outcome(
         status="failed",
         server_state="unknown" if touched else "as_before",
         phase=job.phase,  # type: ignore[arg-type]
-        cause=stop.cause if stop.cause in CAUSES else "unexpected",
+        cause=cause,
         message=_named(job.task.server_name, stop.message),
         evidence=stop.evidence,
-        handling=known.handling,
-        retryable=known.retryable,
+        handling=causes.handling(cause, job.task.id, stop.evidence),
+        retryable=CAUSES[cause].retryable,
     )

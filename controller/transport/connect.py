@@ -117,6 +117,7 @@ async def connect(
     client = client or Client()
     client.password = password
     sock, address = await _reach(target)
+    source = _source(sock)
     try:
         async with asyncio.timeout(target.timeout_seconds):
             return await asyncssh.connect(
@@ -143,7 +144,7 @@ async def connect(
             )
     except (TimeoutError, OSError, asyncssh.Error) as error:
         sock.close()
-        raise await _why(target, login, client, address, error, bool(keys)) from None
+        raise await _why(target, login, client, (source, address), error, bool(keys)) from None
 
 
 async def _reach(target: Target) -> tuple[socket.socket, tuple[Any, ...]]:
@@ -185,10 +186,7 @@ def _unreached(target: Target, sock: socket.socket, error: OSError, evidence: di
         return NotConnected(
             "connection_closed", f"{where}: reset at once; see sshd's log and hosts.deny there", stage="banner", **evidence
         )
-    try:
-        source = str(sock.getsockname()[0])
-    except OSError:
-        source = ""
+    source = _source(sock)
     said = "no answer" if isinstance(error, TimeoutError) else str(error.strerror or error)
     return NotConnected(
         "connection_timed_out",
@@ -198,12 +196,20 @@ def _unreached(target: Target, sock: socket.socket, error: OSError, evidence: di
     )
 
 
+def _source(sock: socket.socket) -> str:
+    try:
+        return str(sock.getsockname()[0])
+    except OSError:
+        return ""  # it is closed
+
+
 async def _why(
-    target: Target, login: str, client: Client, address: tuple[Any, ...], error: Exception, by_key: bool
+    target: Target, login: str, client: Client, ends: tuple[str, tuple[Any, ...]], error: Exception, by_key: bool
 ) -> NotConnected:
-    """Return the cause behind a failed log-in."""
+    """Return the cause behind a failed log-in. ends: our own address, as the connection had it, and the server's."""
+    source, address = ends
     where = f"{target.name} ({target.host}:{target.port})"
-    evidence: dict[str, Any] = {"server": target.name, "host": target.host, "port": target.port, "login": login}
+    evidence: dict[str, Any] = {"server": target.name, "host": target.host, "port": target.port, "source": source, "login": login}
     agreed = client.connection is not None and bool(client.connection.get_extra_info("send_cipher"))
     if client.seen_host_key:
         return _changed_host_key(target, client.seen_host_key, evidence)

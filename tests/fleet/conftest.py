@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from controller.causes import CAUSES
+from controller.causes import CAUSES, handling
 from controller.demo.fleet import Fleet, FleetUnavailable, Server, Spec
 from tests.fleet.product import Json, Product
 from tests.needs import lacking
@@ -75,7 +75,7 @@ def told(request: pytest.FixtureRequest) -> Told:
 
     def check(task: Json, state: str = "as_before") -> Json:
         assert (task["status"], task["cause"], task["server_state"]) == ("failed", code, state), task
-        assert (task["handling"], task["retryable"]) == (CAUSES[code].handling, CAUSES[code].retryable)
+        assert (task["handling"], task["retryable"]) == (handling(code, task["id"], task["evidence"]), CAUSES[code].retryable)
         assert task["message"].startswith(task["server"])
         return task
 

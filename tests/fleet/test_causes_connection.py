@@ -36,8 +36,8 @@ def test_a_server_that_is_shut_down(impatient, server, told):
 def test_a_port_at_which_packets_are_dropped(impatient, told):
     with deaf() as place:
         task = told(arrive(impatient, place))
-    assert task["evidence"]["source"] == "127.0.0.1"
     assert f"port {place.port} from 127.0.0.1" in task["message"]
+    assert f"port {place.port} from 127.0.0.1" in task["handling"]
 
 
 @pytest.mark.cause("connection_timed_out")
@@ -45,6 +45,7 @@ def test_a_listener_that_never_says_anything(impatient, told):
     with listener(lambda connection: connection.recv(1 << 16) and connection.recv(1)) as place:
         task = told(arrive(impatient, place))
     assert task["evidence"]["stage"] == "banner"
+    assert f"port {place.port} from 127.0.0.1" in task["handling"]
 
 
 @pytest.mark.cause("connection_timed_out")

@@ -160,6 +160,42 @@ def test_what_the_caller_gives_is_tried_though_every_bound_key_is_gone(make_serv
     assert product.server(server)["bindings"] == []
 
 
+def test_a_check_shows_the_key_on_record_to_get_in_or_says_that_it_does_not(make_server, product):
+    server = make_server(logins=(DEPLOY,))
+    product.add(server)
+    for login in ("root", "deploy"):
+        order = {"login": login, "keypair": product.keypair(), "password": server.root_password}
+        product.succeeds("bind", server, keep_password_login=True, **order)
+    shown = [{"way": "key", "login": "deploy", "method": "logged_in"}]
+    task = product.run("check", server, login="deploy")
+    assert (task["status"], task["proof"]) == ("unchanged", shown)
+    server.run(["rm", "/home/deploy/.ssh/authorized_keys"])
+    task = product.fails("key_refused", "check", server, login="deploy")
+    assert task["server_state"] == "as_before"
+    assert product.run("check", server)["proof"] == [{"way": "key", "login": "root", "method": "logged_in"}]
+
+
+def test_a_check_of_an_unmanaged_key_tells_what_can_be_told(make_server, product):
+    server = make_server()
+    product.add(server)
+    pair, private = unmanaged(product)
+    product.succeeds("bind", server, keypair=pair, password=server.root_password, keep_password_login=True)
+    assert product.run("check", server)["proof"] == [{"way": "key", "login": "root", "method": "accepted"}]
+    assert product.run("check", server, identity=private)["proof"] == [{"way": "key", "login": "root", "method": "logged_in"}]
+    server.run(["rm", "/root/.ssh/authorized_keys"])
+    product.fails("key_refused", "check", server)
+    product.fails("key_refused", "check", server, password=server.root_password)
+
+
+def test_that_a_password_is_asked_for_does_not_say_that_one_gets_in(make_server, product):
+    server = make_server(sshd_config_top="PermitRootLogin prohibit-password\n")
+    product.add(server)
+    task = product.run("password-login-status", server)
+    assert (task["status"], task["evidence"]["logins"]) == ("unchanged", {"root": "unknown"})
+    assert "from outside" in task["message"]
+    assert product.server(server)["password_login"] == "unknown"
+
+
 # -- who has shown to hold the private half ----------------------------------------------------------------------------
 
 
