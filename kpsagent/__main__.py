@@ -15,8 +15,8 @@ import time
 from . import plan as plans
 from . import wire
 from .errors import Lost
-from .local import LocalHost, boot_clock
-from .transaction import drive, operation, recover
+from .local import LocalHost, boot_clock, standing
+from .transaction import drive, operation, unattended
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -133,53 +133,45 @@ def watch(directory: str) -> None:
 
     Whoever has begun to undo may die of it: only a journal that is gone, or confirmed, ends the watch.
     """
-    while True:
-        journal = _undecided(directory)
-        if journal is None:
-            return
-        left = journal["deadline"] - boot_clock()[0]
+    ours = _undecided(directory)
+    while ours is not None:
+        left = ours["deadline"] - boot_clock()[0]
         if left <= 0:
-            break
+            undo_now(directory)
+            return
         time.sleep(min(left + 0.01, 1.0))
-    undo_now(directory)
+        if _undecided(directory) != ours:
+            return
 
 
 def _undecided(directory: str) -> "Any":
-    # In this order: what is moved from one name to the other between the two looks is found under the second.
-    for name in ("armed", "reverting"):
-        try:
-            with open(os.path.join(directory, "journal." + name), "rb") as stream:
-                return wire.decode(stream.read().decode("ascii"))
-        except FileNotFoundError:
-            continue
-    return None
+    return standing(directory, ("armed", "reverting"))
 
 
 def undo_now(directory: str, booting: bool = False) -> None:
-    """Call recover() until it is through; a server without this undo may have no way in. A boot waits for the first try only."""
+    """Call recover() until it is through; a server without this undo may have no way in. A boot waits for the first try only.
+
+    What the next operation does there is not ours to undo.
+    """
+    ours, cause = standing(directory), ""
     for attempt in range(60):
-        if _tried(directory) or (attempt == 0 and booting and os.fork()):
+        cause = _tried(directory, ours, cause == "busy")
+        if not cause or standing(directory) != ours or (attempt == 0 and booting and os.fork()):
             return
         time.sleep(10)
 
 
-def _tried(directory: str) -> bool:
-    host = LocalHost(directory)
+def _tried(directory: str, ours: "Any", undone: bool) -> str:
+    """Return "" once it is through, else what it failed for. undone: only the lock was missing, so nothing is done without."""
+    host = LocalHost(directory, only=ours)
     try:
-        drive(_recovery(), host)
-        return True
+        drive(unattended(undone), host)
+        return ""
     except Exception as error:
         print("kps: undo: {}".format(error), file=sys.stderr)  # to the system's log, where there is one
-        return False
+        return getattr(error, "cause", "unexpected")
     finally:
         host.close()
-
-
-def _recovery() -> "Any":
-    from .host import Lock
-
-    yield Lock(False)
-    return (yield from recover())
 
 
 def main(arguments: "List[str]", bundle: bytes = b"") -> None:

@@ -87,16 +87,18 @@ after a good `sshd -t`. With revive, one that is not running is started."""
 # -- our own state on the server ---------------------------------------------------------------------------------------
 
 Lock = namedtuple("Lock", "must")
-Lock.__doc__ = "Held until the host is closed. Refused busy where another holds it, unless it is not a must."
+Lock.__doc__ = """-> whether we have it; held until the host is closed. Where another holds it: Refused busy if it is a must, else
+False after a little patience."""
 
 ReadState = namedtuple("ReadState", "")
 ReadState.__doc__ = "-> the dict last written, or {}."
 
 WriteState = namedtuple("WriteState", "state")
+WriteState.__doc__ = "Durable when answered. One of a lower generation than what stands there changes nothing."
 
 ReadJournal = namedtuple("ReadJournal", "")
-ReadJournal.__doc__ = """-> (one of "armed", "confirmed", "reverting"; the journal), or None. What a killed run left half written
-in our directory, and its nonce, are gone."""
+ReadJournal.__doc__ = """-> (one of "armed", "confirmed", "reverting"; the journal), or None. Where we hold the lock, what a
+killed run left half written in our directory, and its nonce, are gone."""
 
 WriteJournal = namedtuple("WriteJournal", "journal")
 WriteJournal.__doc__ = "The journal stands as armed; durable when answered."

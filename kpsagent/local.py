@@ -12,25 +12,35 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional, Tuple
 
+PATIENCE_SECONDS = 2  # with whoever holds the lock at the deadline, before an undo goes on beside them
 _BOOTTIME = 7  # CLOCK_BOOTTIME, which the time module names only since Python 3.7
 _NAMES = ("armed", "confirmed", "reverting")
 _NEW = "new-"
 
 
 class LocalHost:
-    """This machine. directory: where our own state is kept. rope: asks and tells the controller; None where nobody is there."""
+    """This machine. directory: where our own state is kept. rope: asks and tells the controller; None where nobody is there.
 
-    def __init__(self, directory: str, rope: "Any" = None, bundle: bytes = b"", at_rest: bool = False) -> None:
+    only: the journal of the one operation that this host is for. Once another stands there, or none, every effect is Lost: who
+    works beside the holder of the lock may find the next operation begun.
+    """
+
+    def __init__(
+        self, directory: str, rope: "Any" = None, bundle: bytes = b"", at_rest: bool = False, only: "Any" = None
+    ) -> None:
         self.directory = directory
         self.rope = rope
         self.bundle = bundle
         self.at_rest = at_rest
+        self.only = only
         self._locked = -1
         self._armed = False
         self._connection = None  # type: Optional[List[str]]
 
     def do(self, effect: "Any") -> "Any":
         """Do one effect of host.py and answer it."""
+        if self.only is not None and standing(self.directory) != self.only:
+            raise Lost("deadline_passed", "the operation is over; the undo of another is not for this process")
         return getattr(self, "_" + type(effect).__name__)(effect)
 
     def close(self) -> None:
@@ -103,8 +113,8 @@ class LocalHost:
     def _path(self, name: str) -> str:
         return os.path.join(self.directory, name)
 
-    def _Lock(self, effect: "Any") -> None:
-        until = time.monotonic() + (0 if effect.must else 2)
+    def _Lock(self, effect: "Any") -> bool:
+        until = time.monotonic() + (0 if effect.must else PATIENCE_SECONDS)
         while True:
             os.makedirs(os.path.dirname(self.directory), exist_ok=True)
             try:
@@ -120,12 +130,12 @@ class LocalHost:
                 if effect.must:
                     raise Refused("busy", "another operation is at work on this server; retry when it is done")
                 if time.monotonic() > until:
-                    return  # the deadline has passed: whoever holds it no longer has the journal
+                    return False  # the deadline has passed: whoever holds it no longer has the journal
                 time.sleep(0.05)
                 continue
             if os.path.isdir(self.directory) and os.path.samestat(os.fstat(held), os.stat(self.directory)):
                 self._locked = held
-                return
+                return True
             os.close(held)  # its last holder took it away as it left
 
     def _refuse_foreign(self) -> None:
@@ -162,13 +172,6 @@ class LocalHost:
         finally:
             os.close(opened)
 
-    def _load(self, name: str) -> "Optional[Dict[str, Any]]":
-        try:
-            with open(self._path(name), "rb") as stream:
-                return wire.decode(stream.read().decode("ascii"))  # type: ignore[no-any-return]
-        except FileNotFoundError:
-            return None
-
     def _remove(self, *names: str) -> None:
         for name in names:
             try:
@@ -178,20 +181,19 @@ class LocalHost:
         self._sync()
 
     def _ReadState(self, effect: "Any") -> "Dict[str, Any]":
-        return self._load("state.json") or {}
+        return _load(self._path("state.json")) or {}
 
     def _WriteState(self, effect: "Any") -> None:
+        if effect.state.get("generation", 0) < self._ReadState(effect).get("generation", 0):
+            return
         self._write("state.json", wire.encode(effect.state).encode("ascii") + b"\n")
 
     def _ReadJournal(self, effect: "Any") -> "Optional[Tuple[str, Dict[str, Any]]]":
-        left = [name for name in os.listdir(self.directory) if name.startswith(_NEW) or name in ("candidate", "nonce")]
-        if left:
-            self._remove(*left)
-        for name in _NAMES:
-            journal = self._load("journal." + name)
-            if journal is not None:
-                return name, journal
-        return None
+        if self._locked >= 0:  # else it is in use
+            left = [name for name in os.listdir(self.directory) if name.startswith(_NEW) or name in ("candidate", "nonce")]
+            if left:
+                self._remove(*left)
+        return _journal(self.directory, _NAMES)
 
     def _WriteJournal(self, effect: "Any") -> None:
         self._write("journal.armed", wire.encode(effect.journal).encode("ascii"))
@@ -208,6 +210,7 @@ class LocalHost:
 
     def _DropJournal(self, effect: "Any") -> None:
         self._remove("nonce", *("journal." + name for name in _NAMES))
+        self.only = None
 
     def _Arm(self, effect: "Any") -> "List[str]":
         return arming.arm(self.directory, self.bundle)
@@ -236,6 +239,29 @@ class LocalHost:
     def _Say(self, effect: "Any") -> None:
         if self.rope is not None:
             self.rope.say(effect.phase, effect.detail)
+
+
+def _load(path: str) -> "Any":
+    try:
+        with open(path, "rb") as stream:
+            return wire.decode(stream.read().decode("ascii"))
+    except FileNotFoundError:
+        return None
+
+
+def _journal(directory: str, names: "Tuple[str, ...]") -> "Optional[Tuple[str, Dict[str, Any]]]":
+    # In the order of names: what is moved from one to the next between two looks is found under the second.
+    for name in names:
+        journal = _load(os.path.join(directory, "journal." + name))
+        if journal is not None:
+            return name, journal
+    return None
+
+
+def standing(directory: str, names: "Tuple[str, ...]" = _NAMES) -> "Optional[Dict[str, Any]]":
+    """Return the journal in our directory that has one of these names, or None. No two operations have the same."""
+    found = _journal(directory, names)
+    return None if found is None else found[1]
 
 
 _boot = []  # type: List[str]

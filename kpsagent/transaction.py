@@ -433,14 +433,23 @@ def _still_ours(steps: "List[Step]", account: "Any") -> "Play":
 # -- undo --------------------------------------------------------------------------------------------------------------
 
 
-def recover() -> "Play":
+def unattended(must: bool = False) -> "Play":
+    """What a watcher at the deadline and the boot do: recover(); unless the lock is a must, also beside an agent that has it."""
+    locked = yield Lock(must)
+    return (yield from recover(locked))
+
+
+def recover(locked: bool = True) -> "Play":
     """Finish what an earlier run left: tidy up after a commit, undo anything else. Idempotent, and safe to be killed in.
 
     Returns None where nothing was left, else {"operation", "result"}. Raises Failed undo_incomplete where something stays.
+    Two may undo at once; but what tells the next run that it may begin is for the holder of the lock, so without it all that
+    can be undone is, and then Refused busy is raised.
     """
     found = yield ReadJournal()
     if found is None:
-        yield Disarm()
+        if locked:
+            yield Disarm()
         return None
     name, journal = found
     if name == "armed" and not (yield MoveJournal("reverting")):
@@ -455,6 +464,8 @@ def recover() -> "Play":
         if left:
             raise Failed("undo_incomplete", "an earlier operation could not be undone: {}".format("; ".join(left)), remains=left)
         state = _reverted(journal)
+    if not locked:
+        raise Refused("busy", "undone; whoever holds the lock has not ended")
     yield from _finish(state)
     return {"operation": state["operation"], "result": state["result"]}
 

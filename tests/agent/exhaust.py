@@ -18,8 +18,8 @@ from model_host import CONFIG, STATE, Credential, Entry, ModelHost, World, betwe
 from scenarios import ACCOUNTS, BOBS, FOREIGN, NEW, OLD, PASSWORDS, Scenario
 
 from kpsagent.errors import Stop
-from kpsagent.host import Ask, AskSshd, Listening, Lock, MoveJournal, Reload
-from kpsagent.transaction import drive, operation, recover
+from kpsagent.host import Ask, AskSshd, Listening, MoveJournal, Reload
+from kpsagent.transaction import drive, operation, unattended
 
 OURS = (f"{STATE}/", "/etc/cron.d/kps")
 
@@ -34,12 +34,6 @@ class State(NamedTuple):
     world: World
     proved: tuple[Credential, ...]
     committed: bool
-
-
-def recovery() -> Any:
-    """What the next run, a watcher at the deadline and the boot unit do alike."""
-    yield Lock(False)
-    return (yield from recover())
 
 
 class Judge:
@@ -189,7 +183,7 @@ class Judge:
             crashes.append(world.copy())
 
         host = ModelHost(world, None, before, after)
-        told = drive(recovery(), host)
+        told = drive(unattended(), host)
         host.close()
         host.before = host.after = nothing  # no cycles: the collector is off
         self.points["recoveries"] += 1
@@ -369,8 +363,8 @@ class Race:
         run.world.clock += 3600
         # The watcher waits for the lock: it gets in beside the operation only where that waits for somebody else.
         run.looking = isinstance(effect, Ask | Listening | Reload | AskSshd)
-        host = ModelHost(run.world, None, after=lambda _, __: run.keep())
-        self.step = stepper(recovery(), host)
+        host = ModelHost(run.world, None, after=lambda _, __: run.keep(), only=run.world.journal())
+        self.step = stepper(unattended(), host)
         for _ in range(self.effects):
             if not self.step():
                 self.over = True
@@ -392,8 +386,8 @@ def _stepwise(play: Any, host: ModelHost) -> Iterator[bool]:
     while True:
         try:
             effect = play.throw(error) if error is not None else play.send(answer)
-        except StopIteration:
-            return
+        except (StopIteration, Stop):
+            return  # through, or out of the way of whoever holds the lock
         answer, error = None, None
         try:
             answer = host.do(effect)

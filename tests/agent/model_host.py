@@ -192,6 +192,11 @@ class World:
         left = any(f"{STATE}/journal.{name}" in self.disk for name in ("armed", "reverting"))
         return left and f"{STATE}/agent" in self.disk and (self.watchers or BOOT_UNIT in self.disk)
 
+    def journal(self) -> Any:
+        """The journal that stands there, or None."""
+        found = (self.disk.get(f"{STATE}/journal.{name}") for name in JOURNALS)
+        return next((json.loads(entry.text) for entry in found if entry is not None), None)
+
     def account(self, name: str) -> Account | None:
         return next((account for account in self.accounts if account.name == name), None)
 
@@ -323,11 +328,17 @@ def nothing(_: int, __: Any) -> None:
 
 
 class ModelHost:
-    """One process on a World. before and after are called around every effect with its number, and may raise or change things."""
+    """One process on a World. before and after are called around every effect with its number, and may raise or change things.
 
-    def __init__(self, world: World, rope: Rope | None = None, before: Hook = nothing, after: Hook = nothing) -> None:
+    only: the journal of the one operation that it is for, as LocalHost has it.
+    """
+
+    def __init__(
+        self, world: World, rope: Rope | None = None, before: Hook = nothing, after: Hook = nothing, only: Any = None
+    ) -> None:
         self.world = world
         self.rope = rope
+        self.only = only
         self.before = before
         self.after = after
         self.count = 0
@@ -338,6 +349,8 @@ class ModelHost:
         number = self.count
         self.count += 1
         self.before(number, effect)
+        if self.only is not None and self.world.journal() != self.only:
+            raise Lost("deadline_passed", "the operation is over")
         answer = getattr(self, "_" + type(effect).__name__)(effect)
         self.after(number, effect)
         return answer
@@ -459,14 +472,15 @@ class ModelHost:
 
     # -- our own state
 
-    def _Lock(self, effect: Any) -> None:
+    def _Lock(self, effect: Any) -> bool:
         if self.world.holder not in (None, self):
             if effect.must:
                 raise Refused("busy", "another operation is at work on this server")
-            return
+            return False
         if STATE not in self.world.disk:
             self.world.put(STATE, directory(0o711))
         self.world.holder = self
+        return True
 
     def _load(self, name: str) -> Any:
         entry = self.world.disk.get(f"{STATE}/{name}")
@@ -476,10 +490,12 @@ class ModelHost:
         return self._load("state.json") or {}
 
     def _WriteState(self, effect: Any) -> None:
+        if effect.state.get("generation", 0) < self._ReadState(effect).get("generation", 0):
+            return
         self.world.put(f"{STATE}/state.json", file(json.dumps(effect.state), 0o600))
 
     def _ReadJournal(self, effect: Any) -> Any:
-        for name in ("new", "candidate", "nonce"):
+        for name in ("new", "candidate", "nonce") if self.world.holder is self else ():
             self.world.drop(f"{STATE}/{name}")
         for name in JOURNALS:
             journal = self._load(f"journal.{name}")
@@ -502,6 +518,7 @@ class ModelHost:
     def _DropJournal(self, effect: Any) -> None:
         for name in ("nonce", *(f"journal.{each}" for each in JOURNALS)):
             self.world.drop(f"{STATE}/{name}")
+        self.only = None
 
     def _Arm(self, effect: Any) -> list[str]:
         self.world.put(f"{STATE}/agent", file("the agent", 0o600))

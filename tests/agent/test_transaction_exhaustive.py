@@ -25,11 +25,13 @@ from exhaust import (
     sshd_dies,
     written,
 )
-from model_host import CONFIG
+from model_host import CONFIG, ModelHost
 from scenarios import SCENARIOS, STRANGER, Scenario
 
+from kpsagent import plan as plans
 from kpsagent.errors import Failed, Refused
 from kpsagent.host import Arm, Ask, Clock, Listening, MoveJournal, Read, Reload, Walk, WriteJournal, WriteState
+from kpsagent.transaction import drive, operation
 
 every_scenario = pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 POINTS: Counter[str] = Counter()
@@ -281,6 +283,32 @@ def test_between_the_operation_and_a_watcher_exactly_one_wins(scenario, judge):
             honest_after(run, result)
             if race.over:
                 break
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [each for each in SCENARIOS if "closing-passwords-root" in each.name or "close-pass" in each.name],
+    ids=lambda each: each.name,
+)
+def test_a_watcher_that_wakes_up_in_the_next_operation_leaves_it_alone(scenario, judge):
+    last = last_heard(judge.undisturbed.effects)
+    following = plans.parse(dict(scenario.order, id="op-8", generation=8))
+    for far in itertools.count():
+        for at in itertools.count():
+            race = Race(last, far)
+            run = Run(judge, race, None, last)
+            assert run.play()["status"] == "failed"
+            run.looking = False
+            host = ModelHost(run.world, scenario.rope(), lambda number, _, at=at, race=race: number == at and race.finish())
+            result = drive(operation(following), host)
+            host.close()
+            POINTS["watchers in the next operation"] += 1
+            assert (result["status"], result["server_state"]) == ("succeeded", "as_asked"), (far, at, result)
+            judge.ended(run.world, True)
+            if at > host.count:
+                break
+        if race.over:
+            break
 
 
 def honest_after(run: Run, result: Any) -> None:

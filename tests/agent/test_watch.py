@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
-from kpsagent.host import Lock, MoveJournal, ReadJournal, ReadState, WriteJournal
-from kpsagent.local import LocalHost, boot_clock
+from kpsagent import local
+from kpsagent.errors import Refused, Stop
+from kpsagent.host import DropJournal, Lock, MoveJournal, ReadJournal, ReadState, WriteJournal, WriteNonce, WriteState
+from kpsagent.local import LocalHost, boot_clock, standing
+from kpsagent.transaction import drive, unattended
 
 ROOT = Path(__file__).parents[2]
 CODE = "import sys; from kpsagent.__main__ import main; main(sys.argv[1:])"
@@ -28,29 +31,35 @@ class Change:
     def host(self) -> LocalHost:
         return LocalHost(str(self.state))
 
-    def journal(self, left: float, name: str = "armed") -> None:
+    def watcher(self) -> LocalHost:
+        """What a watcher that was started by now acts on the machine by."""
+        return LocalHost(str(self.state), only=standing(str(self.state)))
+
+    def journal(self, left: float, name: str = "armed", number: int = 1) -> None:
         """Write the journal as it is with this many seconds left, and let the lock go, as a killed agent does."""
-        now, boot = boot_clock()
-        steps = [["keys", str(self.file), None, "before\n", "after\n"]]
         host = self.host()
         host.do(Lock(True))
+        self.journal_by(host, left, number)
+        if name != "armed":
+            host.do(MoveJournal(name))
+        host.close()
+
+    def journal_by(self, host: LocalHost, left: float, number: int = 1) -> None:
+        now, boot = boot_clock()
         host.do(
             WriteJournal(
                 {
-                    "operation": "op-1",
-                    "generation": 1,
+                    "operation": f"op-{number}",
+                    "generation": number,
                     "login": "root",
                     "deadline": now + left,
                     "boot": boot,
                     "connection": None,
                     "daemon": ["none", 0, "", [], "/nowhere", ""],
-                    "steps": steps,
+                    "steps": [["keys", str(self.file), None, "before\n", "after\n"]],
                 }
             )
         )
-        if name != "armed":
-            host.do(MoveJournal(name))
-        host.close()
 
     def start(self, verb: str) -> "subprocess.Popen[bytes]":
         return subprocess.Popen([sys.executable, "-c", CODE, verb, str(self.state)], cwd=ROOT)
@@ -150,3 +159,80 @@ def test_two_watchers_at_once_undo_once(change):
     watchers = [change.start("watch") for _ in range(4)]
     assert [ended(watcher) for watcher in watchers] == [0] * 4
     assert change.is_undone()
+
+
+# -- beside others
+
+
+def test_a_watcher_ends_where_the_next_operation_has_begun(change):
+    change.journal(LONG)
+    watcher = change.start("watch")
+    awaits_its_deadline(watcher)
+    change.host().do(DropJournal())
+    change.journal(-1, number=2)
+    assert ended(watcher) == 0
+    assert not change.is_undone()
+    assert standing(str(change.state))["operation"] == "op-2"
+
+
+def awaits_its_deadline(process: "subprocess.Popen[bytes]") -> None:
+    """Return when the watcher has read its journal and sleeps."""
+    for _ in range(2000):
+        if "nanosleep" in Path(f"/proc/{process.pid}/wchan").read_text():
+            return
+        select.select([], [], [], 0.01)
+    pytest.fail("it does not come to wait")
+
+
+@pytest.fixture
+def holder(change, monkeypatch):
+    """An agent that has lost its operation, and still holds the lock."""
+    monkeypatch.setattr(local, "PATIENCE_SECONDS", 0)
+    holder = change.host()
+    holder.do(Lock(True))
+    change.journal_by(holder, -1)
+    yield holder
+    holder.close()
+
+
+def test_beside_an_agent_that_holds_the_lock_a_watcher_undoes_and_leaves_the_tidying(change, holder):
+    with pytest.raises(Refused) as refused:
+        drive(unattended(), change.watcher())
+    assert refused.value.cause == "busy"
+    assert change.file.read_text() == "before\n"
+    assert change.host().do(ReadJournal())[0] == "reverting"
+    assert change.host().do(ReadState()) == {}
+    holder.close()
+    host = change.watcher()
+    drive(unattended(), host)
+    host.close()
+    assert change.is_undone()
+
+
+@pytest.mark.parametrize("done", range(7))
+def test_a_watcher_that_wakes_up_in_the_next_operation_changes_nothing_of_it(change, holder, done):
+    """It got in beside the agent that held the lock, did so many effects, and was held up; that agent ended, the next began."""
+    watcher, play = change.watcher(), unattended()
+    effect = play.send(None)
+    for _ in range(done):
+        effect = play.send(watcher.do(effect))
+    holder.do(MoveJournal("reverting"))
+    holder.do(DropJournal())
+    holder.close()
+    change.file.write_text("after\n")
+    following = change.host()
+    following.do(Lock(True))
+    following.do(WriteState({"operation": "op-6", "generation": 6, "result": "succeeded"}))
+    change.journal_by(following, LONG, number=7)
+    _, nonce = following.do(WriteNonce())
+    (change.state / "agent").write_text("the undo of op-7")
+    for act in (lambda: watcher.do(effect), lambda: drive(unattended(), watcher)):
+        with pytest.raises(Stop):
+            act()
+    assert change.file.read_text() == "after\n"
+    assert change.host().do(ReadState())["generation"] == 6
+    assert standing(str(change.state))["operation"] == "op-7"
+    assert (change.state / "journal.armed").exists()
+    assert os.path.exists(nonce)
+    assert (change.state / "agent").exists()
+    following.close()

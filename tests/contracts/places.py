@@ -32,8 +32,8 @@ class ModelPlace:
         self.world = model.World([self.account], {"zoe": "secret"}, disk)
         self.rope = model.Rope([])
 
-    def host(self) -> Any:
-        return model.ModelHost(self.world, self.rope)
+    def host(self, only: Any = None) -> Any:
+        return model.ModelHost(self.world, self.rope, only=only)
 
     def put(self, path: str, text: str, mode: int = 0o600) -> None:
         self.world.put(path, model.file(text, mode, 1000))
@@ -79,8 +79,8 @@ class LocalPlace:
         self._theirs: int | None = theirs
         self._out = os.open(os.devnull, os.O_WRONLY)
 
-    def host(self) -> Any:
-        return LocalHost(self.state, Rope(self._ours, self._out), b"print('the agent')\n")
+    def host(self, only: Any = None) -> Any:
+        return LocalHost(self.state, Rope(self._ours, self._out), b"print('the agent')\n", only=only)
 
     def put(self, path: str, text: str, mode: int = 0o600) -> None:
         Path(path).write_bytes(text.encode("utf-8", "surrogateescape"))

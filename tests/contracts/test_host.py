@@ -229,9 +229,9 @@ def test_a_second_one_is_refused_while_the_first_holds_the_lock(host, place):
 
 
 def test_a_second_one_that_need_not_have_the_lock_goes_on_without(host, place):
-    host.do(Lock(True))
+    assert host.do(Lock(True)) is True
     second = place.host()
-    second.do(Lock(False))
+    assert second.do(Lock(False)) is False
     second.close()
     with pytest.raises(Refused):
         place.host().do(Lock(True))
@@ -241,7 +241,7 @@ def test_the_lock_is_free_once_its_holder_has_closed(place):
     first, second = place.host(), place.host()
     first.do(Lock(True))
     first.close()
-    second.do(Lock(True))
+    assert second.do(Lock(False)) is True
     second.close()
 
 
@@ -250,6 +250,12 @@ def test_state_is_what_was_last_written_for_whoever_comes_next(locked, place):
     locked.do(WriteState({"generation": 1}))
     locked.do(WriteState({"generation": 2, "result": "caf\u00e9"}))
     assert place.host().do(ReadState()) == {"generation": 2, "result": "caf\u00e9"}
+
+
+def test_the_generation_never_goes_back(locked):
+    for generation in (7, 1, 7, 8):
+        locked.do(WriteState({"generation": generation, "result": f"of {generation}"}))
+        assert locked.do(ReadState()) == {"generation": max(generation, 7), "result": f"of {max(generation, 7)}"}
 
 
 def test_a_journal_stands_as_armed_from_when_it_was_written(locked, place):
@@ -296,6 +302,42 @@ def test_what_a_killed_run_left_half_written_is_gone_once_the_journal_has_been_r
     left = [*place.leave_half_written(), locked.do(WriteNonce())[1]]
     locked.do(ReadJournal())
     assert [path for path in left if place.look(path)] == []
+
+
+def test_what_is_in_use_stays_where_another_reads_the_journal(locked, place):
+    locked.do(WriteJournal(JOURNAL))
+    used = [*place.leave_half_written(), locked.do(WriteNonce())[1]]
+    place.host().do(ReadJournal())
+    assert [path for path in used if place.look(path) is None] == []
+
+
+def test_a_host_for_one_operation_does_nothing_once_that_is_over(locked, place, path):
+    locked.do(WriteJournal(JOURNAL))
+    beside = place.host(only=JOURNAL)
+    assert beside.do(ReadJournal()) == ("armed", JOURNAL)
+    assert beside.do(MoveJournal("reverting")) is True
+    locked.do(DropJournal())
+    effects = [Replace(path, place.account, None, "ours\n"), WriteState({"generation": 1}), DropJournal(), Lock(False)]
+    for following in (None, dict(JOURNAL, operation="op-2")):
+        if following is not None:
+            locked.do(WriteJournal(following))
+        for effect in effects:
+            with pytest.raises(Lost):
+                beside.do(effect)
+    assert place.look(path) is None
+    assert locked.do(ReadJournal()) == ("armed", following)
+
+
+def test_a_host_for_one_operation_tidies_up_after_it(place):
+    host = place.host()
+    host.do(Lock(True))
+    host.do(WriteJournal(JOURNAL))
+    host.close()
+    watcher = place.host(only=JOURNAL)
+    watcher.do(Lock(True))
+    watcher.do(DropJournal())
+    assert watcher.do(ReadJournal()) is None
+    watcher.close()
 
 
 # -- clock and rope
