@@ -89,12 +89,12 @@ def find_daemon(connection: "Optional[List[str]]") -> Daemon:
         return Daemon("hidden", 0, "", [], MAIN_CONFIG, "")
     if not _has_proc():
         return _daemon_by_files()
-    ancestor = _ancestor()
-    listener = next((pid for pid in ([ancestor] if ancestor else []) if _is_listener(pid)), 0) or _listener_on(connection)
+    ours = _serves_us()
+    listener = ours if ours and _is_listener(ours) else _listener_on(connection)
     if listener:
         return _daemon("listener", listener)
-    if ancestor:
-        return _daemon("each", ancestor)
+    if ours:
+        return _daemon("each", ours)
     return Daemon("none", 0, "", [], MAIN_CONFIG, "")
 
 
@@ -126,19 +126,22 @@ def _daemon_by_files() -> Daemon:
 
 def configuring(arguments: "List[str]") -> "List[str]":
     """Return those of sshd's arguments that change its configuration, each value a word of its own."""
-    kept = []
+    return [word for option in _options(arguments) if option[0][1] in _KEPT_ARGUMENTS for word in option]
+
+
+def _options(arguments: "List[str]") -> "List[List[str]]":
+    """Return sshd's arguments one by one: [["-D"], ["-o", "UsePAM no"]]."""
+    options = []
     words = list(arguments)
     while words:
         word = words.pop(0)
         letters = word[1:] if word.startswith("-") else ""
         for place, letter in enumerate(letters):
-            takes = letter in _WITH_VALUE
-            value = letters[place + 1 :] or (words.pop(0) if takes and words else "")
-            if letter in _KEPT_ARGUMENTS:
-                kept += ["-" + letter] + ([value] if takes else [])
-            if takes:
+            if letter in _WITH_VALUE:
+                options.append(["-" + letter, letters[place + 1 :] or (words.pop(0) if words else "")])
                 break
-    return kept
+            options.append(["-" + letter])
+    return options
 
 
 def title(pid: int) -> "List[str]":
@@ -172,22 +175,34 @@ def _sshd_program(pid: int) -> str:
 
 
 def _is_sshd(pid: int) -> bool:
-    return os.path.basename(_program(pid)) in ("sshd", "sshd-session")
+    return os.path.basename(_program(pid)) in ("sshd", "sshd-session", "sshd-auth")
 
 
 def _is_listener(pid: int) -> bool:
+    """Whether this sshd listens. Since OpenSSH 9.8 what serves a session is a program of its own; before, it is sshd too."""
+    if os.path.basename(_program(pid)) != "sshd":
+        return False
     said = _slurp("/proc/{}/cmdline".format(pid))
-    return _is_sshd(pid) and (" [listener]" in said or not said.startswith("sshd: ")) and "-i" not in title(pid)
+    if said.startswith("sshd: "):
+        return " [listener]" in said
+    # A title that it has not written, or not yet: -i is what inetd starts, -R what it makes of itself for a connection.
+    return not any(option in (["-i"], ["-R"]) for option in _options(title(pid)[1:]))
 
 
-def _ancestor() -> int:
-    """Return the uppermost sshd above this process, or 0."""
+def _serves_us() -> int:
+    """Return the sshd above this process that all of its session comes from, or 0.
+
+    Where it listens it is the parent of what serves the session. Farther up there may be another, from whose session it was
+    started.
+    """
     pid, found = os.getpid(), 0
     while pid > 1:
         after = _slurp("/proc/{}/stat".format(pid)).rpartition(")")[2].split()
         pid = int(after[1]) if len(after) > 1 else 0
         if pid and _is_sshd(pid):
             found = pid
+        elif found:
+            break
     return found
 
 
@@ -223,7 +238,7 @@ def _listener_on(connection: "Optional[List[str]]") -> int:
     if not sockets:
         return 0
     for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
-        if not _is_sshd(pid) or not _is_listener(pid):
+        if not _is_listener(pid):
             continue
         try:
             held = [os.readlink("/proc/{}/fd/{}".format(pid, each)) for each in os.listdir("/proc/{}/fd".format(pid))]
@@ -325,7 +340,7 @@ def _listening(address: str, port: int) -> "Set[str]":
 
 def _is_alive(pid: int) -> bool:
     if _has_proc():
-        return _is_sshd(pid)
+        return _is_listener(pid)
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -569,17 +569,19 @@ def _over(these: "List[str]", those: "List[str]") -> "List[str]":
 
 def _reload_after_undo(journal: "Dict[str, Any]") -> "Play":
     """Have sshd run on the restored file. A file that sshd does not accept is never loaded: the running one is then better."""
+    before = Daemon(*journal["daemon"])
+    if before.how != "listener":
+        return  # each connection has the file read anew
     daemon = yield FindDaemon(journal["connection"])
     _, boot = yield Clock()
-    before = Daemon(*journal["daemon"])
-    if before.how == "listener" and boot == journal["boot"] and daemon.how != "listener":
-        # It died of our edit; what is found now, if anything, serves a session that outlives it. After a reboot the system
-        # starts its own.
+    died = daemon.how != "listener"
+    if died and boot != journal["boot"]:
+        return  # the system starts its own
+    if died:
+        # Of our edit, it may be. It is started as it was; what is found now, if anything, serves a session that outlives it.
         daemon = before
-    if daemon.how != "listener":
-        return
     check = yield AskSshd(daemon, ["-t"], None)
     if check.code != 0:
         raise Failed("sshd_config_invalid", "sshd -t: {}".format(check.err[-300:].strip()))
-    if not (yield Reload(daemon, True)):
+    if not (yield Reload(daemon, died)):
         raise Failed("reload_failed", "sshd does not answer")
