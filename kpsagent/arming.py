@@ -3,7 +3,7 @@
 A watcher that is alone may be killed with the session that started it (KillUserProcesses, KillMode=control-group) and both are
 gone after a reboot; so there are two of different kinds, and a boot unit, or where there is no systemd what there is: a script
 of the boot, a line of cron's. All of them run the agent that lies in our directory, which calls recover(). systemd-run(1),
-systemd.unit(5), crontab(5), init-d-script(5).
+systemd.unit(5), systemd.kill(5), crontab(5), init-d-script(5).
 """
 
 import os
@@ -22,6 +22,7 @@ BOOT_LINK = "/etc/systemd/system/sysinit.target.wants/kps-undo-at-boot.service"
 BOOT_CRON = "/etc/cron.d/kps-undo-at-boot"
 BOOT_SCRIPT = "/etc/rcS.d/S99kps-undo-at-boot"
 
+# KillMode: where the first try fails, sshd starts, and the process that goes on trying must outlive the one that was waited for.
 _UNIT_TEXT = """[Unit]
 Description=undo of an sshd_config change that was never confirmed
 DefaultDependencies=no
@@ -30,6 +31,7 @@ Before=ssh.service sshd.service ssh.socket sshd.socket
 
 [Service]
 Type=oneshot
+KillMode=process
 ExecStart={python} -I -S -E -B {agent} boot {directory}
 
 [Install]

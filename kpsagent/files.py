@@ -150,6 +150,21 @@ def _component(path: str, account: Account, private_group: bool) -> Component:
     )
 
 
+def ground(path: str, account: Account) -> "Tuple[str, Optional[int]]":
+    """Return the directory that path stands on, as host.Ground says, and its inode number."""
+    with acting_as(account):
+        home, here = os.path.realpath(account.home), os.path.realpath(path)
+        if (here + "/").startswith(home.rstrip("/") + "/"):
+            here = home
+        while here != home and not os.path.isdir(here):
+            here = os.path.dirname(here)
+        try:
+            # The device's number would not do: it may be another after a reboot.
+            return here, os.stat(here).st_ino
+        except FileNotFoundError:
+            return here, None
+
+
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 

@@ -44,6 +44,11 @@ AskSshd.__doc__ = (
 Walk = namedtuple("Walk", "path account")
 Walk.__doc__ = "-> list of permissions.Component: what sshd's StrictModes looks at for this path."
 
+Ground = namedtuple("Ground", "path account")
+Ground.__doc__ = """-> (directory, its inode number): what a path of the account's stands on. That is its home where the path is
+within it, else the nearest directory on the way that is there. The number is another, or None, where what was there is not:
+while the file system that holds it is not mounted."""
+
 Read = namedtuple("Read", "path account")
 Read.__doc__ = "-> File. Regular files with one name only, up to a size limit; else Refused."
 

@@ -63,6 +63,9 @@ class LocalHost:
     def _Walk(self, effect: "Any") -> "Any":
         return files.walk(effect.path, effect.account, accounts.private_group(effect.account))
 
+    def _Ground(self, effect: "Any") -> "Tuple[str, Optional[int]]":
+        return files.ground(effect.path, effect.account)
+
     def _Read(self, effect: "Any") -> "Any":
         return files.read(effect.path, effect.account)
 

@@ -22,6 +22,7 @@ from .host import (
     FindAccount,
     FindDaemon,
     Glob,
+    Ground,
     ListAccounts,
     Listening,
     Lock,
@@ -134,6 +135,8 @@ def _carry_out(plan: Plan, seen: Seen, steps: Steps, story: "Dict[str, Any]") ->
                 "boot": boot,
                 "connection": plan.connection,
                 "daemon": list(seen.daemon),
+                "grounds": (yield from _grounds(all_steps, seen.account)),
+                "widening": len(steps.widen),
                 "steps": [list(step) for step in all_steps],
             }
             yield WriteJournal(draft)
@@ -168,6 +171,15 @@ def _carry_out(plan: Plan, seen: Seen, steps: Steps, story: "Dict[str, Any]") ->
     except Exception as stop:
         result["leftover"] = str(stop)  # the change holds; the next run tidies up
     return result
+
+
+def _grounds(steps: "List[Step]", account: "Any") -> "Play":
+    """Return path -> what it stands on, for each step in the login's own files."""
+    grounds = {}  # type: Dict[str, List[Any]]
+    for step in steps:
+        if step.kind in ("directory", "mode", "keys") and step.path not in grounds:
+            grounds[step.path] = list((yield Ground(step.path, account)))
+    return grounds
 
 
 def _undone(story: "Dict[str, Any]", stop: "Exception", journal: "Optional[Dict[str, Any]]") -> "Play":
@@ -481,18 +493,26 @@ def _finish(state: "Dict[str, Any]") -> "Play":
 
 
 def undo(journal: "Dict[str, Any]") -> "Play":
-    """Take back every step of the journal, the last one first; return what could not be taken back, in words."""
-    account = yield FindAccount(journal["login"])
-    steps = [Step(*each) for each in journal["steps"]]
-    while steps:
-        step = steps[-1]
+    """Take back the steps of the journal, the last one first; return what could not be taken back, in words.
+
+    What narrowed is taken back whatever else cannot be: that only lets in. What widened is not, while anything is left: the
+    new way in could go before the old one is back.
+    """
+    try:
+        account = yield FindAccount(journal["login"])
+    except Exception:
+        account = None  # a directory service that is not up yet, it may be
+    left = []  # type: List[str]
+    for number, each in reversed(list(enumerate(journal["steps"]))):
+        step = Step(*each)
+        if left and number < journal["widening"]:
+            left.append(step.path)
+            continue
         try:
             yield from _undo_step(step, account, journal)
         except Exception as stop:
-            # To go on could take the new way in away before the old one is back.
-            return ["{} ({}): {}".format(step.path, step.kind, stop)] + [each.path for each in reversed(steps[:-1])]
-        steps.pop()
-    return []
+            left.append("{} ({}): {}".format(step.path, step.kind, stop))
+    return left
 
 
 def _undo_step(step: Step, account: "Any", journal: "Dict[str, Any]") -> "Play":
@@ -500,6 +520,10 @@ def _undo_step(step: Step, account: "Any", journal: "Dict[str, Any]") -> "Play":
     if step.login is not None and account is None:
         # Root's own rights are not for a login's files.
         raise Failed("login_missing", "{} is not known to the server now".format(step.login), login=step.login)
+    before = journal["grounds"].get(step.path)
+    if before is not None and list((yield Ground(before[0], account))) != before:
+        # What is not to be seen now is no file that somebody has removed: it comes back with its file system, our key in it.
+        raise Failed("disk_gone", "{} is not the directory that it was; is it mounted?".format(before[0]), path=before[0])
     if step.kind == "directory":
         yield RemoveDirectory(step.path, owner)
     elif step.kind in ("mode", "password"):

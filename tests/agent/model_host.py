@@ -132,6 +132,7 @@ class World:
         self.boot = 1
         self.clock = 1000.0
         self.watchers = False
+        self.shadowed: set[str] = set()  # directories that are not the ones of before: their file systems are not mounted
         self.holder: object = None
         self._disk_key: object = None
 
@@ -408,6 +409,14 @@ class ModelHost:
             return File(effect.path, "".join(rows), 0o640, 0, 42)
         entry = self._entry(effect.path, "file")
         return File(effect.path, None, 0, 0, 0) if entry is None else File(effect.path, entry.text, *entry[2:])
+
+    def _Ground(self, effect: Any) -> tuple[str, int | None]:
+        home, path = effect.account.home, effect.path
+        if path.startswith(home):
+            path = home
+        while path != home and self.world.disk.get(path, file("")).kind != "directory":
+            path = posixpath.dirname(path)
+        return path, (2 if path in self.world.shadowed else 1) if path in self.world.disk else None
 
     def _Glob(self, effect: Any) -> list[str]:
         within = [path for path in self.world.disk if posixpath.dirname(path) == posixpath.dirname(effect.pattern)]

@@ -4,6 +4,7 @@ import errno
 import functools
 import gc
 import itertools
+import posixpath
 from collections import Counter
 from typing import Any
 
@@ -25,13 +26,14 @@ from exhaust import (
     sshd_dies,
     written,
 )
-from model_host import CONFIG, ModelHost
-from scenarios import SCENARIOS, STRANGER, Scenario
+from model_host import CONFIG, STATE, Credential, ModelHost, World
+from scenarios import PASSWORDS, SCENARIOS, STRANGER, Scenario
 
 from kpsagent import plan as plans
 from kpsagent.errors import Failed, Refused
 from kpsagent.host import Arm, Ask, Clock, Listening, MoveJournal, Read, Reload, Walk, WriteJournal, WriteState
-from kpsagent.transaction import drive, operation
+from kpsagent.plan import Step
+from kpsagent.transaction import drive, operation, unattended
 
 every_scenario = pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 POINTS: Counter[str] = Counter()
@@ -309,6 +311,64 @@ def test_a_watcher_that_wakes_up_in_the_next_operation_leaves_it_alone(scenario,
                 break
         if race.over:
             break
+
+
+def undecided(judge: Judge) -> list[World]:
+    """The server at each moment at which a power failure leaves something to undo."""
+    worlds = [state.world.unpowered() for state, _ in judge.undisturbed.moments]
+    return [world for world in worlds if world.journal() and f"{STATE}/journal.confirmed" not in world.disk]
+
+
+def booted(world: World) -> Any:
+    """What the undo at boot says, or what stops it."""
+    host = ModelHost(world)
+    try:
+        return drive(unattended(), host)
+    except Failed as failed:
+        return failed
+    finally:
+        host.close()
+
+
+@every_scenario
+@pytest.mark.parametrize("gone", ["home", "home, under an empty directory", "login"])
+def test_a_boot_at_which_the_login_or_its_home_is_not_there_yet_opens_sshd_and_is_not_through(scenario, judge, gone):
+    login, home = scenario.login, posixpath.dirname(posixpath.dirname(scenario.keys_path))
+    for world in undecided(judge):
+        steps = [Step(*each) for each in world.journal()["steps"]]
+        accounts, disk = world.accounts, dict(world.disk)
+        if gone == "login":
+            world.accounts = [account for account in accounts if account.name != login]
+        else:
+            for path in [path for path in disk if path.startswith(home)]:
+                world.drop(path)
+        if gone == "home, under an empty directory":
+            world.put(home, disk[home])
+            world.shadowed = {home}
+        told = booted(world)
+        POINTS["boots without the home"] += 1
+        if any(step.login for step in steps if step.kind != "password"):
+            assert isinstance(told, Failed), told
+            assert told.cause == "undo_incomplete"
+            assert world.journal() is not None
+            closed = any(step.kind == "block" for step in steps[world.journal()["widening"] :])
+            assert not closed or world.disk[CONFIG] == judge.before[CONFIG]
+            assert not closed or gone == "login" or world.sshd_started().logs_in(Credential("password", login, PASSWORDS[login]))
+        for path in [path for path in disk if path.startswith(home)]:
+            world.put(path, disk[path])
+        world.accounts, world.shadowed = accounts, set()
+        told = booted(world) if isinstance(told, Failed) else told
+        assert told["result"] == "reverted"
+        judge.ended(world.sshd_started(), False)
+
+
+@every_scenario
+def test_a_file_that_somebody_removes_is_not_brought_back_by_the_undo(scenario, judge):
+    for world in undecided(judge):
+        world.drop(scenario.keys_path)
+        assert booted(world)["result"] == "reverted"
+        assert scenario.keys_path not in world.disk
+        assert world.journal() is None
 
 
 def honest_after(run: Run, result: Any) -> None:

@@ -35,16 +35,17 @@ class Change:
         """What a watcher that was started by now acts on the machine by."""
         return LocalHost(str(self.state), only=standing(str(self.state)))
 
-    def journal(self, left: float, name: str = "armed", number: int = 1) -> None:
+    def journal(self, left: float, name: str = "armed", number: int = 1, ground: "list[object] | None" = None) -> None:
         """Write the journal as it is with this many seconds left, and let the lock go, as a killed agent does."""
         host = self.host()
         host.do(Lock(True))
-        self.journal_by(host, left, number)
+        self.journal_by(host, left, number, ground)
         if name != "armed":
             host.do(MoveJournal(name))
         host.close()
 
-    def journal_by(self, host: LocalHost, left: float, number: int = 1) -> None:
+    def journal_by(self, host: LocalHost, left: float, number: int = 1, ground: "list[object] | None" = None) -> None:
+        """ground: what the file stands on, if it is a login's and not root's own."""
         now, boot = boot_clock()
         host.do(
             WriteJournal(
@@ -56,7 +57,9 @@ class Change:
                     "boot": boot,
                     "connection": None,
                     "daemon": ["none", 0, "", [], "/nowhere", ""],
-                    "steps": [["keys", str(self.file), None, "before\n", "after\n"]],
+                    "widening": 1,
+                    "grounds": {} if ground is None else {str(self.file): ground},
+                    "steps": [["keys", str(self.file), "root" if ground else None, "before\n", "after\n"]],
                 }
             )
         )
@@ -152,6 +155,23 @@ def test_a_boot_finishes_what_was_confirmed(change):
 def test_a_boot_of_a_server_with_nothing_to_undo_leaves_nothing(change):
     change.run("boot")
     assert not change.state.exists()
+
+
+def test_a_boot_waits_for_one_try_and_goes_on_until_the_directory_is_mounted(tmp_path):
+    there, away = tmp_path / "there", tmp_path / "away"
+    there.mkdir()
+    change = Change(there)
+    change.state = tmp_path / "state"
+    change.journal(LONG, ground=[str(there), there.stat().st_ino])
+    there.rename(away)
+    change.run("boot")
+    assert change.host().do(ReadState()) == {}
+    away.rename(there)
+    for _ in range(2000):
+        if change.is_undone():
+            return
+        select.select([], [], [], 0.01)
+    pytest.fail("nobody has gone on trying")
 
 
 def test_two_watchers_at_once_undo_once(change):

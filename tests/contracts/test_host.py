@@ -13,6 +13,7 @@ from kpsagent.host import (
     DropJournal,
     FindAccount,
     Glob,
+    Ground,
     Listening,
     Lock,
     MakeDirectory,
@@ -198,6 +199,25 @@ def test_a_walk_goes_from_the_home_to_the_file(host, place):
 def test_a_walk_calls_missing_what_is_missing(host, place):
     walked = host.do(Walk(f"{place.home}/.ssh/authorized_keys", place.account))
     assert [part.kind for part in walked] == ["directory", "missing", "missing"]
+
+
+def test_what_is_in_the_home_stands_on_the_home(host, place):
+    home, number = host.do(Ground(f"{place.home}/.ssh/authorized_keys", place.account))
+    assert home == place.home
+    assert number is not None
+    place.make_directory(f"{place.home}/.ssh")
+    place.put(f"{place.home}/.ssh/authorized_keys", "one\n")
+    for path in (place.home, f"{place.home}/.ssh", f"{place.home}/.ssh/authorized_keys"):
+        assert host.do(Ground(path, place.account)) == (home, number)
+
+
+def test_what_is_elsewhere_stands_on_the_nearest_directory(host, place):
+    account = place.account._replace(home="/nowhere")
+    assert host.do(Ground("/nowhere/.ssh/authorized_keys", account)) == ("/nowhere", None)
+    directory, number = host.do(Ground(f"{place.home}/keys/zoe", account))
+    assert directory == place.home
+    assert number is not None
+    assert host.do(Ground(directory, account)) == (directory, number)
 
 
 def test_a_glob_is_sorted_and_passes_over_what_is_hidden(host, place):

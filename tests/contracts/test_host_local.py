@@ -17,7 +17,7 @@ import pytest
 
 from kpsagent import files
 from kpsagent.errors import Refused, Stop
-from kpsagent.host import Lock, MakeDirectory, Read, RemoveDirectory, Replace, SetMode, Sweep
+from kpsagent.host import Ground, Lock, MakeDirectory, Read, RemoveDirectory, Replace, SetMode, Sweep
 from tests.contracts.places import local_place, scratch
 from tests.contracts.traced import NAMES, Child
 from tests.needs import lacking
@@ -207,6 +207,26 @@ def test_a_link_to_a_directory_of_the_logins_own_is_followed(host, place):
     os.symlink("dotfiles", f"{place.home}/.ssh")
     host.do(Replace(f"{place.home}/.ssh/authorized_keys", place.account, None, "one\n"))
     assert place.look(f"{place.home}/dotfiles/authorized_keys") == ("file", "one\n", 0o600, place.account.uid)
+
+
+def test_another_directory_in_the_place_of_the_home_is_other_ground(host, place):
+    path = f"{place.home}/.ssh/authorized_keys"
+    before = host.do(Ground(path, place.account))
+    os.rename(place.home, f"{place.home}-away")
+    assert host.do(Ground(path, place.account)) == (place.home, None)
+    place.make_directory(place.home)
+    assert host.do(Ground(path, place.account)) != before
+    os.rmdir(place.home)
+    os.rename(f"{place.home}-away", place.home)
+    assert host.do(Ground(before[0], place.account)) == before
+
+
+def test_where_a_link_leads_out_of_the_home_the_ground_is_there(host, place):
+    kept = place.directory / "kept"
+    os.mkdir(kept, 0o755)
+    os.symlink(kept, f"{place.home}/.ssh")
+    directory, number = host.do(Ground(f"{place.home}/.ssh/authorized_keys", place.account))
+    assert (directory, number) == (str(kept), os.stat(kept).st_ino)
 
 
 @contextlib.contextmanager

@@ -13,8 +13,9 @@ import time
 
 import pytest
 
+from controller.demo.fleet import Login
 from tests.fleet import judge
-from tests.fleet.causes import STATE, Gate, Place, agents
+from tests.fleet.causes import STATE, Gate, Place, agents, install_key
 from tests.fleet.looks import changed, picture, until
 from tests.fleet.product import Product
 
@@ -177,3 +178,28 @@ def test_a_server_whose_cable_is_cut_opens_again_and_tells_when_it_is_mended(ser
         assert impatient.task(task_id)["server_state"] == "reverted"
         assert impatient.run("bind", cable.place, **order)["status"] == "succeeded"
     assert not judge.password_login_works(server, "root", server.root_password)
+
+
+def test_a_reboot_at_which_the_homes_are_mounted_late_opens_sshd_and_takes_the_key_away_when_they_are_there(make_server, product):
+    server = make_server(logins=(Login("alice", "alice's own word"),))
+    server.run(["sh", "-c", "mkdir -p /srv/home && mv /home/* /srv/home"])
+    mount_homes = ["mount", "--bind", "/srv/home", "/home"]
+    server.run(mount_homes)
+    private, public = judge.new_key_pair()
+    install_key(server, public)
+    gate = Gate(server, NARROWED)
+    product.add(server)
+    pair = product.keypair()
+    (task_id,) = product.begin("bind", server, keypair=pair, login="alice", identity=private)
+    gate.await_login()
+    server.reboot()
+
+    task = product.ended(task_id)
+    assert task["server_state"] == "unknown", task
+    assert judge.password_login_works(server, "root", server.root_password)
+    server.run(mount_homes)
+    assert product.run("check", server, password=server.root_password)["status"] == "unchanged"
+    assert product.task(task_id)["server_state"] == "reverted"
+    assert not judge.key_login_works(server, "alice", product.private(pair))
+    assert not server.exists("/home/alice/.ssh")
+    until(lambda: agents(server) == [], what="the undo of the boot goes on")
