@@ -255,7 +255,7 @@ CAUSES: dict[str, Cause] = {
         True,
     ),
     "reload_failed": Cause(
-        "sshd did not answer after it was told to re-read its configuration.",
+        "sshd did not listen anew after it was told to re-read its configuration.",
         "See its log (journalctl -u ssh). The change was taken back, and sshd started again where it had ended.",
         True,
     ),

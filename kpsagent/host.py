@@ -86,8 +86,8 @@ Sweep = namedtuple("Sweep", "path account")
 Sweep.__doc__ = "Temporary files of ours beside path are gone."
 
 Reload = namedtuple("Reload", "daemon revive")
-Reload.__doc__ = """-> whether sshd answers with its banner after re-reading its configuration; open sessions live on. Only
-after a good `sshd -t`. With revive, one that is not running is started."""
+Reload.__doc__ = """-> whether sshd was seen to listen anew after being told to re-read its configuration; open sessions live
+on. Only after a good `sshd -t`. With revive, one that is not running is started."""
 
 # -- our own state on the server ---------------------------------------------------------------------------------------
 

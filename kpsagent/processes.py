@@ -17,10 +17,13 @@ if TYPE_CHECKING:
 
 MAIN_CONFIG = "/etc/ssh/sshd_config"
 PID_FILE = "/run/sshd.pid"
+SYSTEMCTL = ["/usr/bin/systemctl", "/bin/systemctl"]
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 _KEPT_ARGUMENTS = "fophc46CgkuV"  # of sshd(8): those that change its configuration; -D -d -e -i -q -t -T do not
 _WITH_VALUE = "bCcEfghkoputV"
 _LARGEST_OUTPUT = 4 << 20
+_RELOAD_SECONDS = 6
+_SETTLE_SECONDS = 1  # for a reload of which nothing is to be seen
 
 
 def run(arguments: "List[str]", given: bytes = b"", seconds: float = 20) -> Output:
@@ -233,20 +236,27 @@ def _as_proc_writes(address: str) -> str:
 
 
 def _listener_on(connection: "Optional[List[str]]") -> int:
-    inodes = listening_inodes(connection[2], int(connection[3])) if connection else []
-    sockets = {"socket:[{}]".format(inode) for inode in inodes}
-    if not sockets:
-        return 0
-    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
-        if not _is_listener(pid):
-            continue
+    inodes = set(listening_inodes(connection[2], int(connection[3]))) if connection else set()
+    pids = sorted(int(name) for name in os.listdir("/proc") if name.isdigit()) if inodes else []
+    return next((pid for pid in pids if _is_listener(pid) and inodes & _sockets_of(pid)), 0)
+
+
+def _sockets_of(pid: int) -> "Set[str]":
+    """Return the inodes of the sockets that a process holds."""
+    directory = "/proc/{}/fd".format(pid)
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return set()  # it has ended, or may not be looked at
+    held = set()
+    for name in names:
         try:
-            held = [os.readlink("/proc/{}/fd/{}".format(pid, each)) for each in os.listdir("/proc/{}/fd".format(pid))]
+            kind, _, inode = os.readlink(os.path.join(directory, name)).partition(":[")
         except OSError:
-            continue
-        if sockets & set(held):
-            return pid
-    return 0
+            continue  # closed while we looked
+        if kind == "socket":
+            held.add(inode.rstrip("]"))
+    return held
 
 
 def _unit(pid: int) -> str:
@@ -295,7 +305,7 @@ def _without_config(arguments: "List[str]") -> "List[str]":
 
 
 def reload(daemon: Daemon, connection: "Optional[List[str]]", revive: bool) -> bool:
-    """Have sshd re-read its configuration, without ending a session; return whether its banner is there afterwards."""
+    """Have sshd re-read its configuration, without ending a session; return whether it was seen to listen anew."""
     if not connection:
         return False
     address, port = connection[2], int(connection[3])
@@ -303,28 +313,37 @@ def reload(daemon: Daemon, connection: "Optional[List[str]]", revive: bool) -> b
     alive = _is_alive(daemon.pid) and bool(before)
     if not alive and not revive:
         return False
-    if daemon.unit:
-        run(
-            [
-                "/usr/bin/systemctl" if os.path.exists("/usr/bin/systemctl") else "/bin/systemctl",
-                "reload" if alive else "restart",
-                daemon.unit,
-            ]
-        )
-    elif alive:
-        os.kill(daemon.pid, signal.SIGHUP)
-    else:
-        run([daemon.program] + daemon.arguments)  # it goes into the background by itself
-    until = time.monotonic() + 6
-    # After SIGHUP sshd starts anew and listens on a new socket; an answer from the old one would prove nothing.
-    # A socket that systemd hands over stays the same: then its age says nothing, and a second is given for the change.
-    new_by = time.monotonic() + (1.0 if daemon.unit else 6.0)
+    if not _tell(daemon, alive):
+        return False
+    until = time.monotonic() + _RELOAD_SECONDS
+    handed_over = alive and _is_handed_over(before)
+    settled = time.monotonic() + _SETTLE_SECONDS
     while time.monotonic() < until:
-        now = _listening(address, port)
-        if now and (not now & before or time.monotonic() > new_by) and _banner(address, port):
+        # After SIGHUP sshd starts anew and listens on a new socket; the old one would prove nothing. Whom it lets in is for the
+        # proof to say: this machine itself may be one that a firewall or hosts.deny keeps out.
+        if _listening(address, port) - before:
             return True
+        if handed_over and time.monotonic() > settled:
+            return _is_taken(address, port)
         select.select([], [], [], 0.02)
     return False
+
+
+def _tell(daemon: Daemon, alive: bool) -> bool:
+    """Tell sshd to re-read its configuration, or start it; return whether that could be told."""
+    if daemon.unit:
+        systemctl = next((path for path in SYSTEMCTL if os.path.exists(path)), SYSTEMCTL[0])
+        # It ends with 0 once what the unit has for a reload has ended well: for sshd a check of its file and a SIGHUP.
+        return bool(run([systemctl, "reload" if alive else "restart", daemon.unit]).code == 0)
+    if alive:
+        os.kill(daemon.pid, signal.SIGHUP)
+        return True
+    return bool(run([daemon.program] + daemon.arguments).code == 0)  # it goes into the background by itself
+
+
+def _is_handed_over(sockets: "Set[str]") -> bool:
+    """Whether process 1 holds these too: systemd made them (ssh.socket), and sshd keeps them when it starts anew."""
+    return _has_proc() and bool(sockets & _sockets_of(1))
 
 
 def _listening(address: str, port: int) -> "Set[str]":
@@ -348,11 +367,15 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _banner(address: str, port: int) -> bool:
+def _is_taken(address: str, port: int) -> bool:
+    """Whether somebody takes a connection to this port: greets, or closes it as hosts.deny has it. In a queue it stays silent."""
     import socket
 
     try:
         with socket.create_connection((address, port), 2) as there:
-            return there.recv(4) == b"SSH-"
+            there.recv(4)
+            return True
+    except ConnectionResetError:
+        return True
     except OSError:
         return False

@@ -392,7 +392,7 @@ def _reload(daemon: "Any") -> "Play":
     if check.code != 0:
         raise Failed("sshd_config_invalid", "sshd -t after our edit: {}".format(check.err[-300:].strip()))
     if not (yield Reload(daemon, False)):
-        raise Failed("reload_failed", "sshd did not answer after it was told to re-read its configuration")
+        raise Failed("reload_failed", "sshd did not listen anew after it was told to re-read its configuration")
 
 
 def _prove(
@@ -608,4 +608,4 @@ def _reload_after_undo(journal: "Dict[str, Any]") -> "Play":
     if check.code != 0:
         raise Failed("sshd_config_invalid", "sshd -t: {}".format(check.err[-300:].strip()))
     if not (yield Reload(daemon, died)):
-        raise Failed("reload_failed", "sshd does not answer")
+        raise Failed("reload_failed", "sshd does not listen anew")

@@ -6,12 +6,14 @@ import select
 import signal
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kpsagent import processes
 from kpsagent.host import AskSshd, Daemon, FindDaemon, Lock, Reload
 from tests.agent import model_host as model
 from tests.contracts.places import LocalPlace, ModelPlace, scratch
@@ -115,11 +117,8 @@ class LocalSshd(LocalPlace):
         super().close()
 
 
-@pytest.fixture(params=["model", "local"])
-def place(request) -> Iterator[Any]:
-    if request.param == "model":
-        yield ModelSshd()
-        return
+@contextlib.contextmanager
+def local() -> Iterator[LocalSshd]:
     if os.geteuid() != 0 or not os.path.exists(SSHD):
         lacking("root, and openssh-server")
     with scratch() as directory:
@@ -128,6 +127,15 @@ def place(request) -> Iterator[Any]:
             yield made
         finally:
             made.close()
+
+
+@pytest.fixture(params=["model", "local"])
+def place(request) -> Iterator[Any]:
+    if request.param == "model":
+        yield ModelSshd()
+        return
+    with local() as made:
+        yield made
 
 
 @pytest.fixture
@@ -188,3 +196,74 @@ def test_an_sshd_that_has_ended_is_started_again_only_to_revive_it(host, place, 
 def test_a_reload_that_ends_sshd_is_told(host, place):
     place.configure("Nonsense yes\n")
     assert host.do(Reload(place.daemon, False)) is False
+
+
+# -- with a service manager, which this machine need not have: what it is asked to run says what it would do
+
+
+@pytest.fixture
+def managed(monkeypatch):
+    """A real sshd that systemd is said to run, and what reloads it: managed.systemctl(script)."""
+    with local() as made:
+        made.systemctl = str(made.directory / "systemctl")
+        monkeypatch.setattr(processes, "SYSTEMCTL", [made.systemctl])
+        monkeypatch.setattr(processes, "_RELOAD_SECONDS", 2)
+        made.daemon = made.daemon._replace(unit="ssh.service")
+        yield made
+
+
+def reloads(managed: Any, script: str) -> bool:
+    Path(managed.systemctl).write_text(f"#!/bin/sh\n{script}\n")
+    os.chmod(managed.systemctl, 0o755)  # noqa: S103
+    host = managed.host()
+    host.do(Lock(True))
+    host.do(FindDaemon(managed.connection))
+    try:
+        return bool(host.do(Reload(managed.daemon, True)))
+    finally:
+        host.close()
+
+
+def test_a_reload_by_systemd_is_believed_once_sshd_listens_anew(managed):
+    managed.configure("VersionAddendum kps-two\n")
+    assert reloads(managed, f'[ "$1 $2" = "reload ssh.service" ] && kill -HUP {managed.daemon.pid}') is True
+    assert "kps-two" in managed.greeting()
+
+
+def test_a_reload_by_systemd_that_does_nothing_is_none(managed):
+    assert reloads(managed, "exit 0") is False
+
+
+def test_a_reload_that_systemd_says_has_failed_is_none(managed):
+    assert reloads(managed, f"kill -HUP {managed.daemon.pid}; exit 1") is False
+
+
+def test_a_socket_that_systemd_has_handed_over_stays_the_same_and_is_asked(managed, monkeypatch):
+    ours = processes._sockets_of(managed.daemon.pid)
+    monkeypatch.setattr(processes, "_sockets_of", lambda pid: ours if pid == 1 else set())
+    assert reloads(managed, "exit 0") is True
+
+
+@pytest.mark.parametrize(("answer", "taken"), [(b"SSH-2.0-x\r\n", True), (b"", True), (None, False)])
+def test_a_connection_that_is_greeted_or_closed_is_taken_and_one_in_a_queue_is_not(answer, taken):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answered() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=answered) if answer is not None else None
+        if thread is not None:
+            thread.start()
+        assert processes._is_taken(*listening.getsockname()) is taken
+        if thread is not None:
+            thread.join()
+
+
+def test_the_sockets_of_a_process_are_those_it_listens_on():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        inodes = set(processes.listening_inodes(*listening.getsockname()))
+        assert inodes
+        assert inodes <= processes._sockets_of(os.getpid())
+        assert not inodes & processes._sockets_of(os.getppid())

@@ -205,15 +205,15 @@ def deaf() -> Iterator[Place]:
 
 
 @contextlib.contextmanager
-def proxy(choose: Callable[[], Server | None], name: str, host_key: str) -> Iterator[Place]:
-    """An address that hands each new connection on to the server that choose() names; None: it is reset."""
+def proxy(choose: Callable[[], Server | None], name: str, host_key: str, source: str = "") -> Iterator[Place]:
+    """An address that hands each new connection on, from source, to the server that choose() names; None: it is reset."""
 
     def hand_on(connection: socket.socket) -> None:
         server = choose()
         if server is None:
             reset(connection)
             return
-        with socket.create_connection((server.host, server.port)) as there:
+        with socket.create_connection((server.host, server.port), source_address=(source, 0)) as there:
             pair = {connection: there, there: connection}
             while True:
                 for each in select.select(list(pair), [], [])[0]:

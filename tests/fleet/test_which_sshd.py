@@ -6,7 +6,7 @@ From OpenSSH 9.8 on sessions are programs of their own; up to then they are sshd
 import pytest
 
 from tests.fleet import judge
-from tests.fleet.causes import STATE, Gate, agents, at_the_proof, unchanged
+from tests.fleet.causes import STATE, Gate, agents, at_the_proof, proxy, unchanged
 from tests.fleet.looks import until
 
 TREES = ["bullseye", "host", "trixie"]
@@ -98,3 +98,20 @@ def test_a_listener_that_dies_in_the_middle_is_started_again_with_the_arguments_
     arguments = [title.partition(" [listener]")[0].replace(" -D", "") for title in before]
     assert [title.partition(" [listener]")[0] for title in listeners(server)] == arguments
     assert judge.password_login_works(server, "root", server.root_password)
+
+
+@pytest.mark.parametrize("tree", ["host", "trixie"])
+def test_a_server_that_keeps_itself_out_is_reloaded_all_the_same(product, make_server, tree):
+    """tcp wrappers: the controller's network may come, the server itself may not."""
+    controllers = "127.99.1.1"
+    server = make_server(tree=tree)
+    server.write("/etc/hosts.allow", f"sshd: {controllers}\n")
+    server.write("/etc/hosts.deny", "sshd: ALL\n")
+    with pytest.raises(judge.Puzzled):
+        judge.password_login_works(server, "root", server.root_password, source="127.0.0.1")
+    with proxy(lambda: server, f"{server.name}-from-there", server.host_key, controllers) as place:
+        product.add(place)
+        keypair = product.keypair()
+        product.succeeds("bind", place, keypair=keypair, password=server.root_password)
+        assert judge.key_login_works(server, "root", product.private(keypair), source=controllers)
+        assert not judge.password_login_works(server, "root", server.root_password, source=controllers)
