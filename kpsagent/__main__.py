@@ -94,29 +94,23 @@ def run(rope: Rope, bundle: bytes, connection: str, root: str = "") -> None:
 
 
 def _confined(rope: Rope, root: str) -> bool:
-    """Make root the root directory of this process; from now on nothing of this machine can be named, nor imported."""
-    boot_clock()  # /proc is on this side
-    if not os.path.isfile(os.path.join(root, "etc/passwd")):
-        message = "{}: no system's disk is mounted there (no etc/passwd)".format(root)
-        rope.send(
-            {
-                "say": "result",
-                "status": "failed",
-                "server_state": "as_before",
-                "phase": "look",
-                "cause": "disk_gone",
-                "message": message,
-                "evidence": {"path": root},
-            }
-        )
-        return False
-    import glob  # noqa: F401 - what files and sshd import where they need it cannot be had later
-    import socket  # noqa: F401
+    from . import reset  # shipped for this only
 
-    os.chroot(root)
-    os.chdir("/")
-    sys.path[:] = []
-    return True
+    boot_clock()  # /proc is on this side
+    if reset.confine(root):
+        return True
+    rope.send(
+        {
+            "say": "result",
+            "status": "failed",
+            "server_state": "as_before",
+            "phase": "look",
+            "cause": "disk_gone",
+            "message": "{}: no system's disk is mounted there (no etc/passwd)".format(root),
+            "evidence": {"path": root},
+        }
+    )
+    return False
 
 
 def state_directory() -> str:

@@ -159,8 +159,11 @@ def _password_login(seen: Seen, account: "Account") -> str:
 # -- decide ------------------------------------------------------------------------------------------------------------
 
 
-def decide(plan: Plan, seen: Seen) -> Steps:
-    """Return the steps from what was seen to what is wanted, none of which takes a way in before a proof; or refuse."""
+def decide(plan: Plan, seen: Seen, opened: "Optional[List[Step]]" = None) -> Steps:
+    """Return the steps from what was seen to what is wanted, none of which takes a way in before a proof; or refuse.
+
+    opened: what reset.opened() adds on a disk at rest.
+    """
     if reads_only(plan):
         return Steps([], [], [], [])
     if seen.check is not None and seen.check.code != 0:
@@ -181,8 +184,7 @@ def decide(plan: Plan, seen: Seen) -> Steps:
         _refuse_login(plan, seen)
     if plan.operation in ("bind", "replace", "reset"):
         widen += _key_added(plan, seen)
-    if plan.operation == "reset":
-        widen += _opened_at_rest(plan, seen)
+    widen += opened or []
     if plan.remove and plan.operation != "reset":
         narrow += _keys_removed(plan, seen, widen)
     setting = _setting_changed(plan, seen)
@@ -374,41 +376,8 @@ def _refuse_out_of_reach(plan: Plan, seen: Seen, each: KeyFile) -> None:
         )
 
 
-def _opened_at_rest(plan: Plan, seen: Seen) -> "List[Step]":
-    """The settings of a disk at rest that would keep the new key out, opened in our block."""
-    settings = seen.effective[seen.account.name][addresses(plan)[0]]
-    wanted = []
-    if settings.get("pubkeyauthentication") == ["no"]:
-        wanted.append(("PubkeyAuthentication", "yes"))
-    if seen.account.uid == 0 and settings.get("permitrootlogin") in (["no"], ["forced-commands-only"]):
-        wanted.append(("PermitRootLogin", "prohibit-password"))
-    reason = sshd.login_allowed(
-        dict(settings, permitrootlogin=["yes"]), seen.account.name, seen.account.groups, ELSEWHERE, ELSEWHERE
-    )
-    if reason:
-        raise Refused("login_not_allowed", "sshd would not let {} in: {}".format(seen.account.name, reason))
-    if plan.password_hash is not None:
-        wanted += [(word, "yes") for word, _ in sshd.password_off(settings)]
-        if seen.account.uid == 0 and settings.get("permitrootlogin") != ["yes"]:
-            wanted = [pair for pair in wanted if pair[0] != "PermitRootLogin"] + [("PermitRootLogin", "yes")]
-    text = _config_text(seen) if wanted else ""
-    kept = [(word, value) for word, value in sshd.block(text) or [] if word not in dict(wanted)]
-    steps = [Step("block", seen.config.path, None, text, sshd.with_block(text, kept + wanted))] if wanted else []
-    if plan.password_hash is not None:
-        steps.append(Step("password", SHADOW, plan.login, _hash_before(plan, seen), plan.password_hash))
-    return steps
-
-
-def _hash_before(plan: Plan, seen: Seen) -> str:
-    """Return the login's hash with the day on which it was set, as SetPassword takes it."""
-    for line in (seen.shadow or "").split("\n"):
-        row = line.split(":")
-        if row[0] == plan.login and len(row) >= 9:
-            return ":".join(row[1:3])
-    raise Refused("login_missing", "{} is not in {}".format(plan.login, SHADOW), login=plan.login)
-
-
-def _config_text(seen: Seen) -> str:
+def config_text(seen: Seen) -> str:
+    """Return the text of sshd_config; Refused where there is none, or one that is not edited."""
     if seen.config.text is None:
         raise Refused(
             "sshd_config_missing",
@@ -426,7 +395,7 @@ def _setting_changed(plan: Plan, seen: Seen) -> "Optional[Step]":
     if plan.passwords is None or plan.operation == "reset":
         return None
     asked = any(sshd.passwords_asked(settings) for settings in _every(seen.effective))
-    text = _config_text(seen) if seen.config.text is not None or asked else ""
+    text = config_text(seen) if seen.config.text is not None or asked else ""
     if plan.passwords == "off" and not asked:
         _refuse_override(seen, seen.effective)
         return None

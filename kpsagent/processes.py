@@ -22,7 +22,7 @@ _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 _KEPT_ARGUMENTS = "fophc46CgkuV"  # of sshd(8): those that change its configuration; -D -d -e -i -q -t -T do not
 _WITH_VALUE = "bCcEfghkoputV"
 _LARGEST_OUTPUT = 4 << 20
-_RELOAD_SECONDS = 6
+_RELOAD_SECONDS = 15  # a machine that is out of breath takes its time; the deadline is there all the same
 _SETTLE_SECONDS = 1  # for a reload of which nothing is to be seen
 
 

@@ -110,7 +110,7 @@ def operation(plan: Plan) -> "Play":
         story["logins"] = password_logins(seen)
         story["closed"] = _ours(seen.config.text)
         story["phase"] = "decide"
-        steps = decide(plan, seen)
+        steps = decide(plan, seen, _opened(plan, seen))
     except Exception as stop:
         # What an earlier operation left is still there, though this one did nothing.
         left = isinstance(stop, Stop) and stop.cause == "undo_incomplete"
@@ -118,6 +118,14 @@ def operation(plan: Plan) -> "Play":
     if reads_only(plan):
         return dict(story, status="unchanged", server_state="as_asked")
     return (yield from _carry_out(plan, seen, steps, story))
+
+
+def _opened(plan: Plan, seen: Seen) -> "List[Step]":
+    if plan.operation != "reset":
+        return []
+    from .reset import opened  # shipped for this only
+
+    return opened(plan, seen)
 
 
 def _carry_out(plan: Plan, seen: Seen, steps: Steps, story: "Dict[str, Any]") -> "Play":

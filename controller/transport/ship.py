@@ -6,10 +6,9 @@ import zlib
 from importlib import resources
 
 # In the order in which they import each other.
-MODULES = (
-    *("errors", "wire", "keys", "permissions", "host", "sshd", "plan", "transaction"),
-    *("accounts", "files", "processes", "arming", "local", "__main__"),
-)
+_BEFORE = ("errors", "wire", "keys", "permissions", "host", "sshd", "plan")
+_AT_REST = ("reset",)
+_AFTER = ("transaction", "accounts", "files", "processes", "arming", "local", "__main__")
 
 _LOADER = """\
 import sys, types
@@ -47,18 +46,24 @@ exec(compile(_bundle,"kpsagent","exec"))
 
 
 @functools.cache
-def bundle() -> bytes:
-    """Return the agent as one Python source file; what it needs at its arguments is said in kpsagent/__main__.py."""
+def bundle(at_rest: bool = False) -> bytes:
+    """Return the agent as one Python source file; what it needs at its arguments is said in kpsagent/__main__.py.
+
+    at_rest: with what only a disk at rest needs.
+    """
     package = resources.files("kpsagent")
     modules = [("kpsagent", _bare(package.joinpath("__init__.py").read_text("utf-8")))]
-    modules += [(f"kpsagent.{name}", _bare(package.joinpath(f"{name}.py").read_text("utf-8"))) for name in MODULES]
+    modules += [
+        (f"kpsagent.{name}", _bare(package.joinpath(f"{name}.py").read_text("utf-8")))
+        for name in (*_BEFORE, *(_AT_REST if at_rest else ()), *_AFTER)
+    ]
     return f"_MODULES = {modules!r}\n{_LOADER}".encode()
 
 
 @functools.cache
-def payload() -> bytes:
+def payload(at_rest: bool = False) -> bytes:
     """Return what BOOTSTRAP reads: a line with the length, then the compressed bundle."""
-    packed = zlib.compress(bundle(), 9)
+    packed = zlib.compress(bundle(at_rest), 9)
     return b"kps-agent %d\n" % len(packed) + packed
 
 

@@ -1,0 +1,62 @@
+"""What only a reset needs, on the disk of a server that is shut down; shipped for nothing else."""
+
+import os
+import sys
+
+from . import sshd
+from .errors import Refused
+from .plan import ELSEWHERE, SHADOW, Plan, Seen, Step, addresses, config_text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List
+
+
+def confine(root: str) -> bool:
+    """Make root the root directory of this process; from now on nothing of this machine can be named, nor imported.
+
+    False, and nothing is done, where no system's disk is mounted there.
+    """
+    if not os.path.isfile(os.path.join(root, "etc/passwd")):
+        return False
+    import glob  # noqa: F401 - what files and sshd import where they need it cannot be had later
+    import socket  # noqa: F401
+
+    os.chroot(root)
+    os.chdir("/")
+    sys.path[:] = []
+    return True
+
+
+def opened(plan: Plan, seen: Seen) -> "List[Step]":
+    """Return the steps that open, in our block, what would keep the new key out, and set the password where one is wanted."""
+    settings = seen.effective[seen.account.name][addresses(plan)[0]]
+    wanted = []
+    if settings.get("pubkeyauthentication") == ["no"]:
+        wanted.append(("PubkeyAuthentication", "yes"))
+    if seen.account.uid == 0 and settings.get("permitrootlogin") in (["no"], ["forced-commands-only"]):
+        wanted.append(("PermitRootLogin", "prohibit-password"))
+    reason = sshd.login_allowed(
+        dict(settings, permitrootlogin=["yes"]), seen.account.name, seen.account.groups, ELSEWHERE, ELSEWHERE
+    )
+    if reason:
+        raise Refused("login_not_allowed", "sshd would not let {} in: {}".format(seen.account.name, reason))
+    if plan.password_hash is not None:
+        wanted += [(word, "yes") for word, _ in sshd.password_off(settings)]
+        if seen.account.uid == 0 and settings.get("permitrootlogin") != ["yes"]:
+            wanted = [pair for pair in wanted if pair[0] != "PermitRootLogin"] + [("PermitRootLogin", "yes")]
+    text = config_text(seen) if wanted else ""
+    kept = [(word, value) for word, value in sshd.block(text) or [] if word not in dict(wanted)]
+    steps = [Step("block", seen.config.path, None, text, sshd.with_block(text, kept + wanted))] if wanted else []
+    if plan.password_hash is not None:
+        steps.append(Step("password", SHADOW, plan.login, _hash_before(plan, seen), plan.password_hash))
+    return steps
+
+
+def _hash_before(plan: Plan, seen: Seen) -> str:
+    """Return the login's hash with the day on which it was set, as SetPassword takes it."""
+    for line in (seen.shadow or "").split("\n"):
+        row = line.split(":")
+        if row[0] == plan.login and len(row) >= 9:
+            return ":".join(row[1:3])
+    raise Refused("login_missing", "{} is not in {}".format(plan.login, SHADOW), login=plan.login)
