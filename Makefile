@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MADE := $(VENV)/.made-from-lock
 RUN_PACKAGES := openssh-server openssh-client sudo python3-minimal cron
-TEST_PACKAGES := $(RUN_PACKAGES) debootstrap strace
+TEST_PACKAGES := $(RUN_PACKAGES) debootstrap strace tcsh
 WORKERS ?= 2
 
 .PHONY: demo test check bench clean venv lock packages test-packages fleet-images

@@ -22,7 +22,7 @@ SUITES = ("bullseye", "bookworm", "trixie")
 # What a small server has. Everything these depend on comes along.
 _PACKAGES = (
     "base-files base-passwd bash coreutils cron dash debianutils diffutils e2fsprogs findutils grep hostname libc-bin login "
-    "mawk mount openssh-server openssh-sftp-server passwd procps python3-minimal sed sudo tar util-linux"
+    "mawk mount openssh-server openssh-sftp-server passwd procps python3-minimal sed sudo tar tcsh util-linux"
 )
 _SUITE_PACKAGES = "openssh-server,openssh-sftp-server,python3-minimal,sudo,procps,e2fsprogs,mount,hostname"
 # From Debian 13 on cron cannot be had without all of systemd.

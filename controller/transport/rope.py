@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import secrets
-import shlex
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -29,17 +28,17 @@ _SLOW_PARTS = 3
 _PYTHONS = "python3 /usr/bin/python3 /usr/local/bin/python3 /usr/libexec/platform-python"
 
 # Run by /bin/sh, whatever the login's own shell is. $1 marker, $2 how to become root, $3 the bootstrap.
-_SCRIPT = """\
-PATH=/usr/sbin:/usr/bin:/sbin:/bin
+_SCRIPT = """
+PATH=/usr/sbin:/usr/bin:/sbin:/bin; marker=$1; how=$2;
 for each in {pythons}; do
-    if command -v "$each" >/dev/null 2>&1; then python=$each; break; fi
-done
-if [ -z "$python" ]; then echo "$1 no_python"; exit 0; fi
-case $2 in
-    none) exec "$python" -I -S -E -B -c "$3" run "$SSH_CONNECTION" ;;
-    ask) if sudo -n true 2>/dev/null; then exec sudo -n -- "$python" -I -S -E -B -c "$3" run "$SSH_CONNECTION"; fi
-        echo "$1 sudo_asks" ;;
-    password) exec sudo -k -S -p "$1" -- "$python" -I -S -E -B -c "$3" run "$SSH_CONNECTION" ;;
+    if command -v "$each" >/dev/null 2>&1; then python=$each; break; fi;
+done;
+if [ -z "$python" ]; then echo "$marker no_python"; exit 0; fi;
+set -- "$python" -I -S -E -B -c "{starter}" "$3" run "$SSH_CONNECTION";
+case $how in
+    none) exec "$@" ;;
+    ask) if sudo -n true 2>/dev/null; then exec sudo -n -- "$@"; fi; echo "$marker sudo_asks" ;;
+    password) exec sudo -k -S -p "$marker" -- "$@" ;;
 esac
 """
 
@@ -141,7 +140,7 @@ class Rope:
 
 def disturbed(said: str) -> Refused:
     """Return the refusal for a session in which the agent never began, by what the session said instead."""
-    told = " ".join("".join(letter if letter.isprintable() else " " for letter in said[-_MOST_TOLD:]).split())
+    told = _shown(said)
     if "password has expired" in told.lower() or "password change required" in told.lower():
         return Refused("login_expired", f"the login's password has expired, so it can run nothing: {told}", said=told)
     return Refused(
@@ -152,7 +151,23 @@ def disturbed(said: str) -> Refused:
 
 
 def _lost(why: str) -> Failed:
-    return Failed("connection_lost", f"the connection ended before the agent said how it went: {why[-300:] or 'no reason given'}")
+    return Failed(
+        "connection_lost", f"the connection ended before the agent said how it went: {_shown(why) or 'no reason given'}"
+    )
+
+
+def _shown(said: str) -> str:
+    """Return the end of what a server said, on one line and without what a terminal would obey."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in said[-_MOST_TOLD:]).split())
+
+
+def command_line(marker: str, become_root: str) -> str:
+    """Return what the login's own shell is given to run.
+
+    One line, without backslash and exclamation mark: csh and fish read these, and a line's end, within single quotes too.
+    """
+    script = " ".join(_SCRIPT.format(pythons=_PYTHONS, starter=ship.STARTER).split())
+    return f"exec /bin/sh -c '{script}' kps {marker} {become_root} {ship.PACKED_BOOTSTRAP}"
 
 
 async def attach(
@@ -161,12 +176,20 @@ async def attach(
     """Start the agent over this connection and give it its plan.
 
     become_root: "none", "ask" (sudo without a password) or "password" (sudo with this one). SudoRefused: from here, or as
-    the first frame is read.
+    the first frame is read. Refused session_disturbed where sshd opens no session.
     """
     marker = secrets.token_hex(16)
-    script = _SCRIPT.format(pythons=_PYTHONS)
-    words = ["/bin/sh", "-c", script, "kps", marker, become_root, ship.BOOTSTRAP]
-    process = await connection.create_process("exec " + shlex.join(words), encoding=None, window=_LONGEST_LINE)
+    line = command_line(marker, become_root)
+    try:
+        process = await connection.create_process(line, encoding=None, window=_LONGEST_LINE)
+    except asyncssh.ChannelOpenError as error:
+        raise Refused(
+            "session_disturbed",
+            f"sshd lets the login in and opens no session for it ({_shown(error.reason)}); see MaxSessions in sshd_config",
+            said=_shown(error.reason),
+        ) from None
+    except (asyncssh.Error, OSError) as error:
+        raise _lost(str(error)) from None
     order = json.dumps({"marker": marker, "plan": plan}).encode("ascii") + b"\n"
     if password is not None:
         _give(process, password.open() + b"\n")

@@ -1,6 +1,7 @@
 """The agent as bytes: the sources of kpsagent in one file, without what only people read."""
 
 import ast
+import base64
 import functools
 import zlib
 from importlib import resources
@@ -43,6 +44,9 @@ while not line.startswith(b"kps-agent "):
 _bundle=zlib.decompress(take(int(line.split()[1])))
 exec(compile(_bundle,"kpsagent","exec"))
 """
+# The same where it has to pass through shells: as one word of letters, and what unpacks it.
+PACKED_BOOTSTRAP = base64.b64encode(BOOTSTRAP.encode("ascii")).decode("ascii")
+STARTER = "import base64,sys;exec(base64.b64decode(sys.argv.pop(1)))"
 
 
 @functools.cache

@@ -62,6 +62,14 @@ def test_a_start_up_file_that_ends_the_session(product, server, told):
     assert task["evidence"]["said"] == "no commands here"
 
 
+@pytest.mark.cause("session_disturbed")
+def test_an_sshd_that_opens_no_sessions(product, make_server, told):
+    server = make_server(sshd_config_top="MaxSessions 0\n")
+    product.add(server)
+    task = told(bind(product, server, password_works=None))
+    assert "MaxSessions" in task["message"]
+
+
 @pytest.mark.cause("login_missing")
 def test_a_login_that_nobody_made(product, server, told):
     product.add(server)

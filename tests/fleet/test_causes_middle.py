@@ -27,6 +27,14 @@ def end_rope(server):
     os.kill(min(sessions), signal.SIGKILL)
 
 
+def opens_no_session(server):
+    try:
+        judge.password_login_works(server, "root", server.root_password)
+    except judge.Puzzled as puzzled:
+        return "open failed" in str(puzzled)
+    return False
+
+
 @pytest.mark.cause("connection_lost")
 @pytest.mark.parametrize("when", ["true", NARROWED], ids=["key added", "passwords off"])
 def test_the_session_of_the_agent_is_killed(product, server, told, when):
@@ -37,6 +45,22 @@ def test_the_session_of_the_agent_is_killed(product, server, told, when):
         end_rope(server)
         gate.open()
         told(product.ended(task_id), "reverted")
+
+
+@pytest.mark.cause("connection_lost")
+def test_a_server_that_opens_no_sessions_when_it_is_asked_how_it_ended(product, server, told):
+    gate = Gate(server)
+    limit = "/etc/ssh/sshd_config.d/50-limit.conf"
+    with unchanged(server, STAYS | {limit}, password_works=None):
+        task_id = begin(product, server)
+        gate.await_login()
+        server.write(limit, "MaxSessions 0\n")
+        server.run(["sh", "-c", "kill -HUP $(cat /run/sshd.pid)"])
+        until(lambda: opens_no_session(server))
+        end_rope(server)
+        gate.open()
+        task = told(product.ended(task_id), "unknown")
+        assert "MaxSessions" in task["message"]
 
 
 @pytest.mark.cause("connection_lost")

@@ -1,6 +1,7 @@
 """Who connects, with what, and for whom: every way in that an operation may start from, and what may be taken away after it."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,7 @@ from controller.demo.fleet import Login
 from tests.fleet import judge
 from tests.fleet.looks import changed, left, picture
 from tests.fleet.product import methods
+from tests.needs import lacking
 
 ALICE = Login("alice", "alice's own word")
 DEPLOY = Login("deploy", "deploy's own word", sudo="nopasswd")
@@ -56,6 +58,25 @@ def test_a_login_is_bound_and_unbound_through_itself_or_the_server_s_own_login(
     assert not key_works(server, target, product.private(pair))
     assert password_works(server, target)
     assert {path for path in left(before, picture(server)) if "kps" not in path} == set()
+
+
+@pytest.mark.parametrize("sudo", ["none", "nopasswd", "password"])
+def test_the_shell_of_a_login_may_be_a_csh(make_server, product, sudo):
+    """It runs nothing of what it is given for /bin/sh, and hands it on whole: tcsh(1), at the quoting of newlines and !."""
+    if not Path("/bin/tcsh").exists():
+        lacking("there is no /bin/tcsh here")
+    deploy = Login("deploy", "deploy's own word", sudo, "/bin/tcsh")
+    server = make_server(logins=(deploy,))
+    product.add(server, "deploy")
+    pair = product.keypair()
+    closes = sudo != "none"
+    more = {"accept_lockout": EVERYBODY} if closes else {"keep_password_login": True}
+    product.succeeds("bind", server, login="deploy", keypair=pair, password=deploy.password, **more)
+    assert key_works(server, "deploy", product.private(pair))
+    assert password_works(server, "deploy") == (not closes)
+    if sudo != "password":
+        product.succeeds("unbind", server, login="deploy", accept_lockout=EVERYBODY)
+        assert not key_works(server, "deploy", product.private(pair))
 
 
 def test_a_password_for_sudo_is_tried_once(make_server, product):
