@@ -1,7 +1,7 @@
 """Plays an operation on the model server with one thing going wrong, and holds every state on the way to the promises.
 
 Nobody is locked out     each login that had a way in still has one: a credential that got in at the start, or was proved
-                         since; or an armed undo stands, and leads back to one
+                         since; only where no sshd answers, an armed undo that leads back to one will do
 Nothing is half written  every file holds the text before, one on the way, or the one wanted, with its owner and mode
 The end is honest        as before or as wanted, nothing of ours left but state.json, and the result says which
 """
@@ -24,8 +24,8 @@ from kpsagent.transaction import drive, operation, unattended
 OURS = (f"{STATE}/", "/etc/cron.d/kps")
 
 
-class Broken(AssertionError):
-    """a promise does not hold"""
+class Broken(BaseException):
+    """a promise does not hold; no Exception, so that the code which is judged, and undoes on every Exception, does not hear it"""
 
 
 class State(NamedTuple):
@@ -73,8 +73,8 @@ class Judge:
             raise Broken(self._alive[key])
 
     def _locked_out(self, state: State) -> str:
-        if state.world.armed:
-            return ""  # that the undo leads back to a way in is what explore() shows
+        if state.world.armed and state.world.in_force() is None:
+            return ""  # nobody answers: that the undo leads back to a way in is what explore() shows
         for login in {held.login for held in self.at_start}:
             ways = [held for held in self.at_start + state.proved if held.login == login]
             if not any(self._gets_in(state.world, held) for held in ways):
