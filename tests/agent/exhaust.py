@@ -6,6 +6,7 @@ Nothing is half written  every file holds the text before, one on the way, or th
 The end is honest        as before or as wanted, nothing of ours left but state.json, and the result says which
 """
 
+import contextlib
 import errno
 import functools
 import json
@@ -153,7 +154,8 @@ class Judge:
     def explore(self, state: State, again: bool = True) -> None:
         """Hold what comes of a crash at this moment, of the process or of the power, to the promises.
 
-        Every recovery is played to its end; with again it is also crashed at each of its own effects, and recovered from that.
+        Every recovery is played to its end; with again it is also crashed, and made to fail, at each of its own effects, and
+        recovered from that.
         """
         self.points["crashes in an operation" if again else "crashes in a recovery"] += 1
         memo = state.world.key(), state.proved, state.committed, again, tuple(self.theirs.items())
@@ -171,6 +173,7 @@ class Judge:
 
     def _recovered(self, state: State, before_sshd: bool, again: bool) -> None:
         world = state.world
+        start = world.copy()
         found = {name: f"{STATE}/journal.{name}" in world.disk for name in ("armed", "confirmed", "reverting")}
         crashes: list[World] = []
 
@@ -196,6 +199,30 @@ class Judge:
             for crash in crashes:
                 # Where the undo at boot is killed, the system goes on to start sshd.
                 self.explore(state._replace(world=crash.sshd_started() if before_sshd else crash), False)
+            for number in range(host.count):
+                left = self._failed_recovery(state._replace(world=start.copy()), before_sshd, number)
+                self.explore(state._replace(world=left), False)
+
+    def _failed_recovery(self, state: State, before_sshd: bool, number: int) -> World:
+        """The server after a recovery in which the effect with this number did not take place."""
+        world = state.world
+
+        def before(at: int, _: Any) -> None:
+            if at == number:
+                raise os_error("EIO")
+
+        def after(_: int, __: Any) -> None:
+            if not before_sshd:
+                self.look(state._replace(world=world))
+
+        host = ModelHost(world, None, before, after)
+        # A recovery that can't do its work says so; one that could all the same has nothing to say.
+        with contextlib.suppress(Stop, OSError):
+            drive(recovery(), host)
+        host.close()
+        host.before = host.after = nothing
+        self.points["failures in a recovery"] += 1
+        return world.sshd_started() if before_sshd else world
 
 
 def _kept(world: World) -> Any:
