@@ -5,8 +5,10 @@ import csv
 import getpass
 import io
 import os
+import signal
 import stat
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -92,7 +94,10 @@ def new_private_file(path: Path) -> Iterator[Callable[[str], None]]:
 
 def stdin_text() -> str:
     """Return what stdin holds, to its end."""
-    content = sys.stdin.buffer.read(STDIN_BYTES + 1)
+    if sys.stdin is None:
+        raise usage("stdin is closed; give what is to be read there")
+    with interruptible():
+        content = sys.stdin.buffer.read(STDIN_BYTES + 1)
     if len(content) > STDIN_BYTES:
         raise usage(f"stdin: more than {STDIN_BYTES} bytes")
     try:
@@ -101,10 +106,38 @@ def stdin_text() -> str:
         raise usage(f"stdin: not text in UTF-8 (byte {error.start})") from error
 
 
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C end what blocks in the block. asyncio would only take note of it, and never be asked."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def asked_for(what: str) -> str:
+    """Return what a person types at the terminal, without echo."""
+    try:
+        with interruptible():
+            typed = getpass.getpass(f"{what}: ")
+    except EOFError as error:
+        raise usage(f"no {what} was given") from error
+    return usable(typed, what)
+
+
+def somebody_types() -> bool:
+    """Say whether stdin is a person at a terminal."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
 def secret_from_stdin(what: str) -> str:
     """Return the one line that stdin holds; asked for without echo where a person types."""
-    if sys.stdin.isatty():
-        return usable(getpass.getpass(f"{what}: "), what)
+    if somebody_types():
+        return asked_for(what)
     lines = _lines(stdin_text())
     if len(lines) != 1:
         raise usage(f"stdin: one line with the {what} is expected, there are {len(lines)}")
@@ -116,8 +149,8 @@ def passwords_from_stdin(servers: Sequence[str]) -> dict[str, str]:
 
     One password is never spread over several servers, and none is kept for a server that was not selected.
     """
-    if sys.stdin.isatty():
-        return {name: usable(getpass.getpass(f"password for {name}: "), "password") for name in servers}
+    if somebody_types():
+        return {name: asked_for(f"password for {name}") for name in servers}
     lines = _lines(stdin_text())
     if len(servers) == 1 and len(lines) == 1 and not lines[0].startswith(f"{servers[0]}\t"):
         return {servers[0]: usable(lines[0], "password")}
@@ -131,9 +164,10 @@ def passwords_from_stdin(servers: Sequence[str]) -> dict[str, str]:
                 else f"stdin line {number}: one line with the password is expected, there are {len(lines)}"
             )
         if name not in servers:
-            raise usage(f"stdin line {number}: {name!r} is not among the servers selected")
+            # Nothing of the line is repeated: what stands where a name should may be the password.
+            raise usage(f"stdin line {number}: what stands before the tab is not among the servers selected")
         if name in found:
-            raise usage(f"stdin line {number}: a second password for {name}")
+            raise usage(f"stdin line {number}: a second password for the same server")
         found[name] = usable(password, f"password of {name}")
     if not found:
         raise usage("stdin: no password in it")

@@ -100,11 +100,12 @@ def read_public(text: str) -> PublicKey:
     if len(text) > FILE_BYTES or "\n" in text.strip() or len(parts) < 2:
         raise Invalid("public_key_unreadable", "a public key is one line: type, key in Base64, comment")
     if parts[0] not in _NAMES:
-        raise Invalid("public_key_unreadable", f"{parts[0]}: a public key begins with one of " + ", ".join(_NAMES))
+        # Not what it begins with: a wrong file may hold anything, a password too.
+        raise Invalid("public_key_unreadable", "not a public key: that begins with one of " + ", ".join(_NAMES))
     try:
         found = load_ssh_public_key(" ".join(parts[:2]).encode())
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise Invalid("public_key_unreadable", f"not a public key that can be used here: {error}") from error
+        raise Invalid("public_key_unreadable", "its Base64 holds no public key of the type that it says") from error
     blob = found.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).split(b" ")[1]
     key_type = _type_of(found)
     if key_type is None:

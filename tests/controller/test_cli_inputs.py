@@ -47,8 +47,8 @@ def test_each_server_gets_its_own_password(stdin: Any, content: str, servers: li
     [
         ("secret\n", ["a", "b"], "NAME<TAB>password"),
         ("a\tone\nsecret\n", ["a", "b"], "line 2"),
-        ("a\tone\nc\ttwo\n", ["a", "b"], "'c' is not among"),
-        ("c\tsecret\nc\tother\n", ["a"], "'c' is not among"),
+        ("a\tone\nc\ttwo\n", ["a", "b"], "line 2: what stands before the tab is not among"),
+        ("c\tsecret\nc\tother\n", ["a"], "line 1: what stands before the tab is not among"),
         ("a\tone\na\ttwo\n", ["a", "b"], "second password"),
         ("one\ntwo\n", ["a"], "one line"),
         ("a\t\n", ["a", "b"], "empty"),
@@ -66,6 +66,35 @@ def test_a_password_is_never_guessed_to_belong_to_a_server(
     stdin(content)
     with pytest.raises(Declined, match=told) as refused:
         inputs.passwords_from_stdin(servers)
+    assert refused.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "servers"),
+    [
+        ("hunter2secret\ts1\nfoo\ts2\n", ["s1", "s2"]),
+        ("hunter2\tsecret\nfoo\n", ["s1"]),
+        ("s1\thunter2\ns1\tsecret\n", ["s1", "s2"]),
+    ],
+)
+def test_what_may_be_a_password_is_not_repeated(stdin: Any, content: str, servers: list[str]) -> None:
+    stdin(content)
+    with pytest.raises(Declined) as refused:
+        inputs.passwords_from_stdin(servers)
+    assert not any(word in refused.value.message for word in ("hunter2", "secret", "foo"))
+
+
+def test_a_wrong_file_is_not_repeated(settings: Settings, made: Any, tmp_path: Path) -> None:
+    (tmp_path / "pwfile").write_text("hunter2 and more\n")
+    result = here(settings.home, "keypair", "import", "im", "--public-key", str(tmp_path / "pwfile"))
+    assert result.exit_code == 2
+    assert "hunter2" not in result.stderr
+
+
+def test_a_closed_stdin_is_wrong_usage(settings: Settings, made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(Declined, match="stdin is closed") as refused:
+        inputs.passwords_from_stdin(["web-1"])
     assert refused.value.exit_code == 2
 
 
