@@ -156,7 +156,11 @@ class Server(uvicorn.Server):
 @contextlib.contextmanager
 def sole(home: Path) -> Iterator[None]:
     """Be the only one who serves this home, for as long as the block or the process lasts."""
-    descriptor = os.open(home / "serve.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = os.open(home / "serve.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        message = f"{home}/serve.lock: {error.strerror}; see the mode of the home, and its disk"
+        raise Unavailable("home_unusable", message) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -177,7 +181,11 @@ def listening(path: Path) -> Iterator[socket.socket]:
             raise Unavailable("socket_in_the_way", f"{path}: not a socket; move it away")
         path.unlink()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(os.fspath(path))
+        try:
+            listener.bind(os.fspath(path))
+        except OSError as error:
+            message = f"{path}: {error.strerror}; see the mode of the home, and its disk"
+            raise Unavailable("home_unusable", message) from error
         os.chmod(path, 0o600)
         listener.listen(128)
         try:

@@ -1,9 +1,12 @@
 """What can be set from outside: the home, and a few numbers."""
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from controller.errors import Invalid
 
 
 class Settings(BaseSettings):
@@ -16,6 +19,15 @@ class Settings(BaseSettings):
     connect_timeout_seconds: float = Field(default=10, gt=0, le=300)
     lease_seconds: float = Field(default=30, ge=2, le=600)  # a task whose process is not heard for longer is interrupted
     concurrency: int = Field(default=32, ge=1, le=1000)  # servers worked on at the same time
+
+    @classmethod
+    def read(cls, home: Path) -> Self:
+        """Return the settings with this home. Invalid(setting_unusable) names each variable that is wrong, and its range."""
+        try:
+            return cls(home=home)
+        except ValidationError as error:
+            names = dict.fromkeys(str(item["loc"][0]) for item in error.errors() if item["loc"])
+            raise Invalid("setting_unusable", "; ".join(_may_be(name) for name in names)) from error
 
     @property
     def database(self) -> Path:
@@ -32,3 +44,12 @@ class Settings(BaseSettings):
     @property
     def socket(self) -> Path:
         return self.home / "kps.sock"
+
+
+def _may_be(name: str) -> str:
+    """Return what a variable may hold, for who has set it to something else."""
+    field = Settings.model_fields[name]
+    limits = {word: getattr(limit, word) for limit in field.metadata for word in ("ge", "gt", "le") if hasattr(limit, word)}
+    kind = "a whole number" if field.annotation is int else "a number"
+    least = f"from {limits['ge']} to" if "ge" in limits else f"above {limits['gt']}, up to"
+    return f"KPS_{name.upper()} must be {kind} {least} {limits['le']}"

@@ -6,21 +6,20 @@ from typing import Annotated
 import typer
 
 from controller.cli import exits, home, operations
-from controller.cli.command import Home, Json
+from controller.cli.command import Home, Json, grouping, remember
 from controller.cli.keypairs import keypairs
 from controller.cli.servers import servers
 from controller.cli.session import complain
 from controller.cli.tasks import tasks
 from controller.privacy import keep_memory_private
 
-EXIT_CODES = "\n".join(
-    ["[bold]Exit codes[/bold]", *(f"  [cyan]{code:>3}[/cyan]  {meaning}" for code, meaning in exits.MEANING.items())]
-)
+EXIT_CODES = "\n".join(["Exit codes", *(f"  {code:>3}  {meaning}" for code, meaning in exits.MEANING.items())])
+EXAMPLES = ("kps init", "kps server add web-1 192.0.2.10 --trust-on-first-use", "kps demo")
 
 app = typer.Typer(
     name="kps",
     help="SSH key pairs for fleets of servers: bind, replace, reset and unbind them, and nobody is locked out.",
-    epilog=EXIT_CODES,
+    cls=grouping(EXAMPLES, EXIT_CODES),
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -47,7 +46,7 @@ def before(
     ] = False,
 ) -> None:
     """Remember what holds for whichever command comes."""
-    ctx.obj = (json, home)
+    remember(ctx, json, home)
 
 
 home.register(app)

@@ -3,12 +3,14 @@
 import functools
 import inspect
 from collections.abc import Callable, Coroutine
-from pathlib import Path
-from typing import Annotated, Any, Concatenate, ParamSpec
+from typing import Annotated, Any, ClassVar, Concatenate, ParamSpec
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from controller.cli.session import Session, home_of
+from controller.cli import output
+from controller.cli.exits import Declined
+from controller.cli.session import Session, complain, home_of
 
 P = ParamSpec("P")
 Verb = Callable[Concatenate[Session, P], Coroutine[Any, Any, int | None]]
@@ -19,7 +21,8 @@ Json = Annotated[
     typer.Option("--json", metavar="", rich_help_panel=COMMON, help="Print JSON on stdout; an error is a JSON object on stderr."),
 ]
 Home = Annotated[
-    Path | None,
+    # Text: a path cannot tell an empty word from the current directory.
+    str | None,
     typer.Option(
         "--home",
         metavar="DIR",
@@ -29,9 +32,55 @@ Home = Annotated[
 ]
 
 
-def group(purpose: str) -> typer.Typer:
+def remember(ctx: typer.Context, json: bool, home: str | None) -> None:
+    """Keep what was given before a command's name, for whichever command comes; what stands nearer to it wins."""
+    before: tuple[bool, str | None] = ctx.obj or (False, None)
+    ctx.obj = (json or before[0], before[1] if home is None else home)
+
+
+def group(purpose: str, *examples: str) -> typer.Typer:
     """Return an empty group of commands about one noun."""
-    return typer.Typer(help=purpose, no_args_is_help=True, rich_markup_mode="rich")
+    made = typer.Typer(cls=grouping(examples), no_args_is_help=True, rich_markup_mode="rich")
+
+    @made.callback(help=purpose)
+    def before(ctx: typer.Context, json: Json = False, home: Home = None) -> None:
+        remember(ctx, json, home)
+
+    return made
+
+
+def grouping(examples: tuple[str, ...], end: str = "") -> type[TyperGroup]:
+    """Return the class of a group whose help ends with these examples."""
+
+    class Group(TyperGroup):
+        def format_help(self, ctx: Any, formatter: Any) -> None:
+            super().format_help(ctx, formatter)
+            show_examples(examples)
+            if end:
+                output.say(f"\n{end}")
+
+    return Group
+
+
+def with_examples(examples: tuple[str, ...]) -> type[TyperCommand]:
+    """Return the class of a command whose help ends with these examples."""
+
+    class Command(TyperCommand):
+        examples: ClassVar[tuple[str, ...]] = ()
+
+        def format_help(self, ctx: Any, formatter: Any) -> None:
+            super().format_help(ctx, formatter)
+            show_examples(self.examples)
+
+    Command.examples = examples
+    return Command
+
+
+def show_examples(examples: tuple[str, ...]) -> None:
+    """Print examples as they are typed: it is the terminal that wraps them, so that they can be copied."""
+    output.say("Examples", style="bold")
+    for example in examples:
+        output.say(f"  {example}", style="cyan")
 
 
 def command(app: typer.Typer, name: str, *examples: str) -> Callable[[Verb[P]], Verb[P]]:
@@ -52,20 +101,19 @@ def command(app: typer.Typer, name: str, *examples: str) -> Callable[[Verb[P]], 
         ]
 
         @functools.wraps(verb)
-        def run(ctx: typer.Context, *, json: bool, home: Path | None, **given: Any) -> None:
-            before: tuple[bool, Path | None] = ctx.obj or (False, None)
-            session = Session(home_of(home or before[1]), json=json or before[0])
+        def run(ctx: typer.Context, *, json: bool, home: str | None, **given: Any) -> None:
+            remember(ctx, json, home)
+            as_json, named = ctx.obj
+            try:
+                session = Session(home_of(named), json=as_json)
+            except Declined as declined:
+                complain(declined.code, declined.message, json=as_json)
+                raise typer.Exit(declined.exit_code) from declined
             raise typer.Exit(session.run(verb(session, **given)))  # type: ignore[call-arg]
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        app.command(name, epilog=epilog(examples))(run)
+        app.command(name, cls=with_examples(examples))(run)
         return verb
 
     return register
-
-
-def epilog(examples: tuple[str, ...]) -> str:
-    """Return the examples as help shows them, a line each."""
-    escaped = (example.replace("[", "\\[") for example in examples)  # rich markup
-    return "\n".join(["[bold]Examples[/bold]", *(f"  [cyan]{example}[/cyan]" for example in escaped)])

@@ -5,11 +5,11 @@ or is kept elsewhere, completes nothing.
 """
 
 import sqlite3
-from pathlib import Path
 from urllib.parse import quote
 
 import typer
 
+from controller.cli.exits import Declined
 from controller.cli.session import home_of
 
 PROPOSED = 200
@@ -36,8 +36,14 @@ def tasks(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def _names(ctx: typer.Context, query: str, incomplete: str) -> list[str]:
-    given = ctx.params.get("home") or (ctx.parent and ctx.parent.params.get("home"))
-    database = home_of(Path(given) if given else None).absolute() / "kps.db"
+    given = ctx.params.get("home")
+    at = ctx.parent
+    while given is None and at is not None:
+        given, at = at.params.get("home"), at.parent
+    try:
+        database = home_of(given).absolute() / "kps.db"
+    except Declined:
+        return []
     begins = "".join(f"[{char}]" if char in "*?[" else char for char in incomplete) + "*"
     try:
         connection = sqlite3.connect(f"file:{quote(str(database))}?mode=ro", uri=True, timeout=0.2)

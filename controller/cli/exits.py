@@ -8,6 +8,7 @@ REFUSED = 4
 UNAVAILABLE = 5
 FAULT = 70  # sysexits.h: EX_SOFTWARE
 INTERRUPTED = 130
+UNREAD = 141  # what a shell shows of a program that SIGPIPE has ended
 
 MEANING: dict[int, str] = {
     ALL_AS_ASKED: "every server ended as asked",
@@ -15,9 +16,10 @@ MEANING: dict[int, str] = {
     USAGE: "wrong usage, or a value that cannot be used; nothing was done",
     NOT_FOUND: "no such server, key pair or task",
     REFUSED: "refused: the name is taken, or something else must be done first",
-    UNAVAILABLE: "no home here (`kps init`), or the controller or its data is damaged",
+    UNAVAILABLE: "no home here (`kps init`), or home, disk or controller must be put right",
     FAULT: "a fault of kps itself; please report what it printed",
     INTERRUPTED: "interrupted from the keyboard",
+    UNREAD: "whoever was to read stdout has gone",
 }
 
 
@@ -29,6 +31,10 @@ class Declined(Exception):
         self.exit_code = exit_code
         self.code = code
         self.message = message
+
+
+class Unread(Exception):
+    """nobody reads stdout any more"""
 
 
 def usage(message: str) -> Declined:

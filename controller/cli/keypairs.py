@@ -1,7 +1,6 @@
 """Key pairs: kps keypair."""
 
 import contextlib
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +14,11 @@ from controller.model import KeyType, Scope
 
 Json = dict[str, Any]
 
-keypairs = group("Key pairs; the private half of a managed one is kept here, encrypted.")
+keypairs = group(
+    "Key pairs; the private half of a managed one is kept here, encrypted.",
+    "kps keypair create ops",
+    "kps keypair list",
+)
 
 NewName = Annotated[str, typer.Argument(metavar="NAME", help="What the key pair is called.")]
 ScopeOption = Annotated[Scope, typer.Option("--scope", help="private: for you alone; account: for everyone in the tenant.")]
@@ -63,7 +66,7 @@ async def create(
         # Stdout holds the private key and nothing else, so that it can be redirected.
         show(made, errors=True)
         output.say("The private key is on stdout, this once; it is not kept here.", errors=True)
-        sys.stdout.write(made["private_key"])
+        output.write(made["private_key"])
     else:
         show(made)
 
@@ -150,7 +153,7 @@ async def export(session: Session, name: options.OneKeypair, *, out: Out = None)
     elif out:
         output.say(f"{name}: the private key is in {out}")
     else:
-        sys.stdout.write(private)
+        output.write(private)
 
 
 @command(keypairs, "delete", "kps keypair delete ops")

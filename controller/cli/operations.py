@@ -14,7 +14,11 @@ from controller.cli.session import Session
 
 Json = dict[str, Any]
 
-password_login = group("Switch password login on servers off and on again.")
+password_login = group(
+    "Switch password login on servers off and on again.",
+    "kps password-login status --all",
+    "kps password-login disable web-1",
+)
 
 
 async def operate(

@@ -4,7 +4,6 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from rich.text import Text
 from typer.main import get_command
 
 from controller.cli import app, exits
@@ -138,7 +137,7 @@ def _commands(command: Any, words: list[str]) -> Iterator[str]:
     if arguments or options:
         yield from _table(("", "meaning"), [(f"`{_called(one)}`", _told(one)) for one in [*arguments, *options]])
     yield "```sh"
-    yield from (line.strip() for line in Text.from_markup(command.epilog).plain.split("\n")[1:])
+    yield from command.examples
     yield "```\n"
 
 

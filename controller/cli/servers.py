@@ -13,7 +13,11 @@ from controller.cli.session import Session
 
 Json = dict[str, Any]
 
-servers = group("The inventory: the servers that this controller reaches.")
+servers = group(
+    "The inventory: the servers that this controller reaches.",
+    "kps server add web-1 192.0.2.10 --trust-on-first-use",
+    "kps server list env=prod",
+)
 
 TrustOnFirstUse = Annotated[
     bool,

@@ -18,10 +18,18 @@ if TYPE_CHECKING:
 SOCKET_PATH_BYTES = 107  # unix(7): sun_path, without its final NUL
 
 
-def home_of(given: Path | None) -> Path:
-    """Return the home: what was given, else KPS_HOME, else the place in the user's own directory."""
+def home_of(given: str | None) -> Path:
+    """Return the home: what was given, else KPS_HOME, else the place in the user's own directory.
+
+    Declined: what was given is empty, as an unset variable makes it, or names the directory of an unknown user.
+    """
+    if given == "":
+        raise exits.usage("--home is empty; give the home's directory")
     named = given or os.environ.get("KPS_HOME")
-    return Path(named).expanduser() if named else Path.home() / ".local/share/kps"
+    try:
+        return Path(named).expanduser() if named else Path.home() / ".local/share/kps"
+    except RuntimeError as error:
+        raise exits.usage(f"{named or '~'}: there is no such user's directory; give the home with --home DIR") from error
 
 
 def somebody_listens(path: Path) -> bool:
@@ -46,12 +54,14 @@ class Session:
     def __init__(self, home: Path, *, json: bool) -> None:
         self.home = home
         self.json = json
+        self.served = False
+        self.started: list[str] = []  # the ids of the tasks that this command waits for
 
     def settings(self) -> "Settings":
         """Return the settings with this home."""
         from controller.settings import Settings
 
-        return Settings(home=Path(os.path.abspath(self.home)))
+        return Settings.read(Path(os.path.abspath(self.home)))
 
     @contextlib.asynccontextmanager
     async def client(self) -> AsyncIterator["Client"]:
@@ -60,6 +70,7 @@ class Session:
 
         settings = self.settings()
         if somebody_listens(settings.socket):
+            self.served = True
             async with Client.over_socket(settings.socket) as client:
                 yield client
             return
@@ -80,6 +91,8 @@ class Session:
             return self.complain(declined.exit_code, declined.code, declined.message)
         except Refused as refused:
             return self.complain(exits.of_status(refused.status), refused.code, refused.message)
+        except exits.Unread:
+            return exits.UNREAD
         except Unreachable as unreachable:
             return self.complain(exits.UNAVAILABLE, "controller_unreachable", str(unreachable))
         except Problem as problem:
@@ -89,7 +102,20 @@ class Session:
                 traceback.print_exception(fault)
             return self.complain(exits.FAULT, "unexpected", f"a fault of kps itself: {type(fault).__name__}: {fault}")
         except KeyboardInterrupt:
-            return self.complain(exits.INTERRUPTED, "interrupted", "interrupted; `kps task list` shows what was done")
+            return self.complain(exits.INTERRUPTED, "interrupted", self._interrupted())
+
+    def _interrupted(self) -> str:
+        """Say what an interruption has left."""
+        if not self.started:
+            return "interrupted"
+        if not self.served:
+            return "interrupted; `kps task list` shows what was done, and servers undo what was not confirmed"
+        ids = " ".join(self.started)
+        goes = "task goes" if len(self.started) == 1 else "tasks go"
+        return (
+            f"interrupted here; the controller that serves this home works on, and the {goes} on: {ids}; "
+            "`kps task list --running` and `kps task show ID` follow it"
+        )
 
     def complain(self, exit_code: int, code: str, message: str) -> int:
         """Say on stderr why this ends, and return exit_code."""

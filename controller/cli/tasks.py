@@ -13,7 +13,11 @@ from controller.cli.session import Session
 
 Json = dict[str, Any]
 
-tasks = group("Tasks: what was asked for on each server, and how it ended.")
+tasks = group(
+    "Tasks: what was asked for on each server, and how it ended.",
+    "kps task list --failed",
+    "kps task retry 0192f0c1-7c1e-7b6e-9d0a-2f1f3f0a9b11",
+)
 
 
 @command(tasks, "list", "kps task list", "kps task list --failed", "kps task list --running --json")

@@ -1,5 +1,6 @@
 """The root key: the one secret that everything else hangs on. A port; here the file it can live in."""
 
+import contextlib
 import hashlib
 import hmac
 import os
@@ -51,17 +52,27 @@ class FileRootKey:
 
     @classmethod
     def make(cls, path: Path) -> Self:
-        """Make the file, unless there is one; it appears whole, is on the disk, and is never replaced."""
+        """Make the file, unless there is one; it appears whole, is on the disk, and is never replaced.
+
+        Unavailable: root_key_not_written, and what FileRootKey(path) raises.
+        """
+        try:
+            cls._write(path)
+        except OSError as error:
+            message = f"{path}: {error.strerror}; a root key must be written there: see the directory's mode, and its disk"
+            raise Unavailable("root_key_not_written", message) from error
+        return cls(path)
+
+    @staticmethod
+    def _write(path: Path) -> None:
         unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(descriptor, "wb", buffering=0) as file:
                 file.write(secrets.token_bytes(KEY_BYTES))
                 os.fsync(file.fileno())
-            try:
+            with contextlib.suppress(FileExistsError):
                 os.link(unfinished, path)
-            except FileExistsError:
-                return cls(path)
         finally:
             os.unlink(unfinished)
         directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -69,7 +80,6 @@ class FileRootKey:
             os.fsync(directory)
         finally:
             os.close(directory)
-        return cls(path)
 
     def wrap(self, key: Secret, context: bytes) -> bytes:
         nonce = secrets.token_bytes(NONCE_BYTES)

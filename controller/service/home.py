@@ -16,6 +16,7 @@ from controller.store import Store
 
 _UPPER = string.ascii_uppercase + string.digits
 _MIXED = string.ascii_letters + string.digits
+_ENTER = "it must be a directory that you may enter; see its mode and owner"
 
 
 def initialise(settings: Settings) -> dict[str, Any]:
@@ -41,7 +42,11 @@ def initialise(settings: Settings) -> dict[str, Any]:
 
 def require(settings: Settings) -> None:
     """Unavailable(not_initialised or home_exposed) where there is no home that can be used."""
-    if not settings.database.exists():
+    try:
+        made = settings.database.exists()
+    except OSError as error:
+        raise Unavailable("home_unusable", f"{settings.home}: {error.strerror}; {_ENTER}") from error
+    if not made:
         raise Unavailable("not_initialised", f"{settings.home}: no home here; run kps init --home {settings.home}")
     _check_directory(settings.home)
 

@@ -10,12 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import URL, Connection, Engine, event
+from sqlalchemy.exc import DBAPIError
 
 from controller.errors import Invalid, Unavailable
 
 # How long a writer waits for the other processes that share the home.
 BUSY_SECONDS = 30
+
+# What SQLite reports of the file or its disk, and the next step. All else it reports would be a fault of ours.
+_NEXT_STEP = {
+    sqlite3.SQLITE_NOTADB: "it is not a database of kps: restore the backup",
+    sqlite3.SQLITE_CORRUPT: "it is damaged: restore the backup",
+    sqlite3.SQLITE_CANTOPEN: "see that it is a file, and that file and directory may be read and written by you",
+    sqlite3.SQLITE_PERM: "see that file and directory may be read and written by you",
+    sqlite3.SQLITE_AUTH: "see that file and directory may be read and written by you",
+    sqlite3.SQLITE_READONLY: "file and directory must be writable: see their modes, and how the disk is mounted",
+    sqlite3.SQLITE_FULL: "free some space on its disk, then try again",
+    sqlite3.SQLITE_IOERR: "see that its disk has space left, is mounted and answers, then try again",
+    sqlite3.SQLITE_BUSY: "another process has held it for long: let it end, then try again",
+}
 
 
 def path_of(url: str) -> Path:
@@ -28,9 +42,17 @@ def path_of(url: str) -> Path:
 def make_file(path: Path) -> None:
     """Make the database's file, 0600 and empty, where there is none; SQLite gives -wal and -shm the same mode."""
     # A file that is there is not opened: closing it would drop the locks that SQLite holds on it in this process.
-    if not path.exists():
-        _make_file(path)
-    mode = stat.S_IMODE(path.stat().st_mode)
+    try:
+        with usable(path):
+            if not path.exists():
+                _make_file(path)
+            found = path.stat().st_mode
+    except OSError as error:
+        step = "file and directory must be there for you to read and write, with space left on their disk"
+        raise Unavailable("store_unusable", f"{path}: {error.strerror}; {step}") from error
+    if not stat.S_ISREG(found):
+        raise Unavailable("store_unusable", f"{path}: not a file; move it away, and restore the backup if there is one")
+    mode = stat.S_IMODE(found)
     if mode & 0o077:
         raise Unavailable("store_exposed", f"{path}: mode {mode:04o} lets others read it; chmod 600 {path}")
 
@@ -50,7 +72,12 @@ def _make_file(path: Path) -> None:
 
 def connect(url: str) -> Engine:
     """Return an engine whose transactions begin where writing() and reading() say, not where the driver guesses."""
-    engine = sqlalchemy.create_engine(url, connect_args={"timeout": BUSY_SECONDS, "isolation_level": None})
+    # Not the text as it is: in a URL "?" and "%" mean something, in a path they do not.
+    engine = sqlalchemy.create_engine(
+        URL.create("sqlite", database=str(path_of(url))),
+        connect_args={"timeout": BUSY_SECONDS, "isolation_level": None},
+        hide_parameters=True,  # an error would tell what was to be stored
+    )
     event.listen(engine, "connect", _prepare)
     event.listen(engine, "begin", _begin)
     return engine
@@ -59,15 +86,33 @@ def connect(url: str) -> Engine:
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
     """One transaction that holds the write lock from its start, so that what it read stays true."""
-    with engine.connect().execution_options(kps_begin="BEGIN IMMEDIATE") as connection, connection.begin():
+    with (
+        usable(engine.url.database),
+        engine.connect().execution_options(kps_begin="BEGIN IMMEDIATE") as connection,
+        connection.begin(),
+    ):
         yield connection
 
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """One consistent view; never waits for a writer."""
-    with engine.connect() as connection, connection.begin():
+    with usable(engine.url.database), engine.connect() as connection, connection.begin():
         yield connection
+
+
+@contextmanager
+def usable(path: str | os.PathLike[str] | None) -> Iterator[None]:
+    """Raise Unavailable(store_unusable), with the file and the next step, where the file or its disk stops the block."""
+    try:
+        yield
+    except (DBAPIError, sqlite3.Error) as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        # The primary code; the higher bits only say more of the same.
+        step = _NEXT_STEP.get(getattr(cause, "sqlite_errorcode", 0) & 0xFF)
+        if step is None:
+            raise
+        raise Unavailable("store_unusable", f"{path}: {cause}; {step}") from error
 
 
 def _prepare(driver: sqlite3.Connection, _record: Any) -> None:

@@ -118,9 +118,12 @@ def test_every_command_has_json_home_and_examples(words: tuple[str, ...]) -> Non
     shown = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "80"}).stdout
     assert "--json" in shown
     assert "--home" in shown
-    assert "Examples" in shown
+    assert "Examples\n" in shown
     assert f"kps {' '.join(words)}" in shown
-    assert all(len(line) <= 80 for line in Text.from_ansi(shown).plain.split("\n"))
+    # What is there to be read fits; examples are there to be copied and stand as they are typed.
+    told, _, examples = Text.from_ansi(shown).plain.partition("Examples\n")
+    assert all(len(line) <= 80 for line in told.split("\n"))
+    assert set(page().split("\n")) >= {line.removeprefix("  ") for line in examples.rstrip("\n").split("\n")}
 
 
 def test_the_examples_are_commands_that_parse() -> None:
