@@ -101,6 +101,10 @@ class Client:
         answer: list[Json] = await self._ask("POST", "/servers/import", body=servers)
         return answer
 
+    async def check_servers(self, servers: list[Json]) -> None:
+        """Be refused as import_servers would be, and add none."""
+        await self._ask("POST", "/servers/import", params={"check": True}, body=servers)
+
     async def remove_server(self, name: str, *, force: bool = False) -> None:
         """Take one server out of the inventory; nothing is changed on it."""
         await self._ask("DELETE", f"/servers/{_segment(name)}", params={"force": force})

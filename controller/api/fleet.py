@@ -3,13 +3,15 @@
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
+from pydantic import ValidationError
 
 from controller.api import shapes
+from controller.api.problems import found_wrong
 from controller.api.shapes import Json
-from controller.errors import Invalid
+from controller.errors import Invalid, Problem
 from controller.model import Caller, Credential, Secret, Task
 from controller.service.bindings import Bindings
 from controller.service.keypairs import Keypairs
@@ -129,11 +131,15 @@ async def add_server(fleet: Serving, who: Asking, asked: shapes.NewServer) -> Js
 
 
 @router.post("/servers/import", status_code=201)
-async def import_servers(fleet: Serving, who: Asking, asked: list[shapes.NewServer]) -> list[Json]:
-    """Add all of these servers, or none of them; what is wrong with each is told by its place in the list."""
+async def import_servers(fleet: Serving, who: Asking, asked: list[Any], check: bool = False) -> list[Json]:
+    """Add all of these servers, or none of them; what is wrong with each is told by its place in the list.
+
+    Each is a NewServer. check: only look what is wrong, and add none.
+    """
     if len(asked) > IMPORTED_AT_ONCE:
         raise Invalid("too_many_servers", f"{len(asked)} servers at once; send at most {IMPORTED_AT_ONCE}")
-    return [shapes.server(one, []) for one in await fleet.servers.add_all(who, [each.model_dump() for each in asked])]
+    added = await fleet.servers.add_all(who, [to_be_added(each) for each in asked], only_check=check)
+    return [shapes.server(one, []) for one in added]
 
 
 @router.get("/servers/{name}")
@@ -159,7 +165,8 @@ async def start(fleet: Serving, who: Asking, asked: shapes.NewOperation) -> list
     strangers = sorted(asked.credentials.keys() - {one.name for one in chosen})
     if strangers:
         raise Invalid("credential_for_others", f"credentials for servers that were not selected: {', '.join(strangers)}")
-    given = {one.id: asked.credentials[one.name].credential() for one in chosen if one.name in asked.credentials}
+    opens = {one.id: asked.opens(one.name) for one in chosen}
+    given = {server_id: credential for server_id, credential in opens.items() if credential is not None}
     one_time: dict[str, str] = {}
     if asked.operation == "reset":
         refuse_for_reset(bool(given))
@@ -214,11 +221,19 @@ async def events(
     fleet: Serving,
     who: Asking,
     task: Words,
-    after: Annotated[int, Query(ge=0)] = 0,
+    after: Annotated[int, Query(ge=0, le=2**63 - 1)] = 0,  # what the store can count to
     wait: Annotated[float, Query(ge=0, le=WAIT_SECONDS)] = 0,
 ) -> list[Json]:
     """Return what happened after an event, the oldest first; with wait, not before there is something."""
     return [shapes.event(found) for found in await fleet.tasks.events(who, after, task or None, wait)]
+
+
+def to_be_added(given: Any) -> Json | Problem:
+    """Return one server of several as the service takes it, or what is wrong with it."""
+    try:
+        return shapes.NewServer.model_validate(given).model_dump()
+    except ValidationError as error:
+        return Invalid("invalid", "; ".join(found_wrong(error.errors(include_input=False))))
 
 
 def refuse_for_reset(given: bool) -> None:

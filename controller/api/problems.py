@@ -1,6 +1,6 @@
 """How requests are refused: problem details (RFC 9457) with a stable code, and a cap on what is read at all."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -36,9 +36,7 @@ def install(application: FastAPI) -> None:
 
     @application.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
-        # Only where and why: what was given may be a secret.
-        found = [f"{place(item['loc'])}: {item['msg']}" for item in error.errors()]
-        return answer(422, "invalid", "; ".join(found))
+        return answer(422, "invalid", "; ".join(found_wrong(error.errors(), inside=1)))
 
     @application.exception_handler(HTTPException)
     async def not_served(request: Request, error: HTTPException) -> JSONResponse:
@@ -49,9 +47,55 @@ def install(application: FastAPI) -> None:
         return answer(500, "unexpected", "a fault of the controller itself; its log has the trace")
 
 
-def place(location: Sequence[str | int]) -> str:
+# By pydantic's name of what is wrong, in the words of who sent it. What is given itself is never in them.
+_WORDS = {
+    "missing": "is missing",
+    "extra_forbidden": "there is no such field",
+    "string_type": "must be text",
+    "string_too_short": "must not be empty",
+    "string_too_long": "at most {max_length} characters",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "int_parsing_size": "is too large a number",
+    "float_parsing": "must be a number",
+    "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "literal_error": "must be {expected}",
+    "list_type": "must be a list",
+    "dict_type": "must be an object",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+    "json_invalid": "is not JSON",
+}
+
+
+def found_wrong(errors: Iterable[Mapping[str, Any]], inside: int = 0) -> list[str]:
+    """Return what pydantic found, in plain words: where, and why. inside: how many parts of a place are not the sender's.
+
+    What was given is not repeated: it may be a secret.
+    """
+    return [f"{_place(item['loc'][inside:])}: {_why(item)}" for item in errors]
+
+
+def _place(location: Sequence[str | int]) -> str:
     """Return the name of a field as its sender knows it."""
-    return ".".join(str(part) for part in location[1:]) or "body"
+    return ".".join(str(part) for part in location) or "body"
+
+
+def _why(item: Mapping[str, Any]) -> str:
+    context = item.get("ctx", {})
+    if item["type"] == "too_long":
+        # Secrets are counted as what they are made of.
+        unit = "characters" if context.get("field_type") == "Value" else "of them"
+        return f"at most {context['max_length']} {unit}"
+    if item["type"] == "too_short":
+        return "must not be empty"
+    if item["type"] in _WORDS:
+        return _WORDS[item["type"]].format_map(context)
+    return str(item["msg"]).removeprefix("Value error, ")
 
 
 class Capped:

@@ -80,10 +80,20 @@ class NewOperation(Request):
     root: str | None = Field(default=None, max_length=4096)
     set_password: bool = False
     credentials: dict[Name, Opens] = Field(default_factory=dict)
+    # One for all: a private key that opens each server which has none of its own in credentials.
+    identity: KeyFile | None = None
+    passphrase: Password | None = None
 
     def options(self) -> Json:
         """Return what a task keeps of this: nothing secret, and not the servers."""
-        return self.model_dump(exclude={"operation", "servers", "all", "credentials"})
+        return self.model_dump(exclude={"operation", "servers", "all", "credentials", "identity", "passphrase"})
+
+    def opens(self, server: str) -> Credential | None:
+        """Return what opens a server, if anything was given for it."""
+        own = self.credentials.get(server, Opens())
+        if own.identity is None and self.identity is not None:
+            own = own.model_copy(update={"identity": self.identity, "passphrase": self.passphrase})
+        return own.credential() if own.model_fields_set else None
 
 
 class Retry(Request):

@@ -203,16 +203,15 @@ def labels(given: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def servers_from_csv(path: Path) -> tuple[list[Json], list[int]]:
-    """Return the servers that a CSV file lists, and the line of each; every bad line is named, not only the first.
+def servers_from_csv(path: Path) -> tuple[dict[int, Json], dict[int, str]]:
+    """Return the servers that a CSV file lists and what is wrong in it, each by its line.
 
     The first line names the columns: name and host, and any of port, login, labels (k=v;k=v) and host_key.
     """
     text = file_text(path, CSV_BYTES).removeprefix("\ufeff")
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    wrong: list[str] = []
-    servers: list[Json] = []
-    lines: list[int] = []
+    wrong: dict[int, str] = {}
+    servers: dict[int, Json] = {}
     names: dict[str, int] = {}
     try:
         heading = [column.strip() for column in next(reader, [])]
@@ -225,25 +224,22 @@ def servers_from_csv(path: Path) -> tuple[list[Json], list[int]]:
                 if server["name"] in names:
                     raise ValueError(f"{server['name']} stands in line {names[server['name']]} already")
             except (ValueError, Declined) as error:
-                wrong.append(f"line {reader.line_num}: {error}")
+                wrong[reader.line_num] = str(error)
                 continue
             names[server["name"]] = reader.line_num
-            servers.append(server)
-            lines.append(reader.line_num)
+            servers[reader.line_num] = server
     except csv.Error as error:
-        wrong.append(f"line {reader.line_num}: {error}")
-    if wrong:
-        raise usage(f"{path}: nothing was imported\n" + "\n".join(wrong))
-    if not servers:
+        wrong[reader.line_num] = str(error)
+    if not servers and not wrong:
         raise usage(f"{path}: no servers in it")
-    return servers, lines
+    return servers, wrong
 
 
 def _check_heading(path: Path, heading: list[str]) -> None:
     unknown = [column for column in heading if column not in COLUMNS]
     missing = [column for column in ("name", "host") if column not in heading]
     if unknown or missing or len(set(heading)) != len(heading):
-        raise usage(f"{path}: line 1: the columns are {','.join(COLUMNS)}; name and host are needed, each at most once")
+        raise usage(f"{path}:1: the columns are {','.join(COLUMNS)}; name and host are needed, each at most once")
 
 
 def _server(heading: list[str], cells: list[str]) -> Json:

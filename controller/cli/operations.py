@@ -44,7 +44,8 @@ async def operate(
             {
                 "operation": operation,
                 "servers": names,
-                "credentials": credentials(names, password_stdin, password_of, key),
+                "credentials": credentials(names, password_stdin, password_of),
+                **key,
                 **{name: value for name, value in request.items() if value is not None},
             }
         )
@@ -73,14 +74,13 @@ def identity_of(identity: Path | None, password_stdin: bool, passphrase_stdin: b
     return key
 
 
-def credentials(names: Sequence[str], password_stdin: bool, password_of: str | None, key: Json) -> Json:
-    """Return what opens each server: its own password and no other's, and the key."""
+def credentials(names: Sequence[str], password_stdin: bool, password_of: str | None) -> Json:
+    """Return the password of each server, its own and no other's, as the API takes it."""
     if password_of is not None and not password_stdin:
         raise usage("--password-of goes with --password-stdin")
     passwords = inputs.passwords_from_stdin(names) if password_stdin else {}
     whose = {"password_of": password_of} if password_of else {}
-    opens = {name: key | ({"password": passwords[name], **whose} if name in passwords else {}) for name in names}
-    return {name: one for name, one in opens.items() if one}
+    return {name: {"password": password, **whose} for name, password in passwords.items()}
 
 
 def register(app: typer.Typer) -> None:

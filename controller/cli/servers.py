@@ -7,7 +7,7 @@ import typer
 
 from controller.cli import inputs, options, output
 from controller.cli.command import command, group
-from controller.cli.exits import Declined, usage
+from controller.cli.exits import USAGE, Declined, usage
 from controller.cli.operations import operate
 from controller.cli.session import Session
 
@@ -62,7 +62,9 @@ async def add(
         "trust_on_first_use": trust_on_first_use,
     }
     async with session.client() as client:
-        show(session, await client.add_server(request))
+        added = await client.add_server(request)
+    show(session, added)
+    warn_of_unknown_host_keys(session, [added])
 
 
 @command(
@@ -83,21 +85,30 @@ async def import_(
     """
     from controller.client import Refused
 
-    wanted, lines = inputs.servers_from_csv(csv)
-    for server in wanted:
+    listed, wrong = inputs.servers_from_csv(csv)
+    for server in listed.values():
         server["trust_on_first_use"] = trust_on_first_use and "host_key" not in server
     async with session.client() as client:
+        added: list[Json] = []
         try:
-            added = await client.import_servers(wanted)
+            # Also where the file is wrong in itself: what only the controller knows of the other lines is told with it.
+            if wrong:
+                await client.check_servers(list(listed.values()))
+            else:
+                added = await client.import_servers(list(listed.values()))
         except Refused as refused:
-            wrong = [f"line {lines[item['place']]}: {item['message']}" for item in refused.evidence.get("items", [])]
-            if not wrong:
+            items = refused.evidence.get("items", [])
+            if not items:
                 raise
-            raise Declined(2, refused.code, f"{csv}: nothing was imported\n" + "\n".join(wrong)) from refused
+            wrong |= {list(listed)[item["place"]]: item["message"] for item in items}
+    if wrong:
+        lines = "\n".join(f"{csv}:{line}: {wrong[line]}" for line in sorted(wrong))
+        raise Declined(USAGE, "import_refused", f"nothing was imported\n{lines}")
     if session.json:
         output.as_json(added)
     else:
         output.say(f"{len(added)} servers added")
+    warn_of_unknown_host_keys(session, added)
 
 
 @command(servers, "list", "kps server list", "kps server list env=prod --json")
@@ -235,6 +246,23 @@ def show(session: Session, server: Json) -> None:
             ],
             empty="nothing is bound",
         )
+
+
+def warn_of_unknown_host_keys(session: Session, added: list[Json]) -> None:
+    """Say of servers just added whose host key is not known what that means, and what to do."""
+    if session.json:
+        return  # host_key is null there
+    unknown = [one for one in added if not one["host_key"]]
+    asked = [one["name"] for one in unknown if one["trust_on_first_use"]]
+    never = [one["name"] for one in unknown if not one["trust_on_first_use"]]
+    if asked:
+        name = asked[0] if len(asked) == 1 else "SERVER"
+        told = f"showed no host key now: {', '.join(asked)}; once it can be reached, `kps server check {name}` records it"
+        output.say(f"kps: {told}", errors=True)
+    if never:
+        name = never[0] if len(never) == 1 else "SERVER"
+        told = f"nothing can be sent while a host key is not known: {', '.join(never)}; `kps server remove {name}`, "
+        output.say(f"kps: {told}then add it with --host-key LINE or --trust-on-first-use", errors=True)
 
 
 def host_key(server: Json) -> str:

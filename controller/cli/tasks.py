@@ -102,8 +102,8 @@ async def retry(
     key = identity_of(identity, password_stdin, passphrase_stdin)
     async with session.client() as client:
         server = str((await client.task(id_))["server"])
-        credential = credentials([server], password_stdin, password_of, key).get(server)
-        return await follow(session, client, [await client.retry(id_, credential)])
+        credential = key | credentials([server], password_stdin, password_of).get(server, {})
+        return await follow(session, client, [await client.retry(id_, credential or None)])
 
 
 @command(tasks, "delete", "kps task delete 0192f0c1-7c1e-7b6e-9d0a-2f1f3f0a9b11", "kps task delete --all")

@@ -22,7 +22,7 @@ _ASKED_AT_ONCE = 32  # for their host keys
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}")
 # Names and addresses; nothing that a program could take for an option, a path or a list.
 _HOST = re.compile(r"[A-Za-z0-9_:][A-Za-z0-9_.:%-]{0,252}")
-_LOGIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,63}\$?")
+LOGIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,63}\$?")
 _LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,62}")
 _LABEL_VALUE = re.compile(r"[A-Za-z0-9_./:@+-]{0,63}")
 _HOST_KEY_TYPES = (
@@ -69,31 +69,47 @@ class Servers:
         recorded; where it does not answer now, the one it shows at its first check.
         """
         wanted = {"name": name, "host": host, "port": port, "login": login, "labels": labels}
-        return (await self.add_all(who, [wanted | {"host_key": host_key, "trust_on_first_use": trust_on_first_use}]))[0]
+        one = wanted | {"host_key": host_key, "trust_on_first_use": trust_on_first_use}
+        servers, wrong = await self._looked_at(who, [one])
+        for problem in wrong.values():
+            raise problem
+        return (await self._take_in(servers))[0]
 
-    async def add_all(self, who: Caller, wanted: Sequence[Mapping[str, Any]]) -> builtins.list[Server]:
-        """Take several servers in, all or none; each is what add() takes.
+    async def add_all(
+        self, who: Caller, wanted: Sequence[Mapping[str, Any] | Problem], *, only_check: bool = False
+    ) -> builtins.list[Server]:
+        """Take several servers in, all or none; each is what add() takes, or what is known to be wrong with it.
 
-        Invalid(import_refused) tells what is wrong with each by its place in the list (items); a single one is told as it is.
+        Invalid(import_refused) tells what is wrong with each by its place in the list (items). only_check: take none in.
         """
+        servers, wrong = await self._looked_at(who, wanted)
+        if wrong:
+            items = [{"place": place, "code": one.code, "message": one.message} for place, one in wrong.items()]
+            said = "; ".join(one.message for one in wrong.values())
+            raise Invalid("import_refused", f"nothing was added: {said}", items=items)
+        return [] if only_check else await self._take_in(servers)
+
+    async def _looked_at(
+        self, who: Caller, wanted: Sequence[Mapping[str, Any] | Problem]
+    ) -> tuple[builtins.list[Server], dict[int, Problem]]:
+        """Return the servers that can be taken in, and what is wrong with the others by their places."""
         may_change(who)
         servers: builtins.list[Server] = []
         wrong: dict[int, Problem] = {}
         taken = {server.name for server in await self.list(who)}
         for place, each in enumerate(wanted):
             try:
+                if isinstance(each, Problem):
+                    raise each
                 servers.append(_server(who, **each))
                 if servers[-1].name in taken:
                     raise AlreadyExists("server_exists", f"{servers[-1].name}: there is a server of this name already")
                 taken.add(servers[-1].name)
             except Problem as problem:
                 wrong[place] = problem
-        if wrong and len(wanted) == 1:
-            raise wrong[0]
-        if wrong:
-            items = [{"place": place, "code": one.code, "message": one.message} for place, one in wrong.items()]
-            said = "; ".join(one.message for one in wrong.values())
-            raise Invalid("import_refused", f"nothing was added: {said}", items=items)
+        return servers, wrong
+
+    async def _take_in(self, servers: builtins.list[Server]) -> builtins.list[Server]:
         # The names are taken before the network is asked: nothing is fetched for a name that is taken.
         await off_loop(self._executor, self._store.add_servers, servers)
         turn = asyncio.Semaphore(_ASKED_AT_ONCE)
@@ -175,7 +191,7 @@ def _server(
         name=_fit(_NAME, name, "name", "letters, digits, _ . and -"),
         host=_fit(_HOST, host, "host", "a name or an address"),
         port=port,
-        login=_fit(_LOGIN, login, "login", "letters, digits, _ . @ + and -"),
+        login=_fit(LOGIN, login, "login", "letters, digits, _ . @ + and -"),
         labels={
             _fit(_LABEL, key, "label", "letters, digits, _ . / and -"): _fit(
                 _LABEL_VALUE, value, "label's value", "letters, digits, _ . / : @ + and -"

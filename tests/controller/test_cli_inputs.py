@@ -115,10 +115,11 @@ def test_a_csv_file_becomes_servers(tmp_path: Path) -> None:
         "\r\n"
         '"web-2",2001:db8::2,2222,deploy,"env=a,b",ssh-ed25519 AAAA\r\n'
     )
-    servers, lines = inputs.servers_from_csv(path)
-    assert servers == [
-        {"name": "web-1", "host": "192.0.2.1", "labels": {"env": "prod", "tier": "1"}},
-        {
+    servers, wrong = inputs.servers_from_csv(path)
+    assert wrong == {}
+    assert servers == {
+        2: {"name": "web-1", "host": "192.0.2.1", "labels": {"env": "prod", "tier": "1"}},
+        4: {
             "name": "web-2",
             "host": "2001:db8::2",
             "port": 2222,
@@ -126,55 +127,79 @@ def test_a_csv_file_becomes_servers(tmp_path: Path) -> None:
             "labels": {"env": "a,b"},
             "host_key": "ssh-ed25519 AAAA",
         },
-    ]
-    assert lines == [2, 4]
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "told"),
+    [
+        ("name,host\nx\n", 2, "1 cells for 2 columns"),
+        ("name,host\nx,y,z\n", 2, "3 cells for 2 columns"),
+        ("name,host\nx,\n", 2, "host is empty"),
+        ("name,host,port\nx,y,0\n", 2, "port '0'"),
+        ("name,host,port\nx,y,99999999999999999999\n", 2, "port"),
+        ("name,host,port\nx,y,²\n", 2, "port"),
+        ("name,host,labels\nx,y,env\n", 2, "label 'env'"),
+        ("name,host,labels\nx,y,a=1;a=2\n", 2, "label 'a'"),
+        ("name,host\nx,1\ny,2\nx,3\n", 4, "x stands in line 2"),
+        ('name,host\nx,"1\n', 2, "unexpected end"),
+    ],
+)
+def test_a_bad_line_is_named_with_its_number(tmp_path: Path, content: str, line: int, told: str) -> None:
+    (tmp_path / "servers.csv").write_text(content)
+    _, wrong = inputs.servers_from_csv(tmp_path / "servers.csv")
+    assert list(wrong) == [line]
+    assert told in wrong[line]
 
 
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("", "line 1"),
+        ("", ":1: the columns"),
         ("host,name\n", "no servers"),
-        ("name,address\nx,y\n", "line 1"),
-        ("name,host,name\nx,y,z\n", "line 1"),
-        ("name,host\nx\n", "line 2"),
-        ("name,host\nx,y,z\n", "line 2"),
-        ("name,host\nx,\n", "line 2: host is empty"),
-        ("name,host,port\nx,y,0\n", "line 2: port '0'"),
-        ("name,host,port\nx,y,99999999999999999999\n", "line 2: port"),
-        ("name,host,port\nx,y,²\n", "line 2: port"),
-        ("name,host,labels\nx,y,env\n", "line 2: label 'env'"),
-        ("name,host,labels\nx,y,a=1;a=2\n", "line 2: label 'a'"),
-        ("name,host\nx,1\ny,2\nx,3\n", "line 4: x stands in line 2"),
-        ('name,host\nx,"1\n', "line"),
+        ("name,address\nx,y\n", ":1: the columns"),
+        ("name,host,name\nx,y,z\n", ":1: the columns"),
         ("name,host\n" + "x" * inputs.CSV_BYTES, "bytes"),
     ],
 )
-def test_a_bad_line_is_named_with_its_number(tmp_path: Path, content: str, told: str) -> None:
+def test_a_file_that_is_no_list_of_servers_is_refused(tmp_path: Path, content: str, told: str) -> None:
     (tmp_path / "servers.csv").write_text(content)
     with pytest.raises(Declined, match=told):
         inputs.servers_from_csv(tmp_path / "servers.csv")
 
 
-def test_every_bad_line_is_named_and_nothing_is_imported(settings: Settings, made: Any, tmp_path: Path) -> None:
-    path = tmp_path / "servers.csv"
-    path.write_text("name,host,port\nok,192.0.2.1,\nbad,192.0.2.2,x\n,192.0.2.3,\n")
+def imported(settings: Settings, path: Path, *lines: str) -> list[str]:
+    """What is said of a file with these lines, of which nothing is imported."""
+    before = here(settings.home, "server", "list", "--json").stdout
+    path.write_text("\n".join(("name,host,port,login,host_key", *lines)) + "\n")
     result = here(settings.home, "server", "import", str(path))
-    assert result.exit_code == 2
-    assert "line 3: port 'x'" in result.stderr
-    assert "line 4: name is empty" in result.stderr
-    assert json.loads(here(settings.home, "server", "list", "--json").stdout) == []
+    assert result.exit_code == 2, result.stderr
+    assert here(settings.home, "server", "list", "--json").stdout == before
+    first, *said = result.stderr.rstrip("\n").split("\n")
+    assert first == "kps: nothing was imported"
+    return said
 
 
-def test_what_only_the_controller_can_know_is_told_by_line_as_well(settings: Settings, made: Any, tmp_path: Path) -> None:
+def test_every_bad_line_is_named_whoever_finds_it(settings: Settings, made: Any, tmp_path: Path) -> None:
     assert here(settings.home, "server", "add", "taken", "192.0.2.9").exit_code == 0
     path = tmp_path / "servers.csv"
-    path.write_text("name,host\nok,192.0.2.1\ntaken,192.0.2.2\n\nbad name,192.0.2.3\n")
-    result = here(settings.home, "server", "import", str(path))
-    assert result.exit_code == 2
-    assert "line 3: taken" in result.stderr
-    assert "line 5: 'bad name'" in result.stderr
-    assert [one["name"] for one in json.loads(here(settings.home, "server", "list", "--json").stdout)] == ["taken"]
+    said = imported(
+        settings, path,
+        "bad name,192.0.2.1,,,", "taken,192.0.2.1,,,", "ok,192.0.2.1,,,", f"{'x' * 300},192.0.2.1,,,",
+        "key,192.0.2.1,,,nonsense", "port,192.0.2.1,x,,", "ok,192.0.2.2,,,", "login,192.0.2.2,,../x,", "short",
+    )  # fmt: skip
+    assert [line.partition(": ")[0] for line in said] == [f"{path}:{number}" for number in (2, 3, 5, 6, 7, 8, 9, 10)]
+    for place, told in enumerate(
+        ("bad name", "taken", "name: at most 255 characters", "a host key is", "port 'x'", "line 4", "../x", "cells")
+    ):
+        assert told in said[place]
+
+
+@pytest.mark.parametrize("line", ["taken,192.0.2.1,,,", "web-1,192.0.2.1,,,nonsense", f"web-1,{'x' * 300},,,"])
+def test_the_line_is_named_where_there_is_but_one(settings: Settings, made: Any, tmp_path: Path, line: str) -> None:
+    assert here(settings.home, "server", "add", "taken", "192.0.2.9").exit_code == 0
+    (said,) = imported(settings, tmp_path / "servers.csv", line)
+    assert said.startswith(f"{tmp_path}/servers.csv:2: ")
 
 
 def test_an_import_prints_the_servers_it_added(settings: Settings, made: Any, tmp_path: Path) -> None:
