@@ -8,12 +8,25 @@ from typing import Any, get_args
 from controller.errors import Invalid
 from controller.model import Caller, Credential, Operation, Server, Task, now
 from controller.service.roles import may_change
+from controller.service.servers import LOGIN
 from controller.service.tasks import Dispatch
 from controller.service.worker import off_loop
 from controller.store import Store
 
 _NEED_A_KEYPAIR = ("bind", "replace", "reset")
 _READ_ONLY = ("check", "password-login-status")
+# What each operation can be told besides the login. Anything else would be taken for granted and never looked at.
+_CONSENTS = frozenset({"accept_lockout", "accept_unproved"})
+_OPTIONS: dict[str, frozenset[str]] = {
+    "bind": frozenset({"keypair", "keep_password_login", "fix_permissions"}) | _CONSENTS,
+    "replace": frozenset({"keypair", "fix_permissions"}) | _CONSENTS,
+    "unbind": _CONSENTS,
+    "reset": frozenset({"keypair", "root", "set_password", "fix_permissions"}),
+    "password-login-enable": frozenset({"force"}),
+    "password-login-disable": _CONSENTS,
+    "password-login-status": frozenset(),
+    "check": _CONSENTS,
+}
 
 
 class Bindings:
@@ -35,6 +48,7 @@ class Bindings:
         """Order the operation on each of the servers; returns the tasks, which run from now on.
 
         request: keypair (a name), login (else each server's own), and the operation's options. credentials: by server id.
+        Invalid: option_unknown for an option of another operation, login_unusable.
         """
         if operation not in get_args(Operation):
             raise Invalid("operation_unknown", f"{operation}: one of " + ", ".join(get_args(Operation)))
@@ -43,6 +57,14 @@ class Bindings:
         if not servers:
             raise Invalid("no_servers", "name at least one server")
         kept = {name: value for name, value in request.items() if value not in (None, False, []) and name != "login"}
+        foreign = sorted(kept.keys() - _OPTIONS[operation])
+        if foreign:
+            raise Invalid("option_unknown", f"{operation} takes no {', '.join(foreign)}; it would change nothing")
+        if operation == "reset" and not kept.get("root"):
+            raise Invalid("root_missing", "reset: say where the server's disk is mounted")
+        for name in (request.get("login"), *kept.get("accept_lockout", ())):
+            if name is not None and not LOGIN.fullmatch(str(name)):
+                raise Invalid("login_unusable", f"{str(name)!r}: this cannot be a login; use letters, digits, _ . @ + and -")
         if operation in _NEED_A_KEYPAIR:
             if not kept.get("keypair"):
                 raise Invalid("keypair_missing", f"{operation}: name a key pair")

@@ -118,6 +118,7 @@ def test_a_long_poll_is_woken_by_what_happens(asked: Asked) -> None:
         ("GET", "/tasks/0", None, 404, "task_not_found"),
         ("GET", "/events?wait=31", None, 422, "invalid"),
         ("GET", "/events?after=-1", None, 422, "invalid"),
+        ("GET", f"/events?after={2**63}", None, 422, "invalid"),
         ("POST", "/servers", {"name": "web-1", "host": "192.0.2.1"}, 409, "server_exists"),
         ("POST", "/servers", {"name": "x", "host": "192.0.2.1", "tenant_id": "other"}, 422, "invalid"),
         ("POST", "/servers", {"name": "x", "host": "192.0.2.1", "id": "mine"}, 422, "invalid"),
@@ -130,6 +131,9 @@ def test_a_long_poll_is_woken_by_what_happens(asked: Asked) -> None:
         ("POST", "/operations", {"operation": "bind", "keypair": "ops"}, 400, "selection_empty"),
         ("POST", "/operations", {"operation": "bind", "servers": ["web-1"]}, 400, "keypair_missing"),
         ("POST", "/operations", {"operation": "bind", "servers": ["web-1"], "keypair": "no"}, 404, "keypair_not_found"),
+        ("POST", "/operations", {"operation": "reset", "servers": ["web-1"], "keypair": "ops"}, 400, "root_missing"),
+        ("POST", "/operations", {"operation": "check", "all": True, "login": "../../etc/x\0"}, 400, "login_unusable"),
+        ("POST", "/operations", {"operation": "unbind", "all": True, "accept_lockout": ["a b"]}, 400, "login_unusable"),
     ],
 )
 def test_a_refusal_is_a_problem_document(asked: Asked, method: str, path: str, body: Any, status: int, code: str) -> None:
@@ -158,6 +162,97 @@ def test_a_credential_for_a_server_that_was_not_selected_is_refused(asked: Asked
 
     asked(story)
     assert given == {}
+
+
+FOREIGN = {
+    "bind": ("root", "force", "set_password"),
+    "replace": ("root", "force", "set_password", "keep_password_login"),
+    "unbind": ("keypair", "root", "force", "set_password", "keep_password_login", "fix_permissions"),
+    "reset": ("force", "keep_password_login", "accept_lockout", "accept_unproved"),
+    "password-login-enable": ("keypair", "root", "accept_lockout", "accept_unproved", "fix_permissions"),
+    "password-login-disable": ("keypair", "root", "force", "fix_permissions"),
+    "password-login-status": ("keypair", "root", "force", "accept_lockout", "accept_unproved"),
+    "check": ("keypair", "root", "force", "set_password"),
+}
+SOMETHING = {"root": "/mnt", "keypair": "ops", "accept_lockout": ["root"]}
+
+
+@pytest.mark.parametrize(("operation", "option"), [(one, option) for one, options in FOREIGN.items() for option in options])
+def test_an_option_of_another_operation_is_refused(asked: Asked, operation: str, option: str) -> None:
+    async def story(http: httpx.AsyncClient) -> None:
+        needed = {"keypair": "ops"} if operation in ("bind", "replace", "reset") else {}
+        needed |= {"root": "/mnt"} if operation == "reset" else {}
+        answer = await http.post(
+            "/operations", json={"operation": operation, "all": True, **needed, option: SOMETHING.get(option, True)}
+        )
+        assert (answer.status_code, answer.json()["code"]) == (400, "option_unknown")
+        assert option in answer.json()["detail"]
+        assert (await http.get("/tasks")).json() == []
+
+    asked(story)
+
+
+def test_the_last_event_that_can_be_is_asked_for(asked: Asked) -> None:
+    async def story(http: httpx.AsyncClient) -> None:
+        assert (await http.get("/events", params={"after": 2**63 - 1})).json() == []
+
+    asked(story)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"host": "x"}, "name: is missing"),
+        ({"name": "x" * 256, "host": "x"}, "name: at most 255 characters"),
+        ({"name": "x", "host": "x", "port": "many"}, "port: must be a whole number"),
+        ({"name": "x", "host": "x", "port": 65536}, "port: at most 65535"),
+        ({"name": "x", "host": "x", "hots": "y"}, "hots: there is no such field"),
+        ({"name": "", "host": ["x"]}, "name: must not be empty; host: must be text"),
+    ],
+)
+def test_what_is_wrong_is_said_in_plain_words(asked: Asked, body: Any, said: str) -> None:
+    async def story(http: httpx.AsyncClient) -> None:
+        assert (await http.post("/servers", json=body)).json()["detail"] == said
+
+    asked(story)
+
+
+def test_a_secret_too_long_is_said_in_plain_words(asked: Asked) -> None:
+    async def story(http: httpx.AsyncClient) -> None:
+        body = {"operation": "check", "all": True, "credentials": {"web-1": {"password": SECRET * 100}}}
+        said = (await http.post("/operations", json=body)).json()["detail"]
+        assert said == "credentials.web-1.password: at most 1024 characters"
+
+    asked(story)
+
+
+def test_one_private_key_opens_each_server_that_has_none_of_its_own(asked: Asked, given: Given) -> None:
+    async def story(http: httpx.AsyncClient) -> None:
+        shared = {"identity": "shared key", "passphrase": "shared phrase"}
+        credentials = {"web-1": {"password": "one"}, "web-2": {"identity": "own key"}}
+        body = {"operation": "bind", "all": True, "keypair": "ops", "credentials": credentials, **shared}
+        await ended(http, [task["id"] for task in (await http.post("/operations", json=body)).json()])
+
+    asked(story)
+    one, two = given["web-1"], given["web-2"]
+    assert one is not None
+    assert two is not None
+    assert [secret and secret.open() for secret in (one.password, one.identity, one.passphrase)] == [
+        b"one", b"shared key", b"shared phrase",
+    ]  # fmt: skip
+    assert [secret and secret.open() for secret in (two.password, two.identity, two.passphrase)] == [None, b"own key", None]
+
+
+def test_an_import_is_checked_without_adding_anything(asked: Asked) -> None:
+    async def story(http: httpx.AsyncClient) -> None:
+        good = {"name": "new", "host": "192.0.2.1"}
+        for servers, status in (([good], 201), ([good, {"name": "x" * 300}, "nonsense"], 400)):
+            answer = await http.post("/servers/import", params={"check": True}, json=servers)
+            assert answer.status_code == status
+        assert [item["place"] for item in answer.json()["evidence"]["items"]] == [1, 2]
+        assert len((await http.get("/servers")).json()) == 2
+
+    asked(story)
 
 
 def test_each_server_is_given_its_own_credential(asked: Asked, given: Given) -> None:
