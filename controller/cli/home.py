@@ -7,6 +7,8 @@ import typer
 
 from controller.cli import output
 from controller.cli.command import command
+from controller.cli.exits import ALL_AS_ASKED, usage
+from controller.cli.inputs import interruptible
 from controller.cli.session import Session
 
 
@@ -56,7 +58,7 @@ def register(app: typer.Typer) -> None:
 
         await serve(settings, ready)
 
-    @command(app, "demo", "kps demo", "kps demo --servers 5 --keep", "kps demo --fleet-only /tmp/try")
+    @command(app, "demo", "kps demo", "kps demo --servers 5 --keep", "kps demo --fleet-only /tmp/try", "kps demo --end /tmp/try")
     async def demo(
         session: Session,
         *,
@@ -71,8 +73,22 @@ def register(app: typer.Typer) -> None:
         """Start a fleet of real OpenSSH servers on this machine and go through the whole story on it, checked."""
         from controller.demo import story
 
-        if end is not None:
-            return story.end(end)
-        if fleet_only is not None:
-            return story.fleet_only(fleet_only, servers)
-        return await story.main(keep=keep, servers=servers, json=session.json)
+        if sum((keep, fleet_only is not None, end is not None)) > 1:
+            raise usage("--keep, --fleet-only and --end exclude each other")
+        # All of it blocks, and Ctrl-C is to end it where it stands.
+        with interruptible():
+            if end is not None:
+                ended = story.end(end)
+                told = "the fleet is ended" if ended["ended"] else "the fleet had ended already; what it left is removed"
+                output.as_json(ended) if session.json else output.say(told)
+                return ALL_AS_ASKED
+            if fleet_only is None:
+                return story.main(keep=keep, servers=servers, json=session.json)
+            made = story.fleet_only(fleet_only, servers)
+        if session.json:
+            output.as_json(made)
+            return ALL_AS_ASKED
+        output.say(f"{servers} servers are up; {made['inventory']} names them, {made['passwords']} holds root's passwords")
+        minutes = made["ends_after_seconds"] // 60
+        output.say(f"they end by themselves after {minutes} minutes, or with: kps demo --end {fleet_only}")
+        return ALL_AS_ASKED

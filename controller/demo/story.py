@@ -1,6 +1,5 @@
 """The story that `kps demo` tells: a key rollout on real servers, each step judged by OpenSSH's own client."""
 
-import asyncio
 import json
 import os
 import shutil
@@ -16,47 +15,88 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from controller.demo.fleet import MAX_AGE_SECONDS, Fleet, FleetUnavailable, Server, end_kept
+from controller.demo.fleet import MAX_AGE_SECONDS, Fleet, FleetUnavailable, Server, end_kept, kept_fleets
+from controller.errors import Invalid, NotFound, Unavailable
 
 _KPS = [sys.executable, "-m", "controller.cli"]
 _SECONDS = 90
+# What fleet_only() puts into its directory.
+_LINK, _INVENTORY, _PASSWORDS = "fleet", "fleet.csv", "passwords"
 
 
-async def main(keep: bool = False, servers: int = 3, json: bool = False) -> int:
-    """Tell the story and return 0 only where every check held. With keep the fleet stays up, with commands to try."""
+def main(keep: bool = False, servers: int = 3, json: bool = False) -> int:
+    """Tell the story and return 0 only where every check held. With keep the fleet stays up, with commands to try.
+
+    Unavailable(no_fleet) where no fleet can be started.
+    """
     try:
-        return await asyncio.to_thread(_tell, keep, servers, json)
+        return _tell(keep, servers, json)
     except FleetUnavailable as unavailable:
-        print(f"no fleet of real servers here: {unavailable}", file=sys.stderr)
-        return 5
+        raise _no_fleet(unavailable) from unavailable
 
 
-def fleet_only(place: Path, servers: int) -> int:
-    """Start servers and nothing else; what is needed to reach them is put into place, which must not exist yet."""
+def fleet_only(place: Path, servers: int) -> dict[str, Any]:
+    """Start servers and nothing else; what is needed to reach them is put into place, which must not exist yet.
+
+    Returns what was made. Where it does not come to that, nothing is left. Invalid: directory_unusable; Unavailable:
+    no_fleet, fleet_not_written.
+    """
     try:
         place.mkdir(mode=0o700)
+    except FileExistsError as error:
+        raise Invalid("directory_unusable", f"{place}: is there already; choose another directory") from error
+    except OSError as error:
+        raise Invalid("directory_unusable", f"{place}: {error.strerror}; choose another directory") from error
+    try:
         with Fleet(servers) as fleet:
-            (place / "fleet").symlink_to(fleet.directory)
-            (place / "fleet.csv").write_text(_inventory(fleet))
-            passwords = place / "passwords"
+            (place / _LINK).symlink_to(fleet.directory)
+            (place / _INVENTORY).write_text(_inventory(fleet))
+            passwords = place / _PASSWORDS
             passwords.touch(mode=0o600)
             passwords.write_text("".join(f"{each.name}\t{each.root_password}\n" for each in fleet.servers))
+            made = {
+                "directory": str(place),
+                "fleet": str(fleet.directory),
+                "inventory": str(place / _INVENTORY),
+                "passwords": str(passwords),
+                "servers": [each.name for each in fleet.servers],
+                "ends_after_seconds": MAX_AGE_SECONDS,
+            }
             fleet.keep()
-    except FileExistsError:
-        print(f"{place}: is there already; choose another directory", file=sys.stderr)
-        return 2
-    except FleetUnavailable as unavailable:
-        print(f"no fleet of real servers here: {unavailable}", file=sys.stderr)
-        return 5
-    print(f"{servers} servers are up; {place}/fleet.csv names them, {place}/passwords holds root's passwords")
-    print(f"they end by themselves after {MAX_AGE_SECONDS // 60} minutes, or with: kps demo --end {place}")
-    return 0
+    except BaseException as error:
+        _clear(place)
+        if isinstance(error, FleetUnavailable):
+            raise _no_fleet(error) from error
+        if isinstance(error, OSError):
+            raise Unavailable("fleet_not_written", f"{place}: {error.strerror}; nothing was left") from error
+        raise
+    return made
 
 
-def end(place: Path) -> int:
-    """End a fleet that was left up."""
-    end_kept((place / "fleet").resolve() if (place / "fleet").is_symlink() else place)
-    return 0
+def end(place: Path) -> dict[str, Any]:
+    """End a fleet that was left up, and remove what fleet_only() put into place. NotFound(fleet_not_found)."""
+    linked = (place / _LINK).is_symlink()
+    fleet = (place / _LINK if linked else place).resolve()
+    lives = fleet in kept_fleets()
+    if not linked and not lives:
+        raise NotFound("fleet_not_found", f"{place}: no fleet here; it has ended, or was started elsewhere")
+    if lives:
+        end_kept(fleet)
+    if linked:
+        _clear(place)
+    return {"directory": str(place), "fleet": str(fleet), "ended": lives}
+
+
+def _clear(place: Path) -> None:
+    """Remove what fleet_only() made: its own files, and the directory if nothing else is in it."""
+    for name in (_LINK, _INVENTORY, _PASSWORDS):
+        (place / name).unlink(missing_ok=True)
+    if not any(place.iterdir()):
+        place.rmdir()
+
+
+def _no_fleet(why: FleetUnavailable) -> Unavailable:
+    return Unavailable("no_fleet", f"no fleet of real servers here: {why}")
 
 
 def _inventory(fleet: Fleet) -> str:
@@ -67,17 +107,21 @@ def _inventory(fleet: Fleet) -> str:
 def _tell(keep: bool, count: int, as_json: bool) -> int:
     began = time.monotonic()
     place = Path(tempfile.mkdtemp(prefix="kps-demo-"))
-    with Fleet(count) as fleet:
-        story = Story(fleet, place, Console(stderr=as_json, highlight=False))
-        try:
-            story.tell()
-            if keep:
-                story.invite()
-                fleet.keep()
-        finally:
-            story.end()
-            if not keep:
-                shutil.rmtree(place)
+    kept = False
+    try:
+        with Fleet(count) as fleet:
+            story = Story(fleet, place, Console(stderr=as_json, highlight=False))
+            try:
+                story.tell()
+                if keep:
+                    story.invite()
+                    fleet.keep()
+                    kept = True
+            finally:
+                story.end()
+    finally:
+        if not kept:
+            shutil.rmtree(place)
     return story.verdict(time.monotonic() - began, as_json)
 
 
