@@ -218,7 +218,7 @@ class Judge:
         host = ModelHost(world, None, before, after)
         # A recovery that can't do its work says so; one that could all the same has nothing to say.
         with contextlib.suppress(Stop, OSError):
-            drive(recovery(), host)
+            drive(unattended(), host)
         host.close()
         host.before = host.after = nothing
         self.points["failures in a recovery"] += 1
