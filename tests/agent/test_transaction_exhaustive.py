@@ -31,7 +31,22 @@ from scenarios import PASSWORDS, SCENARIOS, STRANGER, Scenario
 
 from kpsagent import plan as plans
 from kpsagent.errors import Failed, Refused
-from kpsagent.host import Arm, Ask, Clock, Listening, MoveJournal, Read, Reload, Walk, WriteJournal, WriteState
+from kpsagent.host import (
+    Arm,
+    Ask,
+    Clock,
+    Listening,
+    MakeDirectory,
+    MoveJournal,
+    Read,
+    Reload,
+    Replace,
+    SetMode,
+    SetPassword,
+    Walk,
+    WriteJournal,
+    WriteState,
+)
 from kpsagent.plan import Step
 from kpsagent.transaction import drive, operation, unattended
 
@@ -122,6 +137,25 @@ def test_an_operation_ends_as_asked_and_keeps_every_promise_on_the_way(scenario,
     assert result["status"] == ("succeeded" if scenario.wanted else "unchanged"), result
     assert result["server_state"] == "as_asked"
     assert {path: run.world.disk.get(path) for path in scenario.wanted} == scenario.wanted
+    proved = [(each["way"], each["login"], each["method"]) for each in result["proofs"]]
+    assert sorted(proved) == sorted(shown(scenario))
+
+
+def shown(scenario: Scenario) -> list[tuple[str, str, str]]:
+    """What has to be proved of the login for this order, worked out from what it asks for: (way, login, method)."""
+    order, login = scenario.order, scenario.login
+    if order["operation"] == "reset":
+        return []  # a disk at rest lets nobody in yet
+    found = []
+    if "key" in order:
+        found.append(("key", login, "logged_in" if scenario.provable else "accepted"))
+    if order["operation"] in ("unbind", "password-login-enable"):
+        found.append(("password", login, "logged_in" if order["password_known"] else "password_offered"))
+    if order.get("passwords") == "off":
+        found.append(("password", login, "refused"))
+    if "remove" in order:
+        found.append(("key", login, "refused"))
+    return found
 
 
 @every_scenario
@@ -201,6 +235,36 @@ def test_the_last_thing_before_the_commit_is_to_see_that_the_rope_still_holds(sc
     effects = judge.undisturbed.effects
     commit = commit_of(effects)
     assert isinstance(effects[commit - 1] if scenario.wanted else effects[commit], Listening)
+
+
+STEPS = MakeDirectory | Replace | SetMode | SetPassword
+
+
+@every_scenario
+def test_before_each_step_it_is_seen_that_the_rope_still_holds(scenario, judge):
+    effects = judge.undisturbed.effects
+    steps = [at for at, effect in enumerate(effects) if isinstance(effect, STEPS)]
+    assert bool(steps) == bool(scenario.wanted)
+    assert all(isinstance(effects[at - 1], Listening) for at in steps)
+
+
+@every_scenario
+@pytest.mark.parametrize(
+    ("place", "line", "cause"),
+    [("keys", STRANGER, "authorized_keys_changed"), ("config", "Banner none", "setting_overridden")],
+    ids=["keys", "config"],
+)
+def test_an_edit_by_somebody_else_after_ours_fails_the_operation(scenario, judge, place, line, cause):
+    path = scenario.keys_path if place == "keys" else CONFIG
+    effects = judge.undisturbed.effects
+    ours = [at for at, effect in enumerate(effects) if isinstance(effect, Replace) and effect.path == path]
+    assert bool(ours) == (path in scenario.wanted)
+    looks = [at for at, effect in enumerate(effects[: commit_of(effects)]) if isinstance(effect, Read) and effect.path == path]
+    assert not ours or looks[-1] > ours[-1], "nobody looks again before the commit"
+    for at in range(ours[-1] + 1, looks[-1] + 1) if ours else ():
+        judge.theirs = {}
+        _, result = play(judge, "edits by others", at, edit(at, path, line))
+        assert (result["status"], result["cause"]) == ("failed", cause), (at, effects[at])
 
 
 @every_scenario
