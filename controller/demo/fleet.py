@@ -163,7 +163,7 @@ class Server:
 
     def write(self, path: str, text: str, mode: int | None = None, owner: str | None = None) -> None:
         """Write a file in the server, and the directories on the way that are missing."""
-        self.run(["sh", "-c", 'mkdir -p "$(dirname "$1")" && cat > "$1"', "sh", path], text)
+        self.run(["sh", "-c", _WRITE, "sh", path], text)
         if mode is not None:
             self.run(["chmod", f"{mode:o}", path])
         if owner is not None:
@@ -206,6 +206,29 @@ class Server:
                 "passwords": "".join(f"{login}:{password}\n" for login, password in self.passwords.items()),
             }
         )["pid"]
+
+    def reload(self) -> None:
+        """Have sshd read its configuration again, and return when the sshd that did so greets."""
+        before = self._listening()
+        self.run(["sh", "-c", "kill -HUP $(cat /run/sshd.pid)"])
+        deadline = time.monotonic() + BOOT_SECONDS
+        # For a moment the old socket still answers: sshd(8) closes it, executes itself and opens a new one.
+        while self._listening() in ("", before):
+            if time.monotonic() > deadline:
+                raise ServerFailed(f"{self.name}: sshd does not listen again after a reload: {self.console()}")
+            time.sleep(0.004)
+        self.await_greeting()
+
+    def _listening(self) -> str:
+        """The inode of the socket that listens at the server's address, or "": proc(5), /proc/net/tcp."""
+        # The kernel prints the address as a number of the machine's own byte order.
+        host = int.from_bytes(socket.inet_aton(self.host), sys.byteorder)
+        address = f"{host:08X}:{self.port:04X}"
+        for line in Path("/proc/net/tcp").read_text().split("\n")[1:-1]:
+            _, local, _, state, *rest = line.split()
+            if local == address and state == "0A":
+                return rest[5]
+        return ""
 
     def await_greeting(self, first: bool = False) -> None:
         """Return when sshd greets, within the time that a boot may take; at the first boot nobody else will start it.
@@ -277,6 +300,19 @@ class Server:
             text += f"MaxStartups {self.spec.max_startups}\n"
         return self.spec.sshd_config_top + text + self.spec.sshd_config_end
 
+
+# A file may be a hard link to one of the tree that all servers are made of: it is replaced, never written into. What is no
+# plain file (a pipe, a device) is written to.
+_WRITE = """set -e
+mkdir -p "$(dirname "$1")"
+to=$(readlink -f -- "$1")
+if [ -e "$to" ] && [ ! -f "$to" ]; then exec cat > "$to"; fi
+new=$to.new-$$
+trap 'rm -f -- "$new"' EXIT
+if [ -e "$to" ]; then cp -p -- "$to" "$new"; fi
+cat > "$new"
+mv -f -- "$new" "$to"
+"""
 
 _PYTHONS = [f"/usr/bin/python3{minor}" for minor in ("", *(f".{number}" for number in range(6, 15)))]
 

@@ -253,6 +253,8 @@ def _write_files(order: Order) -> None:
         os.chown(path, owner, owner)
     for path, text, mode, owner, group in order["files"]:
         os.makedirs(os.path.dirname(path), exist_ok=True)
+        if os.path.isfile(path) and os.stat(path).st_nlink > 1:
+            os.unlink(path)  # it is the tree's own, which all servers share
         with open(path, "wb") as file:
             file.write(text.encode("utf-8", "surrogateescape"))
         os.chown(path, owner, group)

@@ -60,17 +60,15 @@ def left(before: Picture, after: Picture) -> set[str]:
     return changed(before, after) - {path for path in empty if after[path][0] == "-" or path.endswith("/.ssh")}
 
 
-def fingerprint_of(directories: list[str]) -> str:
-    """One hash over all that is in directories of this machine: names, modes, owners, contents, times of change."""
+def fingerprint_of(paths: list[str]) -> str:
+    """One hash over files of this machine, and all that is below directories: names, modes, owners, contents, times of change."""
+    below = [os.path.join(directory, name) for top in paths for directory, names, files in os.walk(top) for name in names + files]
     digest = hashlib.sha256()
-    for top in directories:
-        for directory, names, files in sorted(os.walk(top)):
-            for name in sorted(["", *names, *files]):
-                path = os.path.join(directory, name)
-                seen = os.lstat(path)
-                digest.update(repr((path, seen.st_mode, seen.st_uid, seen.st_gid, seen.st_size, seen.st_mtime_ns)).encode())
-                if stat.S_ISREG(seen.st_mode):
-                    digest.update(Path(path).read_bytes())
+    for path in sorted([*filter(os.path.lexists, paths), *below]):
+        seen = os.lstat(path)
+        digest.update(repr((path, seen.st_mode, seen.st_uid, seen.st_gid, seen.st_size, seen.st_mtime_ns)).encode())
+        if stat.S_ISREG(seen.st_mode):
+            digest.update(Path(path).read_bytes())
     return digest.hexdigest()
 
 

@@ -13,7 +13,11 @@ from tests.fleet.product import methods
 
 ALICE = Login("alice", "alice's own word")
 STATE = {"/var/lib/kps", "/var/lib/kps/state.json"}
-OURS = ["/etc", "/root/.ssh"]
+# What of this machine a reset could touch by mistake: whatever a disk has that the agent reads, writes or arms.
+OURS = [
+    *("/etc/ssh", "/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow", "/etc/sudoers.d"),
+    *("/etc/cron.d", "/etc/rcS.d", "/etc/systemd/system", "/root/.ssh", "/var/lib/kps"),
+]
 TREES = ("host", "bullseye", "trixie")
 
 
@@ -169,6 +173,28 @@ def test_a_reset_of_another_login_is_proved_for_that_login(make_server, product,
         "root": pair["name"],
         "alice": new["name"],
     }
+
+
+@pytest.mark.parametrize("tree", TREES)
+def test_the_old_key_of_another_login_is_refused_after_the_first_proof(make_server, product, tree):
+    server = make_server(tree=tree, logins=(ALICE,))
+    product.add(server)
+    lost, pair = product.keypair(managed=False), product.keypair()
+    order = {"password": server.root_password, "keep_password_login": True}
+    product.succeeds("bind", server, keypair=lost, login="alice", accept_unproved=True, **order)
+    product.succeeds("bind", server, keypair=pair, **order)
+    assert key_works(server, lost["private_key"], "alice")
+    server.stop()
+    new = product.keypair()
+    reset(product, server, keypair=new, login="alice")
+    server.start()
+    assert key_works(server, product.private(new), "alice")
+    assert key_works(server, lost["private_key"], "alice")
+    task = product.succeeds("check", server)
+    assert ("key", "refused") in methods(task)
+    assert key_works(server, product.private(new), "alice")
+    assert not key_works(server, lost["private_key"], "alice")
+    assert key_works(server, product.private(pair))
 
 
 # -- whose files they are ----------------------------------------------------------------------------------------------
