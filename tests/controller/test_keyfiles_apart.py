@@ -57,7 +57,7 @@ def seconds_of(who: int, work: Callable[[], object]) -> float:
 def test_the_worst_file_that_is_read_takes_less_than_two_seconds_and_none_of_ours(how: tuple[str, ...], tmp_path: Path) -> None:
     text = written(tmp_path, *how)
     ours = spent(resource.RUSAGE_SELF)
-    assert 0.5 < seconds_of(resource.RUSAGE_CHILDREN, lambda: read(text)) < 2
+    assert seconds_of(resource.RUSAGE_CHILDREN, lambda: read(text)) < 2
     # While the rest of this process waits for the interpreter's lock, it spends.
     assert spent(resource.RUSAGE_SELF) - ours < 0.3
 

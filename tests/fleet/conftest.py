@@ -10,6 +10,7 @@ from controller.demo.fleet import Fleet, FleetUnavailable, Server, Spec
 from tests.fleet.product import Json, Product
 from tests.needs import lacking
 
+HURRIED_DEADLINE = 15
 MakeServer = Callable[..., Server]
 Told = Callable[..., Json]
 
@@ -63,8 +64,24 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
 
 @pytest.fixture(scope="session")
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
-    """A controller that waits for nothing long."""
+    """A controller that waits for nothing long: for what must fail. Where the machine is busy, nothing need succeed in time."""
     with Product(tmp_path_factory.mktemp("impatient") / "home", connect_timeout_seconds=2, deadline_seconds=5) as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def hurried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+    """A controller that soon gives up what is lost, and gives what can succeed time enough on a busy machine."""
+    with Product(
+        tmp_path_factory.mktemp("hurried") / "home", connect_timeout_seconds=5, deadline_seconds=HURRIED_DEADLINE
+    ) as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+    """Somebody else's controller, which knows nothing of what the other one does."""
+    with Product(tmp_path_factory.mktemp("stranger") / "home") as served:
         yield served
 
 

@@ -94,18 +94,18 @@ def test_a_server_that_is_rebooted(product, server, told, when):
 
 
 @pytest.mark.cause("server_shut_down")
-def test_a_server_that_is_shut_down_and_stays_off(impatient, server, told):
+def test_a_server_that_is_shut_down_and_stays_off(hurried, server, told):
     gate = Gate(server, NARROWED)
     before = picture(server)
-    task_id = begin(impatient, server)
+    task_id = begin(hurried, server)
     gate.await_login()
     server.stop()
-    task = told(impatient.ended(task_id), "unknown")
+    task = told(hurried.ended(task_id), "unknown")
     server.start()
     until(lambda: changed(before, picture(server)) <= STAYS, what="the undo at boot")
     assert judge.password_login_works(server, "root", server.root_password)
-    assert impatient.retry(task, password=server.root_password)["status"] == "succeeded"
-    assert impatient.task(task_id)["server_state"] == "reverted"
+    assert hurried.retry(task, password=server.root_password)["status"] == "succeeded"
+    assert hurried.task(task_id)["server_state"] == "reverted"
 
 
 @pytest.mark.cause("deadline_passed")
@@ -120,26 +120,26 @@ def test_a_proof_that_takes_too_long(impatient, server, told):
 
 
 @pytest.mark.cause("busy")
-def test_an_operation_of_another_controller_on_the_same_server(product, impatient, server, told):
+def test_an_operation_of_another_controller_on_the_same_server(product, stranger, server, told):
     gate = Gate(server)
     task_id = begin(product, server, keep_password_login=True)
     gate.await_login()
     before = picture(server)
-    told(impatient.ended(begin(impatient, server)))
+    told(stranger.ended(begin(stranger, server)))
     assert changed(before, picture(server)) == set()
     gate.open()
     assert product.ended(task_id)["status"] == "succeeded"
 
 
 @pytest.mark.cause("stale_generation")
-def test_an_order_of_a_controller_that_does_not_know_of_newer_ones(product, impatient, server, told):
+def test_an_order_of_a_controller_that_does_not_know_of_newer_ones(product, stranger, server, told):
     product.add(server)
     first = product.keypair()
     product.succeeds("bind", server, keypair=first, password=server.root_password, keep_password_login=True)
     product.succeeds("replace", server, keypair=product.keypair())
     with unchanged(server):
-        task = told(impatient.ended(begin(impatient, server, keep_password_login=True)))
-    assert impatient.retry(task, password=server.root_password)["status"] == "succeeded"
+        task = told(stranger.ended(begin(stranger, server, keep_password_login=True)))
+    assert stranger.retry(task, password=server.root_password)["status"] == "succeeded"
 
 
 @pytest.mark.cause("authorized_keys_changed")

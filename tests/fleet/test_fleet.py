@@ -66,6 +66,19 @@ def test_what_is_written_on_one_server_is_on_no_other_and_not_on_this_machine(bo
         both.remove(server)
 
 
+def test_a_program_that_is_overwritten_on_one_server_is_the_old_one_everywhere_else(both):
+    one, other = both.add_all([Spec(files={"/usr/bin/mawk": "the first\n"}), Spec()])
+    before = other.read("/usr/bin/mawk"), other.read("/usr/bin/sudo")
+    seen = one.run(["stat", "-c", "%a %u %g", "/usr/bin/sudo"]).stdout
+    one.write("/usr/bin/sudo", "the second\n")
+    assert (one.read("/usr/bin/mawk"), one.read("/usr/bin/sudo")) == ("the first\n", "the second\n")
+    assert one.run(["stat", "-c", "%a %u %g", "/usr/bin/sudo"]).stdout == seen
+    after = both.add()
+    assert [(each.read("/usr/bin/mawk"), each.read("/usr/bin/sudo")) for each in (other, after)] == [before] * 2
+    for server in (one, other, after):
+        both.remove(server)
+
+
 def test_files_survive_a_stop_a_start_and_a_reboot(both):
     server = both.add()
     private, public = judge.new_key_pair()
@@ -105,8 +118,7 @@ def test_an_open_session_ends_with_its_server_and_only_then(both):
     server = both.add(Spec(logins=(DEPLOY,)))
     with judge.OpenSession(server, "deploy", password="walk the dog") as session:
         assert server.sessions() == ["deploy@notty"]
-        server.run(["sh", "-c", "kill -HUP $(cat /run/sshd.pid)"])
-        server.await_greeting()
+        server.reload()
         assert session.lives()
         server.stop()
         assert not session.lives()

@@ -1,5 +1,7 @@
 """Servers that are not set up as most are: keys elsewhere, another configuration, another address; sshd decides what counts."""
 
+import socket
+
 import pytest
 
 from controller.demo.fleet import Fleet, FleetUnavailable, Login, Spec
@@ -318,12 +320,14 @@ def test_a_setting_on_sshd_s_command_line_that_keeps_passwords_open_is_not_overl
 @pytest.mark.parametrize("place", ["another port", "an IPv6 address", "two sshds"])
 def test_the_sshd_that_answers_there_is_the_one_that_is_changed(make_server, product, place):
     server = make_server()
-    host, port = server.host, 2222
-    if place == "an IPv6 address":
-        host, port = "::1", free_port("::1", family=10)
+    host = "::1" if place == "an IPv6 address" else server.host
+    try:
+        port = free_port(host, socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        lacking(f"nobody can listen at {host} here: {error}")
     if place == "two sshds":
         server.run(["cp", "-a", "/etc/ssh/sshd_config", "/etc/ssh/other"])
-        own = f"-o ListenAddress={server.host}:2222 -o PidFile=none"
+        own = f"-o ListenAddress={server.host}:{port} -o PidFile=none"
         server.write("/etc/rc.local", f"#!/bin/sh\nexec /usr/sbin/sshd -f /etc/ssh/other {own}\n", 0o755)
         server.reboot()
     else:
