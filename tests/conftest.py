@@ -2,6 +2,7 @@
 
 import os
 import signal
+import textwrap
 from collections import Counter
 from collections.abc import Generator
 from itertools import chain
@@ -12,10 +13,29 @@ import pytest
 MINIMUM = Path(__file__).parent / "minimum"
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Have what tests start hear Ctrl-C: a shell that runs us in the background had it ignored, and that is inherited."""
+    config.addinivalue_line("markers", "long: the test takes most of a minute or more; it begins before the others")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Have each worker begin with some of the long tests, so that nobody waits for one of them at the end.
+
+    `--dist worksteal` gives each worker one stretch of the list; who is through takes from the end of another's.
+    """
+    workers = config.workerinput["workercount"] if hasattr(config, "workerinput") else 1
+    long = [item for item in items if item.get_closest_marker("long")]
+    rest = [item for item in items if not item.get_closest_marker("long")]
+    ordered: list[pytest.Item] = []
+    for worker in range(workers):
+        first = long[worker::workers]
+        share = len(items) * (worker + 1) // workers - len(ordered) - len(first)
+        ordered += first + rest[: max(share, 0)]
+        del rest[: max(share, 0)]
+    items[:] = ordered + rest
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -29,8 +49,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> Generator[None]:
     """Say how many tests ran, and what of that CI does not accept."""
     yield
-    if counted := _counted(config):
-        terminalreporter.write_line(", ".join(f"{number:,} {what}" for what, number in sorted(counted.items())))
+    for line in _lines(_counted(config)):
+        terminalreporter.write_line(line)
     terminalreporter.write_line(f"{_ran(config)} tests ran, {_skipped(config)} were skipped")
     for complaint in _complaints(config):
         terminalreporter.write_line(complaint, red=True)
@@ -70,6 +90,16 @@ def _counted(config: pytest.Config) -> Counter[str]:
             for name, numbers in report.user_properties:
                 counted.update(numbers if name == "counted" else {})
     return counted
+
+
+def _lines(counted: Counter[str]) -> list[str]:
+    """The counts in lines for people; those that are named "part: what" together."""
+    parts: dict[str, list[str]] = {}
+    for name, number in sorted(counted.items()):
+        part, _, what = name.rpartition(": ")
+        parts.setdefault(part, []).append(f"{number:,} {what}")
+    texts = [f"{part}: {', '.join(numbers)}" if part else ", ".join(numbers) for part, numbers in parts.items()]
+    return [line for text in texts for line in textwrap.wrap(text, 120, subsequent_indent="    ")]
 
 
 def _count(config: pytest.Config, outcome: str) -> int:

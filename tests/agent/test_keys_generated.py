@@ -48,6 +48,7 @@ def lines_with_heir(file: hostile_keys.File) -> str:
     return hostile_keys.joined(lines, file.final_newline or not file.pieces)
 
 
+@pytest.mark.long
 def test_ten_thousand_files_are_edited_line_by_line() -> None:
     for file in FILES:
         key = keys.parse(file.key.line)
@@ -62,11 +63,11 @@ def test_ten_thousand_files_are_edited_line_by_line() -> None:
         assert keys.remove(heirs, keys.parse(NEW.line)) == file.text
 
 
-def test_every_danger_is_met_often(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_danger_is_met_often(record_property: Callable[[str, dict[str, int]], None]) -> None:
     counts = Counter(danger for file in FILES for danger in file.dangers)
-    with capsys.disabled():
-        print(f"\n{COUNT} authorized_keys files, seed {SEED}; files with each danger:")
-        print("\n".join(f"  {count:5} {danger}" for danger, count in counts.most_common()))
+    record_property(
+        "counted", {"authorized_keys files": len(FILES)} | {f"authorized_keys: {each}": n for each, n in counts.items()}
+    )
     assert min(counts.values()) >= 5
     assert len(counts) >= 50
 
@@ -118,6 +119,7 @@ def test_a_real_sshd_accepts_no_key_that_we_miss(logins: judge.Logins) -> None:
     assert sum(accepted) > JUDGED // 5
 
 
+@pytest.mark.long
 def test_a_real_sshd_accepts_what_was_added_and_refuses_what_was_removed(logins: judge.Logins) -> None:
     sample = FILES[:JUDGED]
     added = [(keys.add(file.text, file.key.line), file.key.blob) for file in sample]

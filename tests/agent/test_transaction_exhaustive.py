@@ -121,7 +121,7 @@ def _no_collector():
 def _points(request):
     POINTS.clear()
     yield
-    request.node.user_properties.append(("counted", dict(POINTS)))
+    request.node.user_properties.append(("counted", {f"transaction: {what}": number for what, number in POINTS.items()}))
 
 
 @pytest.fixture

@@ -76,6 +76,7 @@ LOST = {
 }
 
 
+@pytest.mark.long
 def test_whatever_is_lost_passwords_open_the_server_again_within_the_deadline(make_server, frozen):
     servers = {what: make_server(tree=tree) for what, (tree, _) in LOST.items()}
     gates = [Gate(server, NARROWED) for server in servers.values()]
@@ -157,6 +158,7 @@ class Cable:
             self._gone.wait()  # what was cut stays dead when the cable is mended
 
 
+@pytest.mark.long
 def test_a_server_whose_cable_is_cut_opens_again_and_tells_when_it_is_mended(server, hurried):
     gate = Gate(server, NARROWED)
     before = picture(server)

@@ -173,8 +173,8 @@ def story(build: Build, servers: Servers) -> Secrets:
     return gone_through
 
 
-def looked_through(build: Build, servers: Servers, record: Path) -> Found:
-    """Have the story told and return where secrets of it were seen."""
+def looked_through(build: Build, servers: Servers, record: Path) -> tuple[Found, dict[str, int]]:
+    """Have the story told and return where secrets of it were seen, and how much was looked at."""
     since = time.time() - 60  # the servers are younger
     found, others = Found(), leaks.shared_names()
     executions = Executions(servers.all, record)
@@ -193,13 +193,16 @@ def looked_through(build: Build, servers: Servers, record: Path) -> Found:
         found.look(sought, place, content)
     started = executions.told()
     found.look(sought, "programs started on the servers", started)
-    forms = sum(map(len, sought.values()))
-    print(
-        f"\n{len(sought)} secrets in {forms} spellings sought in {found.size:,} bytes at {found.places:,} places; "
-        f"{watch.looks:,} looks at the process list, {len(watch.processes):,} processes, {len(watch.views):,} different views; "
-        f"{started.count(b'execve('):,} programs started on the servers"
-    )
-    return found
+    return found, {
+        "secrets": len(sought),
+        "spellings": sum(map(len, sought.values())),
+        "bytes": found.size,
+        "places": found.places,
+        "looks at the process list": watch.looks,
+        "processes": len(watch.processes),
+        "different views": len(watch.views),
+        "programs started on the servers": started.count(b"execve("),
+    }
 
 
 # What is shown once, on purpose, to who asked for it.
@@ -211,9 +214,11 @@ SHOWN = {
 }
 
 
-def test_nothing_leaks(tmp_path: Path, servers: Servers) -> None:
+@pytest.mark.long
+def test_nothing_leaks(tmp_path: Path, servers: Servers, record_property: Callable[[str, dict[str, int]], None]) -> None:
     build = Build(tmp_path / "build", (KPS,))
-    found = looked_through(build, servers, tmp_path / "executions")
+    found, counted = looked_through(build, servers, tmp_path / "executions")
+    record_property("counted", {f"search for leaks: {what}": number for what, number in counted.items()})
     assert found.seen == SHOWN | {("one-time password", f"reset {servers.delta.name} --keypair: stdout")}
 
 
@@ -230,9 +235,10 @@ def leaking(directory: Path) -> Build:
     return Build(directory / "build", (sys.executable, "-P", "-m", "controller.cli"), {"PYTHONPATH": str(tree)})
 
 
+@pytest.mark.long
 def test_every_leak_is_found(tmp_path: Path, servers: Servers) -> None:
     """The same story, told by a build that leaks on purpose; each patch says what has to be found, and where."""
-    found = looked_through(leaking(tmp_path), servers, tmp_path / "executions")
+    found, _ = looked_through(leaking(tmp_path), servers, tmp_path / "executions")
     wanted = [
         (patch.name, *line.removeprefix("# found: ").split(" | "))
         for patch in PATCHES

@@ -96,6 +96,7 @@ def test_there_are_enough_of_them() -> None:
     assert len(of_the_transaction) >= 15
 
 
+@pytest.mark.long
 def test_without_a_mutant_the_tests_that_catch_them_pass(copy: Copy) -> None:
     every = sorted({node_id for patch in PATCHES for node_id in catching(patch)})
     assert copy.run(every) == PASSED, copy.said()

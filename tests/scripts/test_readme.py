@@ -41,6 +41,7 @@ def place() -> Iterator[Path]:
     shutil.rmtree(found)
 
 
+@pytest.mark.long
 def test_the_readmes_session_works_as_it_stands(place: Path) -> None:
     steps = session()
     assert len(steps) > 10
