@@ -244,6 +244,13 @@ CAUSES: dict[str, Cause] = {
         "Clean the line that the message names.",
         True,
     ),
+    "setting_pending": Cause(
+        "sshd's configuration was changed after sshd last read it, so a reload of ours would put somebody else's change into "
+        "force.",
+        "Look at the files that the message names. Reload sshd yourself and see that it is right, or mend them; then "
+        f"{_RETRY}. Or leave password login as it is (--keep-password-login).",
+        True,
+    ),
     "setting_overridden": Cause(
         "A Match block or an include keeps passwords open whatever is set globally.",
         "The message names file and line: edit it by hand, or leave password login open (--keep-password-login).",

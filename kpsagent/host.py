@@ -41,6 +41,10 @@ AskSshd.__doc__ = (
     """-> Output of sshd with the daemon's own arguments and these flags; with text, as if its main file held that."""
 )
 
+Unread = namedtuple("Unread", "daemon pid_file paths")
+Unread.__doc__ = """-> those of root's files and directories that were changed since the running sshd last read its configuration;
+[] where that cannot be told."""
+
 Walk = namedtuple("Walk", "path account")
 Walk.__doc__ = "-> list of permissions.Component: what sshd's StrictModes looks at for this path."
 

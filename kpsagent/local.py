@@ -108,6 +108,9 @@ class LocalHost:
     def _AskSshd(self, effect: "Any") -> "Any":
         return processes.ask_sshd(effect.daemon, effect.flags, effect.text, self._path("candidate"))
 
+    def _Unread(self, effect: "Any") -> "List[str]":
+        return processes.unread(effect.daemon, effect.pid_file, effect.paths)
+
     def _Reload(self, effect: "Any") -> bool:
         return processes.reload(effect.daemon, self._connection, effect.revive)
 

@@ -63,11 +63,11 @@ Candidate = namedtuple("Candidate", "text check effective differs")
 Candidate.__doc__ = """sshd_config as it would be: its text, sshd's verdict (Output), login -> address -> settings, and the
 keywords that would differ for any of these."""
 
-Seen = namedtuple("Seen", "account accounts directory_service daemon config check effective candidate files places shadow")
+Seen = namedtuple("Seen", "account accounts directory_service daemon config check effective candidate files places shadow unread")
 Seen.__doc__ = """What look() found. check: sshd's verdict on its configuration as it stands (Output, or None where there is no
 sshd to ask). effective: login -> address -> settings. candidate: Candidate or None. files: login -> list of KeyFile, in the order
 in which sshd reads them. places: where the configuration sets what lets passwords in. shadow: its text, where a password is to be
-set."""
+set. unread: what of the configuration was changed since the running sshd last read it."""
 
 _DEFAULTS = {
     "key": None,
@@ -435,7 +435,16 @@ def _setting_changed(plan: Plan, seen: Seen) -> "Optional[Step]":
             ),
             places=[list(place) for place in seen.places],
         )
-    return Step("block", seen.config.path, None, text, candidate.text) if candidate.text != text else None
+    if candidate.text == text:
+        return None
+    if seen.unread:
+        raise Refused(
+            "setting_pending",
+            "{}: changed since sshd last read its configuration; our reload would put that into force too. Reload sshd yourself "
+            "and see that it is right, or mend the file first".format(", ".join(seen.unread)),
+            paths=seen.unread,
+        )
+    return Step("block", seen.config.path, None, text, candidate.text)
 
 
 def _every(effective: "Dict[str, Dict[str, Dict[str, List[str]]]]") -> "List[Dict[str, List[str]]]":

@@ -23,6 +23,7 @@ _KEPT_ARGUMENTS = "fophc46CgkuV"  # of sshd(8): those that change its configurat
 _WITH_VALUE = "bCcEfghkoputV"
 _LARGEST_OUTPUT = 4 << 20
 _RELOAD_SECONDS = 15  # a machine that is out of breath takes its time; the deadline is there all the same
+_SECOND = 10**9
 _SETTLE_SECONDS = 1  # for a reload of which nothing is to be seen
 
 
@@ -302,6 +303,31 @@ def _without_config(arguments: "List[str]") -> "List[str]":
             kept.append(word)
         skip = word == "-f"
     return kept
+
+
+def unread(daemon: Daemon, pid_file: str, paths: "List[str]") -> "List[str]":
+    """Return those of the paths that were changed since this sshd last read its configuration; [] where that can't be told.
+
+    Its process is as old as its first start; what it writes each time that it reads its configuration is its PID file.
+    """
+    try:
+        with open(pid_file, encoding="ascii", errors="replace") as stream:
+            if stream.read(64).strip() != str(daemon.pid):
+                return []
+            read = os.fstat(stream.fileno()).st_mtime_ns
+    except OSError:
+        return []
+    if read % _SECOND == 0:
+        read += _SECOND  # a file system that knows whole seconds only: it was some time within this one
+    return [path for path in paths if _changed(path) > read]
+
+
+def _changed(path: str) -> int:
+    """Return when the file, or a link to it, was changed: the time that no copying tool can set, in nanoseconds."""
+    try:
+        return max(os.stat(path).st_ctime_ns, os.lstat(path).st_ctime_ns)
+    except OSError:
+        return 0
 
 
 def reload(daemon: Daemon, connection: "Optional[List[str]]", revive: bool) -> bool:

@@ -38,6 +38,7 @@ from .host import (
     SetMode,
     SetPassword,
     Sweep,
+    Unread,
     Walk,
     WriteJournal,
     WriteNonce,
@@ -260,7 +261,7 @@ def look(plan: Plan) -> "Play":
             "more than {} logins have passwords: too many to look at each; use --keep-password-login".format(_MOST_LOGINS),
             logins=[other.name for other in concerned[1:20]],
         )
-    seen = Seen(account, accounts, directory_service, daemon, config, check, {}, None, {}, [], None)
+    seen = Seen(account, accounts, directory_service, daemon, config, check, {}, None, {}, [], None, [])
     if check is not None and check.code != 0:
         return seen._replace(effective={}, files={})
     texts = yield from _config_files(daemon.config, config.text)
@@ -271,10 +272,14 @@ def look(plan: Plan) -> "Play":
         files[each.name] = yield from _key_files(each, effective[each.name], must, texts if must and plan.remove else [])
     candidate = None
     places = sshd.places(texts, "PasswordAuthentication") + sshd.places(texts, "KbdInteractiveAuthentication")
+    unread = []  # type: List[str]
     if plan.passwords is not None:
         candidate = yield from _candidate(plan, seen, concerned[:_MOST_LOGINS], texts, effective)
+    if candidate is not None and daemon.how == "listener":
+        pid_file = effective[plan.login][addresses(plan)[0]].get("pidfile", [""])[0]
+        unread = yield Unread(daemon, pid_file, _sources(texts))
     shadow = (yield Read(SHADOW, None)).text if plan.password_hash is not None else None
-    return seen._replace(effective=effective, files=files, candidate=candidate, places=places, shadow=shadow)
+    return seen._replace(effective=effective, files=files, candidate=candidate, places=places, shadow=shadow, unread=unread)
 
 
 def _config_files(path: str, text: "Optional[str]") -> "Play":
@@ -292,6 +297,16 @@ def _config_files(path: str, text: "Optional[str]") -> "Play":
                 inner.append((name, (yield Read(name, None)).text))
         waiting = inner + waiting
     return found
+
+
+def _sources(texts: "List[Tuple[str, str]]") -> "List[str]":
+    """Return the files of a configuration, and the directories in which one that is removed would be missed."""
+    paths = [path for path, _ in texts]
+    for _, text in texts:
+        for _, pattern, _ in sshd.includes(text):
+            if pattern not in paths:
+                paths.append(pattern.rpartition("/")[0])
+    return paths
 
 
 def _effective(plan: Plan, seen: Seen, accounts: "List[Any]", texts: "List[Tuple[str, str]]", text: "Optional[str]") -> "Play":

@@ -394,6 +394,10 @@ class ModelHost:
         login = effect.flags[2].split(",")[0].removeprefix("user=") if "-C" in effect.flags else None
         return Output(0, "".join(f"{word} {value}\n" for word, value in settings(text, login).items()), "")
 
+    def _Unread(self, effect: Any) -> list[str]:
+        changed = self.world.kind == "listener" and self.world.loaded not in (None, self.world.disk[CONFIG].text)
+        return [CONFIG] if changed and CONFIG in effect.paths else []
+
     def _Walk(self, effect: Any) -> list[Component]:
         path, found = effect.path, []
         while True:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from kpsagent import processes
-from kpsagent.host import AskSshd, Daemon, FindDaemon, Lock, Reload
+from kpsagent.host import AskSshd, Daemon, FindDaemon, Lock, Reload, Unread
 from tests.agent import model_host as model
 from tests.contracts.places import LocalPlace, ModelPlace, scratch
 from tests.needs import lacking
@@ -27,6 +27,7 @@ class ModelSshd(ModelPlace):
 
     config = model.CONFIG
     connection = model.CONNECTION
+    pid_file = "/run/sshd.pid"
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,8 +67,8 @@ class LocalSshd(LocalPlace):
         self.config = str(directory / "sshd_config")
         self.address = ("127.0.0.1", port)
         self.connection = ["127.0.0.1", "50000", "127.0.0.1", str(port)]
-        self._pid_file = directory / "pid"
-        self._top = f"Port {port}\nListenAddress 127.0.0.1\nHostKey {directory}/host_key\nPidFile {self._pid_file}\n"
+        self.pid_file = str(directory / "pid")
+        self._top = f"Port {port}\nListenAddress 127.0.0.1\nHostKey {directory}/host_key\nPidFile {self.pid_file}\n"
         self.configure("")
         subprocess.run([SSHD, "-f", self.config], check=True)
         self._wait_for_pid()
@@ -91,7 +92,7 @@ class LocalSshd(LocalPlace):
             assert not select.select([there], [], [], 0)[0], "the session has ended"
 
     def _pid(self) -> int:
-        return int(self._pid_file.read_text())
+        return int(Path(self.pid_file).read_text())
 
     def _wait_for_pid(self) -> None:
         for _ in range(500):
@@ -185,6 +186,15 @@ def test_a_reload_has_sshd_run_on_its_file_and_sessions_live_on(host, place):
         assert "kps-two" in place.greeting()
 
 
+def test_what_was_changed_since_sshd_read_it_is_told_until_it_is_read(host, place):
+    unread = Unread(place.daemon, place.pid_file, [place.config])
+    assert host.do(unread) == []
+    place.configure("VersionAddendum kps-two\n")
+    assert host.do(unread) == [place.config]
+    assert host.do(Reload(place.daemon, False)) is True
+    assert host.do(unread) == []
+
+
 @pytest.mark.parametrize("revive", [False, True])
 def test_an_sshd_that_has_ended_is_started_again_only_to_revive_it(host, place, revive):
     place.kill()
@@ -267,3 +277,54 @@ def test_the_sockets_of_a_process_are_those_it_listens_on():
         assert inodes
         assert inodes <= processes._sockets_of(os.getpid())
         assert not inodes & processes._sockets_of(os.getppid())
+
+
+@pytest.fixture
+def sshd():
+    with local() as made:
+        yield made
+
+
+def unread(sshd: LocalSshd, *paths: str) -> list[str]:
+    return processes.unread(sshd.daemon, sshd.pid_file, list(paths))
+
+
+def test_a_file_that_was_moved_in_with_an_old_date_is_new_to_sshd(sshd):
+    copy = f"{sshd.config}.new"
+    Path(copy).write_text(Path(sshd.config).read_text())
+    os.utime(copy, (0, 0))
+    os.rename(copy, sshd.config)
+    assert unread(sshd, sshd.config, "/etc/hostname", "/not/there") == [sshd.config]
+
+
+def test_a_directory_from_which_something_is_taken_is_new_to_sshd(sshd):
+    directory = sshd.directory / "conf.d"
+    directory.mkdir()
+    (directory / "10.conf").touch()
+    assert processes.reload(sshd.daemon, sshd.connection, False)
+    assert unread(sshd, str(directory)) == []
+    (directory / "10.conf").unlink()
+    assert unread(sshd, str(directory)) == [str(directory)]
+
+
+@pytest.mark.parametrize("said", ["1\n", "", None])
+def test_where_the_pid_file_is_not_of_this_sshd_nobody_can_tell(sshd, said):
+    Path(sshd.config).touch()
+    assert unread(sshd, sshd.config) == [sshd.config]
+    if said is None:
+        os.unlink(sshd.pid_file)
+    else:
+        Path(sshd.pid_file).write_text(said)
+    try:
+        assert unread(sshd, sshd.config) == []
+    finally:
+        Path(sshd.pid_file).write_text(f"{sshd.daemon.pid}\n")
+
+
+def test_a_pid_file_dated_in_whole_seconds_may_be_up_to_one_younger(sshd):
+    Path(sshd.config).touch()
+    changed = os.stat(sshd.config).st_ctime_ns
+    second = changed // 10**9 * 10**9
+    for written, told in ((second, []), (second - 10**9, [sshd.config]), (changed - 1, [sshd.config]), (changed, [])):
+        os.utime(sshd.pid_file, ns=(written, written))
+        assert unread(sshd, sshd.config) == told, written - changed

@@ -259,6 +259,33 @@ def test_a_line_that_sshd_reads_differently_than_people_do(product, server, told
     assert task["evidence"]["line"] == server.read(CONFIG).split("\n").index("# a comment\0with a NUL") + 1
 
 
+@pytest.mark.cause("setting_pending")
+@pytest.mark.parametrize("change", ["drop-in", "main file", "drop-in taken away"])
+def test_somebody_elses_edit_that_sshd_has_not_read(product, make_server, told, change):
+    drop_in = "/etc/ssh/sshd_config.d/10-theirs.conf"
+    server = make_server(logins=(Login("alice"),), drop_ins={"10-theirs.conf": "MaxSessions 9\n"})
+    private, public = judge.new_key_pair()
+    install_key(server, public, "alice")
+    product.add(server)
+    keypair = product.keypair()
+    product.succeeds("bind", server, keypair=keypair, password=server.root_password)  # our own edit is none of theirs
+    if change == "drop-in":
+        server.write(drop_in, "AllowUsers root\n")
+    elif change == "main file":
+        server.write(CONFIG, server.read(CONFIG) + "AllowUsers root\n")
+    else:
+        server.run(["rm", drop_in])
+    with unchanged(server, password_works=False):
+        task = told(product.run("password-login-enable", server, password=server.root_password))
+    expected = {"drop-in": drop_in, "main file": CONFIG, "drop-in taken away": "/etc/ssh/sshd_config.d"}[change]
+    assert task["evidence"]["paths"] == [expected]
+    assert judge.key_login_works(server, "alice", private)
+    # Until the listener that greets is the new one.
+    reload = "touch -d @0 /run/sshd.pid; kill -HUP $(cat /run/sshd.pid); while [ $(stat -c %Y /run/sshd.pid) = 0 ]; do :; done"
+    server.run(["sh", "-c", reload])
+    assert product.retry(task, password=server.root_password)["status"] == "succeeded"
+
+
 @pytest.mark.cause("reload_failed")
 def test_an_sshd_that_dies_of_the_reload_though_its_configuration_is_good(product, server, told):
     """It was upgraded half: the program still runs, and the path by which it starts itself anew leads nowhere."""
