@@ -187,7 +187,7 @@ def _is_listener(pid: int) -> bool:
     if os.path.basename(_program(pid)) != "sshd":
         return False
     said = _slurp("/proc/{}/cmdline".format(pid))
-    if said.startswith("sshd: "):
+    if not said or said.startswith("sshd: "):
         return " [listener]" in said
     # A title that it has not written, or not yet: -i is what inetd starts, -R what it makes of itself for a connection.
     return not any(option in (["-i"], ["-R"]) for option in _options(title(pid)[1:]))

@@ -26,7 +26,7 @@ from exhaust import (
     sshd_dies,
     written,
 )
-from model_host import CONFIG, STATE, Credential, ModelHost, World
+from model_host import CONFIG, STATE, Credential, ModelHost, World, file
 from scenarios import PASSWORDS, SCENARIOS, STRANGER, Scenario
 
 from kpsagent import plan as plans
@@ -333,6 +333,20 @@ def test_a_configuration_that_somebody_else_breaks_is_never_loaded_and_locks_nob
         run.world.disk[CONFIG] = entry._replace(text=entry.text.replace("Nonsense yes\n", ""))
         judge.theirs = {}
         judge.explore(run.state()._replace(world=run.world.unpowered().sshd_started()), False)
+
+
+@every_scenario
+def test_an_edit_of_somebody_elses_that_sshd_has_not_read_is_not_put_into_force(scenario, judge):
+    edited = scenario._replace(disk={**scenario.disk, CONFIG: file(scenario.disk[CONFIG].text + "Banner none\n")})
+    world, before = edited.world(), dict(edited.disk)
+    loaded = world.loaded = scenario.world().loaded
+    result = drive(operation(edited.plan()), ModelHost(world, edited.rope()))
+    if scenario.kind == "listener" and CONFIG in scenario.wanted:
+        assert (result["cause"], result["server_state"]) == ("setting_pending", "as_before")
+        assert {path: entry for path, entry in world.disk.items() if not path.startswith(STATE)} == before
+    else:
+        assert result["server_state"] == "as_asked", result
+    assert world.loaded == loaded
 
 
 @every_scenario

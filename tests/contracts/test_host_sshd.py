@@ -3,6 +3,7 @@
 import contextlib
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -277,6 +278,44 @@ def test_the_sockets_of_a_process_are_those_it_listens_on():
         assert inodes
         assert inodes <= processes._sockets_of(os.getpid())
         assert not inodes & processes._sockets_of(os.getppid())
+
+
+@pytest.mark.parametrize(
+    ("program", "title", "listens"),
+    [
+        ("sshd", "/usr/sbin/sshd", True),
+        ("sshd", "sshd: /usr/sbin/sshd -D [listener] 0 of 10-100 startups", True),
+        ("sshd", "sshd: root@pts/0", False),
+        ("sshd", "sshd: root [priv]", False),
+        ("sshd-session", "sshd-session: root [priv]", False),
+        ("sshd-session", "/usr/lib/openssh/sshd-session", False),
+        ("sshd-auth", "sshd-auth: root [net]", False),
+        ("sleep", "/usr/sbin/sshd", False),
+    ],
+)
+def test_a_listener_is_known_by_its_program_and_its_title(program, title, listens):
+    with scratch() as directory:
+        shutil.copy("/bin/sleep", directory / program)
+        process = subprocess.Popen([title, "60"], executable=directory / program)
+        try:
+            while not Path(f"/proc/{process.pid}/cmdline").read_text():
+                select.select([], [], [], 0.001)  # it is just being started
+            assert processes._is_listener(process.pid) is listens
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_what_is_started_for_a_connection_is_no_listener(sshd):
+    assert processes._is_listener(sshd.daemon.pid)
+    ours, theirs = socket.socketpair()
+    with ours, theirs, subprocess.Popen([SSHD, "-i", "-f", sshd.config], stdin=theirs, stdout=theirs) as process:
+        try:
+            assert not processes._is_listener(process.pid)
+            assert ours.recv(4) == b"SSH-"
+            assert not processes._is_listener(process.pid)
+        finally:
+            process.kill()
 
 
 @pytest.fixture
