@@ -4,9 +4,7 @@ docs/causes.md is this list for people; a check holds the two together.
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,7 +339,9 @@ CAUSES: dict[str, Cause] = {
 }
 
 
-def handling(code: str, task_id: str, evidence: Mapping[str, Any]) -> str:
-    """Return what to do about a failed task, with what is known of it in the place of ID, HOST, PORT, SOURCE and LOGIN."""
-    known = {"ID": task_id} | {word.upper(): evidence[word] for word in ("host", "port", "source", "login") if evidence.get(word)}
-    return re.sub(r"\b[A-Z]+\b", lambda word: str(known.get(word[0], word[0])), CAUSES[code].handling)
+def handling(code: str, **known: object) -> str:
+    """Return what to do about a cause, with what is known in the place of its words in capitals: ID, LOGIN, HOST, PORT, SOURCE.
+
+    A user may well copy it into a shell, so nothing that a server said belongs here.
+    """
+    return re.sub(r"\b[A-Z]+\b", lambda word: str(known.get(word[0]) or word[0]), CAUSES[code].handling)

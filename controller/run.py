@@ -24,7 +24,7 @@ from controller.settings import Settings
 from controller.store import Store
 from controller.transport import at_rest, hostkeys, proof
 from controller.transport.connect import NotConnected, Target
-from controller.transport.frames import Ask, Reached, Result
+from controller.transport.frames import Ask, Reached, Result, plain, small
 from kpsagent.errors import Failed, Refused, Stop
 
 T = TypeVar("T")
@@ -158,6 +158,12 @@ class _Job:
             # Now, while nothing is touched: what does not open can be neither proved nor used.
             await self._private(made.keypair)
         return made
+
+    @property
+    def place(self) -> dict[str, object]:
+        """Which login of which server this is about, in our own words and not in the server's."""
+        server = getattr(self, "server", None)
+        return {"LOGIN": self.task.login} | ({"HOST": server.host, "PORT": server.port} if server is not None else {})
 
     def _may_be_bound(self) -> bool:
         """Whether the key pair that is to be bound may be the only one that gets in, if an end was not heard."""
@@ -371,15 +377,17 @@ class _Job:
                 evidence.setdefault(name, result[name])
         status = result["status"]
         cause = result.get("cause")
+        if status == "failed" and cause not in CAUSES:
+            cause = "unexpected"  # the list is closed, whatever a server says
         outcome = Outcome(
             status=status,
             server_state=result["server_state"],
             phase=result.get("phase") or "done",
             cause=cause,
-            message=_named(self.server.name, str(result.get("message") or "")),
-            evidence=evidence,
+            message=_named(self.server.name, plain(str(result.get("message") or ""))),
+            evidence=small(evidence),
             proofs=self._proofs(result),
-            handling=causes.handling(cause, self.task.id, evidence) if cause in CAUSES else None,
+            handling=causes.handling(cause, ID=self.task.id, **self.place) if cause in CAUSES else None,
             retryable=cause in CAUSES and CAUSES[cause].retryable,
         )
         if status == "failed":
@@ -469,8 +477,8 @@ def _failed(job: _Job, stop: Stop) -> Outcome:
         server_state="unknown" if touched else "as_before",
         phase=job.phase,  # type: ignore[arg-type]
         cause=cause,
-        message=_named(job.task.server_name, stop.message),
-        evidence=stop.evidence,
-        handling=causes.handling(cause, job.task.id, stop.evidence),
+        message=_named(job.task.server_name, plain(stop.message)),
+        evidence=small(stop.evidence),
+        handling=causes.handling(cause, ID=job.task.id, SOURCE=stop.evidence.get("source"), **job.place),
         retryable=CAUSES[cause].retryable,
     )

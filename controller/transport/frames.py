@@ -12,6 +12,10 @@ from controller.model import PasswordLogin
 from kpsagent.errors import Failed
 
 _DEEPEST = 6
+_LARGEST_NUMBER = 1 << 53  # beyond it, readers of JSON differ: RFC 8259, 6
+_LONGEST_TEXT = 4000
+_LONGEST_NAME = 64
+_MOST_NAMES = 8
 _LONGEST_EVIDENCE = 64 << 10
 _LONGEST_DETAIL = 1 << 10  # of a phase: every one becomes an event, and events stay
 
@@ -20,34 +24,54 @@ def _printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
+def plain(text: str) -> str:
+    """Return a sentence as it may be kept and shown: printable, and not too long."""
+    return _printable(text[:_LONGEST_TEXT])
+
+
 def _cut(text: Any) -> Any:
-    return text[:4000] if isinstance(text, str) else text
+    return text[:_LONGEST_TEXT] if isinstance(text, str) else text
 
 
 def _tame(value: Any, depth: int = 0) -> Any:
-    """Return JSON data with every text printable; ValueError where it is too deep."""
+    """Return JSON data with every text printable; ValueError where it is too deep, or holds a number that not everybody reads."""
     if depth > _DEEPEST:
         raise ValueError("nested too deeply")
     if isinstance(value, str):
         return _printable(value)
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [_tame(each, depth + 1) for each in value]
     if isinstance(value, dict):
         return {_printable(name): _tame(each, depth + 1) for name, each in value.items()}
+    if isinstance(value, (int, float)) and not abs(value) <= _LARGEST_NUMBER:  # so is what is no number at all
+        raise ValueError("a number out of range")
     return value
 
 
-def _small(value: dict[str, Any], longest: int) -> dict[str, Any]:
-    tame: dict[str, Any] = _tame(value)
-    if len(json.dumps(tame)) > longest:
-        return {"cut": "what the server sent as evidence is too large to keep"}
-    return tame
+def small(evidence: dict[str, Any], longest: int = _LONGEST_EVIDENCE) -> dict[str, Any]:
+    """Return evidence as it may be kept and shown: texts printable, and what is too large left out and named.
+
+    ValueError for what is no evidence: nested too deeply, or numbers out of range.
+    """
+    kept: dict[str, Any] = {}
+    too_large = []
+    left = longest
+    for name, value in _tame(evidence).items():
+        size = len(json.dumps([name, value]))
+        if size <= left:
+            kept[name] = value
+            left -= size
+        else:
+            too_large.append(name[:_LONGEST_NAME])
+    if too_large:
+        kept["cut"] = f"too large to keep: {', '.join(too_large[:_MOST_NAMES])}"
+    return kept
 
 
 Text = Annotated[str, BeforeValidator(_cut), AfterValidator(_printable)]
 Word = Annotated[str, Field(max_length=256), AfterValidator(_printable)]
-Data = Annotated[dict[str, Any], AfterValidator(lambda value: _small(value, _LONGEST_EVIDENCE))]
-Detail = Annotated[dict[str, Any], AfterValidator(lambda value: _small(value, _LONGEST_DETAIL))]
+Data = Annotated[dict[str, Any], AfterValidator(small)]
+Detail = Annotated[dict[str, Any], AfterValidator(lambda value: small(value, _LONGEST_DETAIL))]
 PublicLine = Annotated[str, Field(max_length=20_000)]
 SomePhase = Literal["look", "decide", "widen", "prove", "narrow", "commit", "undo", "done"]
 
@@ -93,7 +117,7 @@ class Ended(BaseModel):
 
     operation: Word = ""
     result: Word = ""
-    generation: int = 0
+    generation: Annotated[int, Field(ge=0, le=_LARGEST_NUMBER)] = 0
 
 
 class Result(BaseModel):

@@ -4,16 +4,18 @@ import asyncio
 import json
 import re
 import resource
+import struct
 import time
 from pathlib import Path
 
 import asyncssh
 import pytest
 
+from controller.causes import CAUSES
 from controller.transport.rope import Rope
 from kpsagent.errors import Failed
 from tests.fleet import judge
-from tests.fleet.causes import install_key
+from tests.fleet.causes import install_key, listener
 
 SHELL = "/usr/local/bin/liar"
 HELLO = {"say": "hello", "boot": "b/1", "python": "3.11", "root": True}
@@ -25,6 +27,8 @@ DONE = {
     "closed": True,
     "logins": {"root": "off"},
 }
+OBEYED = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+NASTY = "\x1b[2J\x1b]0;owned\x07\x9b31m \u202e"
 
 
 def lying(server, *lines):
@@ -95,22 +99,21 @@ def test_what_is_no_frame_ends_the_task_and_nothing_else(product, liar, line):
 
 
 def test_what_it_says_reaches_no_terminal_as_an_order(product, liar):
-    nasty = "\x1b[2J\x1b]0;owned\x07 gone\r\n\u202e"
     failed = DONE | {
         "status": "failed",
         "server_state": "as_before",
         "cause": "disk_full",
-        "message": nasty,
-        "evidence": {"path": nasty},
+        "message": NASTY,
+        "evidence": {"path": NASTY},
     }
     lying(liar, HELLO, failed)
     _, task = bind(product, liar)
     assert task["status"] == "failed"
-    shown = product.kps("task", "show", task["id"]).stdout
-    assert "owned" in shown
-    assert not re.search(
-        r"[\x00-\x08\x0b-\x1f\x7f\u202e]", task["message"] + json.dumps(task["evidence"], ensure_ascii=False) + shown
-    )
+    for words in (["show", task["id"]], ["show", task["id"], "--json"], ["list"]):
+        shown = product.kps("task", *words).stdout
+        assert words == ["list"] or "owned" in shown
+        assert not OBEYED.search(shown)
+    assert not OBEYED.search("".join(_texts(task)))
 
 
 def test_a_flood_costs_neither_memory_nor_the_controller(product, liar):
@@ -120,6 +123,100 @@ def test_a_flood_costs_neither_memory_nor_the_controller(product, liar):
     assert (task["status"], task["cause"]) == ("failed", "connection_lost")
     assert _memory_of(product) - before < 100 << 20
     assert product.ask("GET", "/health") == {"status": "ok"}
+
+
+LIES = DONE | {"status": "failed", "server_state": "as_before", "cause": "disk_full", "message": "it is full"}
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        LIES | {"message": NASTY * 1000, "evidence": {NASTY: [NASTY, {NASTY: NASTY}]}, "remains": [NASTY], "leftover": NASTY},
+        LIES | {"logins": {NASTY: "on"}, "armed": [NASTY], "cause": NASTY},
+        LIES | {"recovered": {"operation": NASTY, "result": NASTY}, "last": {"operation": NASTY, "result": NASTY}},
+        LIES | {"evidence": {"path": "x" * 60_000}, "logins": {f"{number:0>250}": "on" for number in range(1000)}},
+        LIES | {"remains": ["\x1b" * 4000] * 32, "leftover": "\x1b" * 4000, "message": "\u20ac" * 4000},
+        LIES | {"evidence": {"number": 10**4000}},
+        f"say '{json.dumps(LIES | {'evidence': {'number': float('nan'), 'other': float('inf')}})}'",
+        f"say '{json.dumps(LIES | {'evidence': {'text': chr(0xD800)}})}'",
+    ],
+    ids=[
+        "escapes",
+        "escapes in names",
+        "escapes in the journal",
+        "large",
+        "large in pieces",
+        "large number",
+        "no number",
+        "surrogate",
+    ],
+)
+def test_what_a_server_says_is_kept_small_and_plain(product, liar, result):
+    before = _size_of(product)
+    lying(liar, HELLO | {"boot": "\x1b" * 250, "python": NASTY}, result)
+    _, task = bind(product, liar)
+    _is_plain_and_small(product, task, before)
+
+
+def test_a_flood_in_one_frame_is_not_kept(product, liar):
+    before = _size_of(product)
+    lying(liar, HELLO, f'printf \'%s {{"say":"result","message":"\' $marker; head -c {3 << 20} /dev/zero | tr \'\\0\' \'\\033\'')
+    _, task = bind(product, liar)
+    _is_plain_and_small(product, task, before)
+
+
+@pytest.mark.parametrize("where", [1, 2])
+def test_what_stands_in_the_agent_s_place_is_shown_plain(product, liar, where):
+    before = _size_of(product)
+    lying(liar, f"printf '%s' '{NASTY}' >&{where}; exit 1")
+    _, task = bind(product, liar)
+    assert "owned" in task["message"]
+    _is_plain_and_small(product, task, before)
+
+
+def _ends_at_once(reason: str):
+    """A listener's answer: a greeting, and RFC 4253's disconnect message (11.1) with this reason."""
+    said = reason.encode()
+    payload = struct.pack(">BII", 1, 2, len(said)) + said + struct.pack(">I", 0)
+    padding = 8 - (5 + len(payload)) % 8 + 8
+    packet = struct.pack(">IB", 1 + len(payload) + padding, padding) + payload + bytes(padding)
+
+    def answer(connection) -> None:
+        connection.sendall(b"SSH-2.0-rude\r\n" + packet)
+        connection.recv(1 << 16)
+
+    return answer
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_reason_to_end_is_shown_short_and_plain(product, known):
+    before = _size_of(product)
+    with listener(_ends_at_once(NASTY * 5000)) as place:
+        product.add(place, **({} if known else {"host_key": None, "trust_on_first_use": True}))
+        task = product.run("bind", place, keypair=product.keypair(), password="whatever")
+    assert "owned" in task["message"]
+    _is_plain_and_small(product, task, before)
+
+
+def _is_plain_and_small(product, task, before) -> None:
+    assert task["status"] == "failed"
+    assert task["cause"] in CAUSES
+    events = product.ask("GET", "/events", params=[("after", 0), ("task", task["id"])])
+    for kept in (task, events, product.ask("GET", "/servers")):
+        assert not OBEYED.search("".join(_texts(kept)))
+        json.dumps(kept, allow_nan=False)
+    assert len(json.dumps(task)) < 100_000
+    assert _size_of(product) - before < 1 << 20
+
+
+def _texts(value):
+    if isinstance(value, dict):
+        return [text for pair in value.items() for each in pair for text in _texts(each)]
+    return [text for each in value for text in _texts(each)] if isinstance(value, list) else [str(value)]
+
+
+def _size_of(product) -> int:
+    return sum(path.stat().st_size for path in product.home.glob("kps.db*"))
 
 
 WIDEN = {"say": "phase", "phase": "widen", "detail": {"steps": 1}}
