@@ -16,7 +16,7 @@ from kpsagent.errors import Failed, Refused
 
 _MOST_NOISE = 1 << 20
 _COST_OF_A_LINE = 200  # so that a million short lines are too much, too
-_LONGEST_LINE = 1 << 20
+_LONGEST_LINE = 1 << 18  # in packets of a byte or two it costs many times as much
 _MOST_OF_SUDO = 1 << 16
 _MOST_TOLD = 300
 # An agent has a handful of things to say in all: kpsagent/transaction.py, _carry_out.
@@ -100,9 +100,11 @@ class Rope:
     async def in_time(self) -> AsyncIterator[None]:
         """Failed connection_lost where the block is not through by the time at which every agent is."""
         try:
-            async with asyncio.timeout_at(self._until):
+            async with asyncio.timeout_at(self._until) as whole:
                 yield
         except TimeoutError:
+            if not whole.expired():
+                raise
             raise _lost(f"it was not through within {self._whole_seconds:.0f} s") from None
 
     async def _line(self) -> bytes:
