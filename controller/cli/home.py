@@ -1,7 +1,7 @@
 """The home and the process that serves it: kps init, serve, demo."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,9 @@ from controller.cli.exits import ALL_AS_ASKED, usage
 from controller.cli.inputs import interruptible
 from controller.cli.session import Session
 
+if TYPE_CHECKING:
+    from controller.settings import Settings
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands about this controller itself."""
@@ -19,29 +22,12 @@ def register(app: typer.Typer) -> None:
     async def init(session: Session) -> None:
         """Make the home: database, root key, and the first tenant with its project and administrator.
 
-        Safe to repeat. The secret key is shown the first time only.
+        Safe to repeat. The secret key is shown the first time only; where it could not be printed, nothing was made.
         """
         from controller.service.home import initialise
 
         settings = session.settings()
-        made = initialise(settings)
-        if session.json:
-            output.as_json(made)
-            return
-        output.facts(
-            {
-                "home": str(settings.home),
-                "tenant": made["tenant_id"],
-                "project": made["project_id"],
-                "user": made["user_id"],
-                "access key": made["access_key"],
-                "secret key": made["secret_key"] or "shown at the first `kps init` only",
-            }
-        )
-        if made["secret_key"]:
-            output.say("")
-            output.say("Keep the secret key now: it is not shown again.")
-            output.say(f"Back up {settings.root_key} apart from the database: without it no private key opens.")
+        initialise(settings, output.as_json if session.json else lambda made: show(settings, made))
 
     @command(app, "serve", "kps serve", "kps serve --home /srv/kps")
     async def serve(session: Session) -> None:
@@ -92,3 +78,21 @@ def register(app: typer.Typer) -> None:
         minutes = made["ends_after_seconds"] // 60
         output.say(f"they end by themselves after {minutes} minutes, or with: kps demo --end {fleet_only}")
         return ALL_AS_ASKED
+
+
+def show(settings: "Settings", made: dict[str, Any]) -> None:
+    """Print who owns the home, and the secret key where it is there to be shown."""
+    output.facts(
+        {
+            "home": str(settings.home),
+            "tenant": made["tenant_id"],
+            "project": made["project_id"],
+            "user": made["user_id"],
+            "access key": made["access_key"],
+            "secret key": made["secret_key"] or "shown at the first `kps init` only",
+        }
+    )
+    if made["secret_key"]:
+        output.say("")
+        output.say("Keep the secret key now: it is not shown again.")
+        output.say(f"Back up {settings.root_key} apart from the database: without it no private key opens.")

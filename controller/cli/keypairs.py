@@ -1,16 +1,21 @@
 """Key pairs: kps keypair."""
 
+import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from controller.cli import inputs, options, output
 from controller.cli.command import command, group
-from controller.cli.exits import Declined, usage
+from controller.cli.exits import usage
 from controller.cli.session import Session
 from controller.model import KeyType, Scope
+
+if TYPE_CHECKING:
+    from controller.client import Client
 
 Json = dict[str, Any]
 
@@ -48,27 +53,62 @@ async def create(
 ) -> None:
     """Make a key pair. The private half is kept here unless --unmanaged says otherwise.
 
-    An unmanaged key pair's private half goes to --out, else to stdout (with --json it is the field private_key).
+    An unmanaged key pair's private half goes to --out, else to stdout (with --json it is the field private_key, which is
+    null with --out). Where it cannot be given out, there is no key pair.
     """
     request = {"name": name, "type": type_, "scope": scope, "managed": not unmanaged}
     with inputs.new_private_file(out) if out else contextlib.nullcontext() as fill:
-        async with session.client() as client:
-            made = await client.create_keypair(request)
+        async with session.client() as client, made_or_not(client, request) as made:
             if fill:
-                try:
-                    fill(made["private_key"] if unmanaged else await client.export_keypair(name))
-                except Declined:
-                    await client.delete_keypair(name)
-                    raise
+                fill(made["private_key"] if unmanaged else await client.export_keypair(name))
+            elif unmanaged:
+                give(session, made)
+                return
+    if unmanaged:
+        made["private_key"] = None
     if session.json:
         output.as_json(made)
-    elif unmanaged and not out:
-        # Stdout holds the private key and nothing else, so that it can be redirected.
-        show(made, errors=True)
-        output.say("The private key is on stdout, this once; it is not kept here.", errors=True)
-        output.write(made["private_key"])
     else:
         show(made)
+
+
+def give(session: Session, made: Json) -> None:
+    """Print a key pair and its private half, which is nowhere else."""
+    if session.json:
+        output.as_json(made)
+        return
+    # Stdout holds the private key and nothing else, so that it can be redirected.
+    show(made, errors=True)
+    output.say("The private key is on stdout, this once; it is not kept here.", errors=True)
+    output.write(made["private_key"])
+
+
+@contextlib.asynccontextmanager
+async def made_or_not(client: "Client", request: Json) -> AsyncIterator[Json]:
+    """Give the key pair that was asked for; if the block does not come to its end, there is none."""
+    from controller.client import Refused, Unreachable
+
+    name = request["name"]
+    asking = asyncio.ensure_future(client.create_keypair(request))
+    try:
+        # An interruption waits for the answer: without it nobody knows whether there is something to take back.
+        made = await asyncio.shield(asking)
+        yield made
+    except BaseException:
+        try:
+            await asking
+        except Refused:
+            raise  # there is none of ours
+        except Unreachable as lost:
+            raise Unreachable(
+                f"{lost}; if `kps keypair show {name}` finds it, delete it: its private half came nowhere"
+            ) from lost
+        try:
+            await client.delete_keypair(name)
+        except (Refused, Unreachable) as kept:
+            told = f"kps: {name} was made and could not be taken back: `kps keypair delete {name}`; {kept}"
+            output.say(told, errors=True)
+        raise
 
 
 @command(

@@ -62,7 +62,8 @@ FIELDS: dict[str, dict[str, str]] = {
         "fingerprint_md5": "the older form, `aa:bb:...`",
         "created_at": "when it was made or taken in",
         "id": "UUID",
-        "private_key": "only from `create --unmanaged` and from `export` without `--out`: the OpenSSH private key",
+        "private_key": "the OpenSSH private key; only from `create --unmanaged` (null with `--out`: it is in that file) and from "
+        "`export` without `--out`",
     },
     "task": {
         "id": "UUID",

@@ -5,6 +5,7 @@ import secrets
 import stat
 import string
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ _MIXED = string.ascii_letters + string.digits
 _ENTER = "it must be a directory that you may enter; see its mode and owner"
 
 
-def initialise(settings: Settings) -> dict[str, Any]:
+def initialise(settings: Settings, show: Callable[[dict[str, Any]], None] = lambda made: None) -> dict[str, Any]:
     """Make home, database, root key, first tenant, project, administrator and access key, whatever of it is missing.
 
     Safe to repeat, also at the same time. Returns tenant_id, project_id, user_id, access_key and secret_key; the
-    secret key is None where the home was there already: it is shown once.
+    secret key is None where the home was there already: it is shown once. show is given the same, before any of it is
+    kept for good: if it raises, the next time is the first time again.
     """
     _make_directory(settings.home)
     store = Store(settings.database_url)
@@ -32,10 +34,12 @@ def initialise(settings: Settings) -> dict[str, Any]:
         try:
             owner, access_key = store.local_owner()
         except Unavailable:
-            return _first(settings, store)
+            return _first(settings, store, show)
         # Never a new root key for an old database: nothing would open any more.
         _check_opens(store, Kms(store, FileRootKey(settings.root_key)), access_key)
-        return _told(owner, access_key, None)
+        known = _told(owner, access_key, None)
+        show(known)
+        return known
     finally:
         store.close()
 
@@ -56,14 +60,20 @@ def access_key_context(who: Caller, access_key: str) -> dict[str, str]:
     return {"kind": "access key", "tenant": who.tenant_id, "user": who.user_id, "access_key": access_key}
 
 
-def _first(settings: Settings, store: Store) -> dict[str, Any]:
+def _first(settings: Settings, store: Store, show: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     kms = Kms(store, FileRootKey.make(settings.root_key))
     made = Caller(uuid.uuid4().hex, uuid.uuid4().hex, uuid.uuid4().hex, "administrator")
     access_key = _random(_UPPER, 20)
     secret_key = _random(_MIXED, 40)
     sealed = kms.seal(made.tenant_id, Secret(secret_key), access_key_context(made, access_key))
-    owner, kept = store.first_tenant(made, "home", "administrator", access_key, sealed)
-    return _told(owner, kept, secret_key if kept == access_key else None)
+    told = _told(made, access_key, secret_key)
+    owner, kept = store.first_tenant(made, "home", "administrator", access_key, sealed, lambda: show(told))
+    if kept == access_key:
+        return told
+    # Somebody else was first, just now.
+    known = _told(owner, kept, None)
+    show(known)
+    return known
 
 
 def _told(owner: Caller, access_key: str, secret_key: str | None) -> dict[str, Any]:

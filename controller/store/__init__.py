@@ -84,11 +84,18 @@ class Store:
     # -- tenants and users
 
     def first_tenant(
-        self, caller: Caller, tenant_name: str, user_name: str, access_key: str, secret_key: Sealed
+        self,
+        caller: Caller,
+        tenant_name: str,
+        user_name: str,
+        access_key: str,
+        secret_key: Sealed,
+        before_commit: Callable[[], None] = lambda: None,
     ) -> tuple[Caller, str]:
         """Make the first tenant, its project and its administrator, unless they are there already.
 
-        Returns who owns this home, and their access key; they are the given ones only where they were made now.
+        Returns who owns this home, and their access key; they are the given ones only where they were made now. Where
+        they are, before_commit is called once nothing but the commit is left; if it raises, nothing was made.
         """
         with engine.writing(self._engine) as connection:
             owner = _home(connection)
@@ -111,6 +118,7 @@ class Store:
             )
             connection.execute(tables.home.insert().values(one=1, access_key=access_key))
             self._event(connection, caller.tenant_id, "home_initialised", {"user_id": caller.user_id})
+            before_commit()
             return caller, access_key
 
     def local_owner(self) -> tuple[Caller, str]:

@@ -143,6 +143,13 @@ def test_an_unmanaged_key_pair_gives_its_private_half_out_once(kps: Kps) -> None
     kps("keypair", "export", "mine", code=3)
 
 
+def test_a_private_key_that_went_into_a_file_is_nowhere_else(kps: Kps, tmp_path: Path) -> None:
+    result = kps("keypair", "create", "mine", "--unmanaged", "--out", str(tmp_path / "mine"), "--json")
+    assert parsed(result)["private_key"] is None
+    assert "PRIVATE KEY" in (tmp_path / "mine").read_text()
+    assert "PRIVATE KEY" not in result.stdout + result.stderr
+
+
 def test_without_json_stdout_is_the_private_key_and_nothing_else(kps: Kps) -> None:
     result = kps("keypair", "create", "mine", "--unmanaged")
     assert result.stdout.startswith("-----BEGIN OPENSSH PRIVATE KEY-----\n")

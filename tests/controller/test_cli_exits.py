@@ -1,5 +1,6 @@
 """How commands end where something around them is wrong: the documented code, one clear line, no trace."""
 
+import asyncio
 import json
 import os
 import pty
@@ -9,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from controller.cli.keypairs import made_or_not
+from controller.client import Refused, Unreachable
 from controller.settings import Settings
 from tests.controller.faces import KPS, here, program
 
@@ -177,3 +180,111 @@ def test_a_prompt_can_be_left(settings: Settings, made: Any, press: bytes, code:
     assert (ended, told in shown) == (code, True), shown
     assert "Traceback" not in shown
     assert json.loads(here(settings.home, "task", "list", "--json").stdout) == []
+
+
+# -- what is shown once
+
+
+def into_nothing(home: Path, *words: str) -> int:
+    """Run a command whose stdout takes nothing, and return its code."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [KPS, *words], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, env={"KPS_HOME": str(home)}
+        )
+    assert "stdout: No space left on device" in done.stderr
+    return done.returncode
+
+
+@pytest.mark.parametrize("words", [("init",), ("init", "--json")], ids=" ".join)
+def test_a_secret_key_that_could_not_be_printed_was_not_made(tmp_path: Path, words: tuple[str, ...]) -> None:
+    home = tmp_path / "home"
+    assert into_nothing(home, *words) == 5
+    assert program(home, "server", "list").returncode == 5
+    made = json.loads(program(home, "init", "--json").stdout)
+    assert made["secret_key"]
+    assert json.loads(program(home, "init", "--json").stdout) == made | {"secret_key": None}
+    assert program(home, "keypair", "create", "ops").returncode == 0
+
+
+@pytest.mark.parametrize("words", [(), ("--json",)], ids=["text", "json"])
+def test_a_private_key_that_could_not_be_printed_was_not_made(settings: Settings, made: Any, words: tuple[str, ...]) -> None:
+    assert into_nothing(settings.home, "keypair", "create", "lost", "--unmanaged", *words) == 5
+    assert here(settings.home, "keypair", "show", "lost").exit_code == 3
+
+
+class KeypairsOnly:
+    """A controller that makes key pairs, at the time that the test says, and then loses its answers if asked to."""
+
+    def __init__(self, *, lost: bool = False) -> None:
+        self.asked, self.answer = asyncio.Event(), asyncio.Event()
+        self.lost = lost
+        self.there: set[str] = set()
+
+    async def create_keypair(self, request: dict[str, Any]) -> dict[str, Any]:
+        self.asked.set()
+        await self.answer.wait()
+        if request["name"] in self.there:
+            raise Refused(409, "keypair_exists", "taken")
+        self.there.add(request["name"])
+        if self.lost:
+            raise Unreachable("the controller did not answer")
+        return dict(request)
+
+    async def delete_keypair(self, name: str) -> None:
+        self.there.remove(name)
+
+
+async def interrupted(client: KeypairsOnly) -> None:
+    """Ask for a key pair, and be interrupted while the controller makes it."""
+
+    async def create() -> None:
+        async with made_or_not(client, {"name": "ops"}):  # type: ignore[arg-type]
+            pytest.fail("it went on")
+
+    asking = asyncio.create_task(create())
+    await client.asked.wait()
+    asking.cancel()
+    await asyncio.sleep(0)
+    client.answer.set()
+    await asking
+
+
+def test_an_interrupted_create_leaves_no_key_pair() -> None:
+    async def story() -> None:
+        client = KeypairsOnly()
+        with pytest.raises(asyncio.CancelledError):
+            await interrupted(client)
+        assert client.there == set()
+
+    asyncio.run(story())
+
+
+def test_a_key_pair_that_was_there_is_not_taken_back() -> None:
+    async def story() -> None:
+        client = KeypairsOnly()
+        client.there.add("ops")
+        with pytest.raises(Refused):
+            await interrupted(client)
+        assert client.there == {"ops"}
+
+    asyncio.run(story())
+
+
+def test_a_lost_answer_says_what_may_be_there() -> None:
+    async def story() -> None:
+        with pytest.raises(Unreachable, match="kps keypair show ops"):
+            await interrupted(KeypairsOnly(lost=True))
+
+    asyncio.run(story())
+
+
+def test_what_comes_after_the_making_takes_it_back_as_well() -> None:
+    async def story() -> None:
+        client = KeypairsOnly()
+        client.answer.set()
+        with pytest.raises(ZeroDivisionError):
+            async with made_or_not(client, {"name": "ops"}):  # type: ignore[arg-type]
+                raise ZeroDivisionError
+        assert client.there == set()
+
+    asyncio.run(story())
