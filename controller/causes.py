@@ -91,7 +91,7 @@ CAUSES: dict[str, Cause] = {
     ),
     "not_ssh": Cause(
         "Something else than an SSH server listens on that port.",
-        "Correct the port: kps server remove and add it again.",
+        "Correct the port: kps server remove NAME (--force where a key pair is bound), and add it again.",
         False,
     ),
     "host_key_unknown": Cause(
@@ -101,7 +101,8 @@ CAUSES: dict[str, Cause] = {
     ),
     "host_key_changed": Cause(
         "The server shows another host key than the one on record. No credential was sent.",
-        "If the server was rebuilt: kps server remove, and add it again with the new key. If it was not, somebody is in between.",
+        "If the server was rebuilt: kps server remove NAME --force, and add it again with the new key. If it was not, somebody "
+        "is in between.",
         False,
     ),
     "algorithms_incompatible": Cause(
@@ -150,7 +151,7 @@ CAUSES: dict[str, Cause] = {
     ),
     "stale_generation": Cause(
         "The server has carried out a newer order than this one: the task was handed on while it waited, another controller "
-        "works on this server, or this one's backup was restored.",
+        "works on this server, this one's backup was restored, or the server was added under another address.",
         f"Look at the newer task of this server. If there is none, {_RETRY}: the next order is newer than what was seen there.",
         True,
     ),

@@ -111,7 +111,7 @@ class Servers:
 
     async def _take_in(self, servers: builtins.list[Server]) -> builtins.list[Server]:
         # The names are taken before the network is asked: nothing is fetched for a name that is taken.
-        await off_loop(self._executor, self._store.add_servers, servers)
+        servers = await off_loop(self._executor, self._store.add_servers, servers)
         turn = asyncio.Semaphore(_ASKED_AT_ONCE)
         return list(await asyncio.gather(*(self._with_first_key(server, turn) for server in servers)))
 

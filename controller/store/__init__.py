@@ -179,9 +179,18 @@ class Store:
     # -- servers
 
     def add_servers(self, servers: Sequence[Server]) -> list[Server]:
-        """Take servers into the inventory, all or none; returns them."""
+        """Take servers into the inventory, all or none; returns them.
+
+        One at the address of a server that was removed goes on from its generation: the machine may be the same, and
+        refuses an older order.
+        """
+        added = []
         with engine.writing(self._engine) as connection:
-            for server in servers:
+            reached = _reached(connection, {server.tenant_id for server in servers})
+            for given in servers:
+                before = reached.get((given.tenant_id, given.host, given.port), 0)
+                server = replace(given, generation=max(given.generation, before))
+                added.append(server)
                 if _server(connection, server.tenant_id, tables.servers.c.name == server.name) is not None:
                     raise AlreadyExists("server_exists", f"{server.name}: there is a server of this name already")
                 connection.execute(tables.servers.insert().values(rows.row(server)))
@@ -192,7 +201,7 @@ class Store:
                     {"name": server.name, "host": server.host, "port": server.port, "host_key": server.host_key},
                     server_id=server.id,
                 )
-        return list(servers)
+        return added
 
     def servers(self, tenant_id: str) -> list[Server]:
         """Return a tenant's servers by name."""
@@ -238,12 +247,19 @@ class Store:
                 listed = ", ".join(f"{name} on {login}" for login, name in bound)
                 raise Conflict(
                     "already_bound",
-                    f"{server.name}: {listed} is bound here and would go on working; unbind first",
+                    f"{server.name}: {listed} is bound here and would go on working; unbind first, or where that cannot be "
+                    "done any more, as when the server was rebuilt: --force forgets it here",
                     bindings=[{"login": login, "keypair": name} for login, name in bound],
                 )
             connection.execute(delete(tables.bindings).where(tables.bindings.c.server_id == server_id))
             connection.execute(delete(tables.servers).where(tables.servers.c.id == server_id))
-            detail = {"name": server.name, "forgotten": [{"login": login, "keypair": name} for login, name in bound]}
+            detail = {
+                "name": server.name,
+                "host": server.host,
+                "port": server.port,
+                "generation": server.generation,
+                "forgotten": [{"login": login, "keypair": name} for login, name in bound],
+            }
             self._event(connection, server.tenant_id, "server_removed", detail, server_id=server_id)
 
     def pin_host_key(self, server_id: str, host_key: str) -> Server:
@@ -743,6 +759,18 @@ def _server_row(connection: Connection, server_id: str) -> Server:
     if found is None:
         raise NotFound("server_not_found", f"{server_id}: no server of this id", server=server_id)
     return rows.server(found)
+
+
+def _reached(connection: Connection, tenant_ids: Collection[str]) -> dict[tuple[str, str, int], int]:
+    """Return by tenant, host and port the generation that was reached at the address of a server since removed."""
+    table = tables.events
+    query = select(table.c.tenant_id, table.c.detail).where(table.c.kind == "server_removed", table.c.tenant_id.in_(tenant_ids))
+    found: dict[tuple[str, str, int], int] = {}
+    for tenant_id, detail in connection.execute(query.order_by(table.c.id)):
+        if "generation" in detail:  # events of the first versions do not have it
+            address = (tenant_id, detail["host"], detail["port"])
+            found[address] = max(found.get(address, 0), detail["generation"])
+    return found
 
 
 def _update_server(server_id: str) -> Update:

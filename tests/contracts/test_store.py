@@ -234,6 +234,16 @@ def test_a_server_with_a_binding_is_removed_only_on_purpose(store: Store, who: C
     assert store.events(who.tenant_id)[-1].detail["forgotten"] == [{"login": "root", "keypair": "laptop"}]
 
 
+def test_a_server_added_again_goes_on_from_the_generation_of_its_address(store: Store, who: Caller, server: Server) -> None:
+    for _ in range(3):
+        task = running(store, server)
+        assert store.finish(task.id, "me", task.generation, Outcome("succeeded", "as_asked"))
+    store.remove_server(server.id)
+    again, elsewhere = store.add_servers([a_server(who, "renamed"), a_server(who, "web-2", port=2222)])
+    assert running(store, again).generation == 4
+    assert running(store, elsewhere).generation == 1
+
+
 def test_a_server_with_a_task_that_has_not_ended_is_not_removed(store: Store, who: Caller, server: Server) -> None:
     task = running(store, server)
     with pytest.raises(Conflict):
