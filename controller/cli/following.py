@@ -1,17 +1,23 @@
 """Tasks until they end: the bar while they run, and the table when they have."""
 
+import asyncio
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from controller.cli import exits, output
+from controller.cli.exits import Declined
 from controller.cli.session import Session
 
 if TYPE_CHECKING:
     from controller.client import Client
 
 Json = dict[str, Any]
+NAMED = 10  # tasks in a sentence
+ABOUT_THE_KEY_FILE = frozenset({"private_key_unreadable", "passphrase_wrong", "key_mismatch", "key_refused"})
+PASSWORD_HELPS = frozenset({"wrong_password", "credential_needed"})
 ENDED_WELL = frozenset({"succeeded", "unchanged"})
 # Only failed tasks can be deleted; somebody was faster than we were.
 FORGOTTEN = {"status": "failed", "server_state": "unknown", "message": "deleted before it could be looked at"}
@@ -101,17 +107,50 @@ def bar_for(total: int) -> Iterator[Bar]:
         yield Shown()
 
 
-async def follow(session: Session, client: "Client", started: Sequence[Json]) -> int:
-    """Wait for tasks, print how each ended, and return the exit code."""
-    with bar_for(len(started)) as bar:
-        ended = await until_ended(client, started, bar)
+async def begin(session: Session, asking: Coroutine[Any, Any, list[Json]]) -> list[Json]:
+    """Return the tasks that the controller answers with.
+
+    An interruption waits for that answer, so that it can be told what goes on.
+    """
+    answer = asyncio.ensure_future(asking)
+    try:
+        await asyncio.shield(answer)
+    finally:
+        started = await answer
+        session.started = [str(task["id"]) for task in started]
+    return started
+
+
+async def follow(session: Session, client: "Client", started: Sequence[Json], key_file: Path | None = None) -> int:
+    """Wait for tasks, print how each ended, and return the exit code. key_file: the private key that was given for them.
+
+    Declined(controller_lost): the controller ended before they did.
+    """
+    from controller.client import Unreachable
+
+    try:
+        with bar_for(len(started)) as bar:
+            ended = await until_ended(client, started, bar)
+    except Unreachable as lost:
+        raise Declined(exits.UNAVAILABLE, "controller_lost", f"{lost}; {left_behind(started)}") from lost
     passwords = {task["id"]: task["password"] for task in started if "password" in task}
     results = [result(task, passwords.get(task["id"])) for task in ended]
     if session.json:
         output.as_json(results)
     else:
-        show(results)
+        show(results, key_file)
     return exits.ALL_AS_ASKED if all(one["status"] in ENDED_WELL for one in results) else exits.SOME_NOT
+
+
+def left_behind(started: Sequence[Json]) -> str:
+    """Return what became of tasks whose controller is gone, and how to see how they ended."""
+    named = [f"{task['id']} on {task['server']}" for task in started[:NAMED]]
+    if len(started) > NAMED:
+        named.append(f"and {len(started) - NAMED} more")
+    return (
+        f"it was at work on {', '.join(named)}; servers undo by themselves what was not confirmed; "
+        "`kps task list` shows how these tasks ended, at the latest when their lease has run out (KPS_LEASE_SECONDS)"
+    )
 
 
 def result(task: Json, password: str | None) -> Json:
@@ -125,12 +164,12 @@ def result(task: Json, password: str | None) -> Json:
     return found
 
 
-def show(results: Sequence[Json]) -> None:
+def show(results: Sequence[Json], key_file: Path | None = None) -> None:
     """Print a line for each server, then what the failed ones need to be understood and put right."""
     output.table(
         ("SERVER", "LOGIN", "STATUS", "STATE", "PROOF OR CAUSE"),
         [
-            (one["server"], one["login"], one["status"], one["server_state"], proofs(one["proof"]) or one["cause"])
+            (one["server"], one["login"], one["status"], one["server_state"], one["cause"] or proofs(one["proof"]))
             for one in results
         ],
         empty="no servers",
@@ -142,7 +181,7 @@ def show(results: Sequence[Json]) -> None:
     for one in results:
         if one["status"] not in ENDED_WELL:
             output.say("")
-            explain(one)
+            explain(one, key_file)
         elif one["message"]:
             output.say(f"{one['server']}: {one['message']}")
         if "password" in one:
@@ -154,15 +193,37 @@ def proofs(found: Sequence[Json]) -> str:
     return ", ".join(f"{proof.get('way')} of {proof.get('login')} {proof.get('method')}" for proof in found)
 
 
-def explain(task: Json) -> None:
+def explain(task: Json, key_file: Path | None = None) -> None:
     """Print why a task failed, what was seen, and what to do now."""
     output.say(f"{task['server']}: {task['cause'] or task['status']}", style="bold red")
     told = {"what": task["message"]}
     told |= {f"seen: {name}": seen(value) for name, value in task["evidence"].items() if value != task["server"]}
-    told["do"] = task["handling"]
+    if key_file and task["cause"] in ABOUT_THE_KEY_FILE:
+        told["key file"] = str(key_file)
+    told["do"] = handling(task)
     told["task"] = task["id"]
-    told["again"] = f"kps task retry {task['id']}" if task["retryable"] else "a retry alone cannot help"
+    told["again"] = retry(task) if task["retryable"] else "a retry alone cannot help"
     output.facts({name: value for name, value in told.items() if value})
+
+
+def handling(task: Json) -> str | None:
+    """Return what to do about a failed task, with its commands as they are typed."""
+    if task["handling"] is None:
+        return None
+    # A command that says itself what to give stays as it is.
+    whole = str(task["handling"]).replace("kps task retry ID --", f"kps task retry {task['id']} --")
+    return whole.replace("kps task retry ID", retry(task))
+
+
+def retry(task: Json) -> str:
+    """Return the command that asks once more, with what has to be given again: credentials are never kept."""
+    given = task.get("request", {}).get("given", [])
+    words = ["kps task retry", str(task["id"])]
+    if "identity" in given:
+        words.append("--identity FILE")
+    if "password" in given or task["cause"] in PASSWORD_HELPS:
+        words.append("--password-stdin")
+    return " ".join(words)
 
 
 def seen(value: Any) -> str:

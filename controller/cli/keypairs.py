@@ -10,7 +10,7 @@ import typer
 
 from controller.cli import inputs, options, output
 from controller.cli.command import command, group
-from controller.cli.exits import usage
+from controller.cli.exits import Declined, of_status, usage
 from controller.cli.session import Session
 from controller.model import KeyType, Scope
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from controller.client import Client
 
 Json = dict[str, Any]
+ABOUT_A_FILE = frozenset({"public_key_unreadable", "private_key_unreadable", "passphrase_wrong", "key_mismatch"})
 
 keypairs = group(
     "Key pairs; the private half of a managed one is kept here, encrypted.",
@@ -145,8 +146,16 @@ async def import_(
         request["private_key"] = inputs.private_key(private_key)
     if passphrase_stdin:
         request["passphrase"] = inputs.secret_from_stdin("passphrase")
+    from controller.client import Refused
+
     async with session.client() as client:
-        made = await client.import_keypair(request)
+        try:
+            made = await client.import_keypair(request)
+        except Refused as refused:
+            blamed = {"public_key_unreadable": public_key}.get(refused.code, private_key)
+            if refused.code not in ABOUT_A_FILE or blamed is None:
+                raise
+            raise Declined(of_status(refused.status), refused.code, f"{blamed}: {refused.message}") from refused
     if session.json:
         output.as_json(made)
     else:

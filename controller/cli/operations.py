@@ -9,7 +9,7 @@ import typer
 from controller.cli import inputs, options
 from controller.cli.command import command, group
 from controller.cli.exits import usage
-from controller.cli.following import follow
+from controller.cli.following import begin, follow
 from controller.cli.session import Session
 
 Json = dict[str, Any]
@@ -40,16 +40,15 @@ async def operate(
         names = [str(server["name"]) for server in await client.servers(words or (), every=every)]
         if not names:
             raise usage("no servers there; `kps server add` adds one")
-        started = await client.start(
-            {
-                "operation": operation,
-                "servers": names,
-                "credentials": credentials(names, password_stdin, password_of),
-                **key,
-                **{name: value for name, value in request.items() if value is not None},
-            }
-        )
-        return await follow(session, client, started)
+        order = {
+            "operation": operation,
+            "servers": names,
+            "credentials": credentials(names, password_stdin, password_of),
+            **key,
+            **{name: value for name, value in request.items() if value is not None},
+        }
+        started = await begin(session, client.start(order))
+        return await follow(session, client, started, identity)
 
 
 def check_choice(words: Sequence[str] | None, every: bool) -> None:
@@ -242,17 +241,16 @@ def register(app: typer.Typer) -> None:
         mounted = inputs.directory(root)
         async with session.client() as client:
             name = str((await client.server(server))["name"])
-            started = await client.start(
-                {
-                    "operation": "reset",
-                    "servers": [name],
-                    "keypair": keypair,
-                    "root": mounted,
-                    "login": login,
-                    "set_password": set_password,
-                    "fix_permissions": fix_permissions,
-                }
-            )
+            order = {
+                "operation": "reset",
+                "servers": [name],
+                "keypair": keypair,
+                "root": mounted,
+                "login": login,
+                "set_password": set_password,
+                "fix_permissions": fix_permissions,
+            }
+            started = await begin(session, client.start(order))
             return await follow(session, client, started)
 
 

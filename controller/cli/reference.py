@@ -85,7 +85,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "started_at": "when it began, or null",
         "finished_at": "when it ended, or null",
         "retry_of": "the task that this one asks for again, or null",
-        "request": "an object: its options, none of them secret",
+        "request": "an object: its options, none of them secret; `given` lists what came with it: `password`, `identity`",
     },
     "operation": {
         "task_id": "the same as `id`",

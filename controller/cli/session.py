@@ -110,12 +110,10 @@ class Session:
             return "interrupted"
         if not self.served:
             return "interrupted; `kps task list` shows what was done, and servers undo what was not confirmed"
-        ids = " ".join(self.started)
-        goes = "task goes" if len(self.started) == 1 else "tasks go"
-        return (
-            f"interrupted here; the controller that serves this home works on, and the {goes} on: {ids}; "
-            "`kps task list --running` and `kps task show ID` follow it"
-        )
+        what, how = f"{len(self.started)} tasks go on", "`kps task list --running` follows them"
+        if len(self.started) == 1:
+            what, how = "the task goes on", f"`kps task show {self.started[0]}` follows it"
+        return f"interrupted; the controller that serves this home works on, and {what}: {how}"
 
     def complain(self, exit_code: int, code: str, message: str) -> int:
         """Say on stderr why this ends, and return exit_code."""

@@ -7,7 +7,7 @@ import typer
 from controller.cli import completion, options, output
 from controller.cli.command import command, group
 from controller.cli.exits import usage
-from controller.cli.following import explain, follow, proofs
+from controller.cli.following import begin, explain, follow, proofs
 from controller.cli.operations import credentials, identity_of
 from controller.cli.session import Session
 
@@ -36,8 +36,19 @@ async def list_(
         output.as_json(found)
         return
     output.table(
-        ("ID", "SERVER", "OPERATION", "STATUS", "CAUSE"),
-        [(one["id"], one["server"], one["operation"], one["status"], one["cause"] or "-") for one in found],
+        ("ID", "SERVER", "LOGIN", "OPERATION", "STATUS", "CAUSE", "WHEN"),
+        [
+            (
+                one["id"],
+                one["server"],
+                one["login"],
+                one["operation"],
+                one["status"],
+                one["cause"] or "-",
+                output.seconds(one["created_at"]),
+            )
+            for one in found
+        ],
         whole="ID",
         empty="no tasks",
     )
@@ -103,7 +114,11 @@ async def retry(
     async with session.client() as client:
         server = str((await client.task(id_))["server"])
         credential = key | credentials([server], password_stdin, password_of).get(server, {})
-        return await follow(session, client, [await client.retry(id_, credential or None)])
+
+        async def again() -> list[Json]:
+            return [await client.retry(id_, credential or None)]
+
+        return await follow(session, client, await begin(session, again()), identity)
 
 
 @command(tasks, "delete", "kps task delete 0192f0c1-7c1e-7b6e-9d0a-2f1f3f0a9b11", "kps task delete --all")

@@ -9,7 +9,7 @@ from controller.errors import Invalid
 from controller.model import Caller, Credential, Operation, Server, Task, now
 from controller.service.roles import may_change
 from controller.service.servers import LOGIN
-from controller.service.tasks import Dispatch
+from controller.service.tasks import Dispatch, given
 from controller.service.worker import off_loop
 from controller.store import Store
 
@@ -71,7 +71,16 @@ class Bindings:
             keypair = await off_loop(self._executor, self._store.keypair, who.tenant_id, who.user_id, str(kept["keypair"]))
             kept["keypair_id"] = keypair.id
         login = request.get("login")
-        tasks = [_task(who, operation, server, str(login or _login(server, operation)), kept) for server in servers]
+        tasks = [
+            _task(
+                who,
+                operation,
+                server,
+                str(login or _login(server, operation)),
+                kept | given(operation, credentials.get(server.id)),
+            )
+            for server in servers
+        ]
         holder = (self._dispatch.owner, self._dispatch.lease_seconds)
         tasks = await off_loop(self._executor, self._store.add_tasks, tasks, *holder)
         self._dispatch.ring([task.id for task in tasks], credentials)

@@ -18,6 +18,15 @@ POLL_SECONDS = 0.05
 WAIT_SECONDS = 30.0
 
 
+def given(operation: str, credential: Credential | None) -> dict[str, list[str]]:
+    """Return what a task keeps of a credential: which kinds were given, so that a retry can say what it needs again."""
+    # What comes with a reset is what it sets.
+    if credential is None or operation == "reset":
+        return {}
+    kinds = {"password": credential.password, "identity": credential.identity}
+    return {"given": [name for name, secret in kinds.items() if secret is not None]}
+
+
 class Dispatch(Protocol):
     """Has tasks run. What is to be rung for is added to the store as held by owner."""
 
@@ -52,7 +61,7 @@ class Tasks:
         Conflict: task_not_failed, task_retried (the newer one is named).
         """
         may_change(who)
-        task = await off_loop(self._executor, self._retry, who, id)
+        task = await off_loop(self._executor, self._retry, who, id, credential)
         self._dispatch.ring([task.id], {} if credential is None else {task.server_id: credential})
         return task
 
@@ -86,7 +95,7 @@ class Tasks:
                 return found
             await asyncio.sleep(min(POLL_SECONDS, left))
 
-    def _retry(self, who: Caller, id: str) -> Task:
+    def _retry(self, who: Caller, id: str, credential: Credential | None) -> Task:
         old = self._store.task(who.tenant_id, id)
         if old.status not in ("failed", "cancelled"):
             raise Conflict("task_not_failed", f"task {id} is {old.status}; only a failed task is retried", task=id)
@@ -104,7 +113,7 @@ class Tasks:
             server_name=server.name,
             login=old.login,
             operation=old.operation,
-            request=old.request,
+            request={name: value for name, value in old.request.items() if name != "given"} | given(old.operation, credential),
             created_at=now(),
             retry_of=old.id,
         )

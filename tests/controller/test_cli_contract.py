@@ -406,3 +406,41 @@ def test_a_fault_of_ours_is_not_taken_for_a_server_that_failed(kps: Kps, monkeyp
     monkeypatch.setattr(controller.app, "dispatching", broken)
     assert error_of(kps("server", "list", "--json", code=70))["code"] == "unexpected"
     assert "Traceback" in kps("server", "list", code=70).stderr
+
+
+@pytest.mark.parametrize("words", [("--json", "keypair", "list"), ("keypair", "--json", "list"), ("keypair", "list", "--json")])
+def test_json_is_taken_at_each_place(kps: Kps, words: tuple[str, ...]) -> None:
+    assert parsed(kps(*words)) == []
+
+
+@pytest.mark.parametrize("words", [("keypair", "--home", "HOME", "list"), ("--home", "/x", "keypair", "list", "--home", "HOME")])
+def test_home_is_taken_at_each_place_and_the_nearest_counts(settings: Settings, made: Any, words: tuple[str, ...]) -> None:
+    result = here(settings.home / "none", *(str(settings.home) if word == "HOME" else word for word in words))
+    assert result.exit_code == 0, result.stderr
+
+
+def test_a_server_that_cannot_be_used_yet_is_told_when_it_is_added(kps: Kps, tmp_path: Path) -> None:
+    never = kps("server", "add", "web-1", "127.0.0.1", "--port", "1").stderr
+    assert "web-1" in never
+    assert "--host-key" in never
+    silent = kps("server", "add", "web-2", "127.0.0.1", "--port", "1", "--trust-on-first-use").stderr
+    assert "kps server check web-2" in silent
+    (tmp_path / "more.csv").write_text("name,host\nweb-3,127.0.0.1\nweb-4,127.0.0.1\n")
+    assert "web-3, web-4" in kps("server", "import", str(tmp_path / "more.csv")).stderr
+    assert kps("server", "add", "web-5", "127.0.0.1", "--json").stderr == ""
+
+
+def test_a_file_that_holds_no_key_is_named(kps: Kps, tmp_path: Path) -> None:
+    (tmp_path / "nothing").write_text("nothing")
+    for option in ("--public-key", "--private-key"):
+        assert f"{tmp_path}/nothing: " in kps("keypair", "import", "x", option, str(tmp_path / "nothing"), code=2).stderr
+
+
+def test_a_task_says_what_was_given_with_it_but_not_what_it_was(kps: Kps, two: None, tmp_path: Path) -> None:
+    kps("keypair", "create", "mine", "--unmanaged", "--out", str(tmp_path / "mine"))
+    words = ("bind", "web-2", "--keypair", "ops", "--password-stdin", "--identity", str(tmp_path / "mine"), "--json")
+    (failed,) = parsed(kps(*words, stdin="hunter2\n", code=1))
+    assert failed["request"]["given"] == ["password", "identity"]
+    assert f"kps task retry {failed['id']} --identity FILE --password-stdin" in kps("task", "show", failed["id"]).stdout
+    (again,) = parsed(kps("task", "retry", failed["id"], "--json", code=1))
+    assert "given" not in again["request"]

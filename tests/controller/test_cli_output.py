@@ -104,6 +104,58 @@ def test_handling_keeps_its_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert "a retry alone cannot help" in shown
 
 
+ID = "6d4115c3-f2db-4c8a-875f-80bd07acfb8b"
+
+
+@pytest.mark.parametrize(
+    ("changes", "again"),
+    [
+        ({}, f"kps task retry {ID}"),
+        ({"cause": "wrong_password"}, f"kps task retry {ID} --password-stdin"),
+        ({"cause": "credential_needed"}, f"kps task retry {ID} --password-stdin"),
+        ({"request": {"given": ["password"]}}, f"kps task retry {ID} --password-stdin"),
+        ({"request": {"given": ["identity"]}}, f"kps task retry {ID} --identity FILE"),
+    ],
+)
+def test_the_commands_of_a_handling_can_be_typed(capsys: pytest.CaptureFixture[str], changes: Any, again: str) -> None:
+    told = "Wait, then kps task retry ID. Or kps task retry ID --identity FILE."
+    explain(result(handling=told, **changes))
+    shown = capsys.readouterr().out
+    assert f"Wait, then {again}. Or kps task retry {ID} --identity FILE." in " ".join(shown.split())
+    assert shown.rstrip("\n").endswith(again)
+    assert " ID" not in shown
+
+
+def test_a_failed_task_shows_its_cause_before_its_proofs(capsys: pytest.CaptureFixture[str]) -> None:
+    proof = {"way": "key", "login": "root", "method": "accepted"}
+    show([result(proof=[proof]), result(proof=[proof], cause=None, status="succeeded")])
+    lines = capsys.readouterr().out.split("\n")
+    assert "not_ssh" in lines[1]
+    assert "key of root accepted" in lines[2]
+
+
+def test_a_key_file_that_does_not_serve_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    explain(result(cause="private_key_unreadable"), Path("/keys/old"))
+    assert "/keys/old" in capsys.readouterr().out
+
+
+def test_in_a_pipe_no_line_ends_in_spaces(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    output.table(("NAME", "LABELS"), [("a", "x" * 700), ("b", "")])
+    output.facts({"name": "a", "host key": "x" * 700})
+    assert all(line == line.rstrip() for line in capsys.readouterr().out.split("\n"))
+
+
+@pytest.mark.parametrize("columns", [36, 60, 71, 80, 100, 200])
+def test_an_id_is_never_broken(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    row = (ID, "web-1", "root", "password-login-disable", "failed", "connection_timed_out", "2026-01-01 00:00:00Z")
+    output.table(("ID", "SERVER", "LOGIN", "OPERATION", "STATUS", "CAUSE", "WHEN"), [row, row], whole="ID")
+    shown = capsys.readouterr().out
+    assert shown.count(ID) == 2
+    assert all(len(line) <= columns for line in shown.split("\n"))
+
+
 def test_json_is_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stdout", stream)
@@ -149,6 +201,12 @@ def test_help_loads_nothing_heavy() -> None:
 def test_the_version_is_told() -> None:
     shown = subprocess.run([KPS, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
     assert shown.startswith("kps ")
+
+
+@pytest.mark.parametrize("words", [(), ("server",), ("keypair",), ("password-login",), ("task",)], ids=" ".join)
+def test_every_group_has_examples(words: tuple[str, ...]) -> None:
+    shown = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "60"}).stdout
+    assert "kps " in shown[shown.index("Examples\n") :]
 
 
 def test_docs_cli_md_is_current() -> None:

@@ -147,3 +147,55 @@ def test_a_home_that_is_not_there_completes_nothing(tmp_path: Path, monkeypatch:
     for names in (servers, keypairs, failed_tasks):
         assert names(context, "") == []  # type: ignore[arg-type]
     assert not (tmp_path / "none").exists()
+
+
+@pytest.fixture
+def waiting(serve: Serve, settings: Settings) -> Iterator[tuple["subprocess.Popen[str]", "subprocess.Popen[str]", str]]:
+    """A controller that serves, a command that waits for a task of it, and the task's id: its server says nothing."""
+    serving = serve()
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAOhB7/zzhC+HXDdGOdLwJln5NYwm6UNXx3chmQSVTG4"
+        port = str(silent.getsockname()[1])
+        assert here(settings.home, "server", "add", "web-1", "127.0.0.1", "--port", port, "--host-key", key).exit_code == 0
+        assert here(settings.home, "keypair", "create", "ops").exit_code == 0
+        command = subprocess.Popen(
+            [KPS, "bind", "web-1", "--keypair", "ops", "--password-stdin"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={"PATH": os.environ["PATH"], "KPS_HOME": str(settings.home)},
+        )
+        assert command.stdin is not None
+        command.stdin.write("secret\n")
+        command.stdin.close()
+        command.stdin = None
+        silent.settimeout(60)
+        connection, _ = silent.accept()
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(settings.socket)), base_url="http://kps/fleet/v1") as http:
+            (task,) = http.get("/tasks").json()
+        yield serving, command, task["id"]
+        connection.close()
+    command.kill()
+    command.communicate()
+
+
+def test_an_interrupted_command_says_that_its_task_goes_on(waiting: Any, settings: Settings) -> None:
+    _, command, task_id = waiting
+    command.send_signal(signal.SIGINT)
+    _, errors = command.communicate(timeout=60)
+    assert command.returncode == 130
+    assert task_id in errors
+    assert "goes on" in errors
+    assert json.loads(program(settings.home, "task", "show", task_id, "--json").stdout)["status"] == "running"
+
+
+def test_a_command_whose_controller_was_killed_names_its_task(waiting: Any) -> None:
+    serving, command, task_id = waiting
+    serving.kill()
+    _, errors = command.communicate(timeout=60)
+    assert command.returncode == 5
+    assert f"{task_id} on web-1" in errors
+    assert "kps task list" in errors

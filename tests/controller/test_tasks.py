@@ -81,7 +81,12 @@ def test_a_retry_is_a_new_task_with_the_same_request(
     old = ended(store, who, "1")
     credential = Credential(password=Secret("x"))
     again = run(tasks.retry(who, "1", credential))
-    assert (again.status, again.retry_of, again.request, again.seq) == ("ready", "1", old.request, old.seq + 1)
+    assert (again.status, again.retry_of, again.request, again.seq) == (
+        "ready",
+        "1",
+        {**old.request, "given": ["password"]},
+        old.seq + 1,
+    )
     assert again.lease_owner == "me"  # who has the credential in its memory
     assert dispatch.rung == [([again.id], {"s1": credential})]
     assert store.task(who.tenant_id, "1") == old
