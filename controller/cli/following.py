@@ -202,8 +202,9 @@ def explain(task: Json, key_file: Path | None = None) -> None:
         told["key file"] = str(key_file)
     told["do"] = handling(task)
     told["task"] = task["id"]
-    told["again"] = retry(task) if task["retryable"] else "a retry alone cannot help"
     output.facts({name: value for name, value in told.items() if value})
+    # On a line of its own, which nothing breaks: it is there to be copied.
+    output.say(f"again: {retry(task)}" if task["retryable"] else "a retry alone cannot help")
 
 
 def handling(task: Json) -> str | None:
