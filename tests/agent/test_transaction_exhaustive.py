@@ -251,7 +251,7 @@ def test_before_each_step_it_is_seen_that_the_rope_still_holds(scenario, judge):
 @every_scenario
 @pytest.mark.parametrize(
     ("place", "line", "cause"),
-    [("keys", STRANGER, "authorized_keys_changed"), ("config", "Banner none", "setting_overridden")],
+    [("keys", STRANGER, "authorized_keys_changed"), ("config", "Banner none", "sshd_config_changed")],
     ids=["keys", "config"],
 )
 def test_an_edit_by_somebody_else_after_ours_fails_the_operation(scenario, judge, place, line, cause):
