@@ -131,7 +131,7 @@ def watch(directory: str) -> None:
     while ours is not None:
         left = ours["deadline"] - boot_clock()[0]
         if left <= 0:
-            undo_now(directory)
+            undo_now(directory, ours)
             return
         time.sleep(min(left + 0.01, 1.0))
         if _undecided(directory) != ours:
@@ -142,12 +142,12 @@ def _undecided(directory: str) -> "Any":
     return standing(directory, ("armed", "reverting"))
 
 
-def undo_now(directory: str, booting: bool = False) -> None:
+def undo_now(directory: str, ours: "Any", booting: bool = False) -> None:
     """Call recover() until it is through; a server without this undo may have no way in. A boot waits for the first try only.
 
-    What the next operation does there is not ours to undo.
+    ours: the journal that stood there, or None. What the next operation does is not ours to undo.
     """
-    ours, cause = standing(directory), ""
+    cause = ""
     for attempt in range(60):
         cause = _tried(directory, ours, cause == "busy")
         if not cause or standing(directory) != ours or (attempt == 0 and booting and os.fork()):
@@ -176,7 +176,7 @@ def main(arguments: "List[str]", bundle: bytes = b"") -> None:
     if verb == "watch":
         watch(arguments[1])
     elif verb == "boot":
-        undo_now(arguments[1], booting=True)
+        undo_now(arguments[1], standing(arguments[1]), booting=True)
     else:
         at_rest = verb == "rest"
         run(Rope(0, 1), bundle, "" if at_rest else arguments[1], arguments[1] if at_rest else "")

@@ -323,9 +323,14 @@ def unread(daemon: Daemon, pid_file: str, paths: "List[str]") -> "List[str]":
 
 
 def _changed(path: str) -> int:
-    """Return when the file, or a link to it, was changed: the time that no copying tool can set, in nanoseconds."""
+    """Return when the file was written, or one of an older date moved into its place, in nanoseconds; 0 where there is none.
+
+    A chmod is no such change: it leaves the directory alone.
+    """
+    real = os.path.realpath(path)
     try:
-        return max(os.stat(path).st_ctime_ns, os.lstat(path).st_ctime_ns)
+        found, around = os.stat(real), os.stat(os.path.dirname(real))
+        return max(found.st_mtime_ns, os.lstat(path).st_mtime_ns, min(found.st_ctime_ns, around.st_mtime_ns))
     except OSError:
         return 0
 

@@ -336,6 +336,21 @@ def test_a_file_that_was_moved_in_with_an_old_date_is_new_to_sshd(sshd):
     assert unread(sshd, sshd.config, "/etc/hostname", "/not/there") == [sshd.config]
 
 
+def test_a_mode_or_an_owner_is_nothing_that_sshd_reads(sshd):
+    os.chmod(sshd.config, 0o640)
+    os.chown(sshd.config, 0, 1)
+    assert unread(sshd, sshd.config, str(sshd.directory)) == []
+
+
+def test_a_link_that_leads_elsewhere_now_is_new_to_sshd(sshd):
+    other = sshd.directory / "other"
+    other.write_text(Path(sshd.config).read_text())
+    os.utime(other, (0, 0))
+    os.symlink(other, f"{sshd.config}.new")
+    os.rename(f"{sshd.config}.new", sshd.config)
+    assert unread(sshd, sshd.config) == [sshd.config]
+
+
 def test_a_directory_from_which_something_is_taken_is_new_to_sshd(sshd):
     directory = sshd.directory / "conf.d"
     directory.mkdir()

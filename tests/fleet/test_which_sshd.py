@@ -81,17 +81,18 @@ def test_where_it_is_started_for_each_connection_an_undo_starts_none(product, by
 
 
 @pytest.mark.parametrize("tree", TREES)
-def test_a_listener_that_dies_in_the_middle_is_started_again_with_the_arguments_that_it_had(impatient, make_server, tree):
+def test_a_listener_that_dies_in_the_middle_is_started_again_with_the_arguments_that_it_had(product, make_server, tree):
     server = make_server(tree=tree)
-    impatient.add(server)
+    product.add(server)
     before = listeners(server)
     gate = Gate(server, NARROWED)
     with judge.OpenSession(server, "root", password=server.root_password) as session:
-        (task_id,) = impatient.begin("bind", server, keypair=impatient.keypair(), password=server.root_password)
+        (task_id,) = product.begin("bind", server, keypair=product.keypair(), password=server.root_password)
         gate.await_login()
         server.run(["sh", "-c", "kill -9 $(cat /run/sshd.pid)"])
-        assert listeners(server) == []
-        task = impatient.ended(task_id)
+        until(lambda: listeners(server) == [])
+        gate.open()
+        task = product.ended(task_id)
         assert (task["status"], task["server_state"]) == ("failed", "reverted"), task
         assert session.lives()
     until(lambda: agents(server) == [])
