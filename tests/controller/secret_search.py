@@ -74,20 +74,34 @@ def in_files(secrets: Mapping[str, list[Form]], paths: Iterable[Path]) -> list[H
 
 
 def in_processes(secrets: Mapping[str, list[Form]]) -> list[Hit]:
-    """Return where the secrets are in the command lines and environments of all processes that can be seen."""
-    return [
-        hit
-        for what in ("cmdline", "environ")
-        for path in Path("/proc").glob(f"[0-9]*/{what}")
-        for hit in in_bytes(secrets, str(path), _content(path))
-    ]
+    """Return where the secrets are in the command lines and environments of all processes.
+
+    What is closed to us, of a process that was there before us, is nobody's of these tests.
+    """
+    found = []
+    for path in [path for what in ("cmdline", "environ") for path in Path("/proc").glob(f"[0-9]*/{what}")]:
+        try:
+            found += in_bytes(secrets, str(path), _content(path))
+        except PermissionError:
+            if _began(path.parent) > _began(Path("/proc/self")):
+                raise
+    return found
+
+
+def _began(process: Path) -> int:
+    """When a process began, as proc(5) counts it; 0 for one that has ended."""
+    try:
+        return int((process / "stat").read_text().rpartition(")")[2].split()[19])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
 
 
 def _content(path: Path) -> bytes:
+    """What is in a file; what may not be read, or looked at, raises: nobody could say that it is clean."""
     try:
         return path.read_bytes() if path.is_file() else b""
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return b""  # a process that has ended meanwhile, or is somebody else's
+    except (FileNotFoundError, ProcessLookupError):
+        return b""  # a process that has ended meanwhile
 
 
 def _joined(content: bytes) -> bytes:

@@ -130,18 +130,22 @@ class Watch:
         self.looks = 0
         self.processes: set[int] = set()
         self.views: dict[bytes, str] = {}  # what was seen -> where, for the first time
+        self.closed: set[str] = set()  # what came since, and was closed to us
         self._directories = directories
         self._known: dict[str, bytes] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch)
 
     def __enter__(self) -> "Watch":
+        self._look()
+        self._others = frozenset(self.closed)  # was there before the story
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
+        self.closed -= self._others
 
     def _watch(self) -> None:
         while not self._ended.wait(0.04):
@@ -163,9 +167,13 @@ class Watch:
 
     def _see(self, path: str) -> bytes:
         content = b""
-        # A process that has ended, or a file that is gone again.
-        with contextlib.suppress(OSError), open(path, "rb") as file:
-            content = file.read(_LARGEST)
+        try:
+            with open(path, "rb") as file:
+                content = file.read(_LARGEST)
+        except PermissionError:
+            self.closed.add(path)
+        except OSError:
+            pass  # a process that has ended, or a file that is gone again
         self.views.setdefault(content, path)
         return content
 
