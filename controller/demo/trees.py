@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HOST = "host"
@@ -81,7 +82,8 @@ def _cached(name: str, build: Callable[[Path], None]) -> Path:
     if finished.is_dir():
         return finished
     cache.mkdir(parents=True, exist_ok=True)
-    with open(cache / "lock", "w") as lock:
+    # A lock for each, so that several can be built at once.
+    with open(cache / f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not finished.is_dir():
             unfinished = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=cache))
@@ -263,5 +265,7 @@ def _proxies() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    for tree in (HOST, *SUITES):
-        print(root_tree(tree))
+    # Those that are named, or all of them; at once, because each waits for downloads most of the time.
+    with ThreadPoolExecutor() as builders:
+        for path in builders.map(root_tree, sys.argv[1:] or (HOST, *SUITES)):
+            print(path)
