@@ -18,6 +18,7 @@ A server has what Debian's python3-minimal holds, and not the rest of the standa
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import secrets
@@ -40,7 +41,7 @@ from typing import Any, Literal, Self
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from controller.demo import keeper
+from controller.demo import keeper, kernel
 from controller.demo.trees import HOST, TreeUnavailable, root_tree
 
 MAX_AGE_SECONDS = 30 * 60
@@ -527,7 +528,8 @@ def remove_abandoned() -> None:
         if (directory / _STATE).exists() and _living_keeper(directory) is None:
             for root in directory.glob("*/root"):
                 keeper.kill_inside(root.stat())
-                subprocess.run(["umount", "--lazy", "--quiet", str(root)], capture_output=True)
+                with contextlib.suppress(OSError):  # a mount that its keeper's namespace took along, or none at all
+                    kernel.unmount(str(root))
             shutil.rmtree(directory, ignore_errors=True)
 
 
