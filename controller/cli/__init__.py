@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from controller.cli import exits, home, operations
+from controller.cli import exits, home, operations, output
 from controller.cli.command import Home, Json, grouping, remember
 from controller.cli.keypairs import keypairs
 from controller.cli.servers import servers
@@ -32,7 +32,7 @@ def print_version(asked: bool) -> None:
     if asked:
         from importlib.metadata import version
 
-        sys.stdout.write(f"kps {version('kps-fleet')}\n")
+        output.write(f"kps {version('kps-fleet')}\n")
         raise typer.Exit()
 
 
@@ -74,4 +74,9 @@ def main() -> None:
         sys.exit(exits.USAGE)
     except typer.Abort:
         sys.exit(exits.INTERRUPTED)
+    except exits.Unread:
+        sys.exit(exits.UNREAD)
+    except exits.Declined as declined:
+        complain(declined.code, declined.message, json="--json" in sys.argv[1:])
+        sys.exit(declined.exit_code)
     sys.exit(code)

@@ -1,15 +1,16 @@
 """How a coroutine becomes a command: --json, --home, examples and exit codes are the same for all of them."""
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Annotated, Any, ClassVar, Concatenate, ParamSpec
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from controller.cli import output
-from controller.cli.exits import Declined
+from controller.cli.exits import Declined, Unread
 from controller.cli.session import Session, complain, home_of
 
 P = ParamSpec("P")
@@ -54,7 +55,8 @@ def grouping(examples: tuple[str, ...], end: str = "") -> type[TyperGroup]:
 
     class Group(TyperGroup):
         def format_help(self, ctx: Any, formatter: Any) -> None:
-            super().format_help(ctx, formatter)
+            with told():
+                super().format_help(ctx, formatter)
             show_examples(examples)
             if end:
                 output.say(f"\n{end}")
@@ -69,11 +71,22 @@ def with_examples(examples: tuple[str, ...]) -> type[TyperCommand]:
         examples: ClassVar[tuple[str, ...]] = ()
 
         def format_help(self, ctx: Any, formatter: Any) -> None:
-            super().format_help(ctx, formatter)
+            with told():
+                super().format_help(ctx, formatter)
             show_examples(self.examples)
 
     Command.examples = examples
     return Command
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Have help that nobody reads end as all output does: rich itself would end the program, with another code."""
+    try:
+        with output.delivered():
+            yield
+    except SystemExit as ended:
+        raise Unread from ended
 
 
 def show_examples(examples: tuple[str, ...]) -> None:

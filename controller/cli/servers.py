@@ -107,7 +107,7 @@ async def import_(
     if session.json:
         output.as_json(added)
     else:
-        output.say(f"{len(added)} servers added")
+        output.say("1 server added" if len(added) == 1 else f"{len(added)} servers added")
     warn_of_unknown_host_keys(session, added)
 
 

@@ -120,7 +120,11 @@ def test_a_setting_that_cannot_be_is_named_with_its_range(
 # -- stdout
 
 
-@pytest.mark.parametrize("words", [("server", "list"), ("server", "list", "--json"), ("keypair", "export", "ops")], ids=" ".join)
+@pytest.mark.parametrize(
+    "words",
+    [("server", "list"), ("server", "list", "--json"), ("keypair", "export", "ops"), ("--help",), ("bind", "--help")],
+    ids=" ".join,
+)
 def test_whoever_stops_reading_gets_no_complaint(settings: Settings, made: Any, words: tuple[str, ...]) -> None:
     here(settings.home, "server", "add", "web-1", "127.0.0.1", "--port", "1")
     here(settings.home, "keypair", "create", "ops")
