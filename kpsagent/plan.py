@@ -441,7 +441,7 @@ def _setting_changed(plan: Plan, seen: Seen) -> "Optional[Step]":
         raise Refused(
             "setting_pending",
             "{}: changed since sshd last read its configuration; our reload would put that into force too. Reload sshd yourself "
-            "and see that it is right, or mend the file first".format(", ".join(seen.unread)),
+            "and see that it is right, or mend the file first".format(", ".join(seen.unread[:3])),
             paths=seen.unread,
         )
     return Step("block", seen.config.path, None, text, candidate.text)

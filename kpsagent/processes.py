@@ -341,13 +341,18 @@ def reload(daemon: Daemon, connection: "Optional[List[str]]", revive: bool) -> b
         return False
     address, port = connection[2], int(connection[3])
     before = _listening(address, port)
+    until = time.monotonic() + _RELOAD_SECONDS
+    while not before and _is_alive(daemon.pid) and time.monotonic() < until:
+        # Somebody else has just had it start anew. A second one beside it would take its port.
+        select.select([], [], [], 0.02)
+        before = _listening(address, port)
     alive = _is_alive(daemon.pid) and bool(before)
     if not alive and not revive:
         return False
     if not _tell(daemon, alive):
         return False
     until = time.monotonic() + _RELOAD_SECONDS
-    handed_over = alive and _is_handed_over(before)
+    handed_over = _is_handed_over(before)
     settled = time.monotonic() + _SETTLE_SECONDS
     while time.monotonic() < until:
         # After SIGHUP sshd starts anew and listens on a new socket; the old one would prove nothing. Whom it lets in is for the

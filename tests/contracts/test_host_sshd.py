@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from kpsagent import processes
-from kpsagent.host import AskSshd, Daemon, FindDaemon, Lock, Reload, Unread
+from kpsagent.host import AskSshd, Daemon, FindDaemon, Lock, Output, Reload, Unread
 from tests.agent import model_host as model
 from tests.contracts.places import LocalPlace, ModelPlace, scratch
 from tests.needs import lacking
@@ -73,7 +73,7 @@ class LocalSshd(LocalPlace):
         self.configure("")
         subprocess.run([SSHD, "-f", self.config], check=True)
         self._wait_for_pid()
-        self.daemon = Daemon("listener", self._pid(), SSHD, ["-f", self.config], self.config, "")
+        self.daemon = Daemon("listener", self.pid(), SSHD, ["-f", self.config], self.config, "")
 
     def configure(self, text: str) -> None:
         Path(self.config).write_text(self._top + text)
@@ -92,19 +92,19 @@ class LocalSshd(LocalPlace):
             yield
             assert not select.select([there], [], [], 0)[0], "the session has ended"
 
-    def _pid(self) -> int:
+    def pid(self) -> int:
         return int(Path(self.pid_file).read_text())
 
     def _wait_for_pid(self) -> None:
         for _ in range(500):
             with contextlib.suppress(OSError, ValueError):
-                if self._pid() and self.greeting():
+                if self.pid() and self.greeting():
                     return
             select.select([], [], [], 0.01)
         pytest.fail("sshd does not come up")
 
     def kill(self) -> None:
-        pid = self._pid()
+        pid = self.pid()
         watched = os.pidfd_open(pid)
         os.kill(pid, signal.SIGKILL)
         select.select([watched], [], [], 5)
@@ -340,6 +340,19 @@ def test_a_mode_or_an_owner_is_nothing_that_sshd_reads(sshd):
     os.chmod(sshd.config, 0o640)
     os.chown(sshd.config, 0, 1)
     assert unread(sshd, sshd.config, str(sshd.directory)) == []
+
+
+def test_beside_an_sshd_that_is_just_starting_anew_no_other_is_started(sshd, monkeypatch):
+    """Two may undo at once, so each may find what the other has told to re-read its configuration."""
+    started = []
+    monkeypatch.setattr(processes, "run", lambda words: started.append(words) or Output(1, "", ""))
+    for _ in range(5):
+        before = processes.listening_inodes(*sshd.address)
+        os.kill(sshd.daemon.pid, signal.SIGHUP)
+        while processes.listening_inodes(*sshd.address) == before:
+            continue
+        assert processes.reload(sshd.daemon, sshd.connection, True)
+    assert started == []
 
 
 def test_a_link_that_leads_elsewhere_now_is_new_to_sshd(sshd):
