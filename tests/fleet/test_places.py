@@ -44,8 +44,8 @@ def test_a_key_goes_where_sshd_looks_for_it_and_nowhere_else(make_server, produc
     product.add(server)
     before = picture(server)
     first, second = product.keypair(), product.keypair()
-    order = {"login": "alice", "password": server.root_password, "keep_password_login": True}
-    product.succeeds("bind", server, keypair=first, **order)
+    order = {"login": "alice", "password": server.root_password}
+    product.succeeds("bind", server, keypair=first, keep_password_login=True, **order)
     after = picture(server)
     assert changed(before, after) == {path} | STATE
     assert after[path] == (*before[path][:4], f"{public}\n{first['public_key']}\n")

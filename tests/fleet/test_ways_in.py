@@ -104,11 +104,11 @@ def test_no_login_s_session_hears_the_password_of_another(make_server, product, 
     word = server.passwords["deploy"]
     product.succeeds("bind", server, login="deploy", keypair=product.keypair(), password=word, keep_password_login=True)
     root_key, root_private = product.keypair(), judge.new_key_pair()
-    order = {"login": "root", "password": server.root_password, "keep_password_login": True}
+    order = {"login": "root", "password": server.root_password}
     server.write("/home/deploy/.bashrc", CAPTURE, 0o644, "deploy:deploy")
     for operation, more in (
         ("password-login-enable", {}),
-        ("bind", {"keypair": root_key, "identity": root_private[0]}),
+        ("bind", {"keypair": root_key, "identity": root_private[0], "keep_password_login": True}),
         ("unbind", {}),
     ):
         product.run(operation, server, **(order | more))
