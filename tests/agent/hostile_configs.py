@@ -145,10 +145,11 @@ def files(count: int, seed: int, directory: Path) -> Iterator[File]:
     """Yield count files, always the same ones for the same seed; they include from the drop-ins in directory."""
     r = random.Random(seed)
     for _ in range(count):
-        yield _file(r, directory)
+        yield file(r, directory)
 
 
-def _file(r: random.Random, directory: Path) -> File:
+def file(r: random.Random, directory: Path) -> File:
+    """One file that includes from the drop-ins in directory; r chooses what is in it."""
     lines: list[str] = []
     dangers: set[str] = set()
     broken = in_match = False

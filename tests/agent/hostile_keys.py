@@ -253,36 +253,46 @@ def _junk(r: random.Random) -> Piece:
 # -- whole files -------------------------------------------------------------------------------------------------------
 
 
+def some_keys(r: random.Random) -> list[PublicKey]:
+    """Some keys of each type."""
+    return [public_key(r, type) for type in TYPES for _ in range(6)]
+
+
 def files(count: int, seed: int) -> Iterator[File]:
     """Yield count files, always the same ones for the same seed."""
     r = random.Random(seed)
-    keys = [public_key(r, type) for type in TYPES for _ in range(6)]
+    keys = some_keys(r)
     for _ in range(count):
-        key = r.choice(keys)
-        pieces = []
-        for _ in range(r.choice([0, 1, 2, 3, 5, 8])):
-            kind = r.random()
-            other = r.choice([each for each in keys if each != key])
-            if kind < 0.3:
-                pieces.append(_holding(r, key))
-            elif kind < 0.5:
-                pieces.append(_dead(r, key))
-            elif kind < 0.85:
-                pieces.append(_of_others(r, key, other))
-            else:
-                pieces.append(_junk(r))
-        dangers = {piece.danger for piece in pieces}
-        if r.random() < 0.15:
-            pieces = [piece if "\0" in piece.text else piece._replace(text=piece.text + "\r") for piece in pieces]
-            dangers.add("CRLF")
-        final_newline = bool(pieces) and r.random() < 0.7
-        if pieces and not pieces[-1].text and not final_newline:
-            pieces[-1] = Piece("remark", "# end")
-        if pieces and not final_newline:
-            dangers.add("no final newline")
-        if sum(piece.holds for piece in pieces) > 1:
-            dangers.add("the key more than once")
-            first = next(piece for piece in pieces if piece.holds)
-            if first.options and any(piece.holds and not piece.options for piece in pieces):
-                dangers.add("options before a plain line")
-        yield File(key, pieces, final_newline, frozenset(dangers))
+        yield file(r, keys)
+
+
+def file(r: random.Random, keys: list[PublicKey]) -> File:
+    """One file about one of these keys; r chooses what is in it."""
+    key = r.choice(keys)
+    pieces = []
+    for _ in range(r.choice([0, 1, 2, 3, 5, 8])):
+        kind = r.random()
+        other = r.choice([each for each in keys if each != key])
+        if kind < 0.3:
+            pieces.append(_holding(r, key))
+        elif kind < 0.5:
+            pieces.append(_dead(r, key))
+        elif kind < 0.85:
+            pieces.append(_of_others(r, key, other))
+        else:
+            pieces.append(_junk(r))
+    dangers = {piece.danger for piece in pieces}
+    if r.random() < 0.15:
+        pieces = [piece if "\0" in piece.text else piece._replace(text=piece.text + "\r") for piece in pieces]
+        dangers.add("CRLF")
+    final_newline = bool(pieces) and r.random() < 0.7
+    if pieces and not pieces[-1].text and not final_newline:
+        pieces[-1] = Piece("remark", "# end")
+    if pieces and not final_newline:
+        dangers.add("no final newline")
+    if sum(piece.holds for piece in pieces) > 1:
+        dangers.add("the key more than once")
+        first = next(piece for piece in pieces if piece.holds)
+        if first.options and any(piece.holds and not piece.options for piece in pieces):
+            dangers.add("options before a plain line")
+    return File(key, pieces, final_newline, frozenset(dangers))

@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 import hostile_keys
+import hypothesis
+import hypothesis.strategies as st
 import judge
 import naive
 import pytest
@@ -16,6 +18,7 @@ JUDGED = 500
 SEED = 2
 
 FILES = list(hostile_keys.files(COUNT, SEED))
+KEYS = hostile_keys.some_keys(random.Random(SEED))
 NEW = hostile_keys.public_key(random.Random(99), "ssh-ed25519")
 
 
@@ -51,16 +54,27 @@ def lines_with_heir(file: hostile_keys.File) -> str:
 @pytest.mark.long
 def test_ten_thousand_files_are_edited_line_by_line() -> None:
     for file in FILES:
-        key = keys.parse(file.key.line)
-        assert [line.index for line in keys.find(file.text, key)] == [i for i, piece in enumerate(file.pieces) if piece.holds]
-        assert keys.remove(file.text, key) == lines_without_key(file)
-        added = keys.add(file.text, file.key.line)
-        assert added == lines_with_key(file)
-        assert keys.add(added, file.key.line) == added
-        assert keys.remove(keys.add(file.text, NEW.line), keys.parse(NEW.line)) == file.text
-        heirs = keys.inherit(file.text, key, NEW.line)
-        assert heirs == lines_with_heir(file)
-        assert keys.remove(heirs, keys.parse(NEW.line)) == file.text
+        is_edited_line_by_line(file)
+
+
+@hypothesis.settings(max_examples=300, derandomize=True)
+@hypothesis.given(st.randoms(use_true_random=False))
+def test_files_that_hypothesis_makes_and_shrinks_are_edited_line_by_line(r: random.Random) -> None:
+    is_edited_line_by_line(hostile_keys.file(r, KEYS))
+
+
+def is_edited_line_by_line(file: hostile_keys.File) -> None:
+    """Fail unless each edit of this file changes what it should, and not a byte more."""
+    key = keys.parse(file.key.line)
+    assert [line.index for line in keys.find(file.text, key)] == [i for i, piece in enumerate(file.pieces) if piece.holds]
+    assert keys.remove(file.text, key) == lines_without_key(file)
+    added = keys.add(file.text, file.key.line)
+    assert added == lines_with_key(file)
+    assert keys.add(added, file.key.line) == added
+    assert keys.remove(keys.add(file.text, NEW.line), keys.parse(NEW.line)) == file.text
+    heirs = keys.inherit(file.text, key, NEW.line)
+    assert heirs == lines_with_heir(file)
+    assert keys.remove(heirs, keys.parse(NEW.line)) == file.text
 
 
 def test_every_danger_is_met_often(record_property: Callable[[str, dict[str, int]], None]) -> None:

@@ -1,9 +1,13 @@
 """10,000 hostile sshd_config files: sshd accepts afterwards what it accepted before, and nobody else's byte changes."""
 
+import random
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import hostile_configs
+import hypothesis
+import hypothesis.strategies as st
 import judge
 import naive
 import pytest
@@ -71,13 +75,27 @@ def test_odd_files_are_refused_and_no_others(files: list[hostile_configs.File]) 
 
 def test_ten_thousand_files_keep_every_byte_of_others(editable: list[hostile_configs.File]) -> None:
     for file in editable:
-        rest = foreign(file.text)
-        ours = sshd.with_block(file.text, SETTINGS)
-        assert ours.endswith("# kps: end\n" + rest)
-        assert ours.count("# kps: begin.") == 1
-        assert sshd.block(ours) == SETTINGS
-        assert sshd.with_block(ours, SETTINGS) == ours
-        assert sshd.without_block(ours) == rest == sshd.with_block(ours, []) == sshd.without_block(file.text)
+        keeps_every_byte_of_others(file)
+
+
+@hypothesis.settings(max_examples=300, derandomize=True)
+@hypothesis.given(st.randoms(use_true_random=False))
+def test_files_that_hypothesis_makes_and_shrinks_keep_every_byte_of_others(r: random.Random) -> None:
+    file = hostile_configs.file(r, Path("/etc/ssh/sshd_config.d"))
+    assert refused(file.text) == bool(file.dangers & REFUSED)
+    if not refused(file.text):
+        keeps_every_byte_of_others(file)
+
+
+def keeps_every_byte_of_others(file: hostile_configs.File) -> None:
+    """Fail unless our block can be put into this file, and taken out again, with all else as it was."""
+    rest = foreign(file.text)
+    ours = sshd.with_block(file.text, SETTINGS)
+    assert ours.endswith("# kps: end\n" + rest)
+    assert ours.count("# kps: begin.") == 1
+    assert sshd.block(ours) == SETTINGS
+    assert sshd.with_block(ours, SETTINGS) == ours
+    assert sshd.without_block(ours) == rest == sshd.with_block(ours, []) == sshd.without_block(file.text)
 
 
 @pytest.mark.long
