@@ -227,6 +227,7 @@ def test_nothing_is_left_when_the_owner_of_a_fleet_is_killed(isolation, ending):
     gone = _opened([keeper, *pids])
     owner.send_signal(ending)
     owner.wait()
+    owner.stdin.close()
     owner.stdout.close()
     _await_end(gone)
     _assert_nothing_is_left(directory, pids)
