@@ -358,6 +358,7 @@ def reload(daemon: Daemon, connection: "Optional[List[str]]", revive: bool) -> b
         # After SIGHUP sshd starts anew and listens on a new socket; the old one would prove nothing. Whom it lets in is for the
         # proof to say: this machine itself may be one that a firewall or hosts.deny keeps out.
         if _listening(address, port) - before:
+            _is_taken(address, port)  # so long it may still pass over the next SIGHUP; what it answers does not matter
             return True
         if handed_over and time.monotonic() > settled:
             return _is_taken(address, port)

@@ -283,7 +283,9 @@ def test_somebody_elses_edit_that_sshd_has_not_read(product, make_server, told, 
     # Until the listener that greets is the new one.
     reload = "touch -d @0 /run/sshd.pid; kill -HUP $(cat /run/sshd.pid); while [ $(stat -c %Y /run/sshd.pid) = 0 ]; do :; done"
     server.run(["sh", "-c", reload])
-    assert product.retry(task, password=server.root_password)["status"] == "succeeded"
+    server.await_greeting()
+    again = product.retry(task, password=server.root_password)
+    assert (again["status"], again["cause"]) == ("succeeded", None), again["message"]
 
 
 @pytest.mark.cause("reload_failed")
