@@ -84,6 +84,7 @@ def _at_boot(directory: str, path: str) -> "List[str]":
         os.makedirs(os.path.dirname(BOOT_LINK), exist_ok=True)
         if not os.path.islink(BOOT_LINK):
             os.symlink(BOOT_UNIT, BOOT_LINK)
+            _sync(os.path.dirname(BOOT_LINK))
         return ["boot unit"]
     kinds = []
     command = " ".join(_command(path, "boot", directory))

@@ -24,6 +24,7 @@ _WITH_VALUE = "bCcEfghkoputV"
 _LARGEST_OUTPUT = 4 << 20
 _RELOAD_SECONDS = 15  # a machine that is out of breath takes its time; the deadline is there all the same
 _SECOND = 10**9
+_LOST_SECONDS = 5  # after which a signal that shows no effect is given once more
 _SETTLE_SECONDS = 1  # for a reload of which nothing is to be seen
 
 
@@ -354,6 +355,7 @@ def reload(daemon: Daemon, connection: "Optional[List[str]]", revive: bool) -> b
     until = time.monotonic() + _RELOAD_SECONDS
     handed_over = _is_handed_over(before)
     settled = time.monotonic() + _SETTLE_SECONDS
+    again = time.monotonic() + _LOST_SECONDS
     while time.monotonic() < until:
         # After SIGHUP sshd starts anew and listens on a new socket; the old one would prove nothing. Whom it lets in is for the
         # proof to say: this machine itself may be one that a firewall or hosts.deny keeps out.
@@ -362,6 +364,10 @@ def reload(daemon: Daemon, connection: "Optional[List[str]]", revive: bool) -> b
             return True
         if handed_over and time.monotonic() > settled:
             return _is_taken(address, port)
+        if alive and not daemon.unit and time.monotonic() > again and _is_alive(daemon.pid):
+            # Somebody else may have had it start anew just before us: as long as it does it ignores this signal.
+            os.kill(daemon.pid, signal.SIGHUP)
+            again += _LOST_SECONDS
         select.select([], [], [], 0.02)
     return False
 
