@@ -174,6 +174,8 @@ def authorized_keys_paths(settings: "Settings", name: str, uid: int, home: str) 
 
 
 def _expanded(pattern: str, tokens: "Dict[str, str]") -> str:
+    if "%" not in pattern:
+        return pattern
     expanded, at = "", 0
     while at < len(pattern):
         token = pattern[at : at + 2]

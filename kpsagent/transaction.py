@@ -342,6 +342,8 @@ def _key_files(account: "Any", effective: "Dict[str, Settings]", must: bool, tex
     here = sshd.authorized_keys_paths(settings, account.name, account.uid, account.home)
     every = list(here)
     for other in effective.values():
+        if other == settings:
+            continue
         every += sshd.authorized_keys_paths(other, account.name, account.uid, account.home)
     every += sshd.authorized_keys_anywhere(texts, account.name, account.groups, account.uid, account.home)
     found = []

@@ -9,7 +9,7 @@ from controller.cli import exits, home, operations, output
 from controller.cli.command import Home, Json, grouping, remember
 from controller.cli.keypairs import keypairs
 from controller.cli.servers import servers
-from controller.cli.session import complain
+from controller.cli.session import begin_start, complain
 from controller.cli.tasks import tasks
 from controller.privacy import keep_memory_private
 
@@ -59,6 +59,7 @@ app.add_typer(tasks, name="task")
 
 def main() -> None:
     """Run the command that was typed, and exit with its code."""
+    begin_start()
     keep_memory_private()
     try:
         code = app(standalone_mode=False)

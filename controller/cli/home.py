@@ -9,7 +9,7 @@ from controller.cli import output
 from controller.cli.command import command
 from controller.cli.exits import ALL_AS_ASKED, usage
 from controller.cli.inputs import interruptible
-from controller.cli.session import Session
+from controller.cli.session import Session, through_with_start
 
 if TYPE_CHECKING:
     from controller.settings import Settings
@@ -33,6 +33,8 @@ def register(app: typer.Typer) -> None:
     async def serve(session: Session) -> None:
         """Serve the home on a Unix socket in it, until interrupted; while it runs, every command uses it."""
         from controller.app import serve
+
+        through_with_start()
 
         settings = session.settings()
 

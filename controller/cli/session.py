@@ -1,6 +1,7 @@
 """One command being run: which home, for whom it prints, and how it reaches the controller."""
 
 import contextlib
+import gc
 import os
 import socket
 import traceback
@@ -48,6 +49,17 @@ def somebody_listens(path: Path) -> bool:
     return True
 
 
+def begin_start() -> None:
+    """Let nobody look for garbage while modules are loaded: there is none, and the search takes a fifth of the time."""
+    gc.disable()
+
+
+def through_with_start() -> None:
+    """Collect garbage from now on, but do not look through what has been loaded."""
+    gc.freeze()
+    gc.enable()
+
+
 class Session:
     """What every command is given first."""
 
@@ -76,6 +88,7 @@ class Session:
             return
         from controller.app import in_process
 
+        through_with_start()
         async with in_process(settings) as application, Client.in_process(application) as client:
             yield client
 
