@@ -341,8 +341,9 @@ CAUSES: dict[str, Cause] = {
 
 
 def handling(code: str, **known: object) -> str:
-    """Return what to do about a cause, with what is known in the place of its words in capitals: ID, LOGIN, HOST, PORT, SOURCE.
+    """Return what to do about a cause, with what is known in the place of its words in capitals: HOST, PORT, SOURCE.
 
-    A user may well copy it into a shell, so nothing that a server said belongs here.
+    ID and LOGIN stay: what shows a task to a person puts its id in, and whose login is meant the message says. A user may well
+    copy it into a shell, so nothing that a server said belongs here.
     """
     return re.sub(r"\b[A-Z]+\b", lambda word: str(known.get(word[0]) or word[0]), CAUSES[code].handling)

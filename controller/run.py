@@ -161,9 +161,9 @@ class _Job:
 
     @property
     def place(self) -> dict[str, object]:
-        """Which login of which server this is about, in our own words and not in the server's."""
+        """Where the server is, in our own words and not in the server's."""
         server = getattr(self, "server", None)
-        return {"LOGIN": self.task.login} | ({"HOST": server.host, "PORT": server.port} if server is not None else {})
+        return {} if server is None else {"HOST": server.host, "PORT": server.port}
 
     def _may_be_bound(self) -> bool:
         """Whether the key pair that is to be bound may be the only one that gets in, if an end was not heard."""
@@ -387,7 +387,7 @@ class _Job:
             message=_named(self.server.name, plain(str(result.get("message") or ""))),
             evidence=small(evidence),
             proofs=self._proofs(result),
-            handling=causes.handling(cause, ID=self.task.id, **self.place) if cause in CAUSES else None,
+            handling=causes.handling(cause, **self.place) if cause in CAUSES else None,
             retryable=cause in CAUSES and CAUSES[cause].retryable,
         )
         if status == "failed":
@@ -479,6 +479,6 @@ def _failed(job: _Job, stop: Stop) -> Outcome:
         cause=cause,
         message=_named(job.task.server_name, plain(stop.message)),
         evidence=small(stop.evidence),
-        handling=causes.handling(cause, ID=job.task.id, SOURCE=stop.evidence.get("source"), **job.place),
+        handling=causes.handling(cause, SOURCE=stop.evidence.get("source"), **job.place),
         retryable=CAUSES[cause].retryable,
     )

@@ -149,7 +149,7 @@ def undo_now(directory: str, ours: "Any", booting: bool = False) -> None:
     """
     cause = ""
     for attempt in range(60):
-        cause = _tried(directory, ours, cause == "busy")
+        cause = _tried(directory, ours, ours is None or cause == "busy")
         if not cause or standing(directory) != ours or (attempt == 0 and booting and os.fork()):
             return
         time.sleep(10)

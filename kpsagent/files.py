@@ -90,19 +90,27 @@ def _parent(path: str, account: "Optional[Account]") -> "Tuple[str, str, Optiona
     if account is None or account.uid == 0:
         return os.path.realpath(directory), name, None
     if _only_roots(directory):
-        return directory, name, None
+        return os.path.realpath(directory), name, None
     with acting_as(account):
         return os.path.realpath(directory), name, account
 
 
-def _only_roots(directory: str) -> bool:
+def _only_roots(directory: str, links: int = 8) -> bool:
+    """Whether nobody but root can change any component of this path, nor of what root's own links on it lead to."""
     parts = directory.split("/")
     for depth in range(1, len(parts) + 1):
+        here = "/".join(parts[:depth]) or "/"
         try:
-            found = os.lstat("/".join(parts[:depth]) or "/")
+            found = os.lstat(here)
+            target = os.readlink(here) if stat.S_ISLNK(found.st_mode) else ""
         except OSError:
             return False
-        if found.st_uid != 0 or found.st_mode & 0o022 or not stat.S_ISDIR(found.st_mode):
+        if found.st_uid != 0:
+            return False
+        if target:
+            leads = os.path.join(os.path.dirname(here), target, *parts[depth:])
+            return bool(links) and ".." not in leads.split("/") and _only_roots(os.path.normpath(leads), links - 1)
+        if found.st_mode & 0o022 or not stat.S_ISDIR(found.st_mode):
             return False
     return True
 
@@ -122,7 +130,12 @@ def walk(path: str, account: Account, private_group: bool) -> "List[Component]":
     chain = ["/".join(parts[:depth]) or "/" for depth in range(1, len(parts) + 1)]
     if home in chain:
         chain = chain[chain.index(home) :]
-    return [_component(each, account, private_group) for each in chain + [os.path.join(real, name)]]
+    # Where root's own links lead is as good as where they stand; any other link shows in the path that it leads to.
+    there = directory
+    while not os.path.lexists(there):
+        there = os.path.dirname(there)
+    last = path if _only_roots(there) else os.path.join(real, name)
+    return [_component(each, account, private_group) for each in chain + [last]]
 
 
 def _lstat(path: str, account: Account) -> os.stat_result:
@@ -306,7 +319,7 @@ def _replace_at(
 
 
 def _changed(path: str, account: "Optional[Account]", what: str) -> Changed:
-    cause = "sshd_config_changed" if account is None else "authorized_keys_changed"
+    cause = "authorized_keys_changed" if account is not None else "unexpected" if path == "/etc/shadow" else "sshd_config_changed"
     return Changed(cause, "{}: somebody else {} just now".format(path, what), path=path)
 
 

@@ -399,12 +399,24 @@ def places(files: "List[Tuple[str, str]]", keyword: str) -> "List[Place]":
     ]
 
 
+def password_places(files: "List[Tuple[str, str]]") -> "List[Place]":
+    """Return the places that say whether passwords get in, but for those in a Match where no password alone completes a login."""
+    needs_more = set()
+    for place in places(files, "AuthenticationMethods"):
+        lists = _method_lists({"authenticationmethods": [" ".join(_arguments(_keyword(place.text)[1]))]})
+        by_password = lists is None or any({"password", "keyboard-interactive"}.issuperset(methods) for methods in lists)
+        if place.match is not None and not by_password:
+            needs_more.add((place.path, place.match))
+    found = places(files, "PasswordAuthentication") + places(files, "KbdInteractiveAuthentication")
+    return [place for place in found if (place.path, place.match) not in needs_more]
+
+
 def opening(places: "List[Place]", settings: "Settings") -> "List[Place]":
     """Return those of places() that let passwords in for some logins, or from some addresses, whatever holds for all others."""
     found = []
     for place in places:
         word, rest = _keyword(place.text)
-        if place.match is None or _arguments(rest)[:1] == ["no"]:
+        if place.match is None or [value.lower() for value in _arguments(rest)[:1]] == ["no"]:
             continue
         if word == "passwordauthentication" or _on(settings, "usepam"):
             found.append(place)
@@ -417,10 +429,10 @@ def could_match(header: str, name: str, groups: "List[str]") -> bool:
 
 
 def authorized_keys_anywhere(files: "List[Tuple[str, str]]", name: str, groups: "List[str]", uid: int, home: str) -> "List[str]":
-    """Return the files in which sshd may look for keys of this login, for some address or other, as a Match says."""
+    """Return the files in which sshd may look for keys of this login because a Match says so, for some address or other."""
     found = []  # type: List[str]
     for place in places(files, "AuthorizedKeysFile"):
-        if place.match is None or could_match(place.match, name, groups):
+        if place.match is not None and could_match(place.match, name, groups):
             patterns = " ".join(_arguments(_keyword(place.text)[1]))
             found += authorized_keys_paths({"authorizedkeysfile": [patterns]}, name, uid, home)
     return found

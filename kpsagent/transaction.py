@@ -271,7 +271,7 @@ def look(plan: Plan) -> "Play":
         must = each.name == account.name
         files[each.name] = yield from _key_files(each, effective[each.name], must, texts if must and plan.remove else [])
     candidate = None
-    places = sshd.places(texts, "PasswordAuthentication") + sshd.places(texts, "KbdInteractiveAuthentication")
+    places = sshd.password_places(texts)
     unread = []  # type: List[str]
     if plan.passwords is not None:
         candidate = yield from _candidate(plan, seen, concerned[:_MOST_LOGINS], texts, effective)
@@ -530,7 +530,7 @@ def undo(journal: "Dict[str, Any]") -> "Play":
     left = []  # type: List[str]
     for number, each in reversed(list(enumerate(journal["steps"]))):
         step = Step(*each)
-        if left and number < journal["widening"]:
+        if left and number < journal.get("widening", len(journal["steps"])):
             left.append(step.path)
             continue
         try:
@@ -545,7 +545,7 @@ def _undo_step(step: Step, account: "Any", journal: "Dict[str, Any]") -> "Play":
     if step.login is not None and account is None:
         # Root's own rights are not for a login's files.
         raise Failed("login_missing", "{} is not known to the server now".format(step.login), login=step.login)
-    before = journal["grounds"].get(step.path)
+    before = journal.get("grounds", {}).get(step.path)
     if before is not None and list((yield Ground(before[0], account))) != before:
         # What is not to be seen now is no file that somebody has removed: it comes back with its file system, our key in it.
         raise Failed("disk_gone", "{} is not the directory that it was; is it mounted?".format(before[0]), path=before[0])

@@ -61,6 +61,8 @@ def register(app: typer.Typer) -> None:
         """Start a fleet of real OpenSSH servers on this machine and go through the whole story on it, checked."""
         from controller.demo import story
 
+        through_with_start()
+
         if sum((keep, fleet_only is not None, end is not None)) > 1:
             raise usage("--keep, --fleet-only and --end exclude each other")
         # All of it blocks, and Ctrl-C is to end it where it stands.

@@ -83,6 +83,7 @@ class Session:
         settings = self.settings()
         if somebody_listens(settings.socket):
             self.served = True
+            through_with_start()
             async with Client.over_socket(settings.socket) as client:
                 yield client
             return

@@ -171,6 +171,9 @@ OPENINGS = {
     "Match Address 192.0.2.0/24\nPasswordAuthentication no\n": [],
     "Match User bob\n password-authentication yes\n": [],
     "Match User bob\n passwordauthentication=yes\n": [2],
+    "Match User bob\n PasswordAuthentication No\n": [],
+    "Match User bob\n PasswordAuthentication yes\n AuthenticationMethods publickey,password\n": [],
+    "Match User bob\n PasswordAuthentication yes\n AuthenticationMethods publickey password\n": [2],
     "UsePAM yes\nMatch LocalPort 2222\nKbdInteractiveAuthentication yes\nSkeyAuthentication no\n": [3],
     "Match all\nChallengeResponseAuthentication yes\n": [],  # without PAM nobody answers
 }
@@ -178,7 +181,7 @@ OPENINGS = {
 
 @pytest.mark.parametrize("text", OPENINGS)
 def test_what_lets_passwords_in_for_some_only_is_named(text: str) -> None:
-    places = sshd.places([("/c", text)], "PasswordAuthentication") + sshd.places([("/c", text)], "KbdInteractiveAuthentication")
+    places = sshd.password_places([("/c", text)])
     settings = sshd.scan({"/c": text}, "/c", "zoe", [])
     assert [place.line_number for place in sshd.opening(places, settings)] == OPENINGS[text]
 
@@ -203,7 +206,7 @@ def test_a_match_could_hold_for_a_login_wherever_it_comes_from(header: str, coul
 def test_the_files_of_a_login_are_those_of_every_match_that_could_hold_for_it() -> None:
     text = "AuthorizedKeysFile .ssh/keys\nMatch User bob\nAuthorizedKeysFile /bobs\n"
     text += "Match Address 192.0.2.0/24\nAuthorizedKeysFile /k/%u none\n"
-    assert sshd.authorized_keys_anywhere([("/c", text)], "zoe", [], 7, "/home/zoe") == ["/home/zoe/.ssh/keys", "/k/zoe"]
+    assert sshd.authorized_keys_anywhere([("/c", text)], "zoe", [], 7, "/home/zoe") == ["/k/zoe"]
 
 
 def test_includes_are_named_with_absolute_patterns() -> None:

@@ -110,17 +110,22 @@ def test_no_login_has_root_write_where_it_could_not_itself(make_server, product,
     assert changed(before, picture(server)) == set()
 
 
-def test_what_root_keeps_for_a_login_stays_root_s(make_server, product):
+@pytest.mark.parametrize("linked", [False, True])
+def test_what_root_keeps_for_a_login_stays_root_s(make_server, product, linked):
     server = make_server(logins=(ALICE,), sshd_config_top="AuthorizedKeysFile /etc/ssh/keys/%u/authorized_keys\n")
-    server.run(["mkdir", "-p", "/etc/ssh/keys"])
+    if linked:
+        server.run(["mkdir", "-p", "/srv/keys"])
+        server.run(["ln", "-s", "/srv/keys", "/etc/ssh/keys"])
+    else:
+        server.run(["mkdir", "-p", "/etc/ssh/keys"])
     product.add(server)
     pair = product.keypair()
     order = {"login": "alice", "password": server.root_password, "keep_password_login": True}
     product.succeeds("bind", server, keypair=pair, **order)
     assert judge.key_login_works(server, "alice", product.private(pair))
-    after = picture(server)
-    assert after["/etc/ssh/keys/alice"][:4] == ("d", 0o755, 0, 0)
-    assert after["/etc/ssh/keys/alice/authorized_keys"][:4] == ("-", 0o644, 0, 0)
+    after, place = picture(server), "/srv/keys/alice" if linked else "/etc/ssh/keys/alice"
+    assert after[place][:4] == ("d", 0o755, 0, 0)
+    assert after[f"{place}/authorized_keys"][:4] == ("-", 0o644, 0, 0)
 
 
 # -- what else lets passwords in ---------------------------------------------------------------------------------------
