@@ -129,7 +129,7 @@ def main() -> None:
         parser.error(
             f"what each further server costs is told from runs over {FEW} and over more servers: ask for more than {FEW}"
         )
-    console = Console(stderr=asked.json)
+    console = Console(stderr=asked.json, width=None if sys.stdout.isatty() else 120)
     rows: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as place, Fleet(asked.servers + FEW) as fleet:
         bench = Bench(fleet, Path(place))
