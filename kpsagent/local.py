@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional, Tuple
 
 PATIENCE_SECONDS = 2  # with whoever holds the lock at the deadline, before an undo goes on beside them
-_BOOTTIME = 7  # CLOCK_BOOTTIME, which the time module names only since Python 3.7
 _NAMES = ("armed", "confirmed", "reverting")
 _NEW = "new-"
 
@@ -280,7 +279,7 @@ def boot_clock() -> "Tuple[float, str]":
     """
     if not _boot:
         _boot.append(_which_boot())
-    return time.clock_gettime(_BOOTTIME), _boot[0]
+    return time.clock_gettime(processes.BOOTTIME), _boot[0]
 
 
 def _which_boot() -> str:

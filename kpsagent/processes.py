@@ -24,7 +24,7 @@ _WITH_VALUE = "bCcEfghkoputV"
 _LARGEST_OUTPUT = 4 << 20
 _RELOAD_SECONDS = 15  # a machine that is out of breath takes its time; the deadline is there all the same
 _SECOND = 10**9
-_BOOTTIME = 7  # CLOCK_BOOTTIME, which the time module names only since Python 3.7
+BOOTTIME = 7  # CLOCK_BOOTTIME, which the time module names only since Python 3.7
 _LOST_SECONDS = 5  # after which a signal that shows no effect is given once more
 _SETTLE_SECONDS = 1  # for a reload of which nothing is to be seen
 
@@ -322,7 +322,7 @@ def unread(daemon: Daemon, pid_file: str, paths: "List[str]") -> "List[str]":
     if read % _SECOND == 0:
         read += _SECOND  # a file system that knows whole seconds only: it was some time within this one
     # What was there before this boot has been read, also where the clock was wrong at first (a machine that keeps no time).
-    read = max(read, int((time.time() - time.clock_gettime(_BOOTTIME)) * _SECOND))
+    read = max(read, int((time.time() - time.clock_gettime(BOOTTIME)) * _SECOND))
     return [path for path in paths if _changed(path) > read]
 
 
