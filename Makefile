@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 TREES := host bullseye trixie
 
-.PHONY: demo test check bench clean venv lock packages test-packages fleet-images
+.PHONY: demo test check bench fleet faults causes fuzz clean venv lock packages test-packages fleet-images
 
 demo: packages $(MADE)
 	$(BIN)/kps demo $(ARGS)
@@ -33,6 +33,11 @@ check: $(MADE)
 
 bench: packages $(MADE)
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# Drills: each prints a table, ends with one line of figures, and fails where a goal is missed. ARGS=--sample for what CI runs.
+fleet faults causes fuzz: test-packages $(MADE)
+	@[ $@ != fleet ] || scripts/need docker.io debootstrap
+	$(BIN)/python -m tests.drills.$@ $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,77 @@
+"""What a drill measured, against its goals: a table for people, one line of figures at the end, and an exit code."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number, and what it must be: at_least, at_most, both for "exactly"; neither where it only tells how much was tried."""
+
+    name: str
+    value: float
+    at_least: float | None = None
+    at_most: float | None = None
+    unit: str = ""
+
+    @property
+    def met(self) -> bool:
+        return not (
+            (self.at_least is not None and self.value < self.at_least) or (self.at_most is not None and self.value > self.at_most)
+        )
+
+    @property
+    def goal(self) -> str:
+        if self.at_least is not None and self.at_least == self.at_most:
+            return f"= {self.at_least:g}"
+        goals = [] if self.at_least is None else [f">= {self.at_least:g}"]
+        return " ".join(goals + ([] if self.at_most is None else [f"<= {self.at_most:g}"]))
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.value:g}{self.unit}"
+
+
+def zero(name: str, value: float) -> Figure:
+    """A figure that must be 0."""
+    return Figure(name, value, 0, 0)
+
+
+@dataclass
+class Report:
+    """The figures of one drill. misses: each failure in words, so that it can be looked at and run again."""
+
+    drill: str
+    figures: list[Figure] = field(default_factory=list)
+    misses: list[str] = field(default_factory=list)
+
+    def add(self, *figures: Figure) -> None:
+        self.figures += figures
+
+    def ended(self, into: Path | None = None) -> int:
+        """Print the table, the misses and the line of figures; with into write them there as JSON. Return the exit code."""
+        missed = [figure for figure in self.figures if not figure.met]
+        console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+        table = Table("figure", "value", "goal", "", title=self.drill, title_justify="left")
+        for figure in self.figures:
+            verdict = "" if not figure.goal else "[green]met[/]" if figure.met else "[red]MISSED[/]"
+            table.add_row(figure.name, f"{figure.value:g}{figure.unit}", figure.goal, verdict)
+        console.print(table)
+        for miss in self.misses:
+            console.print(f"- {miss}", markup=False, soft_wrap=True)
+        if into is not None:
+            values = [vars(figure) | {"met": figure.met} for figure in self.figures]
+            into.write_text(json.dumps({"drill": self.drill, "figures": values, "misses": self.misses}, indent=1) + "\n")
+        verdict = "ok" if not missed and not self.misses else "MISSED"
+        print(f"{self.drill}: {verdict}: " + ", ".join(map(str, self.figures)))
+        return 0 if verdict == "ok" else 1
+
+
+def joined(words: Sequence[str], most: int = 5) -> str:
+    """Return the first few of words, and how many more there are."""
+    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
