@@ -1,0 +1,25 @@
+"""Faults on real servers: whatever dies, fails or is cut off in the middle, nobody is locked out and nothing stays half done."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from tests.drills.figures import Report
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is tried. sample: of every kind a few, spread evenly; else all."""
+
+    sample: bool = False
+
+    def some(self, points: list[T], most: int) -> list[T]:
+        """Return points, or for a sample no more than most of them."""
+        if not self.sample or len(points) <= most:
+            return points
+        return [points[place * len(points) // most] for place in range(most)]
+
+
+Part = Callable[[Report, Scale], None]

@@ -1,0 +1,30 @@
+"""python -m tests.drills.faults [--sample] [--only PART ...] [--json FILE]: see `--help`."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from tests.drills.faults import Part, Scale
+from tests.drills.figures import Figure, Report
+
+# One part, one line: what it adds to the report.
+PARTS: dict[str, Part] = {}
+
+
+def main(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.drills.faults", description="faults on real servers")
+    parser.add_argument("--sample", action="store_true", help="a few of every kind, within about two minutes")
+    parser.add_argument("--only", nargs="+", choices=sorted(PARTS), default=list(PARTS), help="these parts only")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    given = parser.parse_args(words)
+    report = Report("faults")
+    for name in given.only:
+        begun = time.monotonic()
+        PARTS[name](report, Scale(given.sample))
+        report.add(Figure(f"{name}: took", round(time.monotonic() - begun), unit=" s"))
+    return report.ended(given.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
