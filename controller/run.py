@@ -372,7 +372,7 @@ class _Job:
     def _concluded(self, result: dict[str, Any]) -> tuple[Outcome, dict[str, Any]]:
         """Turn what the agent said into the outcome and the changes of the inventory."""
         evidence = dict(result.get("evidence") or {})
-        for name in ("logins", "armed", "remains", "leftover"):
+        for name in ("logins", "armed", "limits", "remains", "leftover"):
             if result.get(name):
                 evidence.setdefault(name, result[name])
         status = result["status"]

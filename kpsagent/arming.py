@@ -76,24 +76,31 @@ def _sync(directory: str) -> None:
         os.close(opened)
 
 
-def _at_boot(directory: str, path: str) -> "List[str]":
-    """Put in place what runs the undo at the next boot and return what it is; [] on a server that has nothing of the kind."""
+def boot_ways() -> "List[str]":
+    """Return what would run an undo at the next boot; [] on a server that has nothing of the kind."""
     if os.path.isdir("/run/systemd/system"):
+        return ["boot unit"]
+    script = ["boot script"] if os.path.isdir(os.path.dirname(BOOT_SCRIPT)) else []
+    cron = os.path.isdir(os.path.dirname(BOOT_CRON)) and os.path.exists("/usr/sbin/cron")
+    return script + (["cron at boot"] if cron else [])
+
+
+def _at_boot(directory: str, path: str) -> "List[str]":
+    """Put in place what runs the undo at the next boot and return what it is."""
+    kinds = boot_ways()
+    if "boot unit" in kinds:
         text = _UNIT_TEXT.format(directory=directory, python=sys.executable, agent=path)
         _write(BOOT_UNIT, text.encode(), 0o644)
         os.makedirs(os.path.dirname(BOOT_LINK), exist_ok=True)
         if not os.path.islink(BOOT_LINK):
             os.symlink(BOOT_UNIT, BOOT_LINK)
             _sync(os.path.dirname(BOOT_LINK))
-        return ["boot unit"]
-    kinds = []
+        return kinds
     command = " ".join(_command(path, "boot", directory))
-    if os.path.isdir(os.path.dirname(BOOT_SCRIPT)):
+    if "boot script" in kinds:
         _write(BOOT_SCRIPT, "#!/bin/sh\nexec {}\n".format(command).encode(), 0o755)
-        kinds.append("boot script")
-    if os.path.isdir(os.path.dirname(BOOT_CRON)) and os.path.exists("/usr/sbin/cron"):
+    if "cron at boot" in kinds:
         _write(BOOT_CRON, "@reboot root {}\n".format(command).encode(), 0o644)
-        kinds.append("cron at boot")
     return kinds
 
 

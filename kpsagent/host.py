@@ -62,6 +62,10 @@ Glob.__doc__ = "-> sorted list of root's files that match, as sshd's Include doe
 Clock = namedtuple("Clock", "")
 Clock.__doc__ = "-> (seconds since boot, which boot this is). Wall clocks jump; this does not."
 
+Limits = namedtuple("Limits", "")
+Limits.__doc__ = """-> list of sentences: what cannot be guaranteed on this server with this way of working. It is told before
+anything is written (--plan), and with the result."""
+
 # -- writing -----------------------------------------------------------------------------------------------------------
 
 Replace = namedtuple("Replace", "path account expected text")

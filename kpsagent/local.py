@@ -16,6 +16,15 @@ PATIENCE_SECONDS = 2  # with whoever holds the lock at the deadline, before an u
 _NAMES = ("armed", "confirmed", "reverting")
 _NEW = "new-"
 
+NO_ROOT = (
+    "without root no undo outlives this session: if the agent is killed or the server reboots in the middle, what was changed "
+    "stays until the next run here, which undoes it"
+)
+NOTHING_AT_BOOT = (
+    "nothing here would run an undo at boot (no systemd, no rcS.d, no cron): if the server reboots in the middle, what was "
+    "changed stays until the next run here, which undoes it"
+)
+
 
 class LocalHost:
     """This machine. directory: where our own state is kept. rope: asks and tells the controller; None where nobody is there.
@@ -225,6 +234,13 @@ class LocalHost:
 
     def _Clock(self, effect: "Any") -> "Tuple[float, str]":
         return boot_clock()
+
+    def _Limits(self, effect: "Any") -> "List[str]":
+        if self.at_rest:
+            return []
+        if os.geteuid() != 0:
+            return [NO_ROOT]
+        return [] if arming.boot_ways() else [NOTHING_AT_BOOT]
 
     # -- the rope ----------------------------------------------------------------------------------------------------
 

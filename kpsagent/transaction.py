@@ -23,6 +23,7 @@ from .host import (
     FindDaemon,
     Glob,
     Ground,
+    Limits,
     ListAccounts,
     Listening,
     Lock,
@@ -107,6 +108,7 @@ def operation(plan: Plan) -> "Play":
                 generation=state["generation"],
             )
         story["last"] = state
+        story["limits"] = yield Limits()
         seen = yield from look(plan)
         story["logins"] = password_logins(seen)
         story["closed"] = _ours(seen.config.text)

@@ -133,6 +133,7 @@ class Result(BaseModel):
     logins: dict[Word, PasswordLogin] = Field(default_factory=dict, max_length=1000)
     closed: bool = False
     armed: list[Word] = Field(default_factory=list, max_length=16)
+    limits: list[Text] = Field(default_factory=list, max_length=16)
     remains: list[Text] = Field(default_factory=list, max_length=32)
     leftover: Text = ""
     recovered: Ended | None = None

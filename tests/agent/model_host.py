@@ -426,6 +426,9 @@ class ModelHost:
         within = [path for path in self.world.disk if posixpath.dirname(path) == posixpath.dirname(effect.pattern)]
         return sorted(path for path in fnmatch.filter(within, effect.pattern) if not posixpath.basename(path).startswith("."))
 
+    def _Limits(self, effect: Any) -> list[str]:
+        return []
+
     def _Clock(self, effect: Any) -> tuple[float, str]:
         return self.world.clock, f"boot-{self.world.boot}"
 

@@ -14,6 +14,7 @@ from kpsagent.host import (
     FindAccount,
     Glob,
     Ground,
+    Limits,
     Listening,
     Lock,
     MakeDirectory,
@@ -391,6 +392,10 @@ def test_a_deadline_that_has_passed_is_heard(locked, effect):
     with pytest.raises(Lost) as lost:
         locked.do(effect(now))
     assert lost.value.cause == "deadline_passed"
+
+
+def test_what_cannot_be_guaranteed_is_told_in_sentences(locked):
+    assert all(isinstance(each, str) and " " in each for each in locked.do(Limits()))
 
 
 def test_somebody_else_who_moves_our_journal_is_heard(locked, place):

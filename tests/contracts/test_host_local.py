@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from kpsagent import files
+from kpsagent import arming, files
 from kpsagent.errors import Refused, Stop
-from kpsagent.host import Ground, Lock, MakeDirectory, Read, RemoveDirectory, Replace, SetMode, Sweep
+from kpsagent.host import Ground, Limits, Lock, MakeDirectory, Read, RemoveDirectory, Replace, SetMode, Sweep
 from tests.contracts.places import local_place, scratch
 from tests.contracts.traced import NAMES, Child
 from tests.needs import lacking
@@ -503,6 +503,17 @@ def test_a_replace_in_which_any_system_call_fails_leaves_old_or_new_and_nothing_
         shown = call == calls[-1]  # the directory's fsync: the new name stands, and nobody knows for how long
         assert (answered[1] if answered else None) == ("after\n" if shown else "before\n" if exists else None), call
         assert place.names(place.home) == (["authorized_keys"] if answered else []), call
+
+
+@pytest.mark.parametrize(
+    ("root", "ways", "told"), [(True, ["cron at boot"], []), (True, [], ["boot"]), (False, [], ["without root"])]
+)
+def test_what_would_not_be_undone_is_told(host, monkeypatch, root, ways, told):
+    monkeypatch.setattr(os, "geteuid", lambda: 0 if root else 1000)
+    monkeypatch.setattr(arming, "boot_ways", lambda: ways)
+    said = host.do(Limits())
+    assert len(said) == len(told)
+    assert all(word in sentence for word, sentence in zip(told, said, strict=True))
 
 
 def test_our_own_directory_is_refused_where_somebody_else_made_it(place):
