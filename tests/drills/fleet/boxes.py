@@ -229,7 +229,7 @@ class Box:
         return str(self.container.logs(tail=40).decode(errors="replace"))
 
     def await_greeting(self) -> str:
-        """Return sshd's greeting within the time that a boot may take; ServerFailed with what the server said where none comes."""
+        """Return sshd's greeting within the time that a boot may take; else ServerFailed with what the boot said."""
         deadline = time.monotonic() + BOOT_SECONDS
         while True:
             with contextlib.suppress(OSError), socket.create_connection((self.host, self.port), timeout=BOOT_SECONDS) as there:
