@@ -100,6 +100,7 @@ class Box:
         self._client = client
         self._host_keys = _new_host_keys()
         self._mounted: Path | None = None
+        self._pid = 0
         self._full_name = f"{self.name}-{secrets.token_hex(4)}"
         self.container = client.containers.create(
             image(client, flavour),
@@ -138,8 +139,7 @@ class Box:
     @property
     def pid(self) -> int:
         """The server's process 1, by its pid on this machine; 0 where it is stopped."""
-        self.container.reload()
-        return int(self.container.attrs["State"]["Pid"])
+        return self._pid if os.path.exists(f"/proc/{self._pid}/root/etc") else 0
 
     @property
     def running(self) -> bool:
@@ -149,6 +149,8 @@ class Box:
         """Boot the server and return when it greets; ServerFailed with what it said where it does not."""
         self._detach()
         self.container.start()
+        self.container.reload()
+        self._pid = int(self.container.attrs["State"]["Pid"])
         self.await_greeting()
 
     def stop(self) -> None:
@@ -156,6 +158,7 @@ class Box:
         with contextlib.suppress(docker.errors.APIError):  # it has ended by itself
             self.container.kill()
         self.container.wait()
+        self._pid = 0
         self._remove_cgroup()
 
     def reboot(self) -> None:
@@ -223,6 +226,11 @@ class Box:
             except OSError:
                 continue  # it ended while we looked
         return found
+
+    def reload(self) -> None:
+        """Have sshd read its configuration again, as its owner would, and return when it greets."""
+        self.run(["sh", "-c", self.flavour.reload])
+        self.await_greeting()
 
     def console(self) -> str:
         """What the server's boot wrote."""

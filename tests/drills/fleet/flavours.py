@@ -38,21 +38,25 @@ class Flavour:
     greets: str
     python: str
     login: str = "root"
-    password: bool = True
     systemd: bool = False
     stand_in: bool = False
-    keys: str = ".ssh/authorized_keys"
+    keys: str = "/root/.ssh/authorized_keys"
     config: str = "/etc/ssh/sshd_config"
     address_file: str = "/etc/default/ssh"
     address_text: str = 'SSHD_OPTS="-o ListenAddress={address}:22"\n'
     host_key: str = "/etc/ssh/ssh_host_ed25519_key"
-    boots_undo: bool = True
+    reload: str = "kill -HUP $(cat /run/sshd.pid); sleep 1"
     passwords: tuple[str, ...] = ("root", "bob")
     refuses: dict[str, Refusal] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
         return FOLDER / self.name
+
+    @property
+    def has_penalties(self) -> bool:
+        """Whether its sshd makes an address wait that failed to log in (sshd_config(5), PerSourcePenalties)."""
+        return "OpenSSH_1" in self.greets
 
     @property
     def others(self) -> list[str]:
