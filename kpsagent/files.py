@@ -7,7 +7,9 @@ does to its own home at the same moment, root neither reads nor writes what the 
 import errno
 import os
 import stat
+import time
 
+from . import keys, swap
 from .errors import Changed, Refused
 from .host import Account, File
 from .permissions import Component
@@ -285,22 +287,22 @@ def _replace_at(
 ) -> None:
     temporary = _temporary(name)
     opened = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent)
+    old = -1
     try:
         try:
             _write_all(opened, text.encode("utf-8", "surrogateescape"))
             old = _open_old(name, parent)
             if old >= 0:
-                try:
-                    _refuse_unless_plain(os.fstat(old), path, True)
-                    _copy_attributes(old, opened, rights)
-                finally:
-                    os.close(old)
+                _refuse_unless_plain(os.fstat(old), path, True)
+                _copy_attributes(old, opened, rights)
             elif _is_kept_by_root(account, rights):
                 os.fchmod(opened, 0o644)  # sshd reads it as the login, which shall not be able to change it
             os.fsync(opened)
         finally:
             os.close(opened)
-        # As late as can be: between this look and the rename nobody's edit is missed but one that falls into microseconds.
+        tells = old >= 0 and _kernel_tells(temporary, parent)
+        if old >= 0 and _still_written(old, tells, rights, _BEFORE_SECONDS):
+            raise _changed(path, account, "has it open to write in it", "")
         now = _read_at(parent, name, path, os.O_NOFOLLOW).text
         if now != expected:
             raise _changed(path, account, "changed it")
@@ -308,19 +310,132 @@ def _replace_at(
             os.link(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)  # unlike rename, fails where there is one by now
             os.unlink(temporary, dir_fd=parent)
         else:
-            os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+            _take_its_place(parent, temporary, name, path, account, rights, expected, text, old, tells)
     except FileExistsError:
         _unlink(temporary, parent)
         raise _changed(path, account, "made it")
     except BaseException:
         _unlink(temporary, parent)
         raise
+    finally:
+        if old >= 0:
+            os.close(old)
     os.fsync(parent)
 
 
-def _changed(path: str, account: "Optional[Account]", what: str) -> Changed:
+# Nobody who edits the file honours a lock of ours, so what they do between our look and our rename is looked for afterwards.
+_BEFORE_SECONDS, _AFTER_SECONDS = 0.5, 2.0
+_BLIND_SECONDS = 0.05  # where the kernel does not tell who writes: how long an append takes, and some
+
+
+def _take_its_place(
+    parent: int,
+    temporary: str,
+    name: str,
+    path: str,
+    account: "Optional[Account]",
+    rights: "Optional[Account]",
+    expected: str,
+    text: str,
+    old: int,
+    tells: bool,
+) -> None:
+    """Put temporary in the place of name. Where somebody wrote there since we looked, theirs is kept, and errors.Changed raised.
+
+    Where two names can change places, all they did comes to light. Else what they wrote into the file that we displaced does, but
+    not that they put another in its place in the microseconds between our look and our rename.
+    """
+    try:
+        swapped = swap.exchange(parent, temporary, name)
+    except FileNotFoundError:
+        raise _changed(path, account, "removed it")
+    if not swapped:
+        os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+    displaced, busy = _left_behind(parent, temporary if swapped else "", old, tells, rights)
+    if displaced != expected:
+        if swapped and not _only_adds(displaced, expected):
+            # A text of their own, whole: it stands again. What comes out is ours, or was made of ours.
+            swap.exchange(parent, temporary, name)
+            first, expected = displaced, text
+            displaced, _ = _left_behind(parent, temporary, old, tells, rights)
+            if not _only_adds(displaced, text):
+                swap.exchange(parent, temporary, name)  # and that is the newest
+                displaced = first
+        _pass_on(parent, name, expected, displaced)
+        raise _changed(path, account, "changed it")
+    if busy:
+        raise _changed(path, account, "has the file open to write in it that stood there", "")
+    if swapped:
+        _unlink(temporary, parent)
+
+
+def _left_behind(parent: int, temporary: str, old: int, tells: bool, rights: "Optional[Account]") -> "Tuple[str, bool]":
+    """Return what the displaced file holds once nobody writes in it, and whether somebody still does."""
+    opened = _open_old(temporary, parent) if temporary else -1
+    try:
+        from_here = opened if opened >= 0 else old  # somebody swept our directory: it is the one that we have open still
+        busy = _still_written(from_here, tells, rights, _AFTER_SECONDS)
+        os.lseek(from_here, 0, os.SEEK_SET)
+        return os.read(from_here, LARGEST).decode("utf-8", "surrogateescape"), busy
+    finally:
+        if opened >= 0:
+            os.close(opened)
+
+
+def _kernel_tells(ours: str, parent: int) -> bool:
+    """Whether the kernel tells who writes here: it must say of our own new file that nobody does."""
+    opened = _open_old(ours, parent)
+    try:
+        return opened >= 0 and swap.nobody_writes(opened) is True
+    finally:
+        if opened >= 0:
+            os.close(opened)
+
+
+def _still_written(opened: int, tells: bool, rights: "Optional[Account]", seconds: float) -> bool:
+    """Whether somebody has the file open to write in it, and does not let go of it in time."""
+    until = time.monotonic() + seconds
+    while tells:
+        free = swap.nobody_writes(opened)
+        if free is None:
+            with _root_again(rights):  # a lease is for the owner, or for root
+                free = swap.nobody_writes(opened)
+        if free is None:
+            break
+        if free or time.monotonic() > until:
+            return not free
+        time.sleep(0.002)
+    time.sleep(_BLIND_SECONDS)
+    return False
+
+
+def _only_adds(theirs: str, base: str) -> bool:
+    return theirs.startswith(base) or not keys.lines_over(base.split("\n"), theirs.split("\n"))
+
+
+def _pass_on(parent: int, name: str, base: str, theirs: str) -> None:
+    """Write at the end of the file what theirs has over base, as whoever wrote it would have, had they come a moment later."""
+    if not _only_adds(theirs, base):
+        return
+    lost = keys.lines_over(theirs.split("\n"), base.split("\n"))
+    if not lost:
+        return
+    opened = os.open(name, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        found = os.fstat(opened)
+        if stat.S_ISREG(found.st_mode):
+            joins = found.st_size and os.pread(opened, 1, found.st_size - 1) != b"\n"
+            _write_all(
+                opened, (b"\n" if joins else b"") + "".join(line + "\n" for line in lost).encode("utf-8", "surrogateescape")
+            )
+            os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def _changed(path: str, account: "Optional[Account]", what: str, when: str = " just now") -> Changed:
     cause = "authorized_keys_changed" if account is not None else "unexpected" if path == "/etc/shadow" else "sshd_config_changed"
-    return Changed(cause, "{}: somebody else {} just now".format(path, what), path=path)
+    return Changed(cause, "{}: somebody else {}{}".format(path, what, when), path=path)
 
 
 def _open_old(name: str, parent: int) -> int:
@@ -408,10 +523,32 @@ def delete(path: str, account: "Optional[Account]", expected: "Optional[str]") -
         try:
             if _read_at(parent, name, path, os.O_NOFOLLOW).text != expected:
                 raise _changed(path, account, "changed it")
-            os.unlink(name, dir_fd=parent)
+            _take_away(parent, name, path, account, rights, expected)
             os.fsync(parent)
         finally:
             os.close(parent)
+
+
+def _take_away(
+    parent: int, name: str, path: str, account: "Optional[Account]", rights: "Optional[Account]", expected: "Optional[str]"
+) -> None:
+    """Remove the file; where somebody wrote there since we looked, it is put back, and errors.Changed raised."""
+    old = _open_old(name, parent)
+    if old < 0:
+        return
+    temporary = _temporary(name)
+    try:
+        os.rename(name, temporary, src_dir_fd=parent, dst_dir_fd=parent)
+        displaced, _ = _left_behind(parent, temporary, old, True, rights)
+        if displaced != expected:
+            try:
+                os.link(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+            except FileExistsError:
+                _pass_on(parent, name, expected or "", displaced)
+            raise _changed(path, account, "changed it")
+    finally:
+        os.close(old)
+        _unlink(temporary, parent)
 
 
 def make_directory(path: str, account: Account) -> None:

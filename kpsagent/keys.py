@@ -346,3 +346,15 @@ def refuse_odd(content: str, path: str) -> None:
             "{}: larger than {} bytes; is this an authorized_keys file?".format(path, LARGEST),
             path=path,
         )
+
+
+def lines_over(these: "List[str]", those: "List[str]") -> "List[str]":
+    """Return the lines of these that are not among those, each as often as it is there more; empty ones aside."""
+    rest = list(those)
+    over = []
+    for line in these:
+        if line in rest:
+            rest.remove(line)
+        elif line:
+            over.append(line)
+    return over

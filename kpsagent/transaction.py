@@ -8,7 +8,7 @@ after a crash: recover() is called by the next run, by a watcher at the deadline
 drive() plays a generator on a host.
 """
 
-from . import sshd
+from . import keys, sshd
 from .errors import Changed, Failed, Lost, Refused, Stop, from_os_error
 from .host import (
     Arm,
@@ -599,23 +599,12 @@ def undone(step: Step, now: "Optional[str]") -> "Optional[str]":
 def _lines_undone(now: str, before: str, after: str) -> str:
     """Return now without the lines that after has over before, and with those at its end that before has over after."""
     old, new, lines = before.split("\n"), after.split("\n"), now.split("\n")
-    for line in _over(new, old):
+    for line in keys.lines_over(new, old):
         if line in lines:
             lines.remove(line)
     end = len(lines) if lines[-1:] != [""] else len(lines) - 1
-    lines[end:end] = [line for line in _over(old, new) if line not in lines]
+    lines[end:end] = [line for line in keys.lines_over(old, new) if line not in lines]
     return "\n".join(lines)
-
-
-def _over(these: "List[str]", those: "List[str]") -> "List[str]":
-    rest = list(those)
-    over = []
-    for line in these:
-        if line in rest:
-            rest.remove(line)
-        elif line:
-            over.append(line)
-    return over
 
 
 def _reload_after_undo(journal: "Dict[str, Any]") -> "Play":

@@ -9,7 +9,7 @@ from importlib import resources
 # In the order in which they import each other.
 _BEFORE = ("errors", "wire", "keys", "permissions", "host", "sshd", "plan")
 _AT_REST = ("reset",)
-_AFTER = ("transaction", "accounts", "files", "processes", "arming", "local", "__main__")
+_AFTER = ("transaction", "accounts", "swap", "files", "processes", "arming", "local", "__main__")
 
 _LOADER = """\
 import sys, types

@@ -20,7 +20,7 @@ QUICK = frozenset(
     """os sys base64 hashlib fcntl pwd grp struct stat errno time signal select socket zlib binascii
     collections""".split()  # noqa: SIM905
 )
-SLOW = frozenset({"ast", "fnmatch", "glob", "random", "re", "subprocess", "typing"})
+SLOW = frozenset({"ast", "ctypes", "fnmatch", "glob", "random", "re", "subprocess", "typing"})
 
 
 class Import(NamedTuple):

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 MARK = "getpriority"
 CHANGES = ("write", "fsync", "fdatasync", "fchown", "fchmod", "fchmodat", "fchownat", "fsetxattr", "fremovexattr", "ftruncate")
 NAMES = ("rename", "renameat", "renameat2", "link", "linkat", "unlink", "unlinkat", "mkdir", "mkdirat", "rmdir")
-_CALL = re.compile(r"^\d+ +(\w+)\((.*)\) += (.*)$")
+_CALL = re.compile(r"^(\d+) +(\w+)\((.*)\) += (.*)$")
 
 CHILD = f"""
 import os, sys
@@ -36,12 +36,16 @@ os.{MARK}(os.PRIO_PROCESS, 0)
 
 
 class Call(NamedTuple):
-    """One system call. count: which of its name it is, from the start of the process on."""
+    """One system call. count: which of its name it is, from the start of the process on.
+
+    by_child: a child makes it; one that is killed there has not done it, and its parent goes on.
+    """
 
     name: str
     arguments: str
     result: str
     count: int
+    by_child: bool
 
     @property
     def changes(self) -> bool:
@@ -71,23 +75,24 @@ class Child:
         """Run act to its end and return the calls between the marks."""
         assert self.run(act, before=before) == 0
         counts: dict[str, int] = {}
-        inside, marks = [], 0
+        inside, marks, first = [], 0, ""
         for line in self.trace.read_text(errors="replace").split("\n"):
             call = _CALL.match(line)
             if call is None:
                 continue
-            name = call[1]
-            counts[name] = counts.get(name, 0) + 1
+            first = first or call[1]
+            name = call[2]
+            counts[call[1] + name] = counts.get(call[1] + name, 0) + 1
             marks += name == MARK
             if marks == 1 and name != MARK:
-                inside.append(Call(name, call[2], call[3], counts[name]))
+                inside.append(Call(name, call[3], call[4], counts[call[1] + name], call[1] != first))
         assert marks == 2
         return inside
 
     def killed_at(self, act: str, call: Call, before: str = "") -> None:
-        """Run act, and kill the process as it makes this call."""
+        """Run act, and kill whoever makes this call as they make it."""
         code = self.run(act, "-e", f"trace={call.name}", "-e", f"inject={call.name}:signal=KILL:when={call.count}", before=before)
-        assert code in (-9, 137), (code, call)
+        assert code in ((0,) if call.by_child else (-9, 137)), (code, call)
 
     def failed_at(self, act: str, call: Call, error: str, before: str = "") -> int:
         """Run act, and have this call fail."""
