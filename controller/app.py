@@ -17,7 +17,7 @@ from fastapi import FastAPI, Request
 
 from controller.api import fleet, problems
 from controller.api.fleet import Fleet
-from controller.dispatch import InProcess, owner_name
+from controller.dispatch import SERVING, InProcess, owner_name
 from controller.errors import Conflict, Unavailable
 from controller.kms import FileRootKey, Kms
 from controller.model import Caller
@@ -35,27 +35,36 @@ from controller.transport import hostkeys
 SOCKET_PATH_BYTES = 107  # unix(7): sun_path, without its final NUL
 GOODBYE_SECONDS = 5  # for requests under way when the controller is told to stop
 REQUEST_HEAD_BYTES = 64 * 1024
+_SETTLE_SECONDS = 3.0
+_RAREST_SETTLE_SECONDS = 600.0
 
 
 @contextlib.asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[Fleet]:
-    """Open the home and give its services; what runs when the block ends is stopped, and undone on its server."""
+async def opened(settings: Settings, serving: bool = False) -> AsyncIterator[Fleet]:
+    """Open the home and give its services; what runs when the block ends is stopped, and undone on its server.
+
+    serving: as the only one who serves it (sole): what an earlier one had begun is ended at once, and its servers are asked.
+    """
     require(settings)
     with contextlib.ExitStack() as closing:
         worker = closing.enter_context(ThreadPoolExecutor(1, "store"))
         store = Store(settings.database_url)
         closing.callback(store.close)
         store.migrate()
-        store.interrupt_expired()
+        store.interrupt_expired(SERVING if serving else None)
         kms = Kms(store, FileRootKey(settings.root_key))
         owner = store.caller_by_local_home()
-        dispatch = dispatching(settings, store, kms, worker)
+        me = owner_name(serving)
+        runner = Runner(store, kms, settings, me, worker)
+        dispatch = InProcess(runner, runner.run, me, settings.concurrency, settings.lease_seconds)
 
         async def caller(request: Request) -> Caller:
             # Whoever gets here has been let into the home, and that is its owner.
             return owner
 
-        sweeping = asyncio.create_task(sweep(store, worker, settings.lease_seconds))
+        background = [asyncio.create_task(sweep(store, worker, settings.lease_seconds))]
+        if serving:
+            background.append(asyncio.create_task(settle(runner)))
         try:
             yield Fleet(
                 keypairs=Keypairs(store, kms, worker),
@@ -65,7 +74,9 @@ async def opened(settings: Settings) -> AsyncIterator[Fleet]:
                 caller=caller,
             )
         finally:
-            sweeping.cancel()
+            for each in background:
+                each.cancel()
+            await asyncio.wait(background)
             await dispatch.close()
 
 
@@ -76,19 +87,24 @@ async def sweep(store: Store, worker: Executor, lease_seconds: float) -> None:
         await off_loop(worker, store.interrupt_expired)
 
 
-def dispatching(settings: Settings, store: Store, kms: Kms, worker: Executor) -> InProcess:
-    """Return what runs the tasks of this process."""
-    owner = owner_name()
-    runner = Runner(store, kms, settings, owner, worker)
-    return InProcess(runner, runner.run, owner, settings.concurrency, settings.lease_seconds)
+async def settle(runner: Runner) -> None:
+    """Ask, ever again, the servers of which nobody knows how a task has left them; one that stays away ever more rarely."""
+    loop = asyncio.get_running_loop()
+    waits: dict[str, tuple[float, float]] = {}  # task id -> when it is tried again, and how long it waited before
+    while True:
+        left = await runner.settle_all(lambda task: loop.time() >= waits.get(task.id, (0.0, 0.0))[0])
+        for task in left:
+            wait = min(max(2 * waits.get(task.id, (0.0, 0.0))[1], _SETTLE_SECONDS), _RAREST_SETTLE_SECONDS)
+            waits[task.id] = (loop.time() + wait, wait)
+        await asyncio.sleep(_SETTLE_SECONDS)
 
 
-def application(settings: Settings) -> FastAPI:
-    """Return the ASGI application for a home; the home is opened by its lifespan."""
+def application(settings: Settings, serving: bool = False) -> FastAPI:
+    """Return the ASGI application for a home; the home is opened by its lifespan. serving: see opened()."""
 
     @contextlib.asynccontextmanager
     async def lifespan(served: FastAPI) -> AsyncIterator[None]:
-        async with opened(settings) as services:
+        async with opened(settings, serving) as services:
             served.state.fleet = services
             yield
 
@@ -103,9 +119,9 @@ def application(settings: Settings) -> FastAPI:
 
 
 @contextlib.asynccontextmanager
-async def in_process(settings: Settings) -> AsyncIterator[FastAPI]:
-    """Give the application, open, to a caller in this process."""
-    served = application(settings)
+async def in_process(settings: Settings, serving: bool = False) -> AsyncIterator[FastAPI]:
+    """Give the application, open, to a caller in this process. serving: see opened()."""
+    served = application(settings, serving)
     async with served.router.lifespan_context(served):
         yield served
 
@@ -114,7 +130,7 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
     """Serve the home on its Unix socket until SIGINT or SIGTERM; ready is called when connections are taken."""
     require(settings)
     with sole(settings.home):
-        async with in_process(settings) as served:
+        async with in_process(settings, serving=True) as served:
             # Not before the application is open: who connects is waited for.
             with listening(settings.socket) as listener:
                 await Server(served, ready).serve(sockets=[listener])

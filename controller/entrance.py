@@ -35,6 +35,7 @@ class Inside:
     boot: str
     plan: dict[str, Any]
     password: Secret | None
+    as_root: bool = True
 
 
 class Entrance:
@@ -162,7 +163,7 @@ class Entrance:
             raise rope.disturbed("") from None
         except rope.SudoRefused as refused:
             raise rope.SudoRefused("sudo_refused", f"{self._target.name}: {way.login}: {refused.message}") from None
-        return Inside(way, connection, line, frames, hello.boot, plan, password)
+        return Inside(way, connection, line, frames, hello.boot, plan, password, hello.root)
 
 
 def _told(failed: list[NotConnected]) -> NotConnected:

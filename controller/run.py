@@ -1,12 +1,14 @@
 """One task, top to bottom: prepare, get in, hand the plan to the agent, answer its questions, record how it ended."""
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar, cast, get_args
+from weakref import WeakValueDictionary
 
 import asyncssh
 from passlib.hash import sha512_crypt
@@ -17,7 +19,19 @@ from controller.entrance import Entrance, Inside
 from controller.errors import Damaged, NotFound, Problem, Unavailable
 from controller.keyfiles import apart
 from controller.kms import Kms
-from controller.model import Binding, Credential, KeyPair, Outcome, PasswordLogin, Secret, Server, ServerNotes, Task, now
+from controller.model import (
+    Binding,
+    Credential,
+    KeyPair,
+    Outcome,
+    PasswordLogin,
+    Secret,
+    Server,
+    ServerNotes,
+    ServerState,
+    Task,
+    now,
+)
 from controller.order import Bound, Order, Way
 from controller.prover import Prover
 from controller.settings import Settings
@@ -44,12 +58,15 @@ class Runner:
         self._settings = settings
         self._owner = owner
         self._executor = executor
+        self._on_server: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def run(self, task: Task, given: Credential | None) -> None:
         """Carry out a task that has been claimed, and record how it ended. Never raises for what went wrong with it."""
         job = _Job(self, task, given)
         try:
-            outcome, changes = await job.done()
+            await self._settle_before(task, given)
+            async with self._one_at_a_time(task.server_id):
+                outcome, changes = await job.done()
         except asyncio.CancelledError:
             await self._finish(task, _failed(job, Failed("interrupted", "the controller was told to stop")), {})
             raise
@@ -62,6 +79,47 @@ class Runner:
         except Exception as error:  # whatever it is, the task must not stay open, and nobody else would say it
             outcome, changes = _failed(job, Failed("unexpected", f"{type(error).__name__}: {error}")), {}
         await self._finish(task, outcome, changes)
+
+    async def _settle_before(self, task: Task, given: Credential | None) -> None:
+        """What is on record decides what a task wants and how it gets in, so that is brought up to date first."""
+        for other in await self.off(self._store.unsettled, task.server_id):
+            await self.settle(other, given)
+
+    async def settle(self, task: Task, given: Credential | None = None) -> bool:
+        """Have the server of an ended task say how it was left, where nobody heard that; return whether it is on record now.
+
+        Never raises for what went wrong: the server may be away still.
+        """
+        job = _Job(self, task, given)
+        try:
+            async with self._one_at_a_time(task.server_id):
+                found = await job.told_by_server()
+        except Exception:  # whatever it is: what is not known yet is asked for again
+            return False
+        if found is None:
+            return False
+        state, changes = found
+        return await self.off(partial(self._store.settle, task.id, state, **changes))
+
+    async def settle_all(self, due: Callable[[Task], bool]) -> list[Task]:
+        """Settle each task that is due and whose server nobody works on now; return those that nobody could settle."""
+        tasks = await self.off(self._store.unsettled)
+        wanted = [task for task in tasks if due(task)]
+        places = asyncio.Semaphore(self._settings.concurrency)
+
+        async def settled(task: Task) -> bool:
+            async with places:
+                return await self.settle(task)
+
+        done = await asyncio.gather(*map(settled, wanted))
+        return [task for task, known in zip(wanted, done, strict=True) if not known]
+
+    @contextlib.asynccontextmanager
+    async def _one_at_a_time(self, server_id: str) -> AsyncIterator[None]:
+        """In this process nobody else is on this server within the block: an agent that finds another there gives up at once."""
+        lock = self._on_server.setdefault(server_id, asyncio.Lock())
+        async with lock:
+            yield
 
     async def _finish(self, task: Task, outcome: Outcome, changes: dict[str, Any]) -> None:
         await self.off(self._store.finish, task.id, self._owner, task.generation, outcome, **changes)
@@ -358,6 +416,59 @@ class _Job:
         knows_nothing = "unknown" if self.touched or said.get("last") is None else "as_before"
         state = "reverted" if ended == "reverted" else knows_nothing
         return {"status": "failed", "server_state": state, "cause": cause, "message": message, "phase": self.phase}
+
+    async def told_by_server(self) -> tuple[ServerState, dict[str, Any]] | None:
+        """Return how this task, of which nobody heard the end, left the server, and what changes in the inventory with that.
+
+        None where that cannot be told: nothing that is known gets in, or the server is not through with its undo.
+        """
+        self.server = await self.runner.off(self.store.server_by_id, self.task.server_id)
+        self.order = await self._order()
+        target = await self._target()
+        if not self.order.ways:
+            return None
+        entrance = Entrance(target, self.order, self.given, self.identity, self._private)
+        try:
+            inside = await entrance.enter(self._only_look())
+        except NotConnected as refused:
+            # The key that was to be bound is all that is known. The undo takes it away last of all, and an agent whose rope
+            # has ended adds it no more, or not for long.
+            undone = self.without_key and refused.cause == "key_refused" and self.task.operation == "bind"
+            if undone and await proof.password_offered(target, self.task.login) is True:
+                return "reverted", {}
+            raise
+        try:
+            said = [frame async for frame in inside.frames if isinstance(frame, Result)]
+        finally:
+            inside.connection.close()
+        if not said or said[0].status == "failed":
+            return None
+        self.boot = inside.boot
+        return self._told(said[0].model_dump(), inside.as_root)
+
+    def _told(self, said: dict[str, Any], as_root: bool) -> tuple[ServerState, dict[str, Any]] | None:
+        """Return what the server's own journal says of this task, and the changes on record."""
+        told = said.get("recovered") or said.get("last") or {}
+        if told.get("operation") != self.task.id:
+            # It has gone on to something newer; or it never came to write anything for this task. An agent that is not root sees
+            # no journal but its login's own.
+            older = told.get("generation", 0) < self.task.generation
+            return ("as_before", {}) if older and as_root and self.task.phase in _NOTHING_WRITTEN else None
+        if told.get("result") == "reverted":
+            return "reverted", self._notes(_login_state(said, self.server))
+        # An agent commits on our proofs only.
+        method = "logged_in" if self.order.plan.get("provable") else "accepted"
+        proofs = [{"way": "key", "login": self.task.login, "method": method}] if self.order.plan.get("key") else []
+        return "as_asked", self._changes(said, Outcome("succeeded", "as_asked", proofs=proofs))
+
+    def _only_look(self) -> dict[str, Any]:
+        return {
+            "operation": "check",
+            "id": self.task.id,
+            "generation": max(self.task.generation, self.server.generation),
+            "login": self.task.login,
+            "deadline_seconds": self.settings.deadline_seconds,
+        }
 
     async def _settle_others(self, result: dict[str, Any]) -> None:
         """Earlier tasks whose end nobody heard: the server has just told what became of the last of them."""

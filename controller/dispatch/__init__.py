@@ -28,9 +28,13 @@ class Claims(Protocol):
 Run = Callable[[Task, Credential | None], Awaitable[None]]
 
 
-def owner_name() -> str:
+# What the one who serves a home is called by: whoever is the next to serve it knows that nobody of that name lives.
+SERVING = "serve/"
+
+
+def owner_name(serving: bool = False) -> str:
     """Return a name for this process that no other has, nor will have."""
-    return f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
+    return f"{SERVING if serving else ''}{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
 
 
 class InProcess:

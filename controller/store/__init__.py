@@ -496,12 +496,7 @@ class Store:
             task = _running(connection, task_id, owner)
             if task is None or task.generation != generation:
                 return False
-            if unbind is not None:
-                self._unbind(connection, *unbind, task_id)
-            if binding is not None:
-                self._bind(connection, binding)
-            if notes:
-                self._note(connection, _server_row(connection, task.server_id), notes)
+            self._record(connection, task, binding, unbind, notes)
             self._end(connection, task, outcome, "task_finished")
             return True
 
@@ -524,8 +519,19 @@ class Store:
             left = [rows.task(found) for found in connection.execute(query).mappings()]
             return [self._end(connection, task, NEVER_BEGUN, "task_interrupted") for task in left]
 
-    def settle(self, task_id: str, server_state: ServerState) -> bool:
-        """Record how an ended task whose server's state was unknown has left it; False when it is known."""
+    def settle(
+        self,
+        task_id: str,
+        server_state: ServerState,
+        *,
+        binding: Binding | None = None,
+        unbind: tuple[str, str] | None = None,
+        notes: ServerNotes | None = None,
+    ) -> bool:
+        """Record how an ended task whose server's state was unknown has left it, with what that changes; False when it is known.
+
+        unbind: server id and login.
+        """
         table = tables.tasks
         with engine.writing(self._engine) as connection:
             task = _task(connection, table.c.id == task_id)
@@ -534,8 +540,38 @@ class Store:
             if server_state == "unknown":
                 return False
             connection.execute(update(table).where(table.c.id == task_id).values(server_state=server_state))
+            self._record(connection, task, binding, unbind, notes)
             self._task_event(connection, task, "task_settled", {"server_state": server_state})
             return True
+
+    def _record(
+        self,
+        connection: Connection,
+        task: Task,
+        binding: Binding | None,
+        unbind: tuple[str, str] | None,
+        notes: ServerNotes | None,
+    ) -> None:
+        if unbind is not None:
+            self._unbind(connection, *unbind, task.id)
+        if binding is not None:
+            self._bind(connection, binding)
+        if notes:
+            self._note(connection, _server_row(connection, task.server_id), notes)
+
+    def unsettled(self, server_id: str | None = None) -> list[Task]:
+        """Return the ended tasks of which nobody knows how they left their servers, oldest first: of one server, or (None) of
+        all on which nobody works now."""
+        table = tables.tasks
+        query = select(table).where(table.c.status == "failed", table.c.server_state == "unknown")
+        if server_id is not None:
+            query = query.where(table.c.server_id == server_id)
+        else:
+            other = table.alias("other")
+            busy = exists().where(other.c.server_id == table.c.server_id, other.c.status.in_(("ready", "running")))
+            query = query.where(~busy)
+        with engine.reading(self._engine) as connection:
+            return [rows.task(found) for found in connection.execute(query.order_by(table.c.seq)).mappings()]
 
     def tasks(
         self,
@@ -601,13 +637,17 @@ class Store:
                     last = None if last.retry_of is None else _task(connection, table.c.id == last.retry_of)
             return deleted
 
-    def interrupt_expired(self) -> list[Task]:
-        """End the tasks whose lease ran out. Returns them.
+    def interrupt_expired(self, dead: str | None = None) -> list[Task]:
+        """End the tasks whose lease ran out, or which belong to a process whose name begins with dead. Returns them.
 
         Of those that were begun nobody knows how they left their servers; the others never touched theirs.
         """
+        table = tables.tasks
         with engine.writing(self._engine) as connection:
-            return self._interrupt(connection)
+            ended = self._interrupt(connection)
+            if dead is not None:
+                ended += self._interrupt_these(connection, table.c.lease_owner.startswith(dead, autoescape=True))
+            return ended
 
     # -- events
 
@@ -686,9 +726,12 @@ class Store:
         return ended
 
     def _interrupt(self, connection: Connection, *where: Any) -> list[Task]:
-        table = tables.tasks
         # What has ended has no lease, nor has what nobody holds.
-        query = select(table).where(table.c.lease_until <= self._now(), *where)
+        return self._interrupt_these(connection, tables.tasks.c.lease_until <= self._now(), *where)
+
+    def _interrupt_these(self, connection: Connection, *where: Any) -> list[Task]:
+        table = tables.tasks
+        query = select(table).where(*where)
         expired = [rows.task(found) for found in connection.execute(query.order_by(table.c.seq)).mappings()]
         return [self._end(connection, task, _interruption(task), "task_interrupted") for task in expired]
 

@@ -5,11 +5,14 @@ import sys
 import time
 from pathlib import Path
 
-from tests.drills.faults import Part, Scale
+from tests.drills.faults import Part, Scale, kills
 from tests.drills.figures import Figure, Report
 
 # One part, one line: what it adds to the report.
-PARTS: dict[str, Part] = {}
+PARTS: dict[str, Part] = {
+    "kills": kills.kills,
+    "errors": kills.errors,
+}
 
 
 def main(words: list[str]) -> int:

@@ -1,0 +1,142 @@
+"""The agent killed, and its system calls failed, at each of them by which it changes anything; its undo likewise."""
+
+import asyncio
+import functools
+import multiprocessing
+import multiprocessing.util
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from typing import Any
+
+from tests.drills.faults import Scale, points
+from tests.drills.faults.lab import Lab
+from tests.drills.faults.points import ERRORS, HALF_WRITTEN, LATE, LEFT_OVER, LOCK_OUT, UNTOLD, WRONG_END, Point, Trial
+from tests.drills.faults.tracer import Call
+from tests.drills.figures import Figure, Report, zero
+
+WORKERS = 6  # more than cores: most of the time one waits for a deadline
+MOST_SECONDS = 14 * 60
+_SHOWN = 40  # misses of one part; the rest is counted
+_DISK = ("reset", "reset of a shut server")
+_ARMED = ("bind", "unbind", "password-login-enable", "password-login-disable")
+
+_lab: list[Lab] = []  # of this process
+_loop: list[asyncio.AbstractEventLoop] = []
+
+
+# -- in a process of the pool ------------------------------------------------------------------------------------------
+
+
+def _open() -> None:
+    _loop.append(asyncio.new_event_loop())
+    _lab.append(Lab())
+    multiprocessing.util.Finalize(None, _lab[0].close, exitpriority=10)
+    _loop[0].run_until_complete(_lab[0].prepare())
+
+
+def _calls(of: str, name: str) -> list[Call]:
+    lab = _lab[0]
+    case = lab.cases[name]
+    how = {"operation": points.calls, "disk": points.disk_calls}.get(of) or functools.partial(points.recovery_calls, of=of)
+    return _loop[0].run_until_complete(how(lab, case))
+
+
+def _try(point: Point) -> Trial:
+    how = {"operation": points.operation, "disk": points.disk}.get(point.of, points.recovery)
+    trial = _loop[0].run_until_complete(how(_lab[0], point))
+    if not trial.reached:  # a deadline that passed, or a signal given twice, on a busy machine
+        trial = _loop[0].run_until_complete(how(_lab[0], point))
+    return trial
+
+
+# -- here --------------------------------------------------------------------------------------------------------------
+
+
+def _pool() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(WORKERS, multiprocessing.get_context("spawn"), _open)
+
+
+def _listed(pool: ProcessPoolExecutor, wanted: list[tuple[str, str]]) -> Iterator[tuple[str, str, int, Call]]:
+    asked = {each: pool.submit(_calls, *each) for each in wanted}
+    for (of, name), calls in asked.items():
+        for at, call in enumerate(calls.result()):
+            yield of, name, at, call
+
+
+def _everything() -> list[tuple[str, str]]:
+    cases = ["bind", "replace", "unbind", "password-login-enable", "password-login-disable", "bind of another login"]
+    found = [("operation", name) for name in cases] + [("disk", name) for name in _DISK]
+    return found + [("recovery", name) for name in cases] + [("boot", name) for name in _ARMED]
+
+
+def _tried(pool: ProcessPoolExecutor, every: list[Point], until: float) -> Iterator[Trial]:
+    """Yield the trials of all points, until there is no time left."""
+    waiting: set[Future[Trial]] = set()
+    rest = list(reversed(every))
+    while rest or waiting:
+        while rest and len(waiting) < 2 * WORKERS and time.monotonic() < until:
+            waiting.add(pool.submit(_try, rest.pop()))
+        if not waiting:
+            return
+        done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+        for each in done:
+            yield each.result()
+
+
+def _drill(report: Report, scale: Scale, name: str, points_of: Callable[[Any], list[Point]], most: int) -> list[Trial]:
+    begun = time.monotonic()
+    with _pool() as pool:
+        listed = list(_listed(pool, _everything()))
+        every = scale.some(points_of(listed), most)
+        trials = list(_tried(pool, every, begun + MOST_SECONDS))
+    reached = [trial for trial in trials if trial.reached]
+    report.add(Figure(f"{name}: points", len(reached), at_least=1))
+    if len(reached) < len(every):
+        report.misses.append(f"{name}: {len(every) - len(trials)} points for which no time was left")
+        report.misses += [f"{name}: not reached: {trial.point}" for trial in trials if not trial.reached][:_SHOWN]
+    counted = Counter(kind for trial in reached for kind, _ in trial.misses)
+    for kind in (LOCK_OUT, HALF_WRITTEN, LEFT_OVER, WRONG_END):
+        report.add(zero(f"{name}: {kind}s", counted[kind]))
+    report.misses += [words for trial in reached for _, words in trial.misses][:_SHOWN]
+    return reached
+
+
+def kills(report: Report, scale: Scale) -> None:
+    """kill -9 of the agent, and of its undo, at every changing call."""
+
+    def wanted(listed: list[tuple[str, str, int, Call]]) -> list[Point]:
+        return [Point(of, name, at, "kill", str(call)) for of, name, at, call in listed]
+
+    reached = _drill(report, scale, "kills", wanted, 40)
+    late = sum(kind == LATE for trial in reached for kind, _ in trial.misses)
+    slowest = max((trial.recovered_seconds for trial in reached), default=0.0)
+    report.add(
+        Figure("kills: slowest recovery", round(slowest, 1), at_most=points.DEADLINE + points.GRACE, unit=" s"),
+        zero("kills: late recoveries", late),
+    )
+
+
+def _may_be(error: str, of: str, call: Call) -> bool:
+    """Whether this error is tried here: in an undo the gravest two; what chattr and mounts refuse, where names change."""
+    if of in ("recovery", "boot"):
+        return error in ("ENOSPC", "EIO")
+    return error not in ("EPERM", "EBUSY") or call.name.startswith(("rename", "link", "unlink", "rmdir"))
+
+
+def errors(report: Report, scale: Scale) -> None:
+    """Each changing call about a file fails with each error that a disk can give."""
+
+    def wanted(listed: list[tuple[str, str, int, Call]]) -> list[Point]:
+        return [
+            Point(of, name, at, error, str(call))
+            for error in ERRORS
+            for of, name, at, call in listed
+            if call.can_fail and _may_be(error, of, call)
+        ]
+
+    reached = _drill(report, scale, "errors", wanted, 50)
+    told = Counter(trial.state for trial in reached if trial.point.of in ("operation", "disk"))
+    report.add(zero("errors: not named in the evidence", sum(kind == UNTOLD for trial in reached for kind, _ in trial.misses)))
+    report.add(*(Figure(f"errors: ended {state}", told[state]) for state in sorted(told) if state))

@@ -1,0 +1,307 @@
+"""A real server of this process's own, and real agents started on it over SSH, each followed by a tracer."""
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+from passlib.hash import sha512_crypt
+
+from controller.demo.fleet import Fleet, Login, Spec
+from controller.model import Secret
+from controller.prover import Prover
+from controller.transport import rope, ship
+from controller.transport.connect import Target
+from controller.transport.frames import Ask, Result, parse
+from kpsagent.errors import Stop
+from tests.drills.faults.files import STATE, Files, apart_from_state, looked_at, put_back
+from tests.drills.faults.tracer import Tracer
+
+LOGIN_SECONDS = 10
+RETRY_SECONDS = 6.0  # a listener that re-reads its configuration refuses connections for a moment
+CONFIG = "/etc/ssh/sshd_config"
+_AGENT = "-I -S -E -B"
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way in: a login with its password, or with a key."""
+
+    login: str
+    password: str = ""
+    key: asyncssh.SSHKey | None = None
+
+    @property
+    def line(self) -> str:
+        assert self.key is not None
+        return " ".join(self.key.export_public_key().decode().split()[:2]) + " drill"
+
+    def __str__(self) -> str:
+        return f"{self.login} by {'key' if self.key else 'password'}"
+
+
+@dataclass
+class Case:
+    """One operation from one state of the server to the next."""
+
+    name: str
+    plan: dict[str, Any]
+    before: Files
+    old: Way
+    new: Way
+    password: str = ""
+    after: Files = field(default_factory=dict)
+    on_the_way: list[Files] = field(default_factory=list)
+
+    def is_whole(self, now: Files) -> list[str]:
+        """Return the paths of now that hold neither what they held before, nor at any proof, nor afterwards."""
+        legal = [apart_from_state(files) for files in (self.before, *self.on_the_way, self.after)]
+        seen = apart_from_state(now)
+        paths = set(seen).union(*legal)
+        return sorted(path for path in paths if not any(seen.get(path) == files.get(path) for files in legal))
+
+
+class Lab:
+    """One server, its cases, and what is done to agents on it."""
+
+    def __init__(self) -> None:
+        self._fleet = Fleet([Spec(logins=(Login("alice"),))])
+        self._fleet.open()
+        self.server = self._fleet.servers[0]
+        self.key, self.other = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
+        self.cases: dict[str, Case] = {}
+        self.broken: dict[str, Files] = {}
+        self.target = Target(self.server.name, self.server.host, self.server.port, self.server.public_host_key, LOGIN_SECONDS)
+
+    def close(self) -> None:
+        self._fleet.close()
+
+    @property
+    def root(self) -> Path:
+        return Path(f"/proc/{self.server.pid}/root")
+
+    def files(self) -> Files:
+        return looked_at(self.root)
+
+    # -- ways in
+
+    async def lets_in(self, way: Way) -> bool:
+        """Whether a login by this way, and nothing else, runs a command. Nobody at the door for a moment is no answer."""
+        until = time.monotonic() + RETRY_SECONDS
+        while True:
+            try:
+                return await self._logs_in(way)
+            except asyncssh.PermissionDenied:
+                return False
+            except (OSError, asyncssh.Error):
+                if time.monotonic() > until:
+                    return False
+            await asyncio.sleep(0.05)
+
+    async def _logs_in(self, way: Way) -> bool:
+        connection = await self.connected(way)
+        async with connection:
+            token = secrets.token_hex(8)
+            ran = await connection.run(f"echo {token}")
+            return str(ran.stdout).strip().endswith(token)
+
+    async def connected(self, way: Way) -> asyncssh.SSHClientConnection:
+        return await asyncssh.connect(
+            self.server.host,
+            self.server.port,
+            username=way.login,
+            password=way.password or None,
+            client_keys=[way.key] if way.key else None,
+            preferred_auth="publickey" if way.key else "password,keyboard-interactive",
+            known_hosts=([asyncssh.import_public_key(self.server.public_host_key)], [], []),
+            config=None,
+            agent_path=None,
+            encryption_algs=["aes128-gcm@openssh.com"],
+            connect_timeout=LOGIN_SECONDS,
+            login_timeout=LOGIN_SECONDS,
+        )
+
+    async def way_in(self, case: Case) -> Way | None:
+        """Return the old way in or the new one, whichever works; None is a lock-out."""
+        for way in (case.new, case.old):
+            if await self.lets_in(way):
+                return way
+        return None
+
+    # -- states
+
+    async def become(self, files: Files) -> None:
+        """Put the server back: its files, its sshd with what they say, and nothing of ours running."""
+        self.kill_agents()
+        if not self.server.running:
+            await asyncio.to_thread(self.server.start)
+        if CONFIG in put_back(self.root, files):
+            try:
+                await asyncio.to_thread(self.server.reload)
+            except Exception:  # it has died of what the drill did to it
+                await asyncio.to_thread(self.server.reboot)
+
+    def kill_agents(self) -> None:
+        """Kill whatever of the agent runs on the server, its watchers too."""
+        for pid, title in self.server.processes().items():
+            if _AGENT in title:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    async def quiet(self, seconds: float, holds: Callable[[], object] | None = None) -> bool:
+        """Wait until nothing of the agent runs (or holds() says so); return whether that was within so many seconds."""
+        until = time.monotonic() + seconds
+        while self.agents() if holds is None else not holds():
+            if time.monotonic() > until:
+                return False
+            await asyncio.sleep(0.05)
+        return True
+
+    def agents(self) -> list[str]:
+        return [title for title in self.server.processes().values() if _AGENT in title]
+
+    # -- agents
+
+    async def run(self, case: Case, plan: dict[str, Any], tracer: Tracer, way: Way, looks: bool = False) -> Result | None:
+        """Have an agent carry out plan, followed by tracer; return its result, or None where it ended without one.
+
+        looks: keep how the files are at each question.
+        """
+        connection = await self.connected(way)
+        try:
+            process = await connection.create_process(
+                rope.command_line(marker := secrets.token_hex(16), "none"), encoding=None, window=1 << 18
+            )
+            while (line := await process.stdout.readline()).strip() != ship.STARTED:
+                assert line, "the agent did not start"
+            ours, theirs = connection.get_extra_info("sockname"), connection.get_extra_info("peername")
+            tracer.seize(_agent_of(f"{ours[0]} {ours[1]} {theirs[0]} {theirs[1]}"))
+            order = json.dumps({"marker": marker, "plan": plan}).encode() + b"\n"
+            process.stdin.write(ship.payload() + order)
+            agent = rope.Rope(process, marker, None, silence_seconds=60, whole_seconds=120)
+            password = Secret(case.password) if case.password else None
+            prover = Prover(self.target, plan, self._private_of, password)
+            with contextlib.suppress(Stop):
+                async for frame in agent.frames():
+                    if isinstance(frame, Result):
+                        return frame
+                    if isinstance(frame, Ask):
+                        if looks:
+                            case.on_the_way.append(self.files())
+                        await agent.answer(await prover.answers(frame))
+            return None
+        finally:
+            connection.abort()
+
+    async def _private_of(self, line: str) -> asyncssh.SSHKey | None:
+        return next((key for key in (self.key, self.other) if Way("", key=key).line == line), None)
+
+    def at_rest(self, plan: dict[str, Any], tracer: Tracer, disk: Path) -> Result | None:
+        """The same for an agent on the disk of the server that is shut down."""
+        # Not asyncio's: it waits for its children itself, and would take what the tracer waits for.
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-E", "-B", "-c", ship.BOOTSTRAP, "rest", str(disk)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        result = None
+        with process.stdout, process.stdin:
+            assert process.stdout.readline().strip() == ship.STARTED
+            tracer.seize(process.pid)
+            process.stdin.write(ship.payload(at_rest=True) + json.dumps({"marker": "drill", "plan": plan}).encode() + b"\n")
+            process.stdin.flush()
+            for line in process.stdout:
+                frame = parse(line.partition(b" ")[2])
+                result = frame if isinstance(frame, Result) else result
+            tracer.ended.wait(30)
+        process.wait()
+        return result
+
+    # -- cases
+
+    def plan(self, operation: str, **more: Any) -> dict[str, Any]:
+        return {
+            "operation": operation,
+            "id": f"drill-{operation}",
+            "generation": 10,
+            "login": "root",
+            "deadline_seconds": 60,
+        } | more
+
+    async def prepare(self) -> None:
+        """Make every case: each is carried out once, undisturbed, to see where it leads."""
+        password = Way("root", password=self.server.root_password)
+        one, other = Way("root", key=self.key), Way("root", key=self.other)
+        fresh = self.files()
+        bound = await self._case("bind", fresh, password, one, key=one.line, passwords="off", given=password.password)
+        await self._case("replace", bound, one, other, key=other.line, remove=[one.line])
+        await self._case(
+            "unbind", bound, one, password, remove=[one.line], passwords="restore", given=password.password, password_known=True
+        )
+        opened = await self._case("password-login-enable", bound, one, password, passwords="on")
+        await self._case("password-login-disable", opened, password, one, key=one.line, passwords="off")
+        alice = Way("alice", key=self.key)
+        await self._case("bind", fresh, password, alice, name="bind of another login", key=alice.line, login="alice")
+        await self._reset("reset", bound, one, other)
+        config = fresh[CONFIG]._replace(held=b"PubkeyAuthentication no\nPermitRootLogin no\n" + fresh[CONFIG].held)
+        hashed = sha512_crypt.hash("drill", rounds=1000)
+        await self._reset("reset of a shut server", fresh | {CONFIG: config}, other, other, password_hash=hashed)
+
+    async def _case(
+        self, operation: str, before: Files, old: Way, new: Way, name: str = "", given: str = "", **wanted: Any
+    ) -> Files:
+        case = Case(name or operation, self.plan(operation, **wanted), before, old, new, given)
+        await self.become(before)
+        result = await self.run(case, case.plan, Tracer(), old, looks=True)
+        assert result is not None
+        assert result.status == "succeeded", (case.name, result)
+        case.after = self.files()
+        self.cases[case.name] = case
+        return case.after
+
+    async def _reset(self, name: str, before: Files, old: Way, new: Way, **wanted: Any) -> None:
+        """A case of a server that is shut down; old is new where nothing gets in before."""
+        case = Case(name, self.plan("reset", key=new.line, **wanted), before, old, new)
+        await self.become(before)
+        await asyncio.to_thread(self.server.stop)
+        disk = await asyncio.to_thread(self.server.mounted_root)
+        result = await asyncio.to_thread(self.at_rest, case.plan, Tracer(), disk)
+        assert result is not None
+        assert result.status == "succeeded", (name, result)
+        case.after = looked_at(disk)
+        # Once more: the same settings may then stand in another order.
+        await asyncio.to_thread(self.at_rest, case.plan | {"generation": 11}, Tracer(), disk)
+        case.on_the_way.append(looked_at(disk))
+        self.cases[name] = case
+
+
+def _agent_of(connection: str) -> int:
+    """Return the process whose last argument is this connection: the agent that it carries."""
+    wanted = b"\0run\0" + connection.encode() + b"\0"
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError):
+                said = Path("/proc", name, "cmdline").read_bytes()
+                if said.endswith(wanted) and not said.startswith(b"/bin/sh"):
+                    return int(name)
+    raise AssertionError("no agent is to be seen")
+
+
+def left_over(files: Files, agents: list[str]) -> list[str]:
+    """Return what an agent left behind: all but its one state file, temporary files, what runs at a boot, processes."""
+    left = [path for path in files if path.startswith(STATE + "/") and path != STATE + "/state.json"]
+    left += [path for path in files if ".kps-" in path or "kps-undo" in path]
+    return left + agents

@@ -1,0 +1,282 @@
+"""What is tried at one point: the agent killed there, or its system call failed; and what must hold from then on."""
+
+import asyncio
+import errno
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from controller.transport.frames import Result
+from tests.drills.faults.files import STATE, Files, apart_from_state, difference, put_back
+from tests.drills.faults.lab import CONFIG, Case, Lab, Way, left_over
+from tests.drills.faults.tracer import Call, Tracer
+
+DEADLINE = 5
+GRACE = 5
+ERRORS = ("ENOSPC", "EIO", "EDQUOT", "EROFS", "EACCES", "EPERM", "EBUSY")
+LOCK_OUT, HALF_WRITTEN, LEFT_OVER, LATE, UNTOLD, WRONG_END = (
+    "lock-out",
+    "half-written file",
+    "leftover",
+    "late recovery",
+    "error not named",
+    "wrong end",
+)
+_QUIET_SECONDS = 6  # a watcher looks once a second whether it is still needed
+_BOOT = "read go; exec /usr/bin/python3 -I -S -E -B {state}/agent boot {state}"
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where and how: how is "kill" or an errno's name; of what is "operation", "recovery", "boot" or "disk"."""
+
+    of: str
+    case: str
+    at: int
+    how: str
+    call: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.of} of {self.case}: {self.how} at {self.at} {self.call}"
+
+
+@dataclass
+class Trial:
+    """What came of a point. state: as the agent told it."""
+
+    point: Point
+    reached: bool = False
+    misses: list[tuple[str, str]] = field(default_factory=list)
+    recovered_seconds: float = 0.0
+    state: str = ""
+
+    def miss(self, kind: str, words: object) -> None:
+        self.misses.append((kind, f"{kind}: {self.point}: {words}"))
+
+
+def _tracer(point: Point) -> Tracer:
+    return Tracer(point.at, 0 if point.how == "kill" else getattr(errno, point.how))
+
+
+def _like(files: Files, *others: Files) -> bool:
+    return any(apart_from_state(files) == apart_from_state(other) for other in others)
+
+
+def _unlike(files: Files, other: Files) -> str:
+    return ", ".join(difference(apart_from_state(files), apart_from_state(other)))
+
+
+# -- the operation -----------------------------------------------------------------------------------------------------
+
+
+async def calls(lab: Lab, case: Case) -> list[Call]:
+    """Return the changing calls of one whole operation."""
+    await lab.become(case.before)
+    tracer = Tracer()
+    await lab.run(case, case.plan, tracer, case.old)
+    return tracer.calls
+
+
+async def operation(lab: Lab, point: Point) -> Trial:
+    """Disturb an operation at one point."""
+    case, trial = lab.cases[point.case], Trial(point)
+    await lab.become(case.before)
+    tracer = _tracer(point)
+    kills = point.how == "kill"
+    begun = time.monotonic()
+    result = await lab.run(case, case.plan | {"deadline_seconds": DEADLINE if kills else 60}, tracer, case.old)
+    trial.reached = tracer.reached.is_set()
+    if not trial.reached:
+        return trial
+    await asyncio.to_thread(tracer.ended.wait, 30)
+    if kills:
+        await _alone(lab, case, trial, begun)
+    else:
+        _told(lab, case, trial, result)
+    await _next_run(lab, case, trial, (case.before, case.after))
+    return trial
+
+
+async def _alone(lab: Lab, case: Case, trial: Trial, begun: float) -> None:
+    """The agent is dead, and nobody comes: what the server has to do by itself."""
+    await _judged(lab, case, trial, "right after")
+    watched = bool(lab.agents())
+    if not await lab.quiet(begun + DEADLINE + GRACE - time.monotonic()):
+        trial.miss(LATE, f"{DEADLINE + GRACE} s after the start these still run: {lab.agents()}")
+    files = lab.files()
+    undecided = [name for name in ("armed", "reverting") if f"{STATE}/journal.{name}" in files]
+    if watched:
+        trial.recovered_seconds = time.monotonic() - begun
+        if undecided or not _like(_without_arms(files), case.before, case.after):
+            trial.miss(WRONG_END, f"{undecided} after its own undo: {_unlike(files, case.before)}")
+        await _judged(lab, case, trial, "after its own undo")
+    elif undecided and files.get(CONFIG) != case.before.get(CONFIG):
+        trial.miss(WRONG_END, "sshd_config is changed, and no undo waits")
+
+
+async def _judged(lab: Lab, case: Case, trial: Trial, when: str) -> Way | None:
+    half = [path for path in case.is_whole(lab.files()) if ".kps-" not in path and "kps-undo" not in path]
+    if half:
+        trial.miss(HALF_WRITTEN, f"{when}: {half}")
+    way = await lab.way_in(case)
+    if way is None:
+        trial.miss(LOCK_OUT, f"{when}: neither {case.old} nor {case.new}")
+    return way
+
+
+def _told(lab: Lab, case: Case, trial: Trial, result: Result | None) -> None:
+    """The call failed and the agent lives: it has to say so, and to have left the server as it says."""
+    number = getattr(errno, trial.point.how)
+    if result is None:
+        trial.miss(UNTOLD, "it ended without a word")
+        return
+    trial.state = result.server_state
+    files = lab.files()
+    if result.status == "failed":
+        named = result.evidence.get("errno") == number or os.strerror(number) in " ".join([result.message, *result.remains])
+        if not named:
+            trial.miss(UNTOLD, f"{result.cause}: {result.message} {result.evidence}")
+        if result.server_state in ("as_before", "reverted") and not _like(files, case.before):
+            trial.miss(WRONG_END, f"{result.server_state}, but {_unlike(files, case.before)}")
+    elif not _like(_without_arms(files), case.after):
+        trial.miss(WRONG_END, f"{result.status}, but {_unlike(files, case.after)}")
+
+
+def _without_arms(files: Files) -> Files:
+    return {path: entry for path, entry in files.items() if "kps-undo" not in path}
+
+
+async def _next_run(lab: Lab, case: Case, trial: Trial, ends: tuple[Files, ...]) -> None:
+    """Whatever was left, the next order that comes finds and finishes."""
+    way = await _judged(lab, case, trial, "before the next run")
+    if way is None:
+        return
+    if case.old.login == "root":
+        way = case.old if await lab.lets_in(case.old) else way  # another login finds nothing of root's
+    plan = lab.plan("check", generation=20, login=case.plan["login"])
+    result = await lab.run(case, plan, Tracer(), way)
+    if result is None or result.status != "unchanged":
+        trial.miss(WRONG_END, f"the next run ended with {result}")
+        return
+    if not await lab.quiet(_QUIET_SECONDS, lambda: not left_over(lab.files(), lab.agents())):
+        trial.miss(LEFT_OVER, left_over(lab.files(), lab.agents()))
+    if not _like(lab.files(), *ends):
+        trial.miss(WRONG_END, f"after the next run: {_unlike(lab.files(), ends[0])}")
+    await _judged(lab, case, trial, "after the next run")
+
+
+# -- the undo ----------------------------------------------------------------------------------------------------------
+
+
+async def broken(lab: Lab, case: Case) -> Files:
+    """Return the files of a server on which all was done and nothing confirmed, its agent and its watchers dead."""
+    if case.name not in lab.broken:
+        steps = await calls(lab, case)
+        last = next(number for number, call in enumerate(steps) if call.what.endswith("journal.confirmed"))
+        await lab.become(case.before)
+        await lab.run(case, case.plan, Tracer(last), case.old)
+        lab.kill_agents()
+        lab.broken[case.name] = lab.files()
+    return lab.broken[case.name]
+
+
+async def recovery_calls(lab: Lab, case: Case, of: str) -> list[Call]:
+    """Return the changing calls of the undo, by the next run or by what runs at boot."""
+    tracer = Tracer()
+    await lab.become(await broken(lab, case))
+    await (_boots(lab, tracer) if of == "boot" else _recovers(lab, case, tracer))
+    return tracer.calls
+
+
+async def recovery(lab: Lab, point: Point) -> Trial:
+    """Disturb the undo at one point; it is then begun anew, by the same and by the next run."""
+    case, trial, tracer = lab.cases[point.case], Trial(point), _tracer(point)
+    await lab.become(await broken(lab, case))
+    if point.of == "boot":
+        await _boots(lab, tracer)
+    else:
+        await _recovers(lab, case, tracer)
+    trial.reached = tracer.reached.is_set()
+    if not trial.reached:
+        return trial
+    await asyncio.to_thread(tracer.ended.wait, 30)
+    lab.kill_agents()  # one that goes on trying
+    await _judged(lab, case, trial, "right after")
+    if point.of == "boot" and f"{STATE}/agent" in lab.files():
+        await _boots(lab, Tracer())
+        if not _like(_without_arms(lab.files()), case.before):
+            trial.miss(WRONG_END, f"after the next boot: {_unlike(lab.files(), case.before)}")
+    await _next_run(lab, case, trial, (case.before,))
+    return trial
+
+
+async def _recovers(lab: Lab, case: Case, tracer: Tracer) -> None:
+    way = await lab.way_in(case)
+    if way is not None:
+        await lab.run(case, lab.plan("check", generation=15, login=case.plan["login"]), tracer, way)
+
+
+async def _boots(lab: Lab, tracer: Tracer) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *lab.server._way_in(), "/bin/sh", "-c", _BOOT.format(state=STATE), "kps-boots", stdin=asyncio.subprocess.PIPE
+    )
+    assert process.stdin is not None
+    await lab.quiet(5, lambda: _booting(lab))
+    tracer.seize(_booting(lab)[0])
+    process.stdin.write(b"\n")
+    process.stdin.close()
+    try:
+        await asyncio.to_thread(tracer.ended.wait, 3)  # one that cannot get through tries again in 10 s
+    finally:
+        lab.kill_agents()
+        await process.wait()
+
+
+def _booting(lab: Lab) -> list[int]:
+    return [pid for pid, title in lab.server.processes().items() if title.endswith(" kps-boots")]
+
+
+# -- a disk at rest ----------------------------------------------------------------------------------------------------
+
+
+async def _disk(lab: Lab, case: Case, files: Files | None) -> Path:
+    if lab.server.running:
+        await asyncio.to_thread(lab.server.stop)
+    disk = await asyncio.to_thread(lab.server.mounted_root)
+    if files is not None:
+        put_back(disk, files)
+    return disk
+
+
+async def disk_calls(lab: Lab, case: Case) -> list[Call]:
+    """Return the changing calls of a reset."""
+    tracer = Tracer()
+    await asyncio.to_thread(lab.at_rest, case.plan, tracer, await _disk(lab, case, case.before))
+    return tracer.calls
+
+
+async def disk(lab: Lab, point: Point) -> Trial:
+    """Disturb a reset at one point; then the server boots, is shut down once more, and the reset is ordered again."""
+    case, trial, tracer = lab.cases[point.case], Trial(point), _tracer(point)
+    result = await asyncio.to_thread(lab.at_rest, case.plan, tracer, await _disk(lab, case, case.before))
+    trial.reached = tracer.reached.is_set()
+    if not trial.reached:
+        return trial
+    await asyncio.to_thread(lab.server.start)
+    if point.how != "kill":
+        _told(lab, case, trial, result)
+    if case.old != case.new:
+        await _judged(lab, case, trial, "after a boot")
+    where = await _disk(lab, case, None)
+    result = await asyncio.to_thread(lab.at_rest, case.plan | {"generation": 20}, Tracer(), where)
+    if result is None or result.status not in ("succeeded", "unchanged"):
+        trial.miss(WRONG_END, f"the next reset ended with {result}")
+    await asyncio.to_thread(lab.server.start)
+    if left := left_over(lab.files(), []):
+        trial.miss(LEFT_OVER, left)
+    if not _like(lab.files(), case.after, *case.on_the_way):
+        trial.miss(WRONG_END, f"after the next reset: {_unlike(lab.files(), case.after)}")
+    if not await lab.lets_in(case.new):
+        trial.miss(LOCK_OUT, f"after the next reset: {case.new}")
+    return trial
