@@ -9,6 +9,8 @@ way, and never reaches outside what that login could reach. `account=None` is ro
 
 from collections import namedtuple
 
+MAIN_CONFIG = "/etc/ssh/sshd_config"  # where sshd looks when it is not told otherwise
+
 # -- what a host knows -------------------------------------------------------------------------------------------------
 
 Account = namedtuple("Account", "name uid gid groups group_ids home shell password expired")

@@ -6,7 +6,7 @@ import time
 
 from . import accounts, arming, files, processes, wire
 from .errors import Changed, Lost, Refused
-from .host import Daemon
+from .host import MAIN_CONFIG, Daemon
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class LocalHost:
     def _FindDaemon(self, effect: "Any") -> "Any":
         self._connection = effect.connection
         if self.at_rest:
-            return Daemon("none", 0, "", [], processes.MAIN_CONFIG, "")
+            return Daemon("none", 0, "", [], MAIN_CONFIG, "")
         return processes.find_daemon(effect.connection)
 
     def _AskSshd(self, effect: "Any") -> "Any":

@@ -28,6 +28,10 @@ OPERATIONS = (
 
 SHADOW = "/etc/shadow"
 
+# SUSE's: read where there is no main file, which therefore must never be made; a drop-in is how others add to it.
+VENDOR_CONFIG = "/usr/etc/ssh/sshd_config"
+DROP_IN = "/etc/ssh/sshd_config.d/00-kps.conf"
+
 # Somebody who logs in from nowhere near the controller: a documentation address (RFC 5737) that no Match names by accident.
 ELSEWHERE = "203.0.113.7"
 
@@ -63,11 +67,15 @@ Candidate = namedtuple("Candidate", "text check effective differs")
 Candidate.__doc__ = """sshd_config as it would be: its text, sshd's verdict (Output), login -> address -> settings, and the
 keywords that would differ for any of these."""
 
-Seen = namedtuple("Seen", "account accounts directory_service daemon config check effective candidate files places shadow unread")
-Seen.__doc__ = """What look() found. check: sshd's verdict on its configuration as it stands (Output, or None where there is no
-sshd to ask). effective: login -> address -> settings. candidate: Candidate or None. files: login -> list of KeyFile, in the order
-in which sshd reads them. places: where the configuration sets what lets passwords in. shadow: its text, where a password is to be
-set. unread: what of the configuration was changed since the running sshd last read it."""
+Seen = namedtuple(
+    "Seen", "account accounts directory_service daemon config vendor check effective candidate files places shadow unread"
+)
+Seen.__doc__ = """What look() found. config: the File that our block goes into. vendor: the vendor's own main file (File),
+where sshd reads that because there is no other, and config is a drop-in; else None. check: sshd's verdict on its configuration
+as it stands (Output, or None where there is no sshd to ask). effective: login -> address -> settings. candidate: Candidate or
+None. files: login -> list of KeyFile, in the order in which sshd reads them. places: where the configuration sets what lets
+passwords in. shadow: its text, where a password is to be set. unread: what of the configuration was changed since the running
+sshd last read it."""
 
 _DEFAULTS = {
     "key": None,
@@ -377,7 +385,9 @@ def _refuse_out_of_reach(plan: Plan, seen: Seen, each: KeyFile) -> None:
 
 
 def config_text(seen: Seen) -> str:
-    """Return the text of sshd_config; Refused where there is none, or one that is not edited."""
+    """Return the text of sshd_config; Refused where there is none, or one that is not edited. A drop-in may be yet to make."""
+    if seen.config.text is None and seen.vendor is not None:
+        return ""
     if seen.config.text is None:
         raise Refused(
             "sshd_config_missing",
@@ -444,7 +454,12 @@ def _setting_changed(plan: Plan, seen: Seen) -> "Optional[Step]":
             "and see that it is right, or mend the file first".format(", ".join(seen.unread[:3])),
             paths=seen.unread,
         )
-    return Step("block", seen.config.path, None, text, candidate.text)
+    return block_step(seen, candidate.text)
+
+
+def block_step(seen: Seen, after: str) -> Step:
+    """The step by which the file of our block holds after; a drop-in that would be empty goes."""
+    return Step("block", seen.config.path, None, seen.config.text, after if after or seen.vendor is None else None)
 
 
 def _every(effective: "Dict[str, Dict[str, Dict[str, List[str]]]]") -> "List[Dict[str, List[str]]]":

@@ -9,13 +9,12 @@ import signal
 import sys
 import time
 
-from .host import Daemon, Output
+from .host import MAIN_CONFIG, Daemon, Output
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, List, Optional, Set
 
-MAIN_CONFIG = "/etc/ssh/sshd_config"
 PID_FILE = "/run/sshd.pid"
 SYSTEMCTL = ["/usr/bin/systemctl", "/bin/systemctl"]
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}

@@ -5,7 +5,7 @@ import sys
 
 from . import sshd
 from .errors import Refused
-from .plan import ELSEWHERE, SHADOW, Plan, Seen, Step, addresses, config_text
+from .plan import ELSEWHERE, SHADOW, Plan, Seen, Step, addresses, block_step, config_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def opened(plan: Plan, seen: Seen) -> "List[Step]":
             wanted = [pair for pair in wanted if pair[0] != "PermitRootLogin"] + [("PermitRootLogin", "yes")]
     text = config_text(seen) if wanted else ""
     kept = [(word, value) for word, value in sshd.block(text) or [] if word not in dict(wanted)]
-    steps = [Step("block", seen.config.path, None, text, sshd.with_block(text, kept + wanted))] if wanted else []
+    steps = [block_step(seen, sshd.with_block(text, kept + wanted))] if wanted else []
     if plan.password_hash is not None:
         steps.append(Step("password", SHADOW, plan.login, _hash_before(plan, seen), plan.password_hash))
     return steps

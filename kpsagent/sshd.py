@@ -82,6 +82,19 @@ def with_block(text: str, settings: "List[Tuple[str, str]]") -> str:
     return "".join(line + "\n" for line in ours) + rest
 
 
+def including(text: str, path: str) -> "Optional[Tuple[str, List[str], str]]":
+    """Return text taken apart at the first Include, outside every Match, that reads path: (before, its patterns, after).
+
+    None where text does not include path.
+    """
+    for number, _, word, rest, match in _statements(text):
+        patterns = [_absolute(pattern) for pattern in _arguments(rest)] if word == "include" else []
+        if match is None and any(is_path(path, pattern) for pattern in patterns):
+            parts = text.split("\n")
+            return "".join(part + "\n" for part in parts[: number - 1]), patterns, "\n".join(parts[number:])
+    return None
+
+
 def refuse_odd(text: str, path: str) -> None:
     """Raise Refused (sshd_config_odd) for a file in which a line is not what it seems: NUL, byte order mark, lone CR."""
     if text.startswith(("\ufeff", "\udcff\udcfe", "\udcfe\udcff")):
@@ -390,7 +403,7 @@ def places(files: "List[Tuple[str, str]]", keyword: str) -> "List[Place]":
         for _, _, word, rest, match in _statements(text):
             if word == "include" and match is not None:
                 patterns = [_absolute(pattern) for pattern in _arguments(rest)]
-                around.update({path: match for path, _ in files if any(_is_path(path, each) for each in patterns)})
+                around.update({path: match for path, _ in files if any(is_path(path, each) for each in patterns)})
     return [
         Place(path, number, line.strip(), around.get(path) if match is None else match)
         for path, text in files
@@ -489,7 +502,7 @@ def _scan(
             continue
         elif word == "include" and depth < _DEEPEST_INCLUDE:
             for pattern in _arguments(rest):
-                for included in sorted(each for each in files if _is_path(each, _absolute(pattern))):
+                for included in sorted(each for each in files if is_path(each, _absolute(pattern))):
                     _scan(files, included, login, active, everywhere, matched, depth + 1)
         elif word in _LISTS:
             into.setdefault(word, []).extend(_arguments(rest))
@@ -521,7 +534,7 @@ def _is_login(criteria: str, login: "Tuple[str, List[str]]", else_holds: bool = 
     return holds
 
 
-def _is_path(path: str, pattern: str) -> bool:
+def is_path(path: str, pattern: str) -> bool:
     """Say whether glob(3) would give path for pattern."""
     names, patterns = path.split("/"), pattern.split("/")
     return len(names) == len(patterns) and all(

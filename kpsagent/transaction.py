@@ -11,6 +11,7 @@ drive() plays a generator on a host.
 from . import keys, sshd
 from .errors import Changed, Failed, Lost, Refused, Stop, from_os_error
 from .host import (
+    MAIN_CONFIG,
     Arm,
     Ask,
     AskSshd,
@@ -46,7 +47,9 @@ from .host import (
     WriteState,
 )
 from .plan import (
+    DROP_IN,
     SHADOW,
+    VENDOR_CONFIG,
     Candidate,
     KeyFile,
     Plan,
@@ -263,10 +266,14 @@ def look(plan: Plan) -> "Play":
             "more than {} logins have passwords: too many to look at each; use --keep-password-login".format(_MOST_LOGINS),
             logins=[other.name for other in concerned[1:20]],
         )
-    seen = Seen(account, accounts, directory_service, daemon, config, check, {}, None, {}, [], None, [])
+    main, vendor = config, None
+    if config.text is None and (check is None or check.code == 0):
+        vendor = yield from _vendor(daemon)
+        main, config = (config, config) if vendor is None else (vendor, (yield Read(DROP_IN, None)))
+    seen = Seen(account, accounts, directory_service, daemon, config, vendor, check, {}, None, {}, [], None, [])
     if check is not None and check.code != 0:
         return seen._replace(effective={}, files={})
-    texts = yield from _config_files(daemon.config, config.text)
+    texts = yield from _config_files(main.path, main.text)
     effective = yield from _effective(plan, seen, concerned[:_MOST_LOGINS], texts, None)
     files = {}
     for each in concerned[:_MOST_LOGINS]:
@@ -282,6 +289,14 @@ def look(plan: Plan) -> "Play":
         unread = yield Unread(daemon, pid_file, _sources(texts))
     shadow = (yield Read(SHADOW, None)).text if plan.password_hash is not None else None
     return seen._replace(effective=effective, files=files, candidate=candidate, places=places, shadow=shadow, unread=unread)
+
+
+def _vendor(daemon: "Any") -> "Play":
+    """Return the vendor's main file (File) where sshd reads that, and with it a drop-in of ours; else None."""
+    if daemon.config != MAIN_CONFIG:
+        return None
+    found = yield Read(VENDOR_CONFIG, None)
+    return None if found.text is None or sshd.including(found.text, DROP_IN) is None else found
 
 
 def _config_files(path: str, text: "Optional[str]") -> "Play":
@@ -320,7 +335,7 @@ def _effective(plan: Plan, seen: Seen, accounts: "List[Any]", texts: "List[Tuple
         result[account.name] = {}
         for address in addresses(plan):
             if seen.check is None:
-                settings = sshd.scan(dict(texts), seen.daemon.config, account.name, account.groups)
+                settings = sshd.scan(dict(texts), (seen.vendor or seen.config).path, account.name, account.groups)
             elif whole is not None and not matched:
                 settings = whole
             else:
@@ -371,11 +386,13 @@ def _candidate(
         return None
     address = addresses(plan)[0]
     candidate = None
-    for text in candidates(plan, seen.config.text, effective[plan.login][address]):
-        check = yield AskSshd(seen.daemon, ["-t"], text)
+    ours = "" if seen.vendor is not None and seen.config.text is None else seen.config.text
+    for text in candidates(plan, ours, effective[plan.login][address]):
+        whole = yield from _as_main(seen, text)
+        check = yield AskSshd(seen.daemon, ["-t"], whole)
         if check.code != 0:
             return Candidate(text, check, {}, set())
-        settings = yield from _effective(plan, seen, accounts, texts, text)
+        settings = yield from _effective(plan, seen, accounts, texts, whole)
         differs = set()
         for name, addressed in settings.items():
             for where, after in addressed.items():
@@ -384,6 +401,23 @@ def _candidate(
         if plan.passwords != "on" or password_ways(settings[plan.login], seen.account):
             return candidate
     return candidate
+
+
+def _as_main(seen: Seen, text: str) -> "Play":
+    """Return the main file as sshd would read it, if the file of our block held text."""
+    parted = None if seen.vendor is None else sshd.including(seen.vendor.text, DROP_IN)
+    if parted is None:
+        return text
+    before, patterns, after = parted
+    lines, placed = [before], False
+    for pattern in patterns:
+        names = set((yield Glob(pattern)))
+        if not placed and sshd.is_path(DROP_IN, pattern):
+            names.add(DROP_IN)
+            placed = True
+        for name in sorted(names):
+            lines.append(text if name == DROP_IN else 'Include "{}"\n'.format(name))
+    return "".join(lines) + after
 
 
 # -- do, prove ---------------------------------------------------------------------------------------------------------
@@ -408,6 +442,8 @@ def _do(step: Step, account: "Any") -> "Play":
         yield SetMode(step.path, owner, step.before, step.after)
     elif step.kind == "password":
         yield SetPassword(account, step.before, step.after)
+    elif step.after is None:
+        yield Delete(step.path, owner, step.before)
     else:
         yield Replace(step.path, owner, step.before, step.after)
 

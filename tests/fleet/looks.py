@@ -6,7 +6,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import paramiko
@@ -26,10 +26,10 @@ def picture(server: Server) -> Picture:
     return disk_picture(Path(f"/proc/{server.pid}/root"))
 
 
-def disk_picture(root: Path) -> Picture:
-    """The same for a directory that is a server's root."""
+def disk_picture(root: Path, tops: Iterable[str] = _DIRECTORIES) -> Picture:
+    """The same for a directory that is a server's root, or for some of the directories in it."""
     found: Picture = {}
-    for top in _DIRECTORIES:
+    for top in tops:
         for directory, names, files in os.walk(root / top):
             for name in ["", *names, *files]:
                 path = Path(directory, name)

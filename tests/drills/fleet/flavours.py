@@ -42,6 +42,7 @@ class Flavour:
     stand_in: bool = False
     keys: str = "/root/.ssh/authorized_keys"
     config: str = "/etc/ssh/sshd_config"
+    owners_config: str = "/etc/ssh/sshd_config"
     address_file: str = "/etc/default/ssh"
     address_text: str = 'SSHD_OPTS="-o ListenAddress={address}:22"\n'
     host_key: str = "/etc/ssh/ssh_host_ed25519_key"

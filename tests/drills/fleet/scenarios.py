@@ -31,18 +31,8 @@ OPERATIONS = (BIND, REPLACE, UNBIND, RESET, DISABLE, ENABLE)
 SUCCEEDS, REFUSED, FAILS, KILLED, SILENT, REBOOTED = "succeeds", "refused", "fails", "killed", "silent", "rebooted"
 OUTCOMES = (SUCCEEDS, REFUSED, FAILS, KILLED, SILENT, REBOOTED)
 
-# What a boot, a login or a log writes, whoever did what.
-_ALIVE = (
-    "/run",
-    "/tmp",
-    "/var/log",
-    "/var/cache",
-    "/var/tmp",
-    "/var/lib/systemd",
-    "/var/lib/sudo",
-    "/var/spool",
-    "/etc/.pwd.lock",
-)
+# Where an operation could write by mistake, and where nobody else writes meanwhile.
+_LOOKED_AT = ("etc", "home", "opt", "root", "srv", "usr/etc", "usr/local", "var/lib/kps", "var/spool/cron")
 _STATE = ("/var/lib/kps", "/home/{login}/.kps")
 
 
@@ -104,7 +94,7 @@ class Story:
         return BLOCK in self.text(self.flavour.config)
 
     def picture(self) -> Picture:
-        return {path: about for path, about in disk_picture(self.root).items() if not path.startswith(_ALIVE)}
+        return disk_picture(self.root, _LOOKED_AT)
 
     def is_ours(self, path: str) -> bool:
         return path.startswith(tuple(each.format(login=self.login) for each in _STATE))

@@ -135,7 +135,7 @@ def _switch(story: Story) -> None:
 
     def owners_word() -> None:
         """The owner's own configuration says no to passwords: that is not ours to change unless told so."""
-        text = story.text(story.flavour.config)
+        text = story.text(story.flavour.owners_config)
         try:
             _configured(story, text + f"\nMatch User {story.login}\n  PasswordAuthentication no\n  {_keyboard(story)} no\n")
             task = story.product.run(ENABLE, story.line.place, **story.order(ENABLE))
@@ -174,7 +174,7 @@ def _keyboard(story: Story) -> str:
 
 def _configured(story: Story, text: str) -> None:
     """Write sshd's configuration as its owner does, and have it read."""
-    story.box.write(story.flavour.config, text)
+    story.box.write(story.flavour.owners_config, text)
     story.box.reload()
 
 
