@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from controller.demo.fleet import ServerFailed
 from tests.drills.fleet.boxes import Box, Boxes
 from tests.drills.fleet.flavours import Flavour
 from tests.drills.fleet.line import Line
@@ -138,7 +139,7 @@ class Story:
         found = ""
         try:
             scenario()
-        except (AssertionError, judge.Puzzled, subprocess.SubprocessError, OSError, RuntimeError) as error:
+        except (AssertionError, ServerFailed, judge.Puzzled, subprocess.SubprocessError, OSError, RuntimeError) as error:
             found = f"{type(error).__name__}: {error}"[:600].replace("\n", " ")
         finally:
             self.line.mend()

@@ -137,7 +137,9 @@ def _switch(story: Story) -> None:
         """The owner's own configuration says no to passwords: that is not ours to change unless told so."""
         text = story.text(story.flavour.owners_config)
         try:
-            _configured(story, text + f"\nMatch User {story.login}\n  PasswordAuthentication no\n  {_keyboard(story)} no\n")
+            _configured(
+                story, text + f"\nMatch User {story.login}\n  PasswordAuthentication no\n  KbdInteractiveAuthentication no\n"
+            )
             task = story.product.run(ENABLE, story.line.place, **story.order(ENABLE))
             assert (task["status"], task["cause"]) == ("failed", "password_off_by_owner"), task
         finally:
@@ -166,10 +168,6 @@ def _switch(story: Story) -> None:
         story.judged()
 
     story.run(DISABLE, SUCCEEDS, disabled)
-
-
-def _keyboard(story: Story) -> str:
-    return "ChallengeResponseAuthentication" if "8.4" in story.flavour.greets else "KbdInteractiveAuthentication"
 
 
 def _configured(story: Story, text: str) -> None:
