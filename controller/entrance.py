@@ -11,7 +11,7 @@ from controller.model import Credential, KeyPair, Secret
 from controller.order import Order, Way, same
 from controller.transport import proof, rope
 from controller.transport.connect import Client, NotConnected, Target, connect, fingerprint
-from controller.transport.frames import Frame, Hello
+from controller.transport.frames import Frame, Hello, Result
 from kpsagent.errors import Failed, Refused
 
 # After one of these another way in may still work; after anything else it would meet the same.
@@ -36,6 +36,7 @@ class Inside:
     plan: dict[str, Any]
     password: Secret | None
     as_root: bool = True
+    how: str = "none"  # the agent became root
 
 
 class Entrance:
@@ -70,6 +71,7 @@ class Entrance:
         failed: list[NotConnected] = []
         opened: list[tuple[Way, asyncssh.SSHClientConnection]] = []
         refused: Refused | None = None
+        disturbed: Refused | None = None
         inside: Inside | None = None
         try:
             for way in self._order.ways:
@@ -81,7 +83,14 @@ class Entrance:
                     return inside
                 except rope.SudoRefused as error:
                     refused = refused or error
-                except NotConnected as error:
+                except Refused as error:
+                    if not isinstance(error, NotConnected):
+                        # Why this login can run nothing is what a check is to find out, by another way.
+                        if plan["operation"] != "check" or error.cause not in ("session_disturbed", "login_expired"):
+                            raise
+                        disturbed = disturbed or error
+                        opened.pop()[1].close()
+                        continue
                     failed.append(self._mismatched(error, way))
                     attempts = [each for each in failed if each.cause not in _NOTHING_SENT]
                     if failed[-1].cause not in _NEXT_WAY or len(attempts) >= _MOST_FAILED_LOGINS:
@@ -90,7 +99,7 @@ class Entrance:
                 if way.login == self._login:
                     inside = await self._started(way, connection, plan, "none")
                     return inside
-            raise refused or _told(failed)
+            raise refused or disturbed or _told(failed)
         finally:
             for _, connection in opened:
                 if inside is None or connection is not inside.connection:
@@ -163,7 +172,15 @@ class Entrance:
             raise rope.disturbed("") from None
         except rope.SudoRefused as refused:
             raise rope.SudoRefused("sudo_refused", f"{self._target.name}: {way.login}: {refused.message}") from None
-        return Inside(way, connection, line, frames, hello.boot, plan, password, hello.root)
+        return Inside(way, connection, line, frames, hello.boot, plan, password, hello.root, how)
+
+    async def look_again(self, inside: Inside, plan: dict[str, Any]) -> dict[str, Any]:
+        """Run a second agent over the connection of the first, which has ended; it only looks. Return what it found."""
+        again = await self._started(inside.way, inside.connection, plan, inside.how)
+        async for frame in again.frames:
+            if isinstance(frame, Result):
+                return frame.model_dump()
+        raise Failed("connection_lost", "the agent ended without a result")
 
 
 def _told(failed: list[NotConnected]) -> NotConnected:

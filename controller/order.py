@@ -37,6 +37,7 @@ class Order:
     keypair: KeyPair | None  # that shall work afterwards
     server_login: str  # by which the server is reached
     bound: list[Bound] = field(default_factory=list)
+    asked: KeyPair | None = None  # whose key a check is about, where it is one of ours
     after_reset: dict[str, Any] = field(default_factory=dict)  # what waits for a first proof once this is done, by login
 
 
@@ -67,6 +68,7 @@ def make(
         "fix_permissions": bool(request.get("fix_permissions")),
     }
     old: KeyPair | None = None
+    asked: KeyPair | None = None
     waiting = dict(server.after_reset or {})
     waits = waiting.get(task.login) or {}
     if task.operation == "bind":
@@ -101,6 +103,14 @@ def make(
         wanted = here.keypair
         plan.update(operation="replace", key=wanted.public_key, remove=[])
         _catch_up(plan, waiting.pop(task.login))
+    elif task.operation == "check":
+        line = asked_of(request.get("public_key"), wanted, identity_line, here)
+        known = [wanted, None if here is None else here.keypair]
+        asked = next((each for each in known if each is not None and line and same(each.public_key, line)), None)
+        wanted = None
+        plan.update(diagnose=line, repair=bool(request.get("repair")))
+        if plan["repair"]:
+            plan["key"] = _key_to_repair_for(server, task.login, plan["diagnose"])
     elif task.operation == "reset":
         wanted = _named(wanted)
         plan.update(key=wanted.public_key, remove=[])
@@ -108,12 +118,34 @@ def make(
         closes = waits["close_passwords"] if waits else here is None or here.binding.closed_password_login
         removes = waits.get("remove", []) + ([old.public_key] if old is not None else [])
         waiting[task.login] = {"remove": _others(removes, wanted.public_key), "close_passwords": closes}
+    plan["only_plan"] = bool(request.get("plan"))
     plan["provable"] = wanted is None or wanted.managed or same(identity_line, wanted.public_key)
     if plan.get("key") is not None and wanted is None:
-        plan["provable"] = True  # the key given
+        plan["provable"] = same(identity_line, str(plan["key"])) or (asked is not None and asked.managed)
     # A key that is still to be bound opens nothing; its private half is given as the proof.
     opens = identity_line is not None and not (task.operation == "bind" and same(identity_line, str(plan["key"])))
-    return Order(plan, ways(task, server, bound, given, opens), wanted, server.login, bound, waiting)
+    return Order(plan, ways(task, server, bound, given, opens), wanted, server.login, bound, asked, waiting)
+
+
+def asked_of(given: str | None, wanted: KeyPair | None, identity_line: str | None, here: Bound | None) -> str:
+    """Return the line of the key that a check is about: what was named, else what is bound; "" where there is neither."""
+    bound = None if here is None else here.keypair.public_key
+    named = None if wanted is None else wanted.public_key
+    return next((bare(line) for line in (given, named, identity_line, bound) if line), "")
+
+
+def bare(line: str) -> str:
+    """Return a public key line without its comment, in which people write anything."""
+    return keys.text(keys.parse(" ".join(line.split()[:2])))
+
+
+def _key_to_repair_for(server: Server, login: str, line: str) -> str:
+    if not line:
+        raise Refused(
+            "not_bound",
+            f"{server.name}: a repair is proved by a key, and none is bound to {login}: name one (--keypair, --identity)",
+        )
+    return line
 
 
 def _catch_up(plan: dict[str, Any], waits: dict[str, Any]) -> None:
@@ -171,6 +203,8 @@ def ways(task: Task, server: Server, bound: list[Bound], given: Credential | Non
         by_caller += [Way(login, None, "identity") for login in logins]
     if given is not None and given.password is not None:
         by_caller += [Way(login, None, "password") for login in ([given.password_of] if given.password_of else logins)]
+    if task.operation == "check":  # the key given is what is asked about, and may well be refused: few tries are allowed
+        by_caller.sort(key=lambda way: way.by != "password")
     managed = [each for each in bound if each.keypair.managed]
     order = {login: place for place, login in enumerate(dict.fromkeys([server.login, "root", task.login]))}
     managed.sort(key=lambda each: order.get(each.binding.login, len(order)))

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 import asyncssh
 from passlib.hash import sha512_crypt
 
-from controller import causes, keyfiles, order
+from controller import causes, diagnosis, keyfiles, order
 from controller.causes import CAUSES
 from controller.entrance import Entrance, Inside
 from controller.errors import Damaged, NotFound, Problem, Unavailable
@@ -43,6 +43,7 @@ from kpsagent.errors import Failed, Refused, Stop
 
 T = TypeVar("T")
 _SETTLE_SECONDS = 8.0
+_LOOK_AGAIN_SECONDS = 20.0
 _LARGEST_GENERATION = 1 << 31
 _ONLY_LOOK = ("password-login-status",)
 # Before these phases are over nothing has been written.
@@ -175,13 +176,15 @@ class _Job:
         entrance = Entrance(target, self.order, self.given, self.identity, self._private)
         try:
             inside = await entrance.enter(self.order.plan)
-        except NotConnected as refused:
-            if not self.without_key or refused.cause != "key_refused":
-                raise
-            return await self._from_outside(target)
+        except Refused as refused:
+            if isinstance(refused, NotConnected) and self.without_key and refused.cause == "key_refused":
+                return await self._from_outside(target)
+            await self._nothing_gets_in(target, refused)
+            raise
         self.boot = inside.boot
         try:
             result = await self._on_server(target, inside)
+            result = await self._explained(target, entrance, inside, result)
         except Failed as lost:
             if lost.cause != "connection_lost":
                 raise
@@ -192,8 +195,6 @@ class _Job:
         finally:
             inside.connection.close()
         await self._settle_others(result)
-        if self.order.plan["operation"] == "check" and result["status"] != "failed":
-            result["proofs"] = await self._bound_key_shown(target, inside.way)
         return self._concluded(result)
 
     # -- prepare -------------------------------------------------------------------------------------------------------
@@ -298,7 +299,8 @@ class _Job:
 
     def _believed(self, result: Result, prover: Prover) -> dict[str, Any]:
         """Return the agent's result with the proofs that we made. A success without them is none."""
-        missing = prover.missing() if result.status != "failed" and self.task.operation not in _ONLY_LOOK else ""
+        looks = self.task.operation in _ONLY_LOOK or self.order.plan["only_plan"]
+        missing = prover.missing() if result.status != "failed" and not looks else ""
         if missing:
             raise Failed("session_disturbed", f"the agent says it is done, but never had it proved {missing}")
         return dict(result.model_dump(), proofs=prover.proofs)
@@ -309,7 +311,7 @@ class _Job:
 
     async def _private_of(self, line: str) -> asyncssh.SSHKey | None:
         """Return the private half of the key pair in question, where it is in custody or was given."""
-        keypair = self.order.keypair
+        keypair = self.order.keypair or self.order.asked
         if self.identity is not None and order.same(self.identity[0], line):
             return self.identity[1]
         if keypair is not None and keypair.managed and order.same(keypair.public_key, line):
@@ -335,7 +337,15 @@ class _Job:
         offered = await proof.password_offered(target, self.task.login)
         if isinstance(offered, dict):
             raise Refused(str(offered["cause"]), str(offered["message"]), **offered.get("evidence", {}))
-        proofs = await self._bound_key_shown(target, None) if self.task.operation == "check" else []
+        proofs = []
+        for line in self._lines_to_show() if self.task.operation == "check" else []:
+            answer = await self._key_shown(target, line, None)
+            if "cause" in answer:
+                cause = "key_refused" if answer["cause"] == "new_key_refused" else str(answer["cause"])
+                refused = Refused(cause, str(answer["message"]), **answer["evidence"])
+                await self._nothing_gets_in(target, refused)
+                raise refused
+            proofs.append({"way": "key", "login": self.task.login, "method": str(answer["method"])})
         # That sshd asks for a password does not say that one gets in.
         state = "unknown" if offered else "off"
         outcome = Outcome(
@@ -347,28 +357,123 @@ class _Job:
         )
         return outcome, self._notes(state if self.task.login == self.server.login else None)
 
-    async def _bound_key_shown(self, target: Target, came_by: Way | None) -> list[dict[str, str]]:
-        """Return how the key that is on record for this login has shown that it gets in; Refused where it does not.
+    # -- why a key can or can't log in -----------------------------------------------------------------------------------
 
-        Without one on record the way by which we came is what was shown.
+    @property
+    def _about(self) -> dict[str, str]:
+        return {"SERVER": self.server.name, "LOGIN": self.task.login}
+
+    async def _nothing_gets_in(self, target: Target, refused: Refused) -> None:
+        """Put what can be known from outside into the evidence of a way in that was refused."""
+        if refused.cause == "session_disturbed":
+            fails = {"code": "session_fails", "kind": "session", "message": refused.message, "seen": dict(refused.evidence)}
+            refused.evidence["findings"] = diagnosis.told([fails], **self._about)
+        elif refused.cause in ("key_refused", "key_mismatch"):
+            login = str(refused.evidence.get("login") or self.task.login)
+            found, facts = await diagnosis.outside(target, login)
+            refused.evidence.update({"findings": found, "outside": facts} if found else {})
+
+    async def _explained(self, target: Target, entrance: Entrance, inside: Inside, result: dict[str, Any]) -> dict[str, Any]:
+        """Return the result with the findings of a diagnosis: of the key that a check is about, or of what has failed."""
+        plan, failed = self.order.plan, result["status"] == "failed"
+        result["findings"] = diagnosis.told(result["findings"], **self._about)
+        if plan["operation"] == "check":
+            if plan["repair"]:
+                return await self._repaired(entrance, inside, result)
+            return result if failed else await self._keys_shown(target, entrance, inside, result)
+        if failed and result["cause"] in diagnosis.EXPLAINED and not result["findings"] and plan["operation"] not in _ONLY_LOOK:
+            line = order.bare(str(plan["key"])) if plan.get("key") else ""
+            found = await self._looked_again(entrance, inside, line, as_if_listed=plan["operation"] in ("bind", "replace"))
+            result["findings"] = diagnosis.believed(found, "let_in" if (result["evidence"] or {}).get("let_in") else "refused")
+        return result
+
+    async def _repaired(self, entrance: Entrance, inside: Inside, result: dict[str, Any]) -> dict[str, Any]:
+        """Return the result of a repair with what is left to be found after it."""
+        method = next((each["method"] for each in result["proofs"] if each["way"] == "key"), "")
+        result["findings"] = diagnosis.believed(result["findings"], method) if method else result["findings"]
+        if result["cause"] == "new_key_refused":
+            result["cause"] = "key_refused"
+        return result
+
+    async def _keys_shown(self, target: Target, entrance: Entrance, inside: Inside, result: dict[str, Any]) -> dict[str, Any]:
+        """Return the result with how the key asked about, and the one on record for the login, have shown that they get in.
+
+        Without either the way by which we came is what was shown. Refused where one does not get in, with the findings of why.
         """
+        came_by, diagnosed, found = inside.way, self.order.plan["diagnose"], result["findings"]
+        lines = self._lines_to_show()
+        result["proofs"] = []
+        if not lines and came_by.by != "password":
+            result["proofs"] = [{"way": "key", "login": came_by.login, "method": "logged_in"}]
+        for line in lines:
+            if line != diagnosed:
+                found = await self._looked_again(entrance, inside, line, as_if_listed=False)
+            answer = await self._key_shown(target, line, came_by)
+            method = str(answer.get("method") or ("let_in" if answer["evidence"].get("let_in") else "refused"))
+            kept = diagnosis.believed(found, method)
+            reasons = diagnosis.keeps_out(kept)
+            if "cause" in answer or reasons:
+                raise self._not_shown(answer, method, found, reasons)
+            result["proofs"].append({"way": "key", "login": self.task.login, "method": method})
+            result["findings"] = kept
+        return result
+
+    def _not_shown(
+        self, answer: dict[str, Any], method: str, found: list[dict[str, Any]], reasons: list[dict[str, Any]]
+    ) -> Refused:
+        """Return why a check fails, with what was found of it; a cause that has nothing to do with the key needs no diagnosis."""
+        evidence = dict(answer["evidence"])
+        cause = "session_disturbed" if method in ("let_in", "accepted") else str(answer["cause"])
+        cause = "key_refused" if cause == "new_key_refused" else cause
+        ends = [each for each in found if each["kind"] == "session"]
+        if cause == "connection_closed" and ends:  # sshd went away where a login ends that it had let in
+            cause, method = ends[0]["cause"], "let_in"
+        if cause in diagnosis.EXPLAINED:
+            evidence["findings"] = diagnosis.explained(found, method, **self._about)
+        if "cause" in answer:
+            return Refused(cause, str(answer["message"]), **evidence)
+        return Refused(cause, f"sshd would take the key, and then: {reasons[0]['message']}", **evidence)
+
+    def _lines_to_show(self) -> list[str]:
+        """The key that a check is about, and with one that was only given the one on record for the login."""
+        lines = [self.order.plan.get("diagnose") or ""]
+        here = next((each.keypair for each in self.order.bound if each.binding.login == self.task.login), None)
+        if here is not None and not (self.task.request.get("keypair_id") or self.task.request.get("public_key")):
+            lines.append(order.bare(here.public_key))
+        return list(dict.fromkeys(line for line in lines if line))
+
+    async def _key_shown(self, target: Target, line: str, came_by: Way | None) -> dict[str, Any]:
+        """Return how a key has shown that it gets the login in (method), or why it does not (cause, message, evidence)."""
         login = self.task.login
-        here = next((each for each in self.order.bound if each.binding.login == login), None)
-        if here is None:
-            return [{"way": "key", "login": came_by.login, "method": "logged_in"}] if came_by and came_by.by != "password" else []
-        method = "logged_in"
-        if came_by is None or (came_by.login, came_by.keypair) != (login, here.keypair):
-            line = here.keypair.public_key
-            private = await self._private(here.keypair) if here.keypair.managed else await self._private_of(line)
-            if private is not None:
-                answer = await proof.key_logs_in(target, login, line, private, os.devnull)
-            else:
-                answer = await proof.key_accepted(target, login, line)
-            if "cause" in answer:
-                cause = "key_refused" if answer["cause"] == "new_key_refused" else str(answer["cause"])
-                raise Refused(cause, str(answer["message"]), **answer.get("evidence", {}))
-            method = str(answer["method"])
-        return [{"way": "key", "login": login, "method": method}]
+        if came_by is not None and came_by.login == login and came_by.by != "password":
+            came_with = came_by.keypair.public_key if came_by.keypair is not None else self.identity and self.identity[0]
+            if order.same(came_with, line):
+                return {"method": "logged_in"}
+        private = await self._private_of(line)
+        if private is None:
+            known = next((each.keypair for each in self.order.bound if order.same(each.keypair.public_key, line)), None)
+            private = await self._private(known) if known is not None and known.managed else None
+        if private is not None:
+            return {"evidence": {}} | await proof.key_logs_in(target, login, line, private, os.devnull)
+        return {"evidence": {}} | await proof.key_accepted(target, login, line)
+
+    async def _looked_again(self, entrance: Entrance, inside: Inside, line: str, *, as_if_listed: bool) -> list[dict[str, Any]]:
+        """Return the findings of a second look, for one more key or for why something failed; none where it cannot be had."""
+        plan = {
+            "operation": "check",
+            "id": self.task.id,
+            "generation": self.task.generation,
+            "login": self.task.login,
+            "deadline_seconds": self.settings.deadline_seconds,
+            "diagnose": line,
+            "as_if_listed": as_if_listed,
+        }
+        try:
+            async with asyncio.timeout(_LOOK_AGAIN_SECONDS):
+                found = await entrance.look_again(inside, plan)
+        except (Stop, TimeoutError):
+            return []  # what failed has its own cause
+        return diagnosis.told(found["findings"], **self._about)
 
     # -- how it ended --------------------------------------------------------------------------------------------------
 
@@ -483,7 +588,7 @@ class _Job:
     def _concluded(self, result: dict[str, Any]) -> tuple[Outcome, dict[str, Any]]:
         """Turn what the agent said into the outcome and the changes of the inventory."""
         evidence = dict(result.get("evidence") or {})
-        for name in ("logins", "armed", "limits", "remains", "leftover"):
+        for name in ("findings", "plan", "first", "logins", "armed", "limits", "remains", "leftover"):
             if result.get(name):
                 evidence.setdefault(name, result[name])
         status = result["status"]
@@ -499,8 +604,10 @@ class _Job:
             evidence=small(evidence),
             proofs=self._proofs(result),
             handling=causes.handling(cause, **self.place) if cause in CAUSES else None,
-            retryable=cause in CAUSES and CAUSES[cause].retryable,
+            retryable=cause in CAUSES and CAUSES[cause].retryable and not self.order.plan["only_plan"],
         )
+        if self.order.plan["only_plan"]:
+            return outcome, self._notes(_login_state(result, self.server))
         if status == "failed":
             return outcome, self._caught_up(outcome) or self._notes(_login_state(result, self.server))
         return outcome, self._changes(result, outcome)

@@ -165,6 +165,12 @@ def _component(path: str, account: Account, private_group: bool) -> Component:
     )
 
 
+def follow(path: str, account: Account) -> str:
+    """Return path with every link on it resolved, as the login resolves it."""
+    with acting_as(account):
+        return os.path.realpath(path)
+
+
 def ground(path: str, account: Account) -> "Tuple[str, Optional[int]]":
     """Return the directory that path stands on, as host.Ground says, and its inode number."""
     with acting_as(account):
@@ -611,3 +617,43 @@ def set_mode(path: str, account: Account, expected: int, mode: int) -> None:
             os.fsync(opened)
         finally:
             os.close(opened)
+
+
+def set_owner(path: str, account: Account, expected: "List[int]", owner: "List[int]") -> None:
+    """Give a file or directory in the login's home another owner, or refuse: host.SetOwner.
+
+    The login can move into its home what belongs to others, as far as it may move that at all. So what is given is looked at
+    through the descriptor by which it is given: a file that holds anything but key lines, or goes by another name too, stays
+    whose it is, and so does a directory in which there is more than files of keys.
+    """
+    directory, name, rights = _parent(path, account)
+    try:
+        with acting_as(rights):
+            parent = open_directory(directory)
+        try:
+            opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+        finally:
+            os.close(parent)
+    except FileNotFoundError:
+        raise _changed(path, account, "removed it")
+    try:
+        found = os.fstat(opened)
+        if [found.st_uid, found.st_gid] != expected:
+            raise _changed(path, account, "changed its owner")
+        if not _may_be_given(opened, found):
+            raise Refused("path_unsafe", "{}: holds more than keys, so it is not given to another owner".format(path), path=path)
+        os.fchown(opened, owner[0], owner[1])
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def _may_be_given(opened: int, found: os.stat_result) -> bool:
+    if stat.S_ISDIR(found.st_mode):
+        return all(name.startswith("authorized_keys") for name in os.listdir(opened))
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_size > LARGEST:
+        return False
+    with os.fdopen(opened, "rb", closefd=False) as stream:
+        text = stream.read(LARGEST + 1).decode("utf-8", "surrogateescape")
+    held = {line.index for line in keys.lines(text)}
+    return all(index in held or not line.strip() or line.lstrip().startswith("#") for index, line in enumerate(text.split("\n")))

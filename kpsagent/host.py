@@ -50,6 +50,9 @@ Unread.__doc__ = """-> those of root's files and directories that were changed s
 Walk = namedtuple("Walk", "path account")
 Walk.__doc__ = "-> list of permissions.Component: what sshd's StrictModes looks at for this path."
 
+Follow = namedtuple("Follow", "path account")
+Follow.__doc__ = "-> the path that sshd opens for the account: this one with every link on it resolved, as the login resolves it."
+
 Ground = namedtuple("Ground", "path account")
 Ground.__doc__ = """-> (directory, its inode number): what a path of the account's stands on. That is its home where the path is
 within it, else the nearest directory on the way that is there. The number is another, or None, where what was there is not:
@@ -87,6 +90,11 @@ RemoveDirectory.__doc__ = "-> whether it is gone; one that is not empty stays."
 
 SetMode = namedtuple("SetMode", "path account expected mode")
 SetMode.__doc__ = "The mode is changed from expected; errors.Changed where it was another."
+
+SetOwner = namedtuple("SetOwner", "path account expected owner")
+SetOwner.__doc__ = """Owner and group are changed from expected to owner ([uid, gid] each); errors.Changed where they were others.
+Of what stands in the account's home, and only where nothing is given away by it: a file of key lines with one name, or a
+directory that holds nothing but files of keys; else Refused."""
 
 SetPassword = namedtuple("SetPassword", "account expected hash")
 SetPassword.__doc__ = """On a disk at rest only: the account's hash in shadow, "hash:day it was set" as it stands there; without a

@@ -66,6 +66,7 @@ _TYPES = {
     _SK_ECDSA: _SK_ECDSA,
     "webauthn-" + _SK_ECDSA: _SK_ECDSA,
 }
+TYPES = frozenset(_TYPES)
 # Within the blob short names count too, in any case (sshkey_type_from_name()).
 _SHORT = {"rsa": _RSA, "dsa": _DSS, "ed25519": _ED25519, "ed25519-sk": _SK_ED25519}
 

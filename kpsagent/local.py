@@ -71,6 +71,9 @@ class LocalHost:
     def _Walk(self, effect: "Any") -> "Any":
         return files.walk(effect.path, effect.account, accounts.private_group(effect.account))
 
+    def _Follow(self, effect: "Any") -> str:
+        return files.follow(effect.path, effect.account)
+
     def _Ground(self, effect: "Any") -> "Tuple[str, Optional[int]]":
         return files.ground(effect.path, effect.account)
 
@@ -94,6 +97,9 @@ class LocalHost:
 
     def _SetMode(self, effect: "Any") -> None:
         files.set_mode(effect.path, effect.account, effect.expected, effect.mode)
+
+    def _SetOwner(self, effect: "Any") -> None:
+        files.set_owner(effect.path, effect.account, effect.expected, effect.owner)
 
     def _SetPassword(self, effect: "Any") -> None:
         before = accounts.hash_of(effect.account.name)

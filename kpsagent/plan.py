@@ -38,18 +38,20 @@ ELSEWHERE = "203.0.113.7"
 Plan = namedtuple(
     "Plan",
     "operation id generation login key remove passwords provable password_known accept_lockout accept_unproved force"
-    " fix_permissions deadline_seconds password_hash connection",
+    " fix_permissions deadline_seconds password_hash connection diagnose as_if_listed repair only_plan",
 )
 Plan.__doc__ = """The wanted state of one server.
 
 key: the public key line that shall work afterwards, or None. remove: public key lines that shall not. passwords: "off", "on"
 (effective for the login), "restore" (our block is taken out) or None (left alone). provable: the controller can log in with
-key. connection: [client address, client port, server address, server port] of the rope.
+key. connection: [client address, client port, server address, server port] of the rope. diagnose: the key line of which is
+asked why it can, or can't, log in, "" for the login alone, None where nothing is asked; as_if_listed: what if it were in the
+file of keys; repair: mend what is safe to mend. only_plan: say what would be done, and do nothing.
 """
 
 Step = namedtuple("Step", "kind path login before after")
-Step.__doc__ = """One change, and at once all that its undo needs. kind: "directory", "mode", "keys", "block" or "password";
-login: whose file, None for root's; before and after: text, mode or hash (None: nothing there)."""
+Step.__doc__ = """One change, and at once all that its undo needs. kind: "directory", "mode", "owner", "keys", "block" or
+"password"; login: whose file, None for root's; before and after: text, mode, [uid, gid] or hash (None: nothing there)."""
 
 Question = namedtuple("Question", "way login want least key known")
 Question.__doc__ = """A proof asked of the controller. way: "key" or "password". want: "logged_in", "password_offered" or
@@ -90,6 +92,10 @@ _DEFAULTS = {
     "deadline_seconds": 60,
     "password_hash": None,
     "connection": None,
+    "diagnose": None,
+    "as_if_listed": False,
+    "repair": False,
+    "only_plan": False,
 }  # type: Dict[str, Any]
 
 _PASSWORD_KEYWORDS = ("passwordauthentication", "kbdinteractiveauthentication", "challengeresponseauthentication")
@@ -109,7 +115,7 @@ def parse(raw: "Dict[str, Any]") -> Plan:
         raise ValueError("unknown operation or password state")
     if not isinstance(plan.generation, int) or not 1 <= plan.deadline_seconds <= 3600:
         raise ValueError("generation or deadline out of range")
-    for line in [plan.key] * (plan.key is not None) + list(plan.remove):
+    for line in [plan.key] * (plan.key is not None) + [plan.diagnose] * bool(plan.diagnose) + list(plan.remove):
         keys.parse(line)
     return plan
 
@@ -121,7 +127,7 @@ def addresses(plan: Plan) -> "List[str]":
 
 
 def reads_only(plan: Plan) -> bool:
-    return plan.operation in ("check", "password-login-status")
+    return plan.operation in ("check", "password-login-status") and not plan.repair
 
 
 def has_shell(account: "Account") -> bool:
@@ -170,7 +176,7 @@ def _password_login(seen: Seen, account: "Account") -> str:
 def decide(plan: Plan, seen: Seen, opened: "Optional[List[Step]]" = None) -> Steps:
     """Return the steps from what was seen to what is wanted, none of which takes a way in before a proof; or refuse.
 
-    opened: what reset.opened() adds on a disk at rest.
+    opened: what reset.opened() adds on a disk at rest, or doctor.repairs() for a check.
     """
     if reads_only(plan):
         return Steps([], [], [], [])
@@ -197,7 +203,7 @@ def decide(plan: Plan, seen: Seen, opened: "Optional[List[Step]]" = None) -> Ste
         narrow += _keys_removed(plan, seen, widen)
     setting = _setting_changed(plan, seen)
     if setting is not None and plan.passwords == "off":
-        _refuse_lockouts(plan, seen)
+        refuse_lockouts(plan, seen)
         narrow.insert(0, setting)
     elif setting is not None:
         widen.append(setting)
@@ -497,7 +503,7 @@ def _named(places: "List[Any]") -> str:
     )
 
 
-def _refuse_lockouts(plan: Plan, seen: Seen) -> None:
+def refuse_lockouts(plan: Plan, seen: Seen) -> None:
     """Refuse where somebody has a password that lets him in today, and no key that would tomorrow."""
     out = []
     for account in seen.accounts:

@@ -389,6 +389,12 @@ def _is_user(pattern: str, name: str, host: str, addr: str) -> bool:
     return -1 not in verdicts and 1 in verdicts
 
 
+def from_matches(patterns: str, addr: str) -> bool:
+    """Say whether the from= of a key's line lets in who comes from this address, of which no name is known."""
+    verdicts = [_in_networks(addr, patterns), _in_list(addr, patterns.lower())]
+    return -1 not in verdicts and 1 in verdicts
+
+
 # -- lines -------------------------------------------------------------------------------------------------------------
 
 

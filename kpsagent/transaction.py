@@ -38,6 +38,7 @@ from .host import (
     Replace,
     Say,
     SetMode,
+    SetOwner,
     SetPassword,
     Sweep,
     Unread,
@@ -100,7 +101,11 @@ def operation(plan: Plan) -> "Play":
     story = {"phase": "look", "proofs": []}  # type: Dict[str, Any]
     try:
         yield Lock(True)
-        story["recovered"] = yield from recover()
+        if plan.only_plan:
+            left = yield ReadJournal()
+            story["first"] = "" if left is None else "an earlier operation ({}) is undone first".format(left[1]["operation"])
+        else:
+            story["recovered"] = yield from recover()
         state = yield ReadState()
         if plan.generation < state.get("generation", 0):
             raise Refused(
@@ -116,22 +121,39 @@ def operation(plan: Plan) -> "Play":
         story["logins"] = password_logins(seen)
         story["closed"] = _ours(seen.config.text)
         story["phase"] = "decide"
-        steps = decide(plan, seen, _opened(plan, seen))
+        opened = []  # type: List[Step]
+        if plan.operation == "reset":
+            from .reset import opened as opened_at_rest  # shipped for this only
+
+            opened = opened_at_rest(plan, seen)
+        elif plan.diagnose is not None:
+            opened = yield from _diagnosed(plan, seen, story)
+        steps = decide(plan, seen, opened)
     except Exception as stop:
+        if plan.diagnose is not None and "findings" not in story and isinstance(stop, Stop):
+            from .doctor import of_stop
+
+            story["findings"] = [of_stop(stop)._asdict()]
         # What an earlier operation left is still there, though this one did nothing.
         left = isinstance(stop, Stop) and stop.cause == "undo_incomplete"
         return _stopped(story, stop, "partial" if left else "as_before")
     if reads_only(plan):
         return dict(story, status="unchanged", server_state="as_asked")
+    if plan.only_plan:
+        from .preview import told  # shipped for this only
+
+        return dict(story, status="unchanged", server_state="as_before", plan=told(plan, seen, steps))
     return (yield from _carry_out(plan, seen, steps, story))
 
 
-def _opened(plan: Plan, seen: Seen) -> "List[Step]":
-    if plan.operation != "reset":
-        return []
-    from .reset import opened  # shipped for this only
+def _diagnosed(plan: Plan, seen: Seen, story: "Dict[str, Any]") -> "Play":
+    """Put what keeps a key out into the story, and return the steps that repair, where that is wanted."""
+    from . import doctor  # shipped for this only
 
-    return opened(plan, seen)
+    texts = yield from _config_files(seen.config.path, seen.config.text)
+    notes = yield from doctor.examine(plan, seen, texts)
+    story["findings"] = [finding._asdict() for finding in doctor.diagnose(plan, seen, notes)]
+    return doctor.repairs(notes, seen.account) if plan.repair else []
 
 
 def _carry_out(plan: Plan, seen: Seen, steps: Steps, story: "Dict[str, Any]") -> "Play":
@@ -191,7 +213,7 @@ def _grounds(steps: "List[Step]", account: "Any") -> "Play":
     """Return path -> what it stands on, for each step in the login's own files."""
     grounds = {}  # type: Dict[str, List[Any]]
     for step in steps:
-        if step.kind in ("directory", "mode", "keys") and step.path not in grounds:
+        if step.kind in ("directory", "mode", "owner", "keys") and step.path not in grounds:
             grounds[step.path] = list((yield Ground(step.path, account)))
     return grounds
 
@@ -277,7 +299,7 @@ def look(plan: Plan) -> "Play":
     effective = yield from _effective(plan, seen, concerned[:_MOST_LOGINS], texts, None)
     files = {}
     for each in concerned[:_MOST_LOGINS]:
-        must = each.name == account.name
+        must = each.name == account.name and plan.diagnose is None
         files[each.name] = yield from _key_files(each, effective[each.name], must, texts if must and plan.remove else [])
     candidate = None
     places = sshd.password_places(texts)
@@ -440,6 +462,8 @@ def _do(step: Step, account: "Any") -> "Play":
         yield MakeDirectory(step.path, owner)
     elif step.kind == "mode":
         yield SetMode(step.path, owner, step.before, step.after)
+    elif step.kind == "owner":
+        yield SetOwner(step.path, owner, step.before, step.after)
     elif step.kind == "password":
         yield SetPassword(account, step.before, step.after)
     elif step.after is None:
@@ -589,10 +613,12 @@ def _undo_step(step: Step, account: "Any", journal: "Dict[str, Any]") -> "Play":
         raise Failed("disk_gone", "{} is not the directory that it was; is it mounted?".format(before[0]), path=before[0])
     if step.kind == "directory":
         yield RemoveDirectory(step.path, owner)
-    elif step.kind in ("mode", "password"):
+    elif step.kind in ("mode", "owner", "password"):
         try:
             if step.kind == "mode":
                 yield SetMode(step.path, owner, step.after, step.before)
+            elif step.kind == "owner":
+                yield SetOwner(step.path, owner, step.after, step.before)
             else:
                 yield SetPassword(account, step.after, step.before)
         except Changed:

@@ -79,6 +79,9 @@ class NewOperation(Request):
     fix_permissions: bool = False
     root: str | None = Field(default=None, max_length=4096)
     set_password: bool = False
+    public_key: str | None = Field(default=None, max_length=16 * 1024)
+    repair: bool = False
+    plan: bool = False
     credentials: dict[Name, Opens] = Field(default_factory=dict)
     # One for all: a private key that opens each server which has none of its own in credentials.
     identity: KeyFile | None = None

@@ -7,7 +7,7 @@ from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from controller.cli import exits, output
+from controller.cli import diagnosis, exits, output
 from controller.cli.exits import Declined
 from controller.cli.session import Session
 
@@ -20,6 +20,7 @@ ABOUT_THE_KEY_FILE = frozenset({"private_key_unreadable", "passphrase_wrong", "k
 PASSWORD_HELPS = frozenset({"wrong_password", "credential_needed"})
 ENDED_WELL = frozenset({"succeeded", "unchanged"})
 # Only failed tasks can be deleted; somebody was faster than we were.
+SHOWN_ABOVE = frozenset({"findings", "plan", "let_in"})
 FORGOTTEN = {"status": "failed", "server_state": "unknown", "message": "deleted before it could be looked at"}
 
 
@@ -179,6 +180,15 @@ def show(results: Sequence[Json], key_file: Path | None = None) -> None:
         output.say("")
         output.table(("SERVER", "LOGIN", "PASSWORD LOGIN"), logins)
     for one in results:
+        if one["evidence"].get("findings"):
+            output.say("")
+            who = f"{one['server']}: the key of {one['login']}"
+            output.say(
+                f"{who} gets in, and there is more to know" if one["status"] in ENDED_WELL else f"{who} can't log in, and why"
+            )
+            diagnosis.findings(one["evidence"]["findings"], one["server"])
+        if "plan" in one["evidence"]:
+            diagnosis.plan(one)
         if one["status"] not in ENDED_WELL:
             output.say("")
             explain(one, key_file)
@@ -197,7 +207,11 @@ def explain(task: Json, key_file: Path | None = None) -> None:
     """Print why a task failed, what was seen, and what to do now."""
     output.say(f"{task['server']}: {task['cause'] or task['status']}", style="bold red")
     told = {"what": task["message"]}
-    told |= {f"seen: {name}": seen(value) for name, value in task["evidence"].items() if value != task["server"]}
+    told |= {
+        f"seen: {name}": seen(value)
+        for name, value in task["evidence"].items()
+        if value != task["server"] and name not in SHOWN_ABOVE
+    }
     if key_file and task["cause"] in ABOUT_THE_KEY_FILE:
         told["key file"] = str(key_file)
     told["do"] = handling(task)

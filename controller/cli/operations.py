@@ -110,6 +110,7 @@ def register(app: typer.Typer) -> None:
         accept_lockout: options.AcceptLockout = None,
         accept_unproved: options.AcceptUnproved = False,
         fix_permissions: options.FixPermissions = False,
+        plan: options.Plan = False,
     ) -> int:
         """Put a key pair on a login of each server, prove that it opens the door, and switch password login off.
 
@@ -125,6 +126,7 @@ def register(app: typer.Typer) -> None:
             identity=identity,
             passphrase_stdin=passphrase_stdin,
             keypair=keypair,
+            plan=plan,
             login=login,
             keep_password_login=keep_password_login,
             accept_lockout=accept_lockout,
@@ -153,6 +155,7 @@ def register(app: typer.Typer) -> None:
         accept_lockout: options.AcceptLockout = None,
         accept_unproved: options.AcceptUnproved = False,
         fix_permissions: options.FixPermissions = False,
+        plan: options.Plan = False,
     ) -> int:
         """Put another key pair in the place of the one that is bound, and prove that the old one is refused.
 
@@ -168,6 +171,7 @@ def register(app: typer.Typer) -> None:
             identity=identity,
             passphrase_stdin=passphrase_stdin,
             keypair=keypair,
+            plan=plan,
             login=login,
             accept_lockout=accept_lockout,
             accept_unproved=accept_unproved,
@@ -192,6 +196,7 @@ def register(app: typer.Typer) -> None:
         passphrase_stdin: options.PassphraseStdin = False,
         accept_lockout: options.AcceptLockout = None,
         accept_unproved: options.AcceptUnproved = False,
+        plan: options.Plan = False,
     ) -> int:
         """Take the bound key pair off each server, and switch password login on again where binding had closed it.
 
@@ -207,6 +212,7 @@ def register(app: typer.Typer) -> None:
             password_of=password_of,
             identity=identity,
             passphrase_stdin=passphrase_stdin,
+            plan=plan,
             login=login,
             accept_lockout=accept_lockout,
             accept_unproved=accept_unproved,
@@ -271,6 +277,7 @@ async def enable(
     identity: options.Identity = None,
     passphrase_stdin: options.PassphraseStdin = False,
     force: options.Force = False,
+    plan: options.Plan = False,
 ) -> int:
     """Let passwords in again. Refused where the owner's own configuration says no, unless forced."""
     return await operate(
@@ -282,6 +289,7 @@ async def enable(
         password_of=password_of,
         identity=identity,
         passphrase_stdin=passphrase_stdin,
+        plan=plan,
         login=login,
         force=force,
     )
@@ -305,6 +313,7 @@ async def disable(
     passphrase_stdin: options.PassphraseStdin = False,
     accept_lockout: options.AcceptLockout = None,
     accept_unproved: options.AcceptUnproved = False,
+    plan: options.Plan = False,
 ) -> int:
     """Let no password in any more, keyboard-interactive included; a key is proved first.
 
@@ -319,6 +328,7 @@ async def disable(
         password_of=password_of,
         identity=identity,
         passphrase_stdin=passphrase_stdin,
+        plan=plan,
         login=login,
         accept_lockout=accept_lockout,
         accept_unproved=accept_unproved,

@@ -67,6 +67,11 @@ PassphraseStdin = Annotated[
     ),
 ]
 
+Plan = Annotated[
+    bool,
+    typer.Option("--plan", metavar="", help="Show what would be done, or what would refuse it, and write nothing."),
+]
+
 CONSENT = "Consent"
 AcceptLockout = Annotated[
     list[str] | None,

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from controller.cli import inputs, options, output
+from controller.cli import completion, inputs, options, output
 from controller.cli.command import command, group
 from controller.cli.exits import USAGE, Declined, usage
 from controller.cli.operations import operate
@@ -154,6 +154,8 @@ async def show_(session: Session, name: options.OneServer) -> None:
     "check",
     "kps server check web-1",
     "kps server check --all",
+    "kps server check web-1 --login deploy --public-key ~/.ssh/id_ed25519.pub",
+    "kps server check web-1 --login deploy --repair",
 )
 async def check(
     session: Session,
@@ -165,18 +167,38 @@ async def check(
     password_of: options.PasswordOf = None,
     identity: options.Identity = None,
     passphrase_stdin: options.PassphraseStdin = False,
+    keypair: Annotated[
+        str | None,
+        typer.Option("--keypair", metavar="NAME", help="The key pair asked about.", autocompletion=completion.keypairs),
+    ] = None,
+    public_key: Annotated[
+        Path | None, typer.Option("--public-key", metavar="FILE", help="The key asked about, by its public half alone.")
+    ] = None,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair", metavar="", help="Mend owners and modes of .ssh and the file of keys; undone unless the key then gets in."
+        ),
+    ] = False,
     accept_lockout: options.AcceptLockout = None,
     accept_unproved: options.AcceptUnproved = False,
 ) -> int:
-    """Log in and look: host key, bound key, password login. Also settles what an interrupted task or a reset left open.
+    """Log in and look: can this key log in here, and if not, why? Also settles what an interrupted task or a reset left open.
 
-    The host key of a server trusted on first use is recorded here, before any credential is sent.
+    The key is the one named, else the one bound to the login. What keeps it out is listed with the reason first, each with what
+    mends it. It ends with 0 when the key can log in, else with 1. The host key of a server trusted on first use is recorded here,
+    before any credential is sent.
     """
+    if keypair and public_key:
+        raise usage("--keypair and --public-key exclude each other: one key is asked about")
     return await operate(
         session,
         "check",
         words,
         every,
+        keypair=keypair,
+        public_key=inputs.public_key(public_key) if public_key else None,
+        repair=repair,
         password_stdin=password_stdin,
         password_of=password_of,
         identity=identity,

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, get_args
 
+from controller import keyfiles
 from controller.errors import Invalid
 from controller.model import Caller, Credential, Operation, Server, Task, now
 from controller.service.roles import may_change
@@ -18,14 +19,14 @@ _READ_ONLY = ("check", "password-login-status")
 # What each operation can be told besides the login. Anything else would be taken for granted and never looked at.
 _CONSENTS = frozenset({"accept_lockout", "accept_unproved"})
 _OPTIONS: dict[str, frozenset[str]] = {
-    "bind": frozenset({"keypair", "keep_password_login", "fix_permissions"}) | _CONSENTS,
-    "replace": frozenset({"keypair", "fix_permissions"}) | _CONSENTS,
-    "unbind": _CONSENTS,
+    "bind": frozenset({"plan", "keypair", "keep_password_login", "fix_permissions"}) | _CONSENTS,
+    "replace": frozenset({"plan", "keypair", "fix_permissions"}) | _CONSENTS,
+    "unbind": frozenset({"plan"}) | _CONSENTS,
     "reset": frozenset({"keypair", "root", "set_password", "fix_permissions"}),
-    "password-login-enable": frozenset({"force"}),
-    "password-login-disable": _CONSENTS,
+    "password-login-enable": frozenset({"plan", "force"}),
+    "password-login-disable": frozenset({"plan"}) | _CONSENTS,
     "password-login-status": frozenset(),
-    "check": _CONSENTS,
+    "check": frozenset({"keypair", "public_key", "repair"}) | _CONSENTS,
 }
 
 
@@ -52,7 +53,8 @@ class Bindings:
         """
         if operation not in get_args(Operation):
             raise Invalid("operation_unknown", f"{operation}: one of " + ", ".join(get_args(Operation)))
-        if operation not in _READ_ONLY or (operation == "check" and any(server.after_reset for server in servers)):
+        changes = request.get("repair") or any(server.after_reset for server in servers)
+        if operation not in _READ_ONLY or (operation == "check" and changes):
             may_change(who)
         if not servers:
             raise Invalid("no_servers", "name at least one server")
@@ -65,9 +67,13 @@ class Bindings:
         for name in (request.get("login"), *kept.get("accept_lockout", ())):
             if name is not None and not LOGIN.fullmatch(str(name)):
                 raise Invalid("login_unusable", f"{str(name)!r}: this cannot be a login; use letters, digits, _ . @ + and -")
-        if operation in _NEED_A_KEYPAIR:
-            if not kept.get("keypair"):
-                raise Invalid("keypair_missing", f"{operation}: name a key pair")
+        if kept.get("public_key"):
+            kept["public_key"] = keyfiles.read_public(str(kept["public_key"])).line()
+            if kept.get("keypair"):
+                raise Invalid("key_twice", "name a key pair or give a public key, not both")
+        if operation in _NEED_A_KEYPAIR and not kept.get("keypair"):
+            raise Invalid("keypair_missing", f"{operation}: name a key pair")
+        if kept.get("keypair"):
             keypair = await off_loop(self._executor, self._store.keypair, who.tenant_id, who.user_id, str(kept["keypair"]))
             kept["keypair_id"] = keypair.id
         login = request.get("login")

@@ -35,7 +35,7 @@ async def run(root: str, plan: dict[str, Any]) -> dict[str, Any]:
     order = json.dumps({"marker": marker, "plan": plan}).encode("ascii") + b"\n"
     try:
         async with asyncio.timeout(_SECONDS):
-            return await _result(process, ship.payload(at_rest=True) + order, marker.encode("ascii"))
+            return await _result(process, ship.payload(*ship.needed(plan)) + order, marker.encode("ascii"))
     except TimeoutError:
         raise Failed("disk_gone", f"{root}: no answer from this disk within {_SECONDS} s", path=root) from None
     finally:

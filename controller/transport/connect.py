@@ -47,6 +47,7 @@ class Client(asyncssh.SSHClient):
     banner: str = ""
     verdict: str = ""
     shown: bool = False  # a credential has been sent
+    asked_for_a_key: bool = False
     connection: asyncssh.SSHClientConnection | None = None
 
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
@@ -61,6 +62,9 @@ class Client(asyncssh.SSHClient):
             self._judged(msg)
         else:
             self.banner = (self.banner + msg)[:2000]
+
+    def public_key_auth_requested(self) -> None:
+        self.asked_for_a_key = True
 
     def password_auth_requested(self) -> str | None:
         self.offered.add("password")

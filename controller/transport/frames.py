@@ -120,6 +120,17 @@ class Ended(BaseModel):
     generation: Annotated[int, Field(ge=0, le=_LARGEST_NUMBER)] = 0
 
 
+class Found(BaseModel):
+    """Why a key can't log in, or soon can't (kpsagent.doctor.Finding)."""
+
+    code: Annotated[str, Field(pattern=r"^[a-z_]{1,64}$")]
+    kind: Literal["key", "session", "doubt", "warning"]
+    message: Text
+    path: Annotated[str, Field(max_length=_LONGEST_TEXT), AfterValidator(_printable)] = ""
+    line: Annotated[int, Field(ge=0, le=_LARGEST_NUMBER)] = 0
+    seen: Detail = Field(default_factory=dict)
+
+
 class Result(BaseModel):
     """How it ended."""
 
@@ -133,6 +144,9 @@ class Result(BaseModel):
     logins: dict[Word, PasswordLogin] = Field(default_factory=dict, max_length=1000)
     closed: bool = False
     armed: list[Word] = Field(default_factory=list, max_length=16)
+    findings: list[Found] = Field(default_factory=list, max_length=64)
+    plan: Data = Field(default_factory=dict)
+    first: Text = ""
     limits: list[Text] = Field(default_factory=list, max_length=16)
     remains: list[Text] = Field(default_factory=list, max_length=32)
     leftover: Text = ""

@@ -130,7 +130,7 @@ async def _with_nonce(connection: asyncssh.SSHClientConnection, path: str, login
             "cause": cause,
             "message": f"sshd let {login} in, but no command could be run: a forced command, a shell that ends at "
             "once, or start-up files that print without end",
-            "evidence": {"login": login},
+            "evidence": {"login": login, "let_in": True},
         }
     return {"method": "logged_in", "nonce": nonce}
 
@@ -204,6 +204,23 @@ async def password_logs_in(target: Target, login: str, password: Secret, path: s
     except NotConnected as error:
         return answer_failed(error)
     return await _with_nonce(connection, path, login, "password_refused")
+
+
+async def methods_offered(target: Target, login: str) -> dict[str, Any]:
+    """Return by which methods sshd would take a login (offers), and its banner; no credential is shown. Or the failed answer."""
+    clients: list[Client] = []
+
+    def client_of() -> tuple[Client, list[asyncssh.SSHKeyPair]]:
+        clients.append(Client())
+        return clients[-1], []
+
+    try:
+        await _close(await patiently(target, login, client_of, methods="publickey,password,keyboard-interactive"))
+    except NotConnected as error:
+        if error.cause not in ("wrong_password", "password_refused", "key_refused"):
+            return answer_failed(error)
+    offers = sorted(clients[-1].offered | ({"publickey"} if clients[-1].asked_for_a_key else set()))
+    return {"offers": offers, "banner": clients[-1].banner.strip()[:300]}
 
 
 async def password_offered(target: Target, login: str) -> bool | dict[str, Any]:

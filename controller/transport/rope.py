@@ -196,7 +196,7 @@ async def attach(
     if password is not None:
         _give(process, password.open() + b"\n")
         await _let_in(process, marker.encode("ascii"), password)
-    _give(process, ship.payload() + order)
+    _give(process, ship.payload(*ship.needed(plan)) + order)
     deadline = plan.get("deadline_seconds", 60)
     silence, whole = deadline + _SLOWEST_SECONDS, deadline + _SLOW_PARTS * _SLOWEST_SECONDS
     return Rope(process, marker, password, silence_seconds=silence, whole_seconds=whole)

@@ -4,11 +4,14 @@ import ast
 import base64
 import functools
 import zlib
+from collections.abc import Mapping
 from importlib import resources
+from typing import Any
 
 # In the order in which they import each other.
 _BEFORE = ("errors", "wire", "keys", "permissions", "host", "sshd", "plan")
-_AT_REST = ("reset",)
+# What few runs need, and is shipped to those only.
+_FOR_SOME = ("reset", "doctor", "preview")
 _AFTER = ("transaction", "accounts", "swap", "files", "processes", "arming", "local", "__main__")
 
 _LOADER = """\
@@ -49,25 +52,34 @@ PACKED_BOOTSTRAP = base64.b64encode(BOOTSTRAP.encode("ascii")).decode("ascii")
 STARTER = "import base64,sys;exec(base64.b64decode(sys.argv.pop(1)))"
 
 
+def needed(plan: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the modules that this plan needs and most do not."""
+    wanted = {
+        "reset": plan["operation"] == "reset",
+        "doctor": plan.get("diagnose") is not None,
+        "preview": bool(plan.get("only_plan")),
+    }
+    return tuple(name for name in _FOR_SOME if wanted[name])
+
+
 @functools.cache
-def bundle(at_rest: bool = False) -> bytes:
+def bundle(*extra: str) -> bytes:
     """Return the agent as one Python source file; what it needs at its arguments is said in kpsagent/__main__.py.
 
-    at_rest: with what only a disk at rest needs.
+    extra: what needed() says.
     """
     package = resources.files("kpsagent")
     modules = [("kpsagent", _bare(package.joinpath("__init__.py").read_text("utf-8")))]
     modules += [
-        (f"kpsagent.{name}", _bare(package.joinpath(f"{name}.py").read_text("utf-8")))
-        for name in (*_BEFORE, *(_AT_REST if at_rest else ()), *_AFTER)
+        (f"kpsagent.{name}", _bare(package.joinpath(f"{name}.py").read_text("utf-8"))) for name in (*_BEFORE, *extra, *_AFTER)
     ]
     return f"_MODULES = {modules!r}\n{_LOADER}".encode()
 
 
 @functools.cache
-def payload(at_rest: bool = False) -> bytes:
+def payload(*extra: str) -> bytes:
     """Return what BOOTSTRAP reads: a line with the length, then the compressed bundle."""
-    packed = zlib.compress(bundle(at_rest), 9)
+    packed = zlib.compress(bundle(*extra), 9)
     return b"kps-agent %d\n" % len(packed) + packed
 
 

@@ -414,6 +414,9 @@ class ModelHost:
         entry = self._entry(effect.path, "file")
         return File(effect.path, None, 0, 0, 0) if entry is None else File(effect.path, entry.text, *entry[2:])
 
+    def _Follow(self, effect: Any) -> str:
+        return str(effect.path)
+
     def _Ground(self, effect: Any) -> tuple[str, int | None]:
         home, path = effect.account.home, effect.path
         if path.startswith(home):
@@ -468,6 +471,14 @@ class ModelHost:
         if entry is None or entry.mode != effect.expected:
             raise Changed("authorized_keys_changed", f"{effect.path}: somebody else changed its mode", path=effect.path)
         self.world.put(effect.path, entry._replace(mode=effect.mode))
+
+    def _SetOwner(self, effect: Any) -> None:
+        entry = self.world.disk.get(effect.path)
+        if entry is None or [entry.uid, entry.gid] != effect.expected:
+            raise Changed("authorized_keys_changed", f"{effect.path}: somebody else changed its owner", path=effect.path)
+        if entry.kind == "file" and not all(line.startswith("ssh-") for line in entry.text.split("\n") if line):
+            raise Refused("path_unsafe", f"{effect.path}: holds more than keys", path=effect.path)
+        self.world.put(effect.path, entry._replace(uid=effect.owner[0], gid=effect.owner[1]))
 
     def _SetPassword(self, effect: Any) -> None:
         name = effect.account.name

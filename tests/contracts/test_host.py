@@ -12,6 +12,7 @@ from kpsagent.host import (
     Delete,
     DropJournal,
     FindAccount,
+    Follow,
     Glob,
     Ground,
     Limits,
@@ -26,6 +27,7 @@ from kpsagent.host import (
     Replace,
     Say,
     SetMode,
+    SetOwner,
     Sweep,
     Walk,
     WriteJournal,
@@ -35,6 +37,7 @@ from kpsagent.host import (
 from tests.contracts.places import ModelPlace, local_place
 
 JOURNAL = {"operation": "op-1", "deadline": 12.5, "steps": [["keys", "/x", None, None, "caf\udce9\n"]]}
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDaclKEGNhR/jEFxpeDpma+HzpS9VwXrTcQ/+cwPRCc1 hers"
 ODD = "no final newline\x00\r\x0b\x85\u2028caf\udce9"
 
 
@@ -168,6 +171,35 @@ def test_the_mode_of_what_is_gone_is_not_as_expected(host, place, path):
     for gone in (path, f"{path}/below"):
         with pytest.raises(Changed):
             host.do(SetMode(gone, place.account, 0o664, 0o600))
+
+
+def test_an_owner_is_changed_only_from_the_one_expected(host, place, path):
+    theirs, roots = [place.account.uid, place.account.gid], [0, 0]
+    place.put(path, f"{KEY}\n", 0o644)
+    host.do(SetOwner(path, place.account, theirs, roots))
+    assert place.look(path)[2:] == (0o644, 0)
+    with pytest.raises(Changed):
+        host.do(SetOwner(path, place.account, theirs, roots))
+    host.do(SetOwner(path, place.account, roots, theirs))
+    assert place.look(path)[2:] == (0o644, place.account.uid)
+
+
+def test_the_owner_of_what_is_gone_is_not_as_expected(host, place, path):
+    for gone in (path, f"{path}/below"):
+        with pytest.raises(Changed):
+            host.do(SetOwner(gone, place.account, [0, 0], [place.account.uid, place.account.gid]))
+
+
+def test_what_holds_more_than_keys_is_given_to_nobody(host, place, path):
+    place.put(path, f"{KEY}\nroot's own notes\n", 0o644)
+    with pytest.raises(Refused) as refused:
+        host.do(SetOwner(path, place.account, [place.account.uid, place.account.gid], [0, 0]))
+    assert refused.value.cause == "path_unsafe"
+    assert place.look(path)[3] == place.account.uid
+
+
+def test_a_path_without_links_leads_where_it_says(host, place, path):
+    assert host.do(Follow(path, place.account)) == path
 
 
 def test_a_sweep_takes_what_a_killed_replace_left_and_nothing_else(host, place, path):

@@ -172,7 +172,7 @@ FOREIGN = {
     "password-login-enable": ("keypair", "root", "accept_lockout", "accept_unproved", "fix_permissions"),
     "password-login-disable": ("keypair", "root", "force", "fix_permissions"),
     "password-login-status": ("keypair", "root", "force", "accept_lockout", "accept_unproved"),
-    "check": ("keypair", "root", "force", "set_password"),
+    "check": ("plan", "root", "force", "set_password"),
 }
 SOMETHING = {"root": "/mnt", "keypair": "ops", "accept_lockout": ["root"]}
 
