@@ -4,10 +4,12 @@ import contextlib
 import itertools
 import os
 import signal
+import sqlite3
 import ssl
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,20 @@ class Product:
             self.process.send_signal(how)
         self.process.communicate(timeout=SECONDS)
         self.process = None
+
+    @contextlib.contextmanager
+    def recording_nothing(self) -> Iterator[None]:
+        """Within the block the controller cannot write down anything, and so stops at the next event of whatever it runs."""
+        with contextlib.closing(sqlite3.connect(self.home / "kps.db", timeout=SECONDS, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            yield
+            connection.execute("ROLLBACK")
+
+    def events(self, task_id: str) -> list[tuple[str, str]]:
+        """The events of a task so far, as (kind, phase), read from under the controller."""
+        with contextlib.closing(sqlite3.connect(self.home / "kps.db", timeout=SECONDS)) as connection:
+            query = "SELECT kind, phase FROM events WHERE task_id = ? ORDER BY id"
+            return [(kind, phase or "") for kind, phase in connection.execute(query, (task_id,))]
 
     def descendants(self) -> list[int]:
         """The controller and every process that it started."""
