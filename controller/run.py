@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Collection
 from concurrent.futures import Executor
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar, cast, get_args
 from weakref import WeakValueDictionary
@@ -536,12 +537,9 @@ class _Job:
         try:
             inside = await entrance.enter(self._only_look())
         except NotConnected as refused:
-            # The key that was to be bound is all that is known. The undo takes it away last of all, and an agent whose rope
-            # has ended adds it no more, or not for long.
-            undone = self.without_key and refused.cause == "key_refused" and self.task.operation == "bind"
-            if undone and await proof.password_offered(target, self.task.login) is True:
-                return "reverted", {}
-            raise
+            if refused.cause != "key_refused" or await proof.password_offered(target, self.task.login) is not True:
+                raise
+            return self._seen_from_outside(refused)
         try:
             said = [frame async for frame in inside.frames if isinstance(frame, Result)]
         finally:
@@ -550,6 +548,19 @@ class _Job:
             return None
         self.boot = inside.boot
         return self._told(said[0].model_dump(), inside.as_root)
+
+    def _seen_from_outside(self, refused: NotConnected) -> tuple[ServerState, dict[str, Any]]:
+        """Return what it says that the only key on record is refused while passwords are asked for; if nothing, raise refused."""
+        if self.without_key and self.task.operation == "bind":
+            # The undo takes away what was to be bound last of all, and an agent whose rope has ended adds it no more.
+            return "reverted", {}
+        ended = self.task.finished_at
+        is_past = ended is not None and now() > ended + timedelta(seconds=self.settings.deadline_seconds)
+        only_this = all(way.login == self.task.login for way in self.order.ways)
+        if self.task.operation == "unbind" and only_this and is_past:
+            # What was removed and not committed would be back by now.
+            return "as_asked", {"unbind": (self.server.id, self.task.login)}
+        raise refused
 
     def _told(self, said: dict[str, Any], as_root: bool) -> tuple[ServerState, dict[str, Any]] | None:
         """Return what the server's own journal says of this task, and the changes on record."""

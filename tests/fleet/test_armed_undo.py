@@ -5,17 +5,15 @@ same place: the new key added, sshd reloaded without passwords, nothing confirme
 """
 
 import os
-import select
 import signal
-import socket
-import threading
 import time
 
 import pytest
 
 from controller.demo.fleet import Login
 from tests.fleet import judge
-from tests.fleet.causes import STATE, Gate, Place, agents, install_key
+from tests.fleet.cable import Cable
+from tests.fleet.causes import STATE, Gate, agents, install_key
 from tests.fleet.conftest import HURRIED_DEADLINE
 from tests.fleet.looks import changed, picture, until
 from tests.fleet.product import Product
@@ -117,45 +115,6 @@ def test_whatever_is_lost_passwords_open_the_server_again_within_the_deadline(ma
         task = frozen.ended(tasks[what])
         assert (task["status"], task["server_state"]) == ("failed", "reverted"), (what, task)
         assert frozen.run("bind", server, keypair=pair, password=server.root_password)["status"] == "succeeded"
-
-
-class Cable:
-    """A port of this machine from which a cable leads to a server. While it is cut nothing passes, and nobody is told."""
-
-    def __init__(self, server):
-        self.is_cut = False
-        self._server = server
-        self._gone = threading.Event()
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.place = Place(server.name, "127.0.0.1", self._listening.getsockname()[1], server.host_key)
-        threading.Thread(target=self._take, daemon=True).start()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._gone.set()
-        self._listening.shutdown(socket.SHUT_RDWR)
-        self._listening.close()
-
-    def _take(self):
-        while not self._gone.is_set():
-            try:
-                connection, _ = self._listening.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._carry, args=(connection,), daemon=True).start()
-
-    def _carry(self, connection):
-        with connection, socket.create_connection((self._server.host, self._server.port)) as there:
-            pair = {connection: there, there: connection}
-            while not self.is_cut and not self._gone.is_set():
-                for each in select.select(list(pair), [], [], 0.05)[0]:
-                    some = each.recv(65536)
-                    if not some:
-                        return
-                    pair[each].sendall(some)
-            self._gone.wait()  # what was cut stays dead when the cable is mended
 
 
 @pytest.mark.long

@@ -5,13 +5,14 @@ import sys
 import time
 from pathlib import Path
 
-from tests.drills.faults import Part, Scale, kills
+from tests.drills.faults import Part, Scale, controller, kills
 from tests.drills.figures import Figure, Report
 
 # One part, one line: what it adds to the report.
 PARTS: dict[str, Part] = {
     "kills": kills.kills,
     "errors": kills.errors,
+    "controller": controller.controller,
 }
 
 

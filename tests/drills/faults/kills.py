@@ -4,6 +4,7 @@ import asyncio
 import functools
 import multiprocessing
 import multiprocessing.util
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from tests.drills.faults.points import ERRORS, HALF_WRITTEN, LATE, LEFT_OVER, LO
 from tests.drills.faults.tracer import Call
 from tests.drills.figures import Figure, Report, zero
 
-WORKERS = 6  # more than cores: most of the time one waits for a deadline
+WORKERS = int(os.environ.get("KPS_DRILL_WORKERS", "6"))  # more than cores: most of the time one waits for a deadline
 MOST_SECONDS = 14 * 60
 _SHOWN = 40  # misses of one part; the rest is counted
 _DISK = ("reset", "reset of a shut server")

@@ -1,0 +1,55 @@
+"""A network between the controller and a server that can be cut without anybody being told."""
+
+import contextlib
+import select
+import socket
+import threading
+
+from controller.demo.fleet import Server
+from tests.fleet.causes import Place
+
+
+class Cable:
+    """A port of this machine from which a cable leads to a server. While it is cut nothing passes, and nobody is told."""
+
+    def __init__(self, server: Server) -> None:
+        self.is_cut = False
+        self._server = server
+        self._gone = threading.Event()
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.place = Place(server.name, "127.0.0.1", self._listening.getsockname()[1], server.host_key)
+        threading.Thread(target=self._take, daemon=True).start()
+
+    def __enter__(self) -> "Cable":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._gone.set()
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+
+    def _take(self) -> None:
+        while not self._gone.is_set():
+            try:
+                connection, _ = self._listening.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._carry, args=(connection,), daemon=True).start()
+
+    def _carry(self, connection: socket.socket) -> None:
+        with connection, contextlib.ExitStack() as closing:
+            try:
+                there = closing.enter_context(socket.create_connection((self._server.host, self._server.port)))
+            except OSError:
+                return  # nobody listens there now
+            pair = {connection: there, there: connection}
+            while not self.is_cut and not self._gone.is_set():
+                for each in select.select(list(pair), [], [], 0.05)[0]:
+                    try:
+                        some = each.recv(65536)
+                        pair[each].sendall(some)
+                    except OSError:
+                        return  # one of the two has ended
+                    if not some:
+                        return
+            self._gone.wait()  # what was cut stays dead when the cable is mended
