@@ -25,6 +25,7 @@ _RELOAD_SECONDS = 15  # a machine that is out of breath takes its time; the dead
 _SECOND = 10**9
 BOOTTIME = 7  # CLOCK_BOOTTIME, which the time module names only since Python 3.7
 _LOST_SECONDS = 5  # after which a signal that shows no effect is given once more
+_SPARES_SESSIONS = ("KillMode=process", "KillMode=none")  # systemd.kill(5)
 _SETTLE_SECONDS = 1  # for a reload of which nothing is to be seen
 
 
@@ -352,10 +353,10 @@ def reload(daemon: Daemon, connection: "Optional[List[str]]", revive: bool) -> b
     alive = _is_alive(daemon.pid) and bool(before)
     if not alive and not revive:
         return False
-    if not _tell(daemon, alive):
+    handed_over = _is_handed_over(before)
+    if not _tell(daemon, alive, handed_over):
         return False
     until = time.monotonic() + _RELOAD_SECONDS
-    handed_over = _is_handed_over(before)
     settled = time.monotonic() + _SETTLE_SECONDS
     again = time.monotonic() + _LOST_SECONDS
     while time.monotonic() < until:
@@ -368,16 +369,22 @@ def reload(daemon: Daemon, connection: "Optional[List[str]]", revive: bool) -> b
             return _is_taken(address, port)
         if alive and time.monotonic() > again and _is_alive(daemon.pid):
             # Somebody else may have had it start anew just before us: as long as it does it ignores the signal.
-            _tell(daemon, True)
+            _tell(daemon, True, handed_over)
             again += _LOST_SECONDS
         select.select([], [], [], 0.02)
     return False
 
 
-def _tell(daemon: Daemon, alive: bool) -> bool:
+def _tell(daemon: Daemon, alive: bool, handed_over: bool) -> bool:
     """Tell sshd to re-read its configuration, or start it; return whether that could be told."""
     if daemon.unit:
         systemctl = next((path for path in SYSTEMCTL if os.path.exists(path)), SYSTEMCTL[0])
+        if handed_over:
+            # An sshd that starts anew by itself does not find systemd's socket again: its port is taken, and it ends. While
+            # systemd starts another, connections wait in that socket; sessions live on where the unit does not kill them too.
+            if run([systemctl, "show", "--property=KillMode", daemon.unit]).out.strip() not in _SPARES_SESSIONS:
+                return False
+            alive = False
         # It ends with 0 once what the unit has for a reload has ended well: for sshd a check of its file and a SIGHUP.
         return bool(run([systemctl, "reload" if alive else "restart", daemon.unit]).code == 0)
     if alive:

@@ -249,10 +249,23 @@ def test_a_reload_that_systemd_says_has_failed_is_none(managed):
     assert reloads(managed, f"kill -HUP {managed.daemon.pid}; exit 1") is False
 
 
-def test_a_socket_that_systemd_has_handed_over_stays_the_same_and_is_asked(managed, monkeypatch):
+RESTARTS = """case $1 in
+show) echo KillMode={} ;;
+restart) [ $2 = ssh.service ] && touch "$0-restarted" ;;
+*) exit 1 ;;
+esac"""
+
+
+@pytest.mark.parametrize(
+    ("kill_mode", "restarted"), [("process", True), ("none", True), ("control-group", False), ("mixed", False)]
+)
+def test_a_socket_that_systemd_has_handed_over_takes_a_restart_that_no_session_dies_of(
+    managed, monkeypatch, kill_mode, restarted
+):
     ours = processes._sockets_of(managed.daemon.pid)
     monkeypatch.setattr(processes, "_sockets_of", lambda pid: ours if pid == 1 else set())
-    assert reloads(managed, "exit 0") is True
+    assert reloads(managed, RESTARTS.format(kill_mode)) is restarted
+    assert os.path.exists(f"{managed.systemctl}-restarted") is restarted
 
 
 @pytest.mark.parametrize(("answer", "taken"), [(b"SSH-2.0-x\r\n", True), (b"", True), (None, False)])
