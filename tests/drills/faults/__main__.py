@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.drills.faults import Part, Scale, controller, kills
+from tests.drills.faults import Part, Scale, controller, deadman, kills
 from tests.drills.figures import Figure, Report
 
 # One part, one line: what it adds to the report.
@@ -13,6 +13,7 @@ PARTS: dict[str, Part] = {
     "kills": kills.kills,
     "errors": kills.errors,
     "controller": controller.controller,
+    "deadman": deadman.deadman,
 }
 
 
