@@ -168,7 +168,7 @@ CAUSES: dict[str, Cause] = {
         True,
     ),
     "login_not_allowed": Cause(
-        "sshd's rules keep this login out (AllowUsers and the like, PermitRootLogin, PubkeyAuthentication), or it has no shell.",
+        "A rule keeps this login or key out: AllowUsers and the like, PermitRootLogin, RevokedKeys, no shell, /etc/nologin.",
         "The message names the rule. Change it on the server, or name another login.",
         True,
     ),

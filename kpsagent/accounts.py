@@ -3,6 +3,7 @@
 import grp
 import os
 import pwd
+import stat
 import time
 
 from .errors import Refused
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Dict, List, Optional, Tuple
 
 _DAY = 86400
+_NO_LOGINS = "/etc/nologin"  # while it is there only root gets in: sshd(8)
 
 
 def _rows(path: str, fields: int) -> "List[List[str]]":
@@ -74,7 +76,18 @@ def _account(
                 mine[number] = _group_name(number)
     password, expired = _password(name, row[1], shadow)
     group_ids = sorted(number for number in mine if number != gid)
-    return Account(name, uid, gid, sorted(mine.values()), group_ids, home or "/", shell, password, expired)
+    return Account(name, uid, gid, sorted(mine.values()), group_ids, home or "/", shell, password, expired, _barred(uid, shell))
+
+
+def _barred(uid: int, shell: str) -> str:
+    """What sshd looks at before it looks at any credential: allowed_user() in its auth.c, and /etc/nologin."""
+    try:
+        found = os.stat(shell)
+        if not stat.S_ISREG(found.st_mode) or not found.st_mode & 0o111:
+            return "its shell {} is not executable".format(shell)
+    except OSError:
+        return "its shell {} is not there".format(shell)
+    return "{} is there, so only root may log in now".format(_NO_LOGINS) if uid != 0 and os.path.exists(_NO_LOGINS) else ""
 
 
 def _group_name(number: int) -> str:

@@ -5,8 +5,10 @@ does to its own home at the same moment, root neither reads nor writes what the 
 """
 
 import errno
+import fcntl
 import os
 import stat
+import struct
 import time
 
 from . import keys, swap
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
 LARGEST = 8 << 20
 _ACL, _CAPABILITY = "system.posix_acl_access", "security.capability"
+# FS_IOC_GETFLAGS of linux/fs.h, whose number holds the size of a long, and the flags that it answers: ioctl_iflags(2).
+_GET_FLAGS = 0x80006601 | struct.calcsize("l") << 16
+_FLAGS = ((0x10, "immutable"), (0x20, "append only"))
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _KINDS = (
     (stat.S_ISLNK, "link"),
@@ -196,7 +201,7 @@ def read(path: str, account: "Optional[Account]") -> File:
         try:
             parent = open_directory(directory)
         except FileNotFoundError:
-            return File(path, None, 0, 0, 0)
+            return File(path, None, 0, 0, 0, _stuck_above(directory))
         try:
             # sshd_config may well be a link; it is root's, and sshd follows it
             return _read_at(parent, name, path, os.O_NOFOLLOW if account is not None else 0)
@@ -208,13 +213,14 @@ def _read_at(parent: int, name: str, path: str, nofollow: int) -> File:
     try:
         opened = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | nofollow, dir_fd=parent)
     except FileNotFoundError:
-        return File(path, None, 0, 0, 0)
+        return File(path, None, 0, 0, 0, _stuck(parent))
     except OSError as error:
         error.filename = path
         raise
     try:
         found = os.fstat(opened)
         _refuse_unless_plain(found, path, bool(nofollow))
+        stuck = _stuck(opened) or _stuck(parent) or ("mount point" if _mount(opened) != _mount(parent) else "")
         with os.fdopen(opened, "rb", closefd=False) as stream:
             content = stream.read(LARGEST + 1)
     finally:
@@ -222,7 +228,47 @@ def _read_at(parent: int, name: str, path: str, nofollow: int) -> File:
     if len(content) > LARGEST:
         raise Refused("authorized_keys_unreadable", "{} is larger than {} bytes".format(path, LARGEST), path=path)
     text = content.decode("utf-8", "surrogateescape")
-    return File(path, text, stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid)
+    return File(path, text, stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, stuck)
+
+
+def _stuck_above(directory: str) -> str:
+    """The same for the nearest directory above that is there, in which the missing one would be made."""
+    while True:
+        directory = os.path.dirname(directory)
+        try:
+            opened = open_directory(directory)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return ""  # whoever may not look there makes nothing there either
+        try:
+            return _stuck(opened)
+        finally:
+            os.close(opened)
+
+
+def _stuck(opened: int) -> str:
+    """Why what is open here cannot be renamed or taken away, nor anything in it; "" where nothing is to be seen."""
+    if os.fstatvfs(opened).f_flag & os.ST_RDONLY:
+        return "read-only"
+    try:
+        flags = struct.unpack_from("I", fcntl.ioctl(opened, _GET_FLAGS, bytes(struct.calcsize("l"))))[0]
+    except OSError:
+        return ""  # this file system has none
+    return next((name for flag, name in _FLAGS if flags & flag), "")
+
+
+def _mount(opened: int) -> bytes:
+    """Which mount this was opened through; b"" where that can't be told. A file that is one itself, no rename takes away."""
+    try:
+        said = os.open("/proc/self/fdinfo/{}".format(opened), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        # Bytes: a login may not be able to load what decodes them.
+        return next((line for line in os.read(said, 4096).split(b"\n") if line.startswith(b"mnt_id:")), b"")
+    finally:
+        os.close(said)
 
 
 def _refuse_unless_plain(found: os.stat_result, path: str, one_name: bool) -> None:

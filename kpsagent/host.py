@@ -13,16 +13,20 @@ MAIN_CONFIG = "/etc/ssh/sshd_config"  # where sshd looks when it is not told oth
 
 # -- what a host knows -------------------------------------------------------------------------------------------------
 
-Account = namedtuple("Account", "name uid gid groups group_ids home shell password expired")
+Account = namedtuple("Account", "name uid gid groups group_ids home shell password expired barred")
+Account.__new__.__defaults__ = ("",)
 Account.__doc__ = """A login. groups: names; group_ids: numbers of the supplementary ones. password: "usable", "locked"
-(a leading !), "empty" (no word is needed), "none" (cannot match) or "unknown". expired: "" or what is: "account", "password"."""
+(a leading !), "empty" (no word is needed), "none" (cannot match) or "unknown". expired: "" or what is: "account", "password".
+barred: "" or what keeps it out whatever it shows, in words."""
 
 Daemon = namedtuple("Daemon", "how pid program arguments config unit")
 Daemon.__doc__ = """The sshd that serves us. how: "listener", "each" (started for every connection) or "none" (a disk at rest,
 or nothing found). arguments: those that change its configuration. config: path of its main file. unit: systemd's, or ""."""
 
-File = namedtuple("File", "path text mode uid gid")
-File.__doc__ = """A file's text, or None where there is none; mode without the type bits."""
+File = namedtuple("File", "path text mode uid gid stuck")
+File.__new__.__defaults__ = ("",)
+File.__doc__ = """A file's text, or None where there is none; mode without the type bits. stuck: "" or why it cannot be replaced:
+"immutable", "append only", "mount point" or "read-only", as far as that can be seen without trying."""
 
 Output = namedtuple("Output", "code out err")
 

@@ -266,6 +266,13 @@ def find(content: str, key: Key) -> "List[Line]":
     return [line for line in lines(content) if line.key.material == key.material]
 
 
+def usual(line: Line) -> bool:
+    """Say whether the blob is as ssh-keygen writes it. Of other spellings an sshd may take some that another does not."""
+    said = line.text.split("\0", 1)[0].lstrip(" \t")
+    key_part = said[len(line.options) :].lstrip(" \t")
+    return bool(_word(_word(key_part)[1])[0].translate(_SKIPPED) == line.key.blob)
+
+
 def option_names(options: str) -> "Set[str]":
     """Return the names of the options, in lower case."""
     names, at, start, quoted = [], 0, 0, False
@@ -291,12 +298,12 @@ def add(content: str, key_line: str) -> str:
     """Return content in which a line without options is the first to hold the key; other lines stay byte for byte.
 
     The first line that authorises a key decides what it may do, so ours goes before any that has options. Unchanged
-    where a line without options is the first one already. A file without a final newline stays one, so that removing
-    the key again gives back the same bytes. Raises Refused (key_type_refused).
+    where a line without options, in the usual spelling, is the first one already. A file without a final newline stays
+    one, so that removing the key again gives back the same bytes. Raises Refused (key_type_refused).
     """
     key = parse(key_line)
     held = find(content, key)
-    if held and not held[0].options:
+    if held and not held[0].options and usual(held[0]):
         return content
     parts = content.split("\n")
     end = len(parts) if parts[-1] else len(parts) - 1

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 PATIENCE_SECONDS = 2  # with whoever holds the lock at the deadline, before an undo goes on beside them
 _NAMES = ("armed", "confirmed", "reverting")
 _NEW = "new-"
+SELINUX = "/sys/fs/selinux/enforce"  # there where SELinux is on
+RESTORECON = ("/usr/sbin/restorecon", "/sbin/restorecon")
 
 NO_ROOT = (
     "without root no undo outlives this session: if the agent is killed or the server reboots in the middle, what was changed "
@@ -85,12 +87,23 @@ class LocalHost:
 
     def _Replace(self, effect: "Any") -> None:
         files.replace(effect.path, effect.account, effect.expected, effect.text)
+        if effect.expected is None:
+            self._label(effect.path, effect.account)
 
     def _Delete(self, effect: "Any") -> None:
         files.delete(effect.path, effect.account, effect.expected)
 
     def _MakeDirectory(self, effect: "Any") -> None:
         files.make_directory(effect.path, effect.account)
+        self._label(effect.path, effect.account)
+
+    def _label(self, path: str, account: "Any") -> None:
+        """Give what is new the label that SELinux's policy has for it; without it sshd might not be allowed to read it."""
+        program = next((each for each in RESTORECON if os.path.exists(each)), None)
+        if program is None or self.at_rest or not os.path.exists(SELINUX):
+            return
+        with files.acting_as(account):  # who may swap a component of this path gets nothing labelled but what is theirs
+            processes.run([program, path])  # where it cannot, the proof will tell
 
     def _RemoveDirectory(self, effect: "Any") -> bool:
         return files.remove_directory(effect.path, effect.account)

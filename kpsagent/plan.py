@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional, Tuple
 
-    from .host import Account
+    from .host import Account, File
 
 OPERATIONS = (
     "bind",
@@ -70,14 +70,15 @@ Candidate.__doc__ = """sshd_config as it would be: its text, sshd's verdict (Out
 keywords that would differ for any of these."""
 
 Seen = namedtuple(
-    "Seen", "account accounts directory_service daemon config vendor check effective candidate files places shadow unread"
+    "Seen",
+    "account accounts directory_service daemon config vendor check effective candidate files places shadow unread revoked",
 )
 Seen.__doc__ = """What look() found. config: the File that our block goes into. vendor: the vendor's own main file (File),
 where sshd reads that because there is no other, and config is a drop-in; else None. check: sshd's verdict on its configuration
 as it stands (Output, or None where there is no sshd to ask). effective: login -> address -> settings. candidate: Candidate or
 None. files: login -> list of KeyFile, in the order in which sshd reads them. places: where the configuration sets what lets
 passwords in. shadow: its text, where a password is to be set. unread: what of the configuration was changed since the running
-sshd last read it."""
+sshd last read it. revoked: the File of RevokedKeys, None where sshd has none."""
 
 _DEFAULTS = {
     "key": None,
@@ -98,6 +99,18 @@ _DEFAULTS = {
     "only_plan": False,
 }  # type: Dict[str, Any]
 
+_TEXT = (str, type(None))
+_KINDS = {
+    "operation": str,
+    "id": str,
+    "generation": int,
+    "login": str,
+    "key": _TEXT,
+    "remove": (list, tuple),
+    "deadline_seconds": (int, float),
+    "accept_lockout": (list, tuple),
+    "password_hash": _TEXT,
+}  # type: Dict[str, Any]
 _PASSWORD_KEYWORDS = ("passwordauthentication", "kbdinteractiveauthentication", "challengeresponseauthentication")
 _OURS = _PASSWORD_KEYWORDS + ("pubkeyauthentication", "permitrootlogin", "usepam")
 # With these a key still gives its login a session; with any other, known or not, it may not.
@@ -110,10 +123,13 @@ def parse(raw: "Dict[str, Any]") -> Plan:
     unknown = set(raw) - set(Plan._fields)
     if unknown:
         raise ValueError("unknown fields: {}".format(", ".join(sorted(unknown))))
-    plan = Plan(**dict(_DEFAULTS, **raw))
+    plan = Plan(**dict(dict.fromkeys(Plan._fields), **dict(_DEFAULTS, **raw)))
+    wrong = [name for name, kind in _KINDS.items() if not isinstance(getattr(plan, name), kind)]
+    if wrong or not all(isinstance(line, str) for line in plan.remove):
+        raise ValueError("missing, or of the wrong kind: {}".format(", ".join(wrong or ["remove"])))
     if plan.operation not in OPERATIONS or plan.passwords not in (None, "off", "on", "restore"):
         raise ValueError("unknown operation or password state")
-    if not isinstance(plan.generation, int) or not 1 <= plan.deadline_seconds <= 3600:
+    if not 1 <= plan.deadline_seconds <= 3600:
         raise ValueError("generation or deadline out of range")
     for line in [plan.key] * (plan.key is not None) + [plan.diagnose] * bool(plan.diagnose) + list(plan.remove):
         keys.parse(line)
@@ -155,6 +171,12 @@ def password_ways(effective: "Dict[str, Dict[str, List[str]]]", account: "Accoun
     return sorted(found)
 
 
+def password_gets_in(settings: "Dict[str, List[str]]", account: "Account", address: str) -> bool:
+    """Say whether the right password, and nothing else, gets this login in from this address."""
+    ways = sshd.password_ways(settings, account.name, account.uid)
+    return bool(ways) and not sshd.login_allowed(settings, account.name, account.groups, address, address, account.uid)
+
+
 def password_logins(seen: Seen) -> "Dict[str, str]":
     """Return login -> "on", "off" or "unknown" for the logins that were looked at."""
     known = {account.name: account for account in list(seen.accounts) + [seen.account]}
@@ -163,8 +185,10 @@ def password_logins(seen: Seen) -> "Dict[str, str]":
 
 def _password_login(seen: Seen, account: "Account") -> str:
     effective = seen.effective[account.name]
-    if password_ways(effective, account):
+    if any(password_gets_in(settings, account, address) for address, settings in effective.items()):
         return "on"
+    if password_ways(effective, account):
+        return "unknown"  # AllowUsers and the like keep it out from where was asked, and may let it in from elsewhere
     # sshd was asked for some addresses only; a Match may say otherwise for one that nobody asked about.
     opened = sshd.opening(seen.places, next(iter(effective.values())))
     return "unknown" if any(sshd.could_match(place.match, account.name, account.groups) for place in opened) else "off"
@@ -216,7 +240,9 @@ def decide(plan: Plan, seen: Seen, opened: "Optional[List[Step]]" = None) -> Ste
 
 def _refuse_login(plan: Plan, seen: Seen) -> None:
     account = seen.account
-    if account.expired:
+    settings = seen.effective[account.name][addresses(plan)[0]]
+    # Without PAM sshd lets a key in whatever the age of the password.
+    if account.expired == "account" or (account.expired and settings.get("usepam") == ["yes"]):
         raise Refused(
             "login_expired",
             "the {} of {} has expired, so sshd turns it away whatever the key; see chage -l {}".format(
@@ -231,7 +257,8 @@ def _refuse_login(plan: Plan, seen: Seen) -> None:
             login=account.name,
             shell=account.shell,
         )
-    settings = seen.effective[account.name][addresses(plan)[0]]
+    if account.barred:
+        raise Refused("login_not_allowed", "{} cannot log in: {}".format(account.name, account.barred), login=account.name)
     if account.password == "locked" and settings.get("usepam", ["no"]) == ["no"]:
         raise Refused(
             "login_locked",
@@ -258,6 +285,16 @@ def _refuse_login(plan: Plan, seen: Seen) -> None:
             "AuthenticationMethods asks {} for more than a key, so a key alone cannot log in".format(account.name),
             login=account.name,
             setting=settings.get("authenticationmethods"),
+        )
+    if seen.revoked is not None and (seen.revoked.text is None or keys.find(seen.revoked.text, keys.parse(plan.key))):
+        raise Refused(
+            "login_not_allowed",
+            "sshd takes {} for revoked: RevokedKeys {}".format(
+                "every key" if seen.revoked.text is None else "this key",
+                seen.revoked.path + (" is not there" if seen.revoked.text is None else " lists it"),
+            ),
+            login=account.name,
+            path=seen.revoked.path,
         )
     if not sshd.key_accepted(settings, keys.parse(plan.key)):
         raise Refused(
@@ -299,8 +336,31 @@ def _key_added(plan: Plan, seen: Seen) -> "List[Step]":
             after = keys.inherit(after, keys.parse(old), plan.key)
     else:
         after = keys.add(text, plan.key)
-    made = _path_made_good(plan, target, seen.account.uid)
-    return made if after == text else made + [Step("keys", target.path, name, target.file.text, after)]
+    steps = _path_made_good(plan, target, seen.account.uid)
+    if after != text:
+        steps.append(Step("keys", target.path, name, target.file.text, after))
+    if steps:
+        _refuse_stuck(target.file)
+    return steps
+
+
+def _refuse_stuck(file: "File") -> None:
+    """Refuse where trying would fail: not by writing into it in its place either, for then a reader could see half of it."""
+    if file.stuck == "read-only":
+        raise Refused(
+            "read_only",
+            "{}: its file system is mounted read-only; mount it read-write, then retry".format(file.path),
+            path=file.path,
+        )
+    if file.stuck:
+        raise Refused(
+            "immutable",
+            "{}: it, or its directory, cannot be changed ({}); see lsattr (chattr +i, +a) and findmnt".format(
+                file.path, file.stuck
+            ),
+            path=file.path,
+            stuck=file.stuck,
+        )
 
 
 def _old_line(files: "List[KeyFile]", old: keys.Key) -> "Tuple[str, set[str]]":
@@ -338,7 +398,12 @@ def refuse_path(components: "List[Any]", uid: int) -> None:
 def _wrong_path(wrong: "Any") -> Refused:
     return Refused(
         "path_unsafe" if wrong.unsafe else "path_permissions",
-        "{}: {}, but it must be {}; sshd ignores the keys behind it".format(wrong.path, wrong.found, wrong.wanted),
+        "{}: {}, but it must be {}; {}".format(
+            wrong.path,
+            wrong.found,
+            wrong.wanted,
+            "nothing is written through it" if wrong.unsafe else "sshd ignores the keys behind it",
+        ),
         path=wrong.path,
         found=wrong.found,
         wanted=wrong.wanted,
@@ -359,6 +424,7 @@ def _keys_removed(plan: Plan, seen: Seen, widen: "List[Step]") -> "List[Step]":
             after = keys.remove(after, keys.parse(old))
         if after != before:
             _refuse_out_of_reach(plan, seen, each)
+            _refuse_stuck(each.file)
             steps.append(Step("keys", each.path, name, before, after))
     return steps
 
@@ -460,6 +526,7 @@ def _setting_changed(plan: Plan, seen: Seen) -> "Optional[Step]":
             "and see that it is right, or mend the file first".format(", ".join(seen.unread[:3])),
             paths=seen.unread,
         )
+    _refuse_stuck(seen.config)
     return block_step(seen, candidate.text)
 
 
@@ -547,7 +614,7 @@ def _key_would_do(plan: Plan, seen: Seen, account: "Account") -> bool:
         if any(not wrong.doubtful for wrong in permissions.check(each.components, account.uid)):
             continue
         for line in keys.lines(each.file.text or ""):
-            if keys.option_names(line.options) <= _HARMLESS and sshd.key_accepted(settings, line.key):
+            if keys.option_names(line.options) <= _HARMLESS and keys.usual(line) and sshd.key_accepted(settings, line.key):
                 return True
     return False
 
@@ -573,7 +640,8 @@ def _refuse_no_way_in(plan: Plan, seen: Seen) -> None:
         return
     after = seen.candidate.effective if seen.candidate is not None else seen.effective
     account = seen.account
-    ways = password_ways({"": after[plan.login][addresses(plan)[0]]}, account)
+    address = addresses(plan)[0]
+    ways = password_gets_in(after[plan.login][address], account, address)
     # Without root shadow cannot be read: then only a password that is given, and so proved, counts.
     usable = plan.password_known or (account.password == "usable" and not account.expired)
     if not (ways and usable):

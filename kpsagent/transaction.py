@@ -292,7 +292,7 @@ def look(plan: Plan) -> "Play":
     if config.text is None and (check is None or check.code == 0):
         vendor = yield from _vendor(daemon)
         main, config = (config, config) if vendor is None else (vendor, (yield Read(DROP_IN, None)))
-    seen = Seen(account, accounts, directory_service, daemon, config, vendor, check, {}, None, {}, [], None, [])
+    seen = Seen(account, accounts, directory_service, daemon, config, vendor, check, {}, None, {}, [], None, [], None)
     if check is not None and check.code != 0:
         return seen._replace(effective={}, files={})
     texts = yield from _config_files(main.path, main.text)
@@ -310,7 +310,17 @@ def look(plan: Plan) -> "Play":
         pid_file = effective[plan.login][addresses(plan)[0]].get("pidfile", [""])[0]
         unread = yield Unread(daemon, pid_file, _sources(texts))
     shadow = (yield Read(SHADOW, None)).text if plan.password_hash is not None else None
-    return seen._replace(effective=effective, files=files, candidate=candidate, places=places, shadow=shadow, unread=unread)
+    seen = seen._replace(effective=effective, files=files, candidate=candidate, places=places, shadow=shadow, unread=unread)
+    revoked = effective[plan.login][addresses(plan)[0]].get("revokedkeys", ["none"])[0]
+    return seen if revoked == "none" else seen._replace(revoked=(yield from _revoked(revoked)))
+
+
+def _revoked(path: str) -> "Play":
+    """Return the File of RevokedKeys; None where it cannot be read here, though perhaps by sshd."""
+    try:
+        return (yield Read(path, None))
+    except (Stop, OSError):
+        return None
 
 
 def _vendor(daemon: "Any") -> "Play":

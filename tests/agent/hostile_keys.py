@@ -12,6 +12,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 TYPES = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa")
 
 
+# Spellings within the blob; OpenSSH 10 takes fewer of them than 9.2.
+UNUSUAL = ("NUL after the inner name", "inner type rsa-sha2", "leading zeros", "short inner name")
+
+
 class PublicKey(NamedTuple):
     type: str
     fields: tuple[bytes, ...]  # what follows the type in the blob
@@ -36,6 +40,11 @@ class Piece(NamedTuple):
     text: str
     holds: bool = False  # the key in question, as far as a reader of sshd's grammar can see
     options: str = ""
+
+    @property
+    def usual(self) -> bool:
+        """Whether every version of sshd takes the key in this spelling."""
+        return self.danger.removeprefix("options, ") not in UNUSUAL
 
 
 class File(NamedTuple):

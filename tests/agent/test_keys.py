@@ -248,6 +248,28 @@ def test_a_line_without_options_that_decides_already_is_enough() -> None:
     assert keys.add(text, RSA.line) == text
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"{ED.type} {b64(b'ed25519', *ED.fields)}",
+        f"{RSA.type} {b64(b'rsa-sha2-256', *RSA.fields)}",
+        f"{RSA.type} {b64(b'ssh-rsa', E_FIELD, bytes(1) + N_FIELD)}",
+    ],
+    ids=["short name", "name of a signature", "leading zero"],
+)
+def test_a_spelling_that_not_every_sshd_takes_does_not_count_as_bound(line: str) -> None:
+    """OpenSSH 10 refuses some of what 9.2 takes: ours goes before it, and unbind takes both."""
+    key = ED if line.startswith(ED.type) else RSA
+    added = keys.add(f"{OTHER.line}\n{line} c\n", key.line)
+    assert added == f"{OTHER.line}\n{key.line}\n{line} c\n"
+    assert keys.remove(added, keys.parse(key.line)) == f"{OTHER.line}\n"
+
+
+@pytest.mark.parametrize("line", [f"{ED.line}\r", f"\t{ED.type}\t{spaced(ED.word, chr(11))} c", f"{ED.line}\0x"])
+def test_white_space_and_line_ends_do_not_make_a_spelling_unusual(line: str) -> None:
+    assert keys.add(f"{line}\n", ED.line) == f"{line}\n"
+
+
 def test_a_file_ends_as_it_ended() -> None:
     assert keys.add("", ED.line) == f"{ED.line}\n"
     assert keys.add("# a", ED.line) == f"# a\n{ED.line}"

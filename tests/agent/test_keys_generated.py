@@ -32,7 +32,7 @@ def lines_without_key(file: hostile_keys.File) -> str:
 def lines_with_key(file: hostile_keys.File) -> str:
     """The file as it must be when the key has been added."""
     holding = [index for index, piece in enumerate(file.pieces) if piece.holds]
-    if holding and not file.pieces[holding[0]].options:
+    if holding and not file.pieces[holding[0]].options and file.pieces[holding[0]].usual:
         return file.text
     lines = [piece.text for piece in file.pieces]
     lines.insert(holding[0] if holding else len(lines), file.key.line)

@@ -71,6 +71,12 @@ def mounted_over(home: str) -> Any:
     return {"replace": said}, left(home)
 
 
+def stuck(disk: str, home: str) -> Any:
+    """Why the file on such a disk cannot be replaced, in the eyes of root and of the login."""
+    globals()[disk](home)
+    return [files.read(f"{home}/authorized_keys", whose).stuck for whose in (None, account(home))]
+
+
 def _with_file(home: str) -> Any:
     prepared(home)
     return outcomes(home), left(home)

@@ -361,6 +361,30 @@ def test_an_immutable_file_or_directory_is_told_as_such_and_left(host, place, pa
     assert place.names(place.home) == ["authorized_keys"]
 
 
+@pytest.mark.parametrize("attribute", ["i", "a"])
+@pytest.mark.parametrize("what", ["file", "directory"])
+@pytest.mark.parametrize("whose", ["root's", "the login's"])
+def test_what_cannot_be_replaced_is_seen_before_it_is_tried(host, place, path, attribute, what, whose):
+    place.put(path, "before\n")
+    account = place.account if whose == "the login's" else None
+    assert host.do(Read(path, account)).stuck == ""
+    target = path if what == "file" else place.home
+    if not shutil.which("chattr") or subprocess.run(["chattr", f"+{attribute}", target], capture_output=True).returncode:
+        lacking("chattr, and a file system that knows it")
+    wanted = {"i": "immutable", "a": "append only"}[attribute]
+    try:
+        assert host.do(Read(path, account)) == (path, "before\n", 0o600, place.account.uid, place.account.gid, wanted)
+        missing = {host.do(Read(f"{place.home}/{name}", account)).stuck for name in ("new", "new/keys", "new/new/keys")}
+        assert missing == {wanted if what == "directory" else ""}
+    finally:
+        subprocess.run(["chattr", f"-{attribute}", target], check=True)
+
+
+@pytest.mark.parametrize(("disk", "wanted"), [("read_only", "read-only"), ("mounted_over", "mount point"), ("tiny", "")])
+def test_a_mount_that_cannot_be_replaced_is_seen_before_it_is_tried(place, disk, wanted):
+    assert machine("stuck", disk, place.home) == [wanted, wanted]
+
+
 def test_a_password_on_a_disk_at_rest_is_set_and_set_back_to_the_byte():
     shadow = "root:*:19000:0:99999:7:::\nzoe:$6$old:19000:0:99999:7:::\n"
     with scratch() as root:

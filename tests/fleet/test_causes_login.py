@@ -114,7 +114,16 @@ def test_a_rule_of_sshd_that_keeps_the_login_out(product, make_server, told, set
 
 
 @pytest.mark.cause("login_not_allowed")
-def test_a_login_whose_shell_lets_nobody_in(product, make_server, told):
-    server = make_server(logins=(Login("deploy", "walk the dog", shell="/usr/sbin/nologin"),))  # noqa: S604
+@pytest.mark.parametrize("shell", ["/usr/sbin/nologin", "/bin/not-there", "/etc/passwd"])
+def test_a_login_whose_shell_lets_nobody_in(product, make_server, told, shell):
+    server = make_server(logins=(Login("deploy", "walk the dog", shell=shell),))
     product.add(server)
-    told(bind(product, server, login="deploy"))
+    assert shell in told(bind(product, server, login="deploy"))["message"]
+
+
+@pytest.mark.cause("login_not_allowed")
+def test_a_server_on_which_only_root_may_log_in_now(product, make_server, told):
+    server = make_server(logins=(DEPLOY,))
+    product.add(server)
+    server.write("/etc/nologin", "maintenance\n")
+    assert "/etc/nologin" in told(bind(product, server, login="deploy"))["message"]

@@ -58,12 +58,19 @@ def test_options_of_the_old_line_under_which_nothing_can_be_proved(product, boun
     assert task["evidence"]["path"] == f"{KEYS}:1"
 
 
-@pytest.mark.cause("new_key_refused")
-def test_an_sshd_that_holds_every_key_for_revoked(product, make_server, told):
-    server = make_server(sshd_config_top="RevokedKeys /etc/ssh/a-file-that-is-not-there\n")
+@pytest.mark.cause("login_not_allowed")
+@pytest.mark.parametrize("listed", [False, True], ids=["no list", "listed"])
+def test_an_sshd_that_holds_the_key_for_revoked(product, make_server, told, listed):
+    """Where its list is not there, sshd holds every key for revoked."""
+    server = make_server(sshd_config_top="RevokedKeys /etc/ssh/revoked\n")
     product.add(server)
-    with unchanged(server, STATE):
-        told(product.run("bind", server, keypair=product.keypair(), password=server.root_password), "reverted")
+    keypair = product.keypair()
+    if listed:
+        server.write("/etc/ssh/revoked", keypair["public_key"] + "\n")
+        server.reload()
+    with unchanged(server):
+        task = told(product.run("bind", server, keypair=keypair, password=server.root_password))
+    assert task["evidence"]["path"] == "/etc/ssh/revoked"
 
 
 @pytest.mark.cause("new_key_refused")
