@@ -1,0 +1,206 @@
+"""`make fuzz`: prints what was tried and what went wrong, each figure against its goal.
+
+python -m tests.drills.fuzz                      the whole: half an hour on two cores
+python -m tests.drills.fuzz --sample             what CI runs
+python -m tests.drills.fuzz --only configs --seed 7 --number 140     one case again
+python -m tests.drills.fuzz --only parsers --long                    ten minutes a parser
+"""
+
+import argparse
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from controller.demo.fleet import Fleet, Login, Spec
+from tests.drills import inside
+from tests.drills.figures import Figure, Report, joined, zero
+from tests.drills.fuzz import configs, keys, parsers, permissions
+
+PARTS = ("keys", "configs", "permissions", "parsers")
+TREES = {"host": "9.2", "bullseye": "8.4", "trixie": "10.0"}  # and the OpenSSH in it
+# How many cases on each tree: the whole, and a sample.
+COUNTS = {
+    "keys": ({"host": 10_000, "bullseye": 500, "trixie": 500}, {"host": 160}),
+    "configs": ({"host": 2_200, "bullseye": 400, "trixie": 400}, {"host": 80}),
+    "permissions": (dict.fromkeys(TREES, 1), {"host": 1}),
+}
+GOALS = {"keys": 10_000, "configs": 1_500}
+A_BATCH = {"keys": 250, "configs": 80}
+PARSER_SECONDS, PARSER_SAMPLE_SECONDS, PARSER_LONG_SECONDS = 30.0, 1.5, 600.0
+BATCH_SECONDS = 900.0
+KEY_MISSES = (
+    "exceptions", "finder missed a key", "bound key not accepted", "removed key still accepted", "untouched bytes changed",
+    "not as before", "operation failed",
+)  # fmt: skip
+CONFIG_MISSES = (
+    "broken", "unrelated settings changed", "removal not byte-identical", "prediction wrong", "passwords left open",
+    "removed key gets in", "not removed", "not as before", "puzzled",
+)  # fmt: skip
+
+
+class Batch(NamedTuple):
+    """Some cases of one part for one server."""
+
+    part: str
+    tree: str
+    work: Callable[..., Any]
+    given: tuple[Any, ...]
+    logins: tuple[Login, ...]
+
+
+class Tried(NamedTuple):
+    tally: Counter[str]
+    misses: list[str]
+    notes: list[str]
+
+
+def batches(wanted: argparse.Namespace) -> list[Batch]:
+    found = []
+    for part, work, logins in (("configs", configs.tried, configs.LOGINS), ("keys", keys.tried, keys.LOGINS)):
+        if part in wanted.only:
+            for tree, count in _counts(part, wanted).items():
+                numbers = [wanted.number] if wanted.number is not None else list(range(count))
+                size = min(A_BATCH[part], -(-len(numbers) // wanted.workers))
+                for start in range(0, len(numbers), size):
+                    given = (numbers[start : start + size], wanted.seed, BATCH_SECONDS)
+                    found.append(Batch(part, tree, work, given, logins))
+    if "permissions" in wanted.only:
+        found += [
+            Batch("permissions", tree, permissions.tried, (), permissions.LOGINS) for tree in _counts("permissions", wanted)
+        ]
+    return found
+
+
+def _counts(part: str, wanted: argparse.Namespace) -> dict[str, int]:
+    whole, sample = COUNTS[part]
+    counts = sample if wanted.sample else whole
+    if wanted.count is not None:
+        counts = dict.fromkeys(counts, wanted.count)
+    return {tree: count for tree, count in counts.items() if wanted.tree in (None, tree)}
+
+
+def carried_out(fleet: Fleet, batch: Batch) -> Tried:
+    """Do a batch in a server of its own."""
+    server = fleet.add(Spec(tree=batch.tree, logins=batch.logins, root_password="pw-root"))
+    try:
+        return Tried(*inside.started(server, batch.work, *batch.given).ended())
+    except inside.Failed as failed:
+        return Tried(Counter({"broken off": 1}), [f"{batch.part} on {batch.tree}: {failed}"], [])
+    finally:
+        fleet.remove(server)
+
+
+def in_servers(wanted: argparse.Namespace) -> dict[tuple[str, str], Tried]:
+    """Everything that needs a server, in a few of them at a time."""
+    todo = batches(wanted)
+    found: dict[tuple[str, str], Tried] = {}
+    if not todo:
+        return found
+    # Threads only wait here: what is done is done by a process inside each server.
+    with Fleet(max_age_seconds=3 * 3600) as fleet, ThreadPoolExecutor(wanted.workers) as pool:
+        for batch, tried in zip(todo, pool.map(lambda each: carried_out(fleet, each), todo), strict=True):
+            known = found.setdefault((batch.part, batch.tree), Tried(Counter(), [], []))
+            for name, number in tried.tally.items():
+                known.tally[name] += number
+            known.misses.extend(tried.misses)
+            known.notes.extend(tried.notes)
+    return found
+
+
+def of_parsers(wanted: argparse.Namespace) -> dict[str, tuple[Counter[str], list[str]]]:
+    if "parsers" not in wanted.only:
+        return {}
+    seconds = PARSER_LONG_SECONDS if wanted.long else PARSER_SAMPLE_SECONDS if wanted.sample else PARSER_SECONDS
+    with get_context("fork").Pool(wanted.workers) as pool:
+        names = [target.name for target in parsers.targets()]
+        return dict(zip(names, pool.starmap(_one_parser, [(n, wanted.seed, seconds) for n in range(len(names))]), strict=True))
+
+
+def _one_parser(number: int, seed: int, seconds: float) -> tuple[Counter[str], list[str]]:
+    return parsers.tried(parsers.targets()[number], seed, seconds)
+
+
+def reported(wanted: argparse.Namespace, served: dict[tuple[str, str], Tried], parsed: dict[str, Any]) -> Report:
+    report = Report("fuzz")
+    for part in ("keys", "configs"):
+        trees = [tree for tree in TREES if (part, tree) in served]
+        tally: Counter[str] = Counter()
+        for tree in trees:
+            tally.update(served[part, tree].tally)
+        if not trees:
+            continue
+        name = {"keys": "files", "configs": "configurations"}[part]
+        goal = None if wanted.sample or wanted.count or wanted.number is not None or wanted.tree else GOALS[part]
+        report.add(Figure(f"{part}: {name}", tally[name], goal))
+        report.add(*(Figure(f"{part}: on OpenSSH {TREES[tree]}", served[part, tree].tally[name]) for tree in trees))
+        told = {"keys": ("verdicts", "bound", "unbound", "replaced"), "configs": ("bound", "logins by key", "logins by password")}
+        report.add(*(Figure(f"{part}: {each}", tally[each]) for each in told[part]))
+        report.add(*(zero(f"{part}: {each}", tally[each]) for each in {"keys": KEY_MISSES, "configs": CONFIG_MISSES}[part]))
+        if part == "configs":
+            refused = sum(number for each, number in tally.items() if each.startswith("refused: "))
+            report.add(
+                Figure("configs: refused", refused), Figure("configs: refused though sound", tally["refused though sound"])
+            )
+            report.add(Figure("configs: left to the proof", tally["left to the proof: forced command"]))
+        report.add(zero(f"{part}: broken off", tally["broken off"]))
+    for tree in TREES:
+        if ("permissions", tree) in served:
+            tally, name = served["permissions", tree].tally, f"states on OpenSSH {TREES[tree]}"
+            report.add(Figure(f"{name}: rows", tally["rows"], 78), zero(f"{name}: disagreements", tally["disagreements"]))
+            report.add(
+                *(Figure(f"{name}: {each}", tally[each]) for each in ("doubtful", "not written through", "left to the proof"))
+            )
+            report.add(zero(f"{name}: broken off", tally["broken off"]))
+    if parsed:
+        report.add(*(Figure(f"parsers: inputs for {name}", tally["inputs"], 1) for name, (tally, _) in parsed.items()))
+        tallies = [tally for tally, _ in parsed.values()]
+        report.add(*(zero(f"parsers: {what}", sum(tally[what] for tally in tallies)) for what in ("uncaught", "too slow")))
+        most = max(tally["peak MiB"] for tally in tallies)
+        report.add(Figure("parsers: most memory", most, at_most=parsers.LARGEST_MEMORY >> 20, unit=" MiB"))
+    for _, misses in parsed.values():
+        report.misses += misses
+    for tried in served.values():
+        report.misses += tried.misses
+    return report
+
+
+def show_what_was_met(served: dict[tuple[str, str], Tried], verbose: bool) -> None:
+    for (part, tree), tried in served.items():
+        dangers = {name.removeprefix("danger: "): n for name, n in tried.tally.items() if name.startswith("danger: ")}
+        if dangers:
+            rarest = sorted(dangers, key=lambda name: dangers[name])
+            print(f"{part} on OpenSSH {TREES[tree]}: {len(dangers)} dangers, the rarest: {joined(rarest)}")
+        for name, number in sorted(tried.tally.items()):
+            if verbose or name.startswith(("refused", "as_before", "reverted", "undone")):
+                print(f"{part} on OpenSSH {TREES[tree]}: {name}: {number}")
+        for note in tried.notes if verbose else tried.notes[:5]:
+            print(f"  {note}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make fuzz", description=__doc__.split("\n")[0])
+    parser.add_argument("--sample", action="store_true", help="two minutes' worth, as CI runs it")
+    parser.add_argument("--only", choices=PARTS, action="append", help="this part; may be given more than once")
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--number", type=int, help="the one case of this number")
+    parser.add_argument("--count", type=int, help="so many cases on each OpenSSH")
+    parser.add_argument("--tree", choices=TREES, help="servers of this kind only")
+    parser.add_argument("--long", action="store_true", help="ten minutes for each parser")
+    parser.add_argument("--workers", type=int, default=min(os.cpu_count() or 1, 4))
+    parser.add_argument("--into", type=Path, help="write the figures as JSON, too")
+    parser.add_argument("--verbose", action="store_true")
+    wanted = parser.parse_args()
+    wanted.only = wanted.only or PARTS
+    parsed = of_parsers(wanted)
+    served = in_servers(wanted)
+    show_what_was_met(served, wanted.verbose)
+    return reported(wanted, served, parsed).ended(wanted.into)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
