@@ -41,7 +41,13 @@ case " $* " in *" -t "*|*" -T "*|*" -R "*) exec {_REAL} "$@" ;; esac
 mv {_REAL} {_SSHD}
 exit 255
 """
-_WRAP = f"mkdir {_REAL.rpartition('/')[0]} && cp -p {_SSHD} {_REAL} && cat >{_SSHD}.new && chmod 755 {_SSHD}.new && mv {_SSHD}.new {_SSHD}"
+_WRAP = f"""set -e
+mkdir {_REAL.rpartition("/")[0]}
+cp -p {_SSHD} {_REAL}
+cat >{_SSHD}.new
+chmod 755 {_SSHD}.new
+mv {_SSHD}.new {_SSHD}
+"""
 _SYSTEMD = (
     ("debian-11-systemd", "no"),
     ("debian-12-systemd", "yes"),
