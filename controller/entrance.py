@@ -18,6 +18,7 @@ from kpsagent.errors import Failed, Refused
 _NOTHING_SENT = ("password_refused", "custody_damaged", "root_key_missing")
 _NEXT_WAY = ("wrong_password", "key_refused", "key_mismatch", *_NOTHING_SENT)
 _MOST_FAILED_LOGINS = 2  # OpenSSH 9.8 and later slow down an address that fails more often
+_MOST_OF_A_CHECK = 3  # which nothing comes after that the address would have to wait for
 
 _START_SECONDS = 20.0  # from a login to the agent's first word
 
@@ -68,6 +69,7 @@ class Entrance:
 
         NotConnected where no way gets in; Refused sudo_refused where one does, and neither root nor the login can be had.
         """
+        most = _MOST_OF_A_CHECK if plan["operation"] == "check" else _MOST_FAILED_LOGINS
         failed: list[NotConnected] = []
         opened: list[tuple[Way, asyncssh.SSHClientConnection]] = []
         refused: Refused | None = None
@@ -93,7 +95,7 @@ class Entrance:
                         continue
                     failed.append(self._mismatched(error, way))
                     attempts = [each for each in failed if each.cause not in _NOTHING_SENT]
-                    if failed[-1].cause not in _NEXT_WAY or len(attempts) >= _MOST_FAILED_LOGINS:
+                    if failed[-1].cause not in _NEXT_WAY or len(attempts) >= most:
                         break
             for way, connection in opened:
                 if way.login == self._login:

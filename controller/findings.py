@@ -231,7 +231,7 @@ FINDINGS: dict[str, Finding] = {
     ),
 }
 
-_SAFE = re.compile(r"[A-Za-z0-9_./@:+%-]{1,300}")
+_SAFE = re.compile(r"[A-Za-z0-9_./][A-Za-z0-9_./@:+%-]{0,299}")
 
 
 def repair(code: str, **known: Any) -> str:

@@ -203,10 +203,12 @@ def ways(task: Task, server: Server, bound: list[Bound], given: Credential | Non
         by_caller += [Way(login, None, "identity") for login in logins]
     if given is not None and given.password is not None:
         by_caller += [Way(login, None, "password") for login in ([given.password_of] if given.password_of else logins)]
-    if task.operation == "check":  # the key given is what is asked about, and may well be refused: few tries are allowed
-        by_caller.sort(key=lambda way: way.by != "password")
     managed = [each for each in bound if each.keypair.managed]
     order = {login: place for place, login in enumerate(dict.fromkeys([server.login, "root", task.login]))}
     managed.sort(key=lambda each: order.get(each.binding.login, len(order)))
     kept = [Way(each.binding.login, each.keypair, "custody") for each in managed]
+    if task.operation == "check":
+        # A key is what is asked about, and may well be refused; few tries are allowed.
+        passwords = [way for way in by_caller if way.by == "password"]
+        return passwords + kept[:1] + [way for way in by_caller if way.by == "identity"] + kept[1:]
     return by_caller + kept if task.operation in _GIVEN_FIRST else kept[:1] + by_caller + kept[1:]

@@ -123,7 +123,10 @@ def diagnose(plan: "Plan", seen: "Seen", notes: Notes) -> "List[Finding]":
     found += _session(seen, notes)
     found += _warnings(seen, notes)
     order = ("key", "session", "doubt", "warning")
-    return sorted(found, key=lambda each: order.index(each.kind))
+    once = {(each.code, each.path, each.line): each for each in reversed(found)}
+    return sorted(
+        (each for each in found if once[each.code, each.path, each.line] is each), key=lambda each: order.index(each.kind)
+    )
 
 
 def _rules(plan: "Plan", seen: "Seen", notes: Notes) -> "List[Finding]":
@@ -143,7 +146,7 @@ def _rules(plan: "Plan", seen: "Seen", notes: Notes) -> "List[Finding]":
         found.append(_finding("shell_missing", said, account.shell, shell=account.shell))
     reason = sshd.login_allowed(settings, account.name, account.groups, address, address, account.uid)
     if reason:
-        found.append(_rule(account, reason, settings))
+        found.append(_rule(account, reason, settings, address))
     if _value(settings, "pubkeyauthentication") == "no":
         found.append(_finding("keys_off", "sshd takes no keys from {} (PubkeyAuthentication no)".format(account.name)))
     elif not sshd.methods_left(settings):
@@ -159,12 +162,12 @@ def _rules(plan: "Plan", seen: "Seen", notes: Notes) -> "List[Finding]":
     return found
 
 
-def _rule(account: "Any", reason: str, settings: "Settings") -> Finding:
+def _rule(account: "Any", reason: str, settings: "Settings", address: str) -> Finding:
     word = reason.split(" ")[0]
     code = _RULES.get(word, "root_login_off")
     if code == "root_login_off" and _value(settings, "permitrootlogin") == "forced-commands-only":
         code = "root_login_commands_only"
-    return _finding(code, "sshd does not let {} in: {}".format(account.name, reason), setting=reason)
+    return _finding(code, "sshd does not let {} in: {}".format(account.name, reason), setting=reason[:300], address=address)
 
 
 def _key(notes: Notes, key: "keys.Key") -> "List[Finding]":

@@ -8,51 +8,54 @@ Json = dict[str, Any]
 _STYLE = {"+": "green", "-": "red", "@": "cyan"}
 
 
-def findings(found: list[Json], server: str) -> None:
+def findings(task: Json, ended_well: bool) -> None:
     """Print why a key can't log in, the reason first, with what mends each; and what may end later."""
+    found, who = task["evidence"]["findings"], f"{task['server']}: the key of {task['login']}"
+    output.say("")
+    output.say(f"{who} gets in, and there is more to know" if ended_well else f"{who} can't log in, and why", style="bold")
     told: dict[str, str] = {}
     for number, one in enumerate(found, 1):
+        indent = " " * (len(str(number)) + 1)
         told[f"{number} {one['code']}"] = str(one["message"])
-        told[" " * len(str(number)) + (" warning" if one["kind"] == "warning" else " repair") + " " * number] = str(one["repair"])
+        told[f"{indent}{'look' if one['kind'] == 'warning' else 'repair'}{' ' * number}"] = str(one["repair"])
     output.facts(told)
-    if any(one["safe"] and one["kind"] in ("key", "doubt") for one in found):
-        output.say(f"repaired by: kps server check {server} --repair")
+    mended = [number for number, one in enumerate(found, 1) if one["safe"] and one["kind"] in ("key", "doubt")]
+    if mended and not ended_well:
+        others = [
+            str(number) for number, one in enumerate(found, 1) if number not in mended and one["kind"] in ("key", "session")
+        ]
+        after = f"once {' and '.join(others)} is mended, this does " if others else "this repairs "
+        command = f"kps server check {task['server']} --login {task['login']} --repair"
+        output.say(f"{after}{' and '.join(map(str, mended))}: {command}")
 
 
-def plan(one: Json) -> None:
+def plan(task: Json) -> None:
     """Print what an operation would do, file by file."""
-    told, server = one["evidence"]["plan"], one["server"]
-    if not told:
-        return
+    told, server = task["evidence"]["plan"], task["server"]
     output.say("")
-    changes = told["changes"]
-    output.say(
-        f"{server}: {len(changes)} changes would be made" if changes else f"{server}: nothing would be changed", style="bold"
+    count = len(told["changes"])
+    would = (
+        "nothing would be changed" if not count else "1 change would be made" if count == 1 else f"{count} changes would be made"
     )
-    for change in changes:
-        what = {"mode": "mode", "owner": "owner", "directory": "new directory"}.get(change["kind"])
-        if what is not None:
-            before = f"{change['before']} -> " if "before" in change else ""
-            output.say(
-                f"{what} of {change['path']}: {before}{change['after']}"
-                if before
-                else f"{what}: {change['path']} {change['after']}"
-            )
-        for line in change.get("diff", []):
-            output.say(line, style=_STYLE.get(line[:1], ""))
-    proofs = [f"{each['way']} of {each['login']}: {each['want']}" for each in told["proofs"]]
-    output.facts(
-        {
-            name: value
-            for name, value in {
-                "first": one["evidence"].get("first"),
-                "armed": told["armed"],
-                "reload of": told["reload"],
-                "proved by": ", ".join(proofs),
-                "locked out": ", ".join(told["locked_out"]),
-                "limits": "; ".join(one["evidence"].get("limits", [])),
-            }.items()
-            if value
-        }
-    )
-    output.say(f"{server}: nothing was written")
+    output.say(f"{server}: {would}", style="bold")
+    for change in told["changes"]:
+        _change(change)
+    proofs = [f"{each['way']} of {each['login']} {each['want']}" for each in told["proofs"]]
+    known = {
+        "first": task["evidence"].get("first"),
+        "armed": told["armed"],
+        "reload of": told["reload"],
+        "proved by": ", ".join(proofs),
+        "locked out": ", ".join(told["locked_out"]),
+        "limits": "; ".join(task["evidence"].get("limits", [])),
+    }
+    output.facts({name: value for name, value in known.items() if value})
+    output.say(f"{server}: this is a plan; nothing was written")
+
+
+def _change(change: Json) -> None:
+    what = {"mode": "mode of", "owner": "owner of", "directory": "new directory", "password": "password in"}.get(change["kind"])
+    if what is not None:
+        output.say(f"{what} {change['path']}" + (f": {change['before']} -> {change['after']}" if "before" in change else ""))
+    for line in change.get("diff", []):
+        output.say(line, style=_STYLE.get(line[:1], ""))

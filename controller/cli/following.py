@@ -181,13 +181,8 @@ def show(results: Sequence[Json], key_file: Path | None = None) -> None:
         output.table(("SERVER", "LOGIN", "PASSWORD LOGIN"), logins)
     for one in results:
         if one["evidence"].get("findings"):
-            output.say("")
-            who = f"{one['server']}: the key of {one['login']}"
-            output.say(
-                f"{who} gets in, and there is more to know" if one["status"] in ENDED_WELL else f"{who} can't log in, and why"
-            )
-            diagnosis.findings(one["evidence"]["findings"], one["server"])
-        if "plan" in one["evidence"]:
+            diagnosis.findings(one, one["status"] in ENDED_WELL)
+        if one["evidence"].get("plan"):
             diagnosis.plan(one)
         if one["status"] not in ENDED_WELL:
             output.say("")
@@ -214,10 +209,14 @@ def explain(task: Json, key_file: Path | None = None) -> None:
     }
     if key_file and task["cause"] in ABOUT_THE_KEY_FILE:
         told["key file"] = str(key_file)
-    told["do"] = handling(task)
+    if task["operation"] != "check" or not task["evidence"].get("findings"):  # each of which says what to do
+        told["do"] = handling(task)
     told["task"] = task["id"]
     output.facts({name: value for name, value in told.items() if value})
     # On a line of its own, which nothing breaks: it is there to be copied.
+    if task.get("request", {}).get("plan"):
+        output.say("this was a plan; nothing was written")
+        return
     output.say(f"again: {retry(task)}" if task["retryable"] else "a retry alone cannot help")
 
 

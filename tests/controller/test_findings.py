@@ -1,0 +1,94 @@
+"""The closed list of findings, and what becomes of what an agent says of them."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from controller import diagnosis
+from controller.causes import CAUSES
+from controller.findings import FINDINGS, repair
+from tests.drills.plants import PLANTS
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/doctor.md").read_text()
+ROW = re.compile(r"^\| `([a-z_]+)` \| (?:`([a-z_]+)`|-) \| (.*) \| `(.*)`( \*)? \|$", re.MULTILINE)
+# Of what is not on a server that is looked into, and of what no real server here shows.
+NOT_PLANTED = {"login_missing", "refused_unseen", "unexplained", "session_fails", "keys_file_unreadable"}
+
+
+def finding(code, kind="key", **more):
+    return {"code": code, "kind": kind, "message": "seen", "path": "", "line": 0, "seen": {}} | more
+
+
+def test_every_finding_is_explained_in_the_words_of_the_list():
+    rows = [
+        (code, cause, meaning, command.replace("\\|", "|"), bool(star))
+        for code, cause, meaning, command, star in ROW.findall(PAGE)
+    ]
+    assert rows == [(code, one.cause, one.meaning, one.repair, one.safe) for code, one in FINDINGS.items()]
+
+
+def test_a_word_that_is_a_cause_too_means_that_cause():
+    assert {one.cause for one in FINDINGS.values()} <= {*CAUSES, ""}
+    assert [code for code in FINDINGS.keys() & CAUSES.keys() if FINDINGS[code].cause != code] == []
+
+
+def test_the_agent_and_the_list_have_the_same_words():
+    tree = ast.parse((ROOT / "kpsagent/doctor.py").read_text())
+    words = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    said = {
+        call.args[0].value for call in calls if call.func.id in ("_finding", "_at") and isinstance(call.args[0], ast.Constant)
+    }
+    assert said <= set(FINDINGS)
+    assert set(FINDINGS) - words == {"login_missing", "refused_unseen", "unexplained", "session_fails"}
+
+
+def test_every_finding_is_planted_by_the_drill():
+    assert {code for plant in PLANTS for code in plant.codes} == set(FINDINGS) - NOT_PLANTED
+
+
+def test_a_repair_is_made_of_what_is_known():
+    assert repair("line_commented_out", LINE=3, PATH="/root/.ssh/authorized_keys") == (
+        "sed -i '3s/^[# \\t]*//' /root/.ssh/authorized_keys"
+    )
+    assert repair("path_owner", LOGIN="deploy", PATH="/home/deploy") == "chown deploy /home/deploy"
+
+
+@pytest.mark.parametrize("path", ["/home/$(reboot)", "/home/a b", "/x;reboot", "/x\nreboot", "-rf", "/x`id`", "~root/x", "/x'"])
+def test_what_a_server_says_is_no_part_of_a_command_unless_it_is_a_plain_name(path):
+    command = repair("path_owner", LOGIN="deploy", PATH=path)
+    assert command == "chown deploy PATH"
+
+
+def test_a_word_that_an_agent_made_up_is_left_out():
+    assert diagnosis.told([finding("reboot_now"), finding("key_not_listed")], SERVER="web-1")[0]["code"] == "key_not_listed"
+
+
+def test_a_login_that_works_is_no_alarm_whatever_was_found():
+    found = [finding("deny_users"), finding("force_command", "session"), finding("path_writable", "doubt")]
+    assert diagnosis.believed(found, "logged_in") == []
+
+
+def test_what_waits_to_be_read_is_a_warning():
+    found = [finding("deny_users"), finding("setting_pending", "warning")]
+    told = diagnosis.believed(found, "logged_in")
+    assert [(one["code"], one["kind"]) for one in told] == [("setting_pending", "warning"), ("deny_users", "warning")]
+
+
+def test_a_key_that_is_only_accepted_may_still_be_ended_at_once():
+    found = [finding("deny_users"), finding("shell_ends_at_once", "session")]
+    assert [one["code"] for one in diagnosis.believed(found, "accepted")] == ["shell_ends_at_once"]
+
+
+def test_what_only_some_sshds_mind_is_the_reason_where_there_is_no_other():
+    doubt, reason = finding("path_writable", "doubt"), finding("line_from")
+    assert diagnosis.believed([doubt], "refused") == [doubt]
+    assert diagnosis.believed([reason, doubt], "refused") == [reason]
+
+
+def test_a_refusal_that_nothing_explains_says_so():
+    assert [one["code"] for one in diagnosis.explained([], "refused", SERVER="web-1", LOGIN="deploy")] == ["unexplained"]
+    assert [one["code"] for one in diagnosis.explained([], "let_in", SERVER="web-1", LOGIN="deploy")] == ["session_fails"]
