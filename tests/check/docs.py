@@ -17,7 +17,7 @@ _ISSUE = re.compile(r"\bissue #?\d|(?<![\w&/])#\d+\b")
 
 def complaints(root: Path = ROOT) -> list[str]:
     """What is wrong with the documents of the tree under root, one line each."""
-    return [*_dead_links(root), *_unexplained_causes(root), *_outside_words(root)]
+    return [*_dead_links(root), *_unexplained_causes(root), *_flavours_without_a_row(root), *_outside_words(root)]
 
 
 def _dead_links(root: Path) -> Iterator[str]:
@@ -46,6 +46,14 @@ def _unexplained_causes(root: Path) -> Iterator[str]:
         yield f"docs/causes.md: no section explains {code}"
     for code in sorted(explained - codes):
         yield f"docs/causes.md: {code} is not a cause code of controller/causes.py"
+
+
+def _flavours_without_a_row(root: Path) -> Iterator[str]:
+    page = root / "docs/flavours.md"
+    text = page.read_text() if page.exists() else ""
+    for folder in sorted(root.glob("docker/fleet/*/")):
+        if f"| {folder.name} |" not in text:
+            yield f"docs/flavours.md: no row for {folder.name}; make fleet ARGS='--flavour {folder.name} --write-docs' writes one"
 
 
 def _outside_words(root: Path) -> Iterator[str]:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from tests.drills.fleet.flavours import Flavour
-from tests.drills.fleet.scenarios import OPERATIONS, OUTCOMES, Row
+from tests.drills.fleet.flavours import Flavour, every
+from tests.drills.fleet.scenarios import OPERATIONS, Row
 
 PAGE = Path(__file__).parents[3] / "docs" / "flavours.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
@@ -27,31 +27,33 @@ def cell(flavour: Flavour, operation: str, rows: list[Row]) -> str:
 
 def table(chosen: list[Flavour], rows: list[Row]) -> Table:
     """Flavours down, operations across."""
-    found = Table("flavour", *OPERATIONS, "seconds", title="fleet: scenarios as they must be", title_justify="left")
+    found = Table("flavour", *OPERATIONS, "seconds", title="fleet: scenarios that were as they must be", title_justify="left")
     for flavour in chosen:
         cells = [cell(flavour, operation, rows) for operation in OPERATIONS]
-        colours = [
-            "red" if text.startswith(("FAILED", "not")) else "yellow" if text.startswith("refused") else "green" for text in cells
-        ]
         seconds = sum(row.seconds for row in rows if row.flavour == flavour.name)
-        found.add_row(
-            flavour.name, *(f"[{colour}]{text}[/]" for colour, text in zip(colours, cells, strict=True)), f"{seconds:.0f}"
-        )
+        found.add_row(flavour.name, *(f"[{_colour(text)}]{text}[/]" for text in cells), f"{seconds:.0f}")
     return found
 
 
+def _colour(text: str) -> str:
+    return "red" if text.startswith(("FAILED", "not")) else "yellow" if text.startswith("refused") else "green"
+
+
 def write(chosen: list[Flavour], rows: list[Row]) -> None:
-    """Put the table into docs/flavours.md."""
-    lines = ["| flavour | " + " | ".join(OPERATIONS) + " |", "|---" * (1 + len(OPERATIONS)) + "|"]
-    lines += [
-        f"| {flavour.name} | " + " | ".join(cell(flavour, operation, rows) for operation in OPERATIONS) + " |"
-        for flavour in chosen
-    ]
-    lines += [
-        "",
-        f"{len(rows)} scenarios on {len(chosen)} flavours, {sum(not row.found for row in rows)} as they must be. Outcomes tried:",
-    ]
-    counted = {outcome: sum(row.outcome == outcome for row in rows) for outcome in OUTCOMES}
-    lines += [", ".join(f"{outcome} {number}" for outcome, number in counted.items()) + "."]
+    """Put what was found into the table of docs/flavours.md. Flavours that did not run keep what they had; gone ones go."""
     text = PAGE.read_text()
-    PAGE.write_text(re.sub(f"{BEGIN}.*{END}", lambda _: "\n".join([BEGIN, *lines, END]), text, flags=re.DOTALL))
+    before = text.partition(BEGIN)[2].partition(END)[0]
+    known = {line.split("|")[1].strip(): line for line in before.split("\n") if line.startswith("| ")}
+    for flavour in chosen:
+        cells = (cell(flavour, operation, rows) for operation in OPERATIONS)
+        known[flavour.name] = f"| {flavour.name} | {' | '.join(cells)} |"
+    lines = ["| flavour | " + " | ".join(OPERATIONS) + " |", "|---" * (1 + len(OPERATIONS)) + "|"]
+    lines += [known.get(flavour.name, f"| {flavour.name} |{' not tried |' * len(OPERATIONS)}") for flavour in every()]
+    # Where an operation is refused there is no other way than to say so beforehand, and why.
+    refusals = [
+        f"- **{flavour.name}** refuses {operation} (`{refusal.cause}`): {refusal.because}."
+        for flavour in every()
+        for operation, refusal in flavour.refuses.items()
+    ]
+    block = "\n".join([BEGIN, *lines, "", *(refusals or ["No flavour refuses an operation."]), END])
+    PAGE.write_text(re.sub(f"{BEGIN}.*{END}", lambda _: block, text, flags=re.DOTALL))
