@@ -294,8 +294,13 @@ CAUSES: dict[str, Cause] = {
     ),
     "old_key_still_accepted": Cause(
         "sshd still takes the key that was removed: a second file, an AuthorizedKeysCommand or a CA lets it in. The change "
-        "was taken back.",
+        "was taken back, but for a revoke.",
         "sshd -T -C user=LOGIN shows where it looks; remove it there.",
+        True,
+    ),
+    "key_remains": Cause(
+        "The revoked key is out of every file that is ours to change, and stays out; what is named still lets it in somewhere.",
+        f"Take it out of each place that the message names (another login's file: --everywhere), then {_RETRY}.",
         True,
     ),
     "password_still_accepted": Cause(

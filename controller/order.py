@@ -66,6 +66,7 @@ def make(
         "accept_unproved": bool(request.get("accept_unproved")),
         "force": bool(request.get("force")),
         "fix_permissions": bool(request.get("fix_permissions")),
+        **{name: True for name in ("revoke", "everywhere", "end_sessions") if request.get(name)},
     }
     old: KeyPair | None = None
     asked: KeyPair | None = None
@@ -94,6 +95,8 @@ def make(
         lines = [old.public_key] if old is not None else [identity_line]
         waiting.pop(task.login, None)
         plan.update(remove=lines + waits.get("remove", []), passwords="restore" if _last_that_closed(here, bound) else None)
+        if plan.get("revoke") and not any(same(identity_line, line) for line in plan["remove"]):
+            plan["key"] = identity_line  # another key that gets in, given as the way in that is to stay
     elif task.operation == "password-login-disable":
         wanted = here.keypair if here is not None else wanted
         plan.update(key=wanted.public_key if wanted else identity_line, passwords="off")

@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 import asyncssh
 from passlib.hash import sha512_crypt
 
-from controller import causes, diagnosis, keyfiles, order
+from controller import causes, diagnosis, keyfiles, order, sessions
 from controller.causes import CAUSES
 from controller.entrance import Entrance, Inside
 from controller.errors import Damaged, NotFound, Problem, Unavailable
@@ -45,6 +45,8 @@ from kpsagent.errors import Failed, Refused, Stop
 T = TypeVar("T")
 _SETTLE_SECONDS = 8.0
 _LOOK_AGAIN_SECONDS = 20.0
+# What a server's journal says of an operation that has ended, in our words.
+_SERVER_STATES = {"reverted": "reverted", "partial": "partial", "succeeded": "as_asked", "unchanged": "as_asked"}
 _LARGEST_GENERATION = 1 << 31
 _ONLY_LOOK = ("password-login-status",)
 # Before these phases are over nothing has been written.
@@ -520,8 +522,10 @@ class _Job:
         cause = "server_rebooted" if rebooted else lost.cause
         message = f"{self.server.name}: {'it was rebooted in the middle' if rebooted else lost.message}"
         knows_nothing = "unknown" if self.touched or said.get("last") is None else "as_before"
-        state = "reverted" if ended == "reverted" else knows_nothing
-        return {"status": "failed", "server_state": state, "cause": cause, "message": message, "phase": self.phase}
+        state = ended if ended in ("reverted", "partial") else knows_nothing
+        found = {"status": "failed", "server_state": state, "cause": cause, "message": message, "phase": self.phase}
+        # What was revoked is gone, and the new key has its proof; that the old one is refused has none.
+        return found | {"removed": [], "proofs": self.prover.proofs} if state == "partial" and self.prover is not None else found
 
     async def told_by_server(self) -> tuple[ServerState, dict[str, Any]] | None:
         """Return how this task, of which nobody heard the end, left the server, and what changes in the inventory with that.
@@ -575,6 +579,10 @@ class _Job:
         # An agent commits on our proofs only.
         method = "logged_in" if self.order.plan.get("provable") else "accepted"
         proofs = [{"way": "key", "login": self.task.login, "method": method}] if self.order.plan.get("key") else []
+        if told.get("result") == "partial":
+            outcome = Outcome("failed", "partial", proofs=proofs)
+            changes = self._notes(_login_state(said, self.server))
+            return "partial", changes | self._replaced_all_the_same(dict(said, removed=[]), outcome)
         return "as_asked", self._changes(said, Outcome("succeeded", "as_asked", proofs=proofs))
 
     def _only_look(self) -> dict[str, Any]:
@@ -591,7 +599,7 @@ class _Job:
         for told in (result.get("recovered"), result.get("last")):
             if not isinstance(told, dict) or told.get("operation") == self.task.id:
                 continue
-            state = {"reverted": "reverted", "succeeded": "as_asked", "unchanged": "as_asked"}.get(str(told.get("result")))
+            state = _SERVER_STATES.get(str(told.get("result")))
             for other in await self.runner.off(self.store.tasks, self.task.tenant_id, server_id=self.server.id):
                 if state and other.id == told.get("operation") and other.server_state == "unknown" and other.status == "failed":
                     await self.runner.off(self.store.settle, other.id, state)
@@ -599,9 +607,12 @@ class _Job:
     def _concluded(self, result: dict[str, Any]) -> tuple[Outcome, dict[str, Any]]:
         """Turn what the agent said into the outcome and the changes of the inventory."""
         evidence = dict(result.get("evidence") or {})
-        for name in ("findings", "plan", "first", "logins", "armed", "limits", "remains", "leftover"):
+        for name in ("findings", "plan", "first", "logins", "armed", "limits", "removed", "remains", "notes", "leftover"):
             if result.get(name):
                 evidence.setdefault(name, result[name])
+        live = sessions.named(result)
+        if live:
+            evidence["sessions"] = live
         status = result["status"]
         cause = result.get("cause")
         if status == "failed" and cause not in CAUSES:
@@ -611,7 +622,7 @@ class _Job:
             server_state=result["server_state"],
             phase=result.get("phase") or "done",
             cause=cause,
-            message=_named(self.server.name, plain(str(result.get("message") or ""))),
+            message=_named(self.server.name, plain(_told(result, self.order.plan))),
             evidence=small(evidence),
             proofs=self._proofs(result),
             handling=causes.handling(cause, **self.place) if cause in CAUSES else None,
@@ -620,7 +631,8 @@ class _Job:
         if self.order.plan["only_plan"]:
             return outcome, self._notes(_login_state(result, self.server))
         if status == "failed":
-            return outcome, self._caught_up(outcome) or self._notes(_login_state(result, self.server))
+            changes = self._caught_up(outcome) or self._notes(_login_state(result, self.server))
+            return outcome, changes | self._replaced_all_the_same(result, outcome)
         return outcome, self._changes(result, outcome)
 
     def _caught_up(self, outcome: Outcome) -> dict[str, Any]:
@@ -629,6 +641,21 @@ class _Job:
         if outcome.cause != "stale_generation" or not isinstance(seen, int) or not 0 < seen < _LARGEST_GENERATION:
             return {}
         return {"notes": ServerNotes(generation=seen)}
+
+    def _replaced_all_the_same(self, result: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
+        """After a revoke that is not whole the new key is there for good; that the old one is refused is for the next order."""
+        keypair, removed = self.order.keypair, self.order.plan.get("remove")
+        shown = [each["method"] for each in outcome.proofs if each["way"] == "key" and each["method"] != "refused"]
+        if outcome.server_state != "partial" or result.get("removed") is None or keypair is None or not shown:
+            return {}
+        here = next((each.binding for each in self.order.bound if each.binding.login == self.task.login), None)
+        closed = here is not None and here.closed_password_login
+        waiting = self.order.after_reset | {self.task.login: {"remove": removed, "close_passwords": False}}
+        notes = cast(ServerNotes, self._notes(_login_state(result, self.server))["notes"] | {"after_reset": waiting})
+        return {"binding": self._binding(keypair, shown[0], closed), "notes": notes}
+
+    def _binding(self, keypair: KeyPair, method: str, closed: bool) -> Binding:
+        return Binding(self.server.id, self.task.login, keypair.id, method, closed, self.task.id, now())
 
     def _proofs(self, result: dict[str, Any]) -> list[dict[str, str]]:
         found = [{name: str(each[name]) for name in ("way", "login", "method")} for each in result.get("proofs") or []]
@@ -647,15 +674,8 @@ class _Job:
             closed = bool(result.get("closed")) and self.order.plan.get("passwords") == "off"
             if self.order.plan.get("passwords") is None and here is not None:
                 closed = here.closed_password_login
-            changes["binding"] = Binding(
-                server_id=self.server.id,
-                login=self.task.login,
-                keypair_id=keypair.id,
-                proof=methods[0] if methods else "not_applicable",
-                closed_password_login=closed and operation != "reset",
-                task_id=self.task.id,
-                created_at=now(),
-            )
+            method = methods[0] if methods else "not_applicable"
+            changes["binding"] = self._binding(keypair, method, closed and operation != "reset")
         if self.order.after_reset != (self.server.after_reset or {}):
             changes["notes"]["after_reset"] = self.order.after_reset or None
         return changes
@@ -691,6 +711,14 @@ def _login_state(result: dict[str, Any], server: Server) -> str | None:
     logins = result.get("logins")
     state = logins.get(server.login) if isinstance(logins, dict) else None
     return state if isinstance(state, str) else None
+
+
+def _told(result: dict[str, Any], plan: dict[str, Any]) -> str:
+    """Return why it failed, and what became of the sessions that a removed key had opened."""
+    told = [str(result.get("message") or "")]
+    if plan.get("remove"):
+        told.append(sessions.told(result))
+    return "; ".join(each for each in told if each)
 
 
 def _named(server: str, message: str) -> str:

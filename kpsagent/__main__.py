@@ -123,7 +123,7 @@ def state_directory() -> str:
 
 
 def watch(directory: str) -> None:
-    """Wait until the change is confirmed or undone; what is neither at the deadline, is undone here.
+    """Wait until the change is confirmed or undone; what is neither at the deadline, is undone here, or a revoke finished.
 
     Whoever has begun to undo may die of it: only a journal that is gone, or confirmed, ends the watch.
     """
@@ -139,7 +139,7 @@ def watch(directory: str) -> None:
 
 
 def _undecided(directory: str) -> "Any":
-    return standing(directory, ("armed", "reverting"))
+    return standing(directory, ("armed", "revoking", "reverting"))
 
 
 def undo_now(directory: str, ours: "Any", booting: bool = False) -> None:

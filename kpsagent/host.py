@@ -30,6 +30,11 @@ File.__doc__ = """A file's text, or None where there is none; mode without the t
 
 Output = namedtuple("Output", "code out err")
 
+Session = namedtuple("Session", "pid begun since source used")
+Session.__doc__ = """An open SSH session. pid: of sshd's process for its connection; begun: what tells it from a later one of that
+number. since: seconds since 1970. source: "ADDRESS port PORT", or "". used: "yes" where a log says that one of the keys opened
+it, "maybe" where none says what did."""
+
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 FindAccount = namedtuple("FindAccount", "name")
@@ -71,6 +76,10 @@ Glob.__doc__ = "-> sorted list of root's files that match, as sshd's Include doe
 Clock = namedtuple("Clock", "")
 Clock.__doc__ = "-> (seconds since boot, which boot this is). Wall clocks jump; this does not."
 
+Sessions = namedtuple("Sessions", "account fingerprints")
+Sessions.__doc__ = """-> list of Session: those of this login that one of these keys opened, or may have; ours is not among them.
+None where that cannot be told."""
+
 Limits = namedtuple("Limits", "")
 Limits.__doc__ = """-> list of sentences: what cannot be guaranteed on this server with this way of working. It is told before
 anything is written (--plan), and with the result."""
@@ -111,6 +120,10 @@ Reload = namedtuple("Reload", "daemon revive")
 Reload.__doc__ = """-> whether sshd was seen to listen anew after being told to re-read its configuration; open sessions live
 on. Only after a good `sshd -t`. With revive, one that is not running is started."""
 
+EndSession = namedtuple("EndSession", "session")
+EndSession.__doc__ = """-> whether it is gone: its connection, and what it ran that is still of it. False for the session that we
+are in, and where it cannot be done."""
+
 # -- our own state on the server ---------------------------------------------------------------------------------------
 
 Lock = namedtuple("Lock", "must")
@@ -124,14 +137,14 @@ WriteState = namedtuple("WriteState", "state")
 WriteState.__doc__ = "Durable when answered. One of a lower generation than what stands there changes nothing."
 
 ReadJournal = namedtuple("ReadJournal", "")
-ReadJournal.__doc__ = """-> (one of "armed", "confirmed", "reverting"; the journal), or None. Where we hold the lock, what a
-killed run left half written in our directory, and its nonce, are gone."""
+ReadJournal.__doc__ = """-> (one of "armed", "revoking", "confirmed", "reverting"; the journal), or None. Where we hold the lock,
+what a killed run left half written in our directory, and its nonce, are gone."""
 
 WriteJournal = namedtuple("WriteJournal", "journal")
 WriteJournal.__doc__ = "The journal stands as armed; durable when answered."
 
 MoveJournal = namedtuple("MoveJournal", "to")
-MoveJournal.__doc__ = '-> whether it was we who moved it from armed to "confirmed" or "reverting".'
+MoveJournal.__doc__ = '-> whether it was we who moved it from armed to "revoking", "confirmed" or "reverting".'
 
 DropJournal = namedtuple("DropJournal", "")
 

@@ -12,7 +12,7 @@ from .errors import Refused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import List, Optional, Set, Tuple
+    from typing import FrozenSet, List, Optional, Set, Tuple
 
 LARGEST = 8 * 1024 * 1024  # bytes of an authorized_keys file that are still read
 
@@ -320,14 +320,14 @@ def remove(content: str, key: Key) -> str:
     return "\n".join(part for index, part in enumerate(content.split("\n")) if index not in gone)
 
 
-def inherit(content: str, old: Key, key_line: str) -> str:
+def inherit(content: str, old: Key, key_line: str, without: "FrozenSet[str]" = frozenset()) -> str:
     """Return content in which right after each line that holds old stands one for the new key with the same options.
 
-    Options are copied byte for byte, and so is the end of the line. Where old is not held, the same as add(). Doing it
-    twice is doing it once. Raises Refused (key_type_refused).
+    Options are copied byte for byte, and so is the end of the line. A line with one of the options without has no heir. Where old
+    is not held, the same as add(). Doing it twice is doing it once. Raises Refused (key_type_refused).
     """
     new = parse(key_line)
-    held = find(content, old)
+    held = [line for line in find(content, old) if without.isdisjoint(option_names(line.options))]
     if not held or new.material == old.material:
         return add(content, key_line)
     there = {(line.index, line.options) for line in find(content, new)}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional, Tuple
 
 PATIENCE_SECONDS = 2  # with whoever holds the lock at the deadline, before an undo goes on beside them
-_NAMES = ("armed", "confirmed", "reverting")
+_NAMES = ("armed", "revoking", "confirmed", "reverting")
 _NEW = "new-"
 SELINUX = "/sys/fs/selinux/enforce"  # there where SELinux is on
 RESTORECON = ("/usr/sbin/restorecon", "/sbin/restorecon")
@@ -140,6 +140,16 @@ class LocalHost:
 
     def _Reload(self, effect: "Any") -> bool:
         return processes.reload(effect.daemon, self._connection, effect.revive)
+
+    def _Sessions(self, effect: "Any") -> "Any":
+        from . import sessions  # for what removes a key only
+
+        return sessions.open_sessions(effect.account, effect.fingerprints)
+
+    def _EndSession(self, effect: "Any") -> bool:
+        from . import sessions
+
+        return sessions.end(effect.session)
 
     # -- our own state -----------------------------------------------------------------------------------------------
 

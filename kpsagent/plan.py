@@ -11,7 +11,7 @@ from .errors import Refused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional, Tuple
+    from typing import Any, Dict, FrozenSet, List, Optional, Tuple
 
     from .host import Account, File
 
@@ -38,7 +38,8 @@ ELSEWHERE = "203.0.113.7"
 Plan = namedtuple(
     "Plan",
     "operation id generation login key remove passwords provable password_known accept_lockout accept_unproved force"
-    " fix_permissions deadline_seconds password_hash connection diagnose as_if_listed repair only_plan",
+    " fix_permissions deadline_seconds password_hash connection diagnose as_if_listed repair only_plan revoke"
+    " everywhere end_sessions",
 )
 Plan.__doc__ = """The wanted state of one server.
 
@@ -46,7 +47,9 @@ key: the public key line that shall work afterwards, or None. remove: public key
 (effective for the login), "restore" (our block is taken out) or None (left alone). provable: the controller can log in with
 key. connection: [client address, client port, server address, server port] of the rope. diagnose: the key line of which is
 asked why it can, or can't, log in, "" for the login alone, None where nothing is asked; as_if_listed: what if it were in the
-file of keys; repair: mend what is safe to mend. only_plan: say what would be done, and do nothing.
+file of keys; repair: mend what is safe to mend. only_plan: say what would be done, and do nothing. revoke: the
+keys to be removed are compromised, so their removal is never undone; everywhere: also from other logins' files; end_sessions:
+and what they opened ends.
 """
 
 Step = namedtuple("Step", "kind path login before after")
@@ -58,8 +61,9 @@ Question.__doc__ = """A proof asked of the controller. way: "key" or "password".
 "refused"; least: the weakest method that will do. key: the key in question; known: for "refused", the key line that must still
 get in."""
 
-Steps = namedtuple("Steps", "widen narrow widened narrowed")
-Steps.__doc__ = "Two lists of Step, and the questions asked after each."
+Steps = namedtuple("Steps", "widen narrow widened narrowed revoke revoked")
+Steps.__doc__ = """Lists of Step, and the questions asked after each. revoke: removals that are never undone; they come after all
+else has been proved and committed."""
 
 KeyFile = namedtuple("KeyFile", "path file components here")
 KeyFile.__doc__ = """A file in which sshd looks for a login's keys. here: for a client at the controller's address; else at others
@@ -71,14 +75,16 @@ keywords that would differ for any of these."""
 
 Seen = namedtuple(
     "Seen",
-    "account accounts directory_service daemon config vendor check effective candidate files places shadow unread revoked",
+    "account accounts directory_service daemon config vendor check effective candidate files places shadow unread revoked"
+    " passed_over",
 )
 Seen.__doc__ = """What look() found. config: the File that our block goes into. vendor: the vendor's own main file (File),
 where sshd reads that because there is no other, and config is a drop-in; else None. check: sshd's verdict on its configuration
 as it stands (Output, or None where there is no sshd to ask). effective: login -> address -> settings. candidate: Candidate or
 None. files: login -> list of KeyFile, in the order in which sshd reads them. places: where the configuration sets what lets
 passwords in. shadow: its text, where a password is to be set. unread: what of the configuration was changed since the running
-sshd last read it. revoked: the File of RevokedKeys, None where sshd has none."""
+sshd last read it. revoked: the File of RevokedKeys, None where sshd has none. passed_over: (login,
+path, why) of files of keys that could not be read, where what can be is enough."""
 
 _DEFAULTS = {
     "key": None,
@@ -97,6 +103,9 @@ _DEFAULTS = {
     "as_if_listed": False,
     "repair": False,
     "only_plan": False,
+    "revoke": False,
+    "everywhere": False,
+    "end_sessions": False,
 }  # type: Dict[str, Any]
 
 _TEXT = (str, type(None))
@@ -203,7 +212,7 @@ def decide(plan: Plan, seen: Seen, opened: "Optional[List[Step]]" = None) -> Ste
     opened: what reset.opened() adds on a disk at rest, or doctor.repairs() for a check.
     """
     if reads_only(plan):
-        return Steps([], [], [], [])
+        return Steps([], [], [], [], [], [])
     if seen.check is not None and seen.check.code != 0:
         if seen.config.text is None:
             raise Refused(
@@ -223,7 +232,7 @@ def decide(plan: Plan, seen: Seen, opened: "Optional[List[Step]]" = None) -> Ste
     if plan.operation in ("bind", "replace", "reset"):
         widen += _key_added(plan, seen)
     widen += opened or []
-    if plan.remove and plan.operation != "reset":
+    if plan.remove and plan.operation != "reset" and not plan.revoke:
         narrow += _keys_removed(plan, seen, widen)
     setting = _setting_changed(plan, seen)
     if setting is not None and plan.passwords == "off":
@@ -232,8 +241,8 @@ def decide(plan: Plan, seen: Seen, opened: "Optional[List[Step]]" = None) -> Ste
     elif setting is not None:
         widen.append(setting)
     if plan.passwords == "off" or (plan.operation == "replace" and narrow):
-        _refuse_unproved(plan, narrow)
-    if plan.operation == "unbind":
+        refuse_unproved(plan, bool(narrow))
+    if plan.operation == "unbind" and plan.key is None:
         _refuse_no_way_in(plan, seen)
     return _with_questions(plan, widen, narrow)
 
@@ -319,10 +328,12 @@ def _key_added(plan: Plan, seen: Seen) -> "List[Step]":
     _refuse_out_of_reach(plan, seen, target)
     text = target.file.text or ""
     keys.refuse_odd(text, target.path)
+    # Where a key that was stolen made certificates, its successor is not to.
+    without = frozenset(["cert-authority"] if plan.revoke else [])
     if plan.remove:
         after = text
         for old in plan.remove:
-            holder, options = _old_line(files, keys.parse(old))
+            holder, options = _old_line(files, keys.parse(old), without)
             if options & {"command", "cert-authority", "expiry-time"}:
                 raise Refused(
                     "options_block_proof",
@@ -333,7 +344,7 @@ def _key_added(plan: Plan, seen: Seen) -> "List[Step]":
                     path=holder,
                     options=sorted(options),
                 )
-            after = keys.inherit(after, keys.parse(old), plan.key)
+            after = keys.inherit(after, keys.parse(old), plan.key, without)
     else:
         after = keys.add(text, plan.key)
     steps = _path_made_good(plan, target, seen.account.uid)
@@ -363,9 +374,11 @@ def _refuse_stuck(file: "File") -> None:
         )
 
 
-def _old_line(files: "List[KeyFile]", old: keys.Key) -> "Tuple[str, set[str]]":
+def _old_line(files: "List[KeyFile]", old: keys.Key, without: "FrozenSet[str]") -> "Tuple[str, set[str]]":
     for each in files:
         for line in keys.find(each.file.text or "", old):
+            if not without.isdisjoint(keys.option_names(line.options)):
+                continue
             return "{}:{}".format(each.path, line.index + 1), keys.option_names(line.options)
     return "", set()
 
@@ -411,22 +424,26 @@ def _wrong_path(wrong: "Any") -> Refused:
 
 
 def _keys_removed(plan: Plan, seen: Seen, widen: "List[Step]") -> "List[Step]":
-    name = seen.account.name
     written = {step.path: step.after for step in widen if step.kind == "keys"}
-    steps = []
-    for each in seen.files[name]:
-        before = written.get(each.path, each.file.text)
-        if before is None:
-            continue
-        keys.refuse_odd(before, each.path)
-        after = before
-        for old in plan.remove:
-            after = keys.remove(after, keys.parse(old))
-        if after != before:
-            _refuse_out_of_reach(plan, seen, each)
-            _refuse_stuck(each.file)
-            steps.append(Step("keys", each.path, name, before, after))
-    return steps
+    steps = [
+        keys_removed_from(plan, seen, each, written.get(each.path, each.file.text)) for each in seen.files[seen.account.name]
+    ]
+    return [step for step in steps if step is not None]
+
+
+def keys_removed_from(plan: Plan, seen: Seen, each: KeyFile, before: "Optional[str]") -> "Optional[Step]":
+    """Return the step that takes the keys out of a file of seen.account's, which by then holds before; None where it has none."""
+    if before is None:
+        return None
+    keys.refuse_odd(before, each.path)
+    after = before
+    for old in plan.remove:
+        after = keys.remove(after, keys.parse(old))
+    if after == before:
+        return None
+    _refuse_out_of_reach(plan, seen, each)
+    _refuse_stuck(each.file)
+    return Step("keys", each.path, seen.account.name, before, after)
 
 
 def _refuse_out_of_reach(plan: Plan, seen: Seen, each: KeyFile) -> None:
@@ -582,7 +599,7 @@ def refuse_lockouts(plan: Plan, seen: Seen) -> None:
             continue
         if not has_shell(account) and not sshd.needs_no_shell(settings):
             continue
-        if _needs_password(seen, account) and not _key_would_do(plan, seen, account):
+        if _needs_password(seen, account) and not key_would_do(seen, account):
             out.append(account.name)
     if out:
         raise Refused(
@@ -604,7 +621,8 @@ def _needs_password(seen: Seen, account: "Account") -> bool:
     return False
 
 
-def _key_would_do(plan: Plan, seen: Seen, account: "Account") -> bool:
+def key_would_do(seen: Seen, account: "Account") -> bool:
+    """Say whether one of the keys in this login's files would get it in."""
     settings = seen.effective[account.name][ELSEWHERE]
     if settings.get("pubkeyauthentication", ["yes"]) == ["no"] or not sshd.methods_left(settings):
         return False
@@ -619,14 +637,15 @@ def _key_would_do(plan: Plan, seen: Seen, account: "Account") -> bool:
     return False
 
 
-def _refuse_unproved(plan: Plan, narrow: "List[Step]") -> None:
+def refuse_unproved(plan: Plan, narrows: bool) -> None:
+    """Refuse what takes a way in where no key is there to be proved before, or where nobody can log in with it."""
     if plan.key is None:
         raise Refused(
             "no_way_in_remains",
             "no key is known to work for {}; bind a key pair first".format(plan.login),
             login=plan.login,
         )
-    if narrow and not plan.provable and not plan.accept_unproved:
+    if narrows and not plan.provable and not plan.accept_unproved:
         raise Refused(
             "proof_too_weak",
             "nobody has shown to hold the private half, so at most sshd's word that it would accept the key can be had; "
@@ -661,20 +680,22 @@ def _with_questions(plan: Plan, widen: "List[Step]", narrow: "List[Step]") -> St
     """Put to each half the proofs that it must pass. Where there is no step at all the same proofs show that all holds."""
     login = plan.login
     if plan.operation == "reset":
-        return Steps(widen, narrow, [], [])
+        return Steps(widen, narrow, [], [], [], [])
     least = "logged_in" if plan.provable else "accepted"
     key = Question("key", login, "logged_in", least, plan.key, None)
     at_least = "logged_in" if plan.password_known else "password_offered"
     password = Question("password", login, at_least, at_least, None, None)
     widened = [key] if plan.key is not None else []
-    if plan.operation == "password-login-enable" or (plan.operation == "unbind" and login not in plan.accept_lockout):
+    unbinds = plan.operation == "unbind" and plan.key is None and login not in plan.accept_lockout
+    if plan.operation == "password-login-enable" or unbinds:
         widened.append(password)
     narrowed = []
     if plan.passwords == "off":
         narrowed += [key, Question("password", login, "refused", "refused", None, None)]
-    for old in plan.remove:
-        narrowed.append(Question("key", login, "refused", "refused", old, plan.key))
-    return Steps(widen, narrow, widened, narrowed)
+    gone = [Question("key", login, "refused", "refused", old, plan.key) for old in plan.remove]
+    if plan.revoke:
+        return Steps(widen, narrow, widened, narrowed, [], gone)
+    return Steps(widen, narrow, widened, narrowed + gone, [], [])
 
 
 def _last_line(text: str) -> str:

@@ -21,13 +21,14 @@ _ARMED = "before sshd's configuration is touched: an undo at the deadline that o
 
 def told(plan: "Plan", seen: "Seen", steps: "Steps") -> "Dict[str, Any]":
     """Return what the steps would do: changes, reload, armed, proofs, locked_out."""
-    every = steps.widen + steps.narrow
+    every = steps.widen + steps.narrow + steps.revoke
+    last = steps.narrowed + steps.revoked
     blocks = any(step.kind == "block" for step in every)
     return {
         "changes": [_change(step) for step in every],
         "reload": _reload(seen.daemon) if blocks else "",
         "armed": _ARMED if blocks else "",
-        "proofs": [_proof(when, each) for when, half in (("after", steps.widened), ("last", steps.narrowed)) for each in half],
+        "proofs": [_proof("after", each) for each in steps.widened] + [_proof("last", each) for each in last],
         "locked_out": _locked_out(plan, seen) if plan.passwords == "off" else [],
     }
 

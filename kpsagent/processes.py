@@ -119,11 +119,11 @@ def _has_proc() -> bool:
 
 def _daemon_by_files() -> Daemon:
     """The sshd of a server on which no process can be looked at (a chroot without /proc): as its own files name it."""
-    pid = _slurp(PID_FILE).strip()
+    pid = slurp(PID_FILE).strip()
     if not pid.isdigit():
         return Daemon("none", 0, "", [], MAIN_CONFIG, "")
     words = []  # type: List[str]
-    for line in _slurp("/etc/default/ssh").split("\n"):
+    for line in slurp("/etc/default/ssh").split("\n"):
         name, _, value = line.partition("=")
         if name.strip() == "SSHD_OPTS":
             words = value.strip().strip("\"'").split()
@@ -152,13 +152,13 @@ def _options(arguments: "List[str]") -> "List[List[str]]":
 
 def title(pid: int) -> "List[str]":
     """Return a process's arguments, also of an sshd that wrote `sshd: /usr/sbin/sshd -D [listener] 0 of 10 startups` there."""
-    said = _slurp("/proc/{}/cmdline".format(pid)).rstrip("\0")
+    said = slurp("/proc/{}/cmdline".format(pid)).rstrip("\0")
     if said.startswith("sshd: ") and " [listener]" in said:
         return said[len("sshd: ") : said.index(" [listener]")].split()
     return said.split("\0")
 
 
-def _slurp(path: str) -> str:
+def slurp(path: str) -> str:
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as stream:
             return stream.read(1 << 20)
@@ -188,7 +188,7 @@ def _is_listener(pid: int) -> bool:
     """Whether this sshd listens. Since OpenSSH 9.8 what serves a session is a program of its own; before, it is sshd too."""
     if os.path.basename(_program(pid)) != "sshd":
         return False
-    said = _slurp("/proc/{}/cmdline".format(pid))
+    said = slurp("/proc/{}/cmdline".format(pid))
     if not said or said.startswith("sshd: "):
         return " [listener]" in said
     # A title that it has not written, or not yet: -i is what inetd starts, -R what it makes of itself for a connection.
@@ -203,7 +203,7 @@ def _serves_us() -> int:
     """
     pid, found = os.getpid(), 0
     while pid > 1:
-        after = _slurp("/proc/{}/stat".format(pid)).rpartition(")")[2].split()
+        after = slurp("/proc/{}/stat".format(pid)).rpartition(")")[2].split()
         pid = int(after[1]) if len(after) > 1 else 0
         if pid and _is_sshd(pid):
             found = pid
@@ -217,7 +217,7 @@ def listening_inodes(address: str, port: int) -> "List[str]":
     found = []
     ours = _as_proc_writes(address)
     for path in ("/proc/self/net/tcp", "/proc/self/net/tcp6"):
-        for line in _slurp(path).split("\n")[1:]:
+        for line in slurp(path).split("\n")[1:]:
             row = line.split()
             if len(row) > 9 and row[3] == "0A" and int(row[1].rpartition(":")[2], 16) == port and _serves(row[1], ours):
                 found.append(row[9])
@@ -241,10 +241,10 @@ def _as_proc_writes(address: str) -> str:
 def _listener_on(connection: "Optional[List[str]]") -> int:
     inodes = set(listening_inodes(connection[2], int(connection[3]))) if connection else set()
     pids = sorted(int(name) for name in os.listdir("/proc") if name.isdigit()) if inodes else []
-    return next((pid for pid in pids if _is_listener(pid) and inodes & _sockets_of(pid)), 0)
+    return next((pid for pid in pids if _is_listener(pid) and inodes & sockets_of(pid)), 0)
 
 
-def _sockets_of(pid: int) -> "Set[str]":
+def sockets_of(pid: int) -> "Set[str]":
     """Return the inodes of the sockets that a process holds."""
     directory = "/proc/{}/fd".format(pid)
     try:
@@ -265,7 +265,7 @@ def _sockets_of(pid: int) -> "Set[str]":
 def _unit(pid: int) -> str:
     if not os.path.isdir("/run/systemd/system"):
         return ""
-    for line in _slurp("/proc/{}/cgroup".format(pid)).split("\n"):
+    for line in slurp("/proc/{}/cgroup".format(pid)).split("\n"):
         last = line.rpartition("/")[2]
         if last.endswith(".service") and last.startswith("ssh"):
             return last
@@ -395,7 +395,7 @@ def _tell(daemon: Daemon, alive: bool, handed_over: bool) -> bool:
 
 def _is_handed_over(sockets: "Set[str]") -> bool:
     """Whether process 1 holds these too: systemd made them (ssh.socket), and sshd keeps them when it starts anew."""
-    return _has_proc() and bool(sockets & _sockets_of(1))
+    return _has_proc() and bool(sockets & sockets_of(1))
 
 
 def _listening(address: str, port: int) -> "Set[str]":

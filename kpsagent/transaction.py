@@ -20,6 +20,7 @@ from .host import (
     Delete,
     Disarm,
     DropJournal,
+    EndSession,
     FindAccount,
     FindDaemon,
     Glob,
@@ -37,6 +38,8 @@ from .host import (
     RemoveDirectory,
     Replace,
     Say,
+    Session,
+    Sessions,
     SetMode,
     SetOwner,
     SetPassword,
@@ -76,6 +79,8 @@ if TYPE_CHECKING:
 
 _TRIES = 3  # of an undo against somebody who edits the same file at the same time
 _MOST_LOGINS = 500
+_MOST_NAMED, _LONGEST_SHOWN = 30, 250  # of what is told of a revoke
+_MOST_SHOWN = 200  # open sessions
 
 
 def drive(play: "Play", host: "Any") -> "Any":
@@ -129,6 +134,12 @@ def operation(plan: Plan) -> "Play":
         elif plan.diagnose is not None:
             opened = yield from _diagnosed(plan, seen, story)
         steps = decide(plan, seen, opened)
+        removal = None
+        if plan.revoke:
+            from .revoke import removal as to_be_removed  # shipped for this only
+
+            removal = to_be_removed(plan, seen, steps, (yield from _elsewhere(plan, seen)))
+            steps = removal.steps
     except Exception as stop:
         if plan.diagnose is not None and "findings" not in story and isinstance(stop, Stop):
             from .doctor import of_stop
@@ -142,8 +153,10 @@ def operation(plan: Plan) -> "Play":
     if plan.only_plan:
         from .preview import told  # shipped for this only
 
+        if removal is not None:
+            story.update(remains=_shown(removal.remains), notes=_shown(removal.notes))
         return dict(story, status="unchanged", server_state="as_before", plan=told(plan, seen, steps))
-    return (yield from _carry_out(plan, seen, steps, story))
+    return (yield from _carry_out(plan, seen, steps, story, removal))
 
 
 def _diagnosed(plan: Plan, seen: Seen, story: "Dict[str, Any]") -> "Play":
@@ -156,13 +169,13 @@ def _diagnosed(plan: Plan, seen: Seen, story: "Dict[str, Any]") -> "Play":
     return doctor.repairs(notes, seen.account) if plan.repair else []
 
 
-def _carry_out(plan: Plan, seen: Seen, steps: Steps, story: "Dict[str, Any]") -> "Play":
+def _carry_out(plan: Plan, seen: Seen, steps: Steps, story: "Dict[str, Any]", removal: "Any") -> "Play":
     all_steps = steps.widen + steps.narrow
     journal = None  # type: Optional[Dict[str, Any]]
     try:
         now, boot = yield Clock()
         deadline = now + plan.deadline_seconds
-        if all_steps:
+        if all_steps or steps.revoke:
             draft = {
                 "operation": plan.id,
                 "generation": plan.generation,
@@ -171,9 +184,11 @@ def _carry_out(plan: Plan, seen: Seen, steps: Steps, story: "Dict[str, Any]") ->
                 "boot": boot,
                 "connection": plan.connection,
                 "daemon": list(seen.daemon),
-                "grounds": (yield from _grounds(all_steps, seen.account)),
+                "grounds": (yield from _grounds(all_steps + steps.revoke, seen.account)),
                 "widening": len(steps.widen),
                 "steps": [list(step) for step in all_steps],
+                "remove": list(plan.remove) if steps.revoke else [],
+                "revoke": [[step.path, step.login] for step in steps.revoke],
             }
             yield WriteJournal(draft)
             journal = draft
@@ -194,27 +209,148 @@ def _carry_out(plan: Plan, seen: Seen, steps: Steps, story: "Dict[str, Any]") ->
         story["phase"] = "commit"
         yield from _still_ours(all_steps, seen.account)
         yield Listening(deadline)
-        if journal is not None and not (yield MoveJournal("confirmed")):
+        # From "revoking" on all of this stays: what is removed then has nothing but that to stand on.
+        if journal is not None and not (yield MoveJournal("revoking" if steps.revoke else "confirmed")):
             raise Lost("deadline_passed", "the deadline passed before the proof came; the server has undone the change")
     except Exception as stop:
         return (yield from _undone(story, stop, journal))
-    result = dict(story, status="succeeded" if all_steps else "unchanged", server_state="as_asked", phase="done")
+    result = dict(story, server_state="as_asked", phase="done")
+    result["status"] = "succeeded" if all_steps or steps.revoke else "unchanged"
     result["closed"] = _ours(_final(all_steps, seen))
     if seen.candidate is not None and any(step.kind == "block" for step in all_steps):
         result["logins"] = password_logins(seen._replace(effective=seen.candidate.effective))
-    try:
-        yield from _finish({"operation": plan.id, "generation": plan.generation, "result": result["status"]})
-    except Exception as stop:
-        result["leftover"] = str(stop)  # the change holds; the next run tidies up
+    if removal is not None:
+        result = yield from _revoking(plan, seen, removal, result, journal, deadline)
+    if result["phase"] != "undo":
+        ended = "partial" if result["status"] == "failed" else result["status"]
+        try:
+            yield from _finish({"operation": plan.id, "generation": plan.generation, "result": ended})
+        except Exception as stop:
+            result["leftover"] = str(stop)  # the change holds; the next run tidies up
+    if plan.remove and not plan.revoke:
+        found = yield from _sessions(plan, seen)
+        result["sessions"] = None if found is None else found[:_MOST_SHOWN]
     return result
 
 
+# -- revoking ----------------------------------------------------------------------------------------------------------
+
+
+def _revoking(
+    plan: Plan,
+    seen: Seen,
+    removal: "Any",
+    story: "Dict[str, Any]",
+    journal: "Optional[Dict[str, Any]]",
+    deadline: float,
+) -> "Play":
+    """Take the keys away for good, end what they opened if asked, prove that they are refused, and return how it ended.
+
+    Another way in has been proved. Nothing that goes wrong from here on brings a key back: the end is partial, and says why.
+    """
+    wrong = None  # type: Optional[Exception]
+    left, remains = [], list(removal.remains)  # type: List[str], List[str]
+    story.update(phase="narrow", removed=_shown(["{}: {}".format(step.login, step.path) for step in removal.steps.revoke]))
+    yield Say("narrow", {"steps": len(removal.steps.revoke)})
+    if journal is not None:
+        left, wrong = yield from finish_revoke(journal)
+    found = yield from _sessions(plan, seen)
+    if plan.end_sessions:
+        story["ended"] = (yield from _ended(found or []))[:_MOST_SHOWN]
+    story["sessions"] = None if found is None else found[:_MOST_SHOWN]
+    story["phase"] = "prove"
+    try:
+        yield from _prove(plan, "narrow", removal.steps.revoked, deadline, story, True)
+    except Exception as stop:
+        wrong = wrong or stop
+        if getattr(stop, "cause", "") == "old_key_still_accepted":
+            remains += removal.serving
+    remains = _shown(left + remains)
+    story.update(remains=remains, notes=_shown(removal.notes))
+    if wrong is None and remains:
+        wrong = Failed("key_remains", "the key is out of all that is ours to change, but not of {}".format("; ".join(remains)))
+    if wrong is None:
+        return dict(story, phase="done")
+    result = _stopped(story, wrong, "partial")
+    # A file that could not be changed is for the next run to try again; so the journal has to stay.
+    return dict(result, phase="undo") if left else result
+
+
+def _shown(sentences: "List[str]") -> "List[str]":
+    shown = [sentence[:_LONGEST_SHOWN] for sentence in sentences[:_MOST_NAMED]]
+    more = len(sentences) - len(shown)
+    return shown + ["and {} more".format(more)] * bool(more)
+
+
+def finish_revoke(journal: "Dict[str, Any]") -> "Play":
+    """Take the keys of a revoke out of every file that it is about; return what could not be done, in words, and the first error.
+
+    It does not matter who has done how much of it before.
+    """
+    left = []  # type: List[str]
+    first = None  # type: Optional[Exception]
+    for path, login in journal["revoke"]:
+        try:
+            yield from _keys_gone(path, login, journal)
+        except Exception as stop:
+            left.append("{}: {}".format(path, stop))
+            first = first or (from_os_error(stop, path) if isinstance(stop, OSError) else stop)
+    return left, first
+
+
+def _keys_gone(path: str, login: str, journal: "Dict[str, Any]") -> "Play":
+    account = yield FindAccount(login)
+    if account is None:
+        raise Failed("login_missing", "{} is not known to the server now".format(login), login=login)
+    yield from _refuse_other_ground(path, account, journal)
+    yield Sweep(path, account)
+    for _ in range(_TRIES):
+        now = (yield Read(path, account)).text
+        wanted = now
+        for line in journal["remove"]:
+            wanted = None if wanted is None else keys.remove(wanted, keys.parse(line))
+        if wanted == now:
+            return
+        try:
+            yield Replace(path, account, now, wanted)
+            return
+        except Changed:
+            continue  # somebody else writes at the same time: look again
+    raise Failed("authorized_keys_changed", "{}: somebody else keeps changing it".format(path), path=path)
+
+
+def _sessions(plan: Plan, seen: Seen) -> "Play":
+    """Return what is open that a removed key let in, or may have, as objects; None where that cannot be told."""
+    try:
+        found = yield Sessions(seen.account, [keys.fingerprint(keys.parse(line)) for line in plan.remove])
+    except Exception:
+        return None  # what was asked for is done; this is only told
+    return None if found is None else [dict(each._asdict()) for each in found]
+
+
+def _ended(sessions: "List[Dict[str, Any]]") -> "Play":
+    """End each of these sessions and return the process numbers of those that are gone."""
+    ended = []
+    for each in sessions:
+        try:
+            gone = yield EndSession(Session(**each))
+        except Exception:
+            gone = False  # it is told as one that is still open
+        if gone:
+            ended.append(each["pid"])
+    return ended
+
+
+# -- undoing what failed -----------------------------------------------------------------------------------------------
+
+
 def _grounds(steps: "List[Step]", account: "Any") -> "Play":
-    """Return path -> what it stands on, for each step in the login's own files."""
+    """Return path -> what it stands on, for each step in a login's own files."""
     grounds = {}  # type: Dict[str, List[Any]]
     for step in steps:
         if step.kind in ("directory", "mode", "owner", "keys") and step.path not in grounds:
-            grounds[step.path] = list((yield Ground(step.path, account)))
+            owner = account if step.login == account.name else (yield FindAccount(step.login))
+            grounds[step.path] = list((yield Ground(step.path, owner)))
     return grounds
 
 
@@ -225,7 +361,7 @@ def _undone(story: "Dict[str, Any]", stop: "Exception", journal: "Optional[Dict[
         try:
             if not (yield MoveJournal("reverting")):  # a watcher was quicker; the undo below does no harm twice
                 found = yield ReadJournal()
-                if found is not None and found[0] == "confirmed":
+                if found is not None and found[0] in ("confirmed", "revoking"):
                     # The commit took place and then failed: nobody knows whether it would outlive a power failure.
                     return dict(result, server_state="unknown")
             left = yield from undo(journal)
@@ -292,15 +428,19 @@ def look(plan: Plan) -> "Play":
     if config.text is None and (check is None or check.code == 0):
         vendor = yield from _vendor(daemon)
         main, config = (config, config) if vendor is None else (vendor, (yield Read(DROP_IN, None)))
-    seen = Seen(account, accounts, directory_service, daemon, config, vendor, check, {}, None, {}, [], None, [], None)
+    seen = Seen(account, accounts, directory_service, daemon, config, vendor, check, {}, None, {}, [], None, [], None, [])
     if check is not None and check.code != 0:
         return seen._replace(effective={}, files={})
     texts = yield from _config_files(main.path, main.text)
     effective = yield from _effective(plan, seen, concerned[:_MOST_LOGINS], texts, None)
     files = {}
+    passed_over = []  # type: List[Tuple[str, str, str]]
     for each in concerned[:_MOST_LOGINS]:
         must = each.name == account.name and plan.diagnose is None
-        files[each.name] = yield from _key_files(each, effective[each.name], must, texts if must and plan.remove else [])
+        may_miss = passed_over if must and plan.revoke else None
+        files[each.name] = yield from _key_files(
+            each, effective[each.name], must, texts if must and plan.remove else [], may_miss
+        )
     candidate = None
     places = sshd.password_places(texts)
     unread = []  # type: List[str]
@@ -311,6 +451,7 @@ def look(plan: Plan) -> "Play":
         unread = yield Unread(daemon, pid_file, _sources(texts))
     shadow = (yield Read(SHADOW, None)).text if plan.password_hash is not None else None
     seen = seen._replace(effective=effective, files=files, candidate=candidate, places=places, shadow=shadow, unread=unread)
+    seen = seen._replace(passed_over=passed_over)
     revoked = effective[plan.login][addresses(plan)[0]].get("revokedkeys", ["none"])[0]
     return seen if revoked == "none" else seen._replace(revoked=(yield from _revoked(revoked)))
 
@@ -382,10 +523,17 @@ def _effective(plan: Plan, seen: Seen, accounts: "List[Any]", texts: "List[Tuple
     return result
 
 
-def _key_files(account: "Any", effective: "Dict[str, Settings]", must: bool, texts: "List[Tuple[str, str]]") -> "Play":
+def _key_files(
+    account: "Any",
+    effective: "Dict[str, Settings]",
+    must: bool,
+    texts: "List[Tuple[str, str]]",
+    passed_over: "Optional[List[Tuple[str, str, str]]]" = None,
+) -> "Play":
     """Return the KeyFiles that sshd reads for this login. One that can't be read is left out, or (must) raises.
 
-    texts: the configuration, where files count too that are read for other addresses than those asked about.
+    texts: the configuration, where files count too that are read for other addresses than those asked about. passed_over: takes
+    what can't be read and why, as long as anything else can.
     """
     settings = next(iter(effective.values()))
     here = sshd.authorized_keys_paths(settings, account.name, account.uid, account.home)
@@ -404,10 +552,45 @@ def _key_files(account: "Any", effective: "Dict[str, Settings]", must: bool, tex
                 components = [part for part in components if part.kind in ("missing", "link") or part.path == path]
             found.append(KeyFile(path, (yield Read(path, account)), components, path in here))
         except (Stop, OSError) as stop:
-            if must:
+            if passed_over is not None:
+                passed_over.append((account.name, path, str(stop)))
+            elif must:
                 refuse_path(components, account.uid)
                 raise stop
     return found
+
+
+def _elsewhere(plan: Plan, seen: Seen) -> "Play":
+    """Return the revoke.Elsewhere: who and what besides the login could let a key in. Reads only."""
+    from .revoke import Elsewhere, authority_paths
+
+    main = seen.vendor or seen.config
+    texts = yield from _config_files(main.path, main.text)
+    accounts, directory_service = yield ListAccounts()
+    me = seen.account
+    others = [other for other in accounts if other.name != me.name]
+    unseen, unread = [], list(seen.passed_over)
+    if seen.daemon.how == "hidden":
+        others = [other for other in others if other.uid == me.uid]
+        unseen.append("without root the files of other logins are not looked at")
+    if directory_service:
+        unseen.append("logins from a directory service are not looked at")
+    if len(others) > _MOST_LOGINS:
+        others.sort(key=lambda other: other.uid != me.uid and other.home != me.home)
+        unseen.append("of {} logins only {} were looked at".format(len(others), _MOST_LOGINS))
+    others = others[:_MOST_LOGINS]
+    effective = yield from _effective(plan, seen, others, texts, None)
+    files = {}
+    for other in others:
+        files[other.name] = yield from _key_files(other, effective[other.name], False, texts, unread)
+    authorities = []
+    every = [settings for each in list(effective.values()) + [seen.effective[me.name]] for settings in each.values()]
+    for path in authority_paths(every, texts):
+        try:
+            authorities.append((yield Read(path, None)))
+        except (Stop, OSError) as stop:
+            unread.append(("TrustedUserCAKeys", path, str(stop)))
+    return Elsewhere(others, dict(effective, **{me.name: seen.effective[me.name]}), files, unread, authorities, texts, unseen)
 
 
 def _candidate(
@@ -549,7 +732,9 @@ def unattended(must: bool = False) -> "Play":
 
 
 def recover(locked: bool = True) -> "Play":
-    """Finish what an earlier run left: tidy up after a commit, undo anything else. Idempotent, and safe to be killed in.
+    """Finish what an earlier run left: tidy up after a commit, take away what is revoked, undo anything else.
+
+    Idempotent, and safe to be killed in.
 
     Returns None where nothing was left, else {"operation", "result"}. Raises Failed undo_incomplete where something stays.
     Two may undo at once; but what tells the next run that it may begin is for the holder of the lock, so without it all that
@@ -568,6 +753,12 @@ def recover(locked: bool = True) -> "Play":
         name, journal = found
     if name == "confirmed":
         state = {"operation": journal["operation"], "generation": journal["generation"], "result": "succeeded"}
+    elif name == "revoking":
+        left, _ = yield from finish_revoke(journal)
+        if left:
+            raise Failed("undo_incomplete", "an earlier revoke could not be finished: {}".format("; ".join(left)), remains=left)
+        # The keys are gone, and nobody has shown that sshd takes them no more.
+        state = {"operation": journal["operation"], "generation": journal["generation"], "result": "partial"}
     else:
         left = yield from undo(journal)
         if left:
@@ -617,10 +808,7 @@ def _undo_step(step: Step, account: "Any", journal: "Dict[str, Any]") -> "Play":
     if step.login is not None and account is None:
         # Root's own rights are not for a login's files.
         raise Failed("login_missing", "{} is not known to the server now".format(step.login), login=step.login)
-    before = journal.get("grounds", {}).get(step.path)
-    if before is not None and list((yield Ground(before[0], account))) != before:
-        # What is not to be seen now is no file that somebody has removed: it comes back with its file system, our key in it.
-        raise Failed("disk_gone", "{} is not the directory that it was; is it mounted?".format(before[0]), path=before[0])
+    yield from _refuse_other_ground(step.path, account, journal)
     if step.kind == "directory":
         yield RemoveDirectory(step.path, owner)
     elif step.kind in ("mode", "owner", "password"):
@@ -637,6 +825,13 @@ def _undo_step(step: Step, account: "Any", journal: "Dict[str, Any]") -> "Play":
         yield from _undo_text(step, owner)
         if step.kind == "block":
             yield from _reload_after_undo(journal)
+
+
+def _refuse_other_ground(path: str, account: "Any", journal: "Dict[str, Any]") -> "Play":
+    before = journal.get("grounds", {}).get(path)
+    if before is not None and list((yield Ground(before[0], account))) != before:
+        # What is not to be seen now is no file that somebody has removed: it comes back with its file system, the key in it.
+        raise Failed("disk_gone", "{} is not the directory that it was; is it mounted?".format(before[0]), path=before[0])
 
 
 def _undo_text(step: Step, owner: "Any") -> "Play":

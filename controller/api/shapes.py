@@ -77,6 +77,9 @@ class NewOperation(Request):
     accept_unproved: bool = False
     force: bool = False
     fix_permissions: bool = False
+    revoke: bool = False
+    everywhere: bool = False
+    end_sessions: bool = False
     root: str | None = Field(default=None, max_length=4096)
     set_password: bool = False
     public_key: str | None = Field(default=None, max_length=16 * 1024)

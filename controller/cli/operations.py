@@ -59,6 +59,12 @@ def check_choice(words: Sequence[str] | None, every: bool) -> None:
         raise usage("which servers? give names, label=value selections, or --all")
 
 
+def check_revoke(revoke: bool, everywhere: bool, end_sessions: bool) -> None:
+    """Refuse what means nothing without --revoke."""
+    if not revoke and (everywhere or end_sessions):
+        raise usage(f"{'--everywhere' if everywhere else '--end-sessions'} goes with --revoke")
+
+
 def identity_of(identity: Path | None, password_stdin: bool, passphrase_stdin: bool) -> Json:
     """Return the private key that was given, with its passphrase, as the API takes it."""
     if passphrase_stdin and password_stdin:
@@ -140,6 +146,7 @@ def register(app: typer.Typer) -> None:
         "kps replace web-1 --keypair ops-2027",
         "kps replace --all --keypair ops-2027",
         "kps replace web-1 --keypair mine --identity ~/.ssh/old",
+        "kps replace --all --keypair ops-2027 --revoke --end-sessions",
     )
     async def replace(
         session: Session,
@@ -155,12 +162,17 @@ def register(app: typer.Typer) -> None:
         accept_lockout: options.AcceptLockout = None,
         accept_unproved: options.AcceptUnproved = False,
         fix_permissions: options.FixPermissions = False,
+        revoke: options.Revoke = False,
+        everywhere: options.Everywhere = False,
+        end_sessions: options.EndSessions = False,
         plan: options.Plan = False,
     ) -> int:
         """Put another key pair in the place of the one that is bound, and prove that the old one is refused.
 
         The old private half comes from custody, or is given with --identity. The new line keeps the old line's options.
+        Where the old key is in wrong hands, use --revoke.
         """
+        check_revoke(revoke, everywhere, end_sessions)
         return await operate(
             session,
             "replace",
@@ -176,6 +188,9 @@ def register(app: typer.Typer) -> None:
             accept_lockout=accept_lockout,
             accept_unproved=accept_unproved,
             fix_permissions=fix_permissions,
+            revoke=revoke,
+            everywhere=everywhere,
+            end_sessions=end_sessions,
         )
 
     @command(
@@ -183,6 +198,7 @@ def register(app: typer.Typer) -> None:
         "unbind",
         "kps unbind web-1 --password-stdin < password",
         "kps unbind env=test --accept-lockout deploy",
+        "kps unbind web-1 --revoke --end-sessions --identity ~/.ssh/another",
     )
     async def unbind(
         session: Session,
@@ -196,13 +212,17 @@ def register(app: typer.Typer) -> None:
         passphrase_stdin: options.PassphraseStdin = False,
         accept_lockout: options.AcceptLockout = None,
         accept_unproved: options.AcceptUnproved = False,
+        revoke: options.Revoke = False,
+        everywhere: options.Everywhere = False,
+        end_sessions: options.EndSessions = False,
         plan: options.Plan = False,
     ) -> int:
         """Take the bound key pair off each server, and switch password login on again where binding had closed it.
 
         Refused unless a way in is shown to remain: a password given here is proved; without one, what can be seen of the
-        server must say that passwords are taken.
+        server must say that passwords are taken. With --revoke it has to be a password, or another private key, that logs in.
         """
+        check_revoke(revoke, everywhere, end_sessions)
         return await operate(
             session,
             "unbind",
@@ -216,6 +236,9 @@ def register(app: typer.Typer) -> None:
             login=login,
             accept_lockout=accept_lockout,
             accept_unproved=accept_unproved,
+            revoke=revoke,
+            everywhere=everywhere,
+            end_sessions=end_sessions,
         )
 
     @command(

@@ -107,3 +107,33 @@ Force = Annotated[
         "--force", metavar="", rich_help_panel=CONSENT, help="Also where the owner's own sshd configuration says otherwise."
     ),
 ]
+
+REVOKE = "A key in wrong hands"
+Revoke = Annotated[
+    bool,
+    typer.Option(
+        "--revoke",
+        metavar="",
+        rich_help_panel=REVOKE,
+        help="The key is compromised: whatever goes wrong afterwards, it does not come back. Another way in is proved first; "
+        "what may still let the key in is named.",
+    ),
+]
+Everywhere = Annotated[
+    bool,
+    typer.Option(
+        "--everywhere",
+        metavar="",
+        rich_help_panel=REVOKE,
+        help="With --revoke: take it out of the files of all logins on the server, not only of this one.",
+    ),
+]
+EndSessions = Annotated[
+    bool,
+    typer.Option(
+        "--end-sessions",
+        metavar="",
+        rich_help_panel=REVOKE,
+        help="With --revoke: end the login's open sessions that the key opened, or may have.",
+    ),
+]

@@ -18,10 +18,11 @@ _NEED_A_KEYPAIR = ("bind", "replace", "reset")
 _READ_ONLY = ("check", "password-login-status")
 # What each operation can be told besides the login. Anything else would be taken for granted and never looked at.
 _CONSENTS = frozenset({"accept_lockout", "accept_unproved"})
+_REVOKE = frozenset({"revoke", "everywhere", "end_sessions"})
 _OPTIONS: dict[str, frozenset[str]] = {
     "bind": frozenset({"plan", "keypair", "keep_password_login", "fix_permissions"}) | _CONSENTS,
-    "replace": frozenset({"plan", "keypair", "fix_permissions"}) | _CONSENTS,
-    "unbind": frozenset({"plan"}) | _CONSENTS,
+    "replace": frozenset({"plan", "keypair", "fix_permissions"}) | _CONSENTS | _REVOKE,
+    "unbind": frozenset({"plan"}) | _CONSENTS | _REVOKE,
     "reset": frozenset({"keypair", "root", "set_password", "fix_permissions"}),
     "password-login-enable": frozenset({"plan", "force"}),
     "password-login-disable": frozenset({"plan"}) | _CONSENTS,
@@ -62,6 +63,9 @@ class Bindings:
         foreign = sorted(kept.keys() - _OPTIONS[operation])
         if foreign:
             raise Invalid("option_unknown", f"{operation} takes no {', '.join(foreign)}; it would change nothing")
+        if kept.keys() & _REVOKE and not kept.get("revoke"):
+            named = ", ".join(sorted(kept.keys() & _REVOKE))
+            raise Invalid("option_unknown", f"{operation} takes {named} together with revoke only")
         if operation == "reset" and not kept.get("root"):
             raise Invalid("root_missing", "reset: say where the server's disk is mounted")
         for name in (request.get("login"), *kept.get("accept_lockout", ())):

@@ -13,6 +13,7 @@ from kpsagent.errors import Failed
 
 _DEEPEST = 6
 _LARGEST_NUMBER = 1 << 53  # beyond it, readers of JSON differ: RFC 8259, 6
+_LARGEST_TIME = 253_402_300_799  # the last second of the year 9999
 _LONGEST_TEXT = 4000
 _LONGEST_NAME = 64
 _MOST_NAMES = 8
@@ -131,6 +132,15 @@ class Found(BaseModel):
     seen: Detail = Field(default_factory=dict)
 
 
+class OpenSession(BaseModel):
+    """A session that a removed key opened, or may have (kpsagent.host.Session)."""
+
+    pid: Annotated[int, Field(ge=1, le=_LARGEST_NUMBER)]
+    since: Annotated[int, Field(ge=0, le=_LARGEST_TIME)]
+    source: Word = ""
+    used: Literal["yes", "maybe"]
+
+
 class Result(BaseModel):
     """How it ended."""
 
@@ -149,6 +159,10 @@ class Result(BaseModel):
     first: Text = ""
     limits: list[Text] = Field(default_factory=list, max_length=16)
     remains: list[Text] = Field(default_factory=list, max_length=32)
+    notes: list[Text] = Field(default_factory=list, max_length=32)
+    removed: list[Word] | None = Field(default=None, max_length=1000)
+    sessions: list[OpenSession] | None = Field(default=None, max_length=1000)
+    ended: list[int] = Field(default_factory=list, max_length=1000)
     leftover: Text = ""
     recovered: Ended | None = None
     last: Ended | None = None

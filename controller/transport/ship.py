@@ -11,8 +11,8 @@ from typing import Any
 # In the order in which they import each other.
 _BEFORE = ("errors", "wire", "keys", "permissions", "host", "sshd", "plan")
 # What few runs need, and is shipped to those only.
-_FOR_SOME = ("reset", "doctor", "preview")
-_AFTER = ("transaction", "accounts", "swap", "files", "processes", "arming", "local", "__main__")
+_FOR_SOME = ("reset", "revoke", "doctor", "preview")
+_AFTER = ("transaction", "accounts", "swap", "files", "processes", "arming", "sessions", "local", "__main__")
 
 _LOADER = """\
 import sys, types
@@ -56,6 +56,7 @@ def needed(plan: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the modules that this plan needs and most do not."""
     wanted = {
         "reset": plan["operation"] == "reset",
+        "revoke": bool(plan.get("revoke")),
         "doctor": plan.get("diagnose") is not None,
         "preview": bool(plan.get("only_plan")),
     }

@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from kpsagent.errors import Changed, Lost, Refused
-from kpsagent.host import Account, Daemon, File, Output
+from kpsagent.host import Account, Daemon, File, Output, Session
 from kpsagent.permissions import Component
 
 STATE = "/var/lib/kps"
 CONFIG = "/etc/ssh/sshd_config"
 BOOT_UNIT = "/etc/cron.d/kps-undo-at-boot"
-JOURNALS = ("armed", "confirmed", "reverting")
+JOURNALS = ("armed", "revoking", "confirmed", "reverting")
 CLIENT = "198.51.100.1"
 CONNECTION = [CLIENT, "50000", "198.51.100.2", "22"]
 
@@ -132,6 +132,7 @@ class World:
         self.boot = 1
         self.clock = 1000.0
         self.watchers = False
+        self.sessions: tuple[tuple[str, Session], ...] = ()  # (login, session) that are open, but for our own
         self.shadowed: set[str] = set()  # directories that are not the ones of before: their file systems are not mounted
         self.holder: object = None
         self._disk_key: object = None
@@ -158,7 +159,7 @@ class World:
             # The nonce is always new: which one it is says nothing.
             seen = {**self.disk, f"{STATE}/nonce": None} if f"{STATE}/nonce" in self.disk else self.disk
             self._disk_key = hash(frozenset(seen.items()))
-        return self._disk_key, self.loaded, self.boot, self.watchers, tuple(self.passwords.values())
+        return self._disk_key, self.loaded, self.boot, self.watchers, self.sessions, tuple(self.passwords.values())
 
     def killed(self) -> "World":
         """The same server after the process that acted on it was killed."""
@@ -171,6 +172,7 @@ class World:
         other = self.killed()
         other.boot += 1
         other.watchers = False
+        other.sessions = ()
         other.loaded = None
         return other
 
@@ -190,7 +192,7 @@ class World:
     @property
     def armed(self) -> bool:
         """Whether somebody will come to recover: at the deadline, or at the next boot."""
-        left = any(f"{STATE}/journal.{name}" in self.disk for name in ("armed", "reverting"))
+        left = any(f"{STATE}/journal.{name}" in self.disk for name in ("armed", "revoking", "reverting"))
         return left and f"{STATE}/agent" in self.disk and (self.watchers or BOOT_UNIT in self.disk)
 
     def journal(self) -> Any:
@@ -496,6 +498,13 @@ class ModelHost:
         text = world.disk[CONFIG].text
         world.loaded = text if accepted(text) else None
         return world.loaded is not None
+
+    def _Sessions(self, effect: Any) -> list[Session]:
+        return [session for login, session in self.world.sessions if login == effect.account.name]
+
+    def _EndSession(self, effect: Any) -> bool:
+        self.world.sessions = tuple(each for each in self.world.sessions if each[1] != effect.session)
+        return True
 
     # -- our own state
 

@@ -262,8 +262,8 @@ esac"""
 def test_a_socket_that_systemd_has_handed_over_takes_a_restart_that_no_session_dies_of(
     managed, monkeypatch, kill_mode, restarted
 ):
-    ours = processes._sockets_of(managed.daemon.pid)
-    monkeypatch.setattr(processes, "_sockets_of", lambda pid: ours if pid == 1 else set())
+    ours = processes.sockets_of(managed.daemon.pid)
+    monkeypatch.setattr(processes, "sockets_of", lambda pid: ours if pid == 1 else set())
     assert reloads(managed, RESTARTS.format(kill_mode)) is restarted
     assert os.path.exists(f"{managed.systemctl}-restarted") is restarted
 
@@ -289,8 +289,8 @@ def test_the_sockets_of_a_process_are_those_it_listens_on():
     with socket.create_server(("127.0.0.1", 0)) as listening:
         inodes = set(processes.listening_inodes(*listening.getsockname()))
         assert inodes
-        assert inodes <= processes._sockets_of(os.getpid())
-        assert not inodes & processes._sockets_of(os.getppid())
+        assert inodes <= processes.sockets_of(os.getpid())
+        assert not inodes & processes.sockets_of(os.getppid())
 
 
 @pytest.mark.parametrize(
