@@ -12,6 +12,7 @@ from tests.drills.figures import Figure, Report
 PARTS: dict[str, Part] = {
     "kills": kills.kills,
     "errors": kills.errors,
+    "power": kills.power_failures,
     "controller": controller.controller,
     "deadman": deadman.deadman,
 }

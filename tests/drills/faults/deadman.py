@@ -42,7 +42,7 @@ mv {_REAL} {_SSHD}
 exit 255
 """
 _WRAP = f"""set -e
-mkdir {_REAL.rpartition("/")[0]}
+mkdir -p {_REAL.rpartition("/")[0]}
 cp -p {_SSHD} {_REAL}
 cat >{_SSHD}.new
 chmod 755 {_SSHD}.new
@@ -197,7 +197,12 @@ def deadman(report: Report, scale: Scale) -> None:
         chosen = scale.some(every, ROUND)
         trials: list[Trial] = []
         for number in range(0, len(chosen), ROUND):
-            trials += _round(chosen[number : number + ROUND], Path(directory, str(number)))
+            some = chosen[number : number + ROUND]
+            try:
+                trials += _round(some, Path(directory, str(number)))
+            except Exception as error:  # a round that cannot be made is a miss, not the end of the drill
+                names = ", ".join(f"{kind.name}, {loss.name} lost" for kind, loss in some)
+                report.misses.append(f"{names}: {type(error).__name__}: {error}"[:1000])
     report.add(
         Figure("dead-man: losses", len(trials), at_least=1),
         zero("dead-man: trials missed", sum(bool(trial.misses) for trial in trials)),

@@ -5,15 +5,17 @@ import functools
 import multiprocessing
 import multiprocessing.util
 import os
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from typing import Any
 
-from tests.drills.faults import Scale, points
+from tests.drills.faults import Scale, points, power
 from tests.drills.faults.lab import Lab
 from tests.drills.faults.points import ERRORS, HALF_WRITTEN, LATE, LEFT_OVER, LOCK_OUT, UNTOLD, WRONG_END, Point, Trial
+from tests.drills.faults.power import Disk
 from tests.drills.faults.tracer import Call
 from tests.drills.figures import Figure, Report, zero
 
@@ -25,13 +27,19 @@ _ARMED = ("bind", "unbind", "password-login-enable", "password-login-disable")
 
 _lab: list[Lab] = []  # of this process
 _loop: list[asyncio.AbstractEventLoop] = []
+_disk: list[Disk] = []  # that the servers of this process are on, where their power is to fail
 
 
 # -- in a process of the pool ------------------------------------------------------------------------------------------
 
 
-def _open() -> None:
+def _open(on_a_disk: bool) -> None:
     _loop.append(asyncio.new_event_loop())
+    if on_a_disk:
+        _disk.append(Disk())
+        multiprocessing.util.Finalize(None, _disk[0].close, exitpriority=5)
+        # Where a fleet makes its servers, and what of.
+        tempfile.tempdir, os.environ["KPS_FLEET_CACHE"] = str(_disk[0].directory), str(_disk[0].trees)
     _lab.append(Lab())
     multiprocessing.util.Finalize(None, _lab[0].close, exitpriority=10)
     _loop[0].run_until_complete(_lab[0].prepare())
@@ -45,18 +53,22 @@ def _calls(of: str, name: str) -> list[Call]:
 
 
 def _try(point: Point) -> Trial:
-    how = {"operation": points.operation, "disk": points.disk}.get(point.of, points.recovery)
+    how = {"operation": points.operation, "disk": points.disk, "power": _power}.get(point.of, points.recovery)
     trial = _loop[0].run_until_complete(how(_lab[0], point))
     if not trial.reached:  # a deadline that passed, or a signal given twice, on a busy machine
         trial = _loop[0].run_until_complete(how(_lab[0], point))
     return trial
 
 
+async def _power(lab: Lab, point: Point) -> Trial:
+    return await power.power(lab, _disk[0], point)
+
+
 # -- here --------------------------------------------------------------------------------------------------------------
 
 
-def _pool() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(WORKERS, multiprocessing.get_context("spawn"), _open)
+def _pool(on_a_disk: bool) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(WORKERS, multiprocessing.get_context("spawn"), _open, (on_a_disk,))
 
 
 def _listed(pool: ProcessPoolExecutor, wanted: list[tuple[str, str]]) -> Iterator[tuple[str, str, int, Call]]:
@@ -66,10 +78,13 @@ def _listed(pool: ProcessPoolExecutor, wanted: list[tuple[str, str]]) -> Iterato
             yield of, name, at, call
 
 
-def _everything() -> list[tuple[str, str]]:
-    cases = ["bind", "replace", "unbind", "password-login-enable", "password-login-disable", "bind of another login"]
-    found = [("operation", name) for name in cases] + [("disk", name) for name in _DISK]
-    return found + [("recovery", name) for name in cases] + [("boot", name) for name in _ARMED]
+_OPERATIONS = [("operation", name) for name in (*_ARMED, "replace", "bind of another login")]
+_EVERYTHING = [
+    *_OPERATIONS,
+    *(("disk", name) for name in _DISK),
+    *(("recovery", name) for _, name in _OPERATIONS),
+    *(("boot", name) for name in _ARMED),
+]
 
 
 def _tried(pool: ProcessPoolExecutor, every: list[Point], until: float) -> Iterator[Trial]:
@@ -86,10 +101,18 @@ def _tried(pool: ProcessPoolExecutor, every: list[Point], until: float) -> Itera
             yield each.result()
 
 
-def _drill(report: Report, scale: Scale, name: str, points_of: Callable[[Any], list[Point]], most: int) -> list[Trial]:
+def _drill(
+    report: Report,
+    scale: Scale,
+    name: str,
+    points_of: Callable[[Any], list[Point]],
+    most: int,
+    listing: list[tuple[str, str]] = _EVERYTHING,
+    on_a_disk: bool = False,
+) -> list[Trial]:
     begun = time.monotonic()
-    with _pool() as pool:
-        listed = list(_listed(pool, _everything()))
+    with _pool(on_a_disk) as pool:
+        listed = list(_listed(pool, listing))
         every = scale.some(points_of(listed), most)
         trials = list(_tried(pool, every, begun + MOST_SECONDS))
     reached = [trial for trial in trials if trial.reached]
@@ -117,6 +140,15 @@ def kills(report: Report, scale: Scale) -> None:
         Figure("kills: slowest recovery", round(slowest, 1), at_most=points.DEADLINE + points.GRACE, unit=" s"),
         zero("kills: late recoveries", late),
     )
+
+
+def power_failures(report: Report, scale: Scale) -> None:
+    """The power fails at every changing call of an operation, and the server boots from what was durable."""
+
+    def wanted(listed: list[tuple[str, str, int, Call]]) -> list[Point]:
+        return [Point("power", name, at, "kill", str(call)) for _, name, at, call in listed]
+
+    _drill(report, scale, "power", wanted, 20, _OPERATIONS, True)
 
 
 def _may_be(error: str, of: str, call: Call) -> bool:

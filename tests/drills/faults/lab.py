@@ -187,7 +187,7 @@ class Lab:
             ours, theirs = connection.get_extra_info("sockname"), connection.get_extra_info("peername")
             tracer.seize(_agent_of(f"{ours[0]} {ours[1]} {theirs[0]} {theirs[1]}"))
             order = json.dumps({"marker": marker, "plan": plan}).encode() + b"\n"
-            process.stdin.write(ship.payload() + order)
+            process.stdin.write(ship.payload(*ship.needed(plan)) + order)
             agent = rope.Rope(process, marker, None, silence_seconds=60, whole_seconds=120)
             password = Secret(case.password) if case.password else None
             prover = Prover(self.target, plan, self._private_of, password)
@@ -221,7 +221,7 @@ class Lab:
         with process.stdout, process.stdin:
             assert process.stdout.readline().strip() == ship.STARTED
             tracer.seize(process.pid)
-            process.stdin.write(ship.payload(at_rest=True) + json.dumps({"marker": "drill", "plan": plan}).encode() + b"\n")
+            process.stdin.write(ship.payload(*ship.needed(plan)) + json.dumps({"marker": "drill", "plan": plan}).encode() + b"\n")
             process.stdin.flush()
             for line in process.stdout:
                 frame = parse(line.partition(b" ")[2])

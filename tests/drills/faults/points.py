@@ -55,15 +55,15 @@ class Trial:
         self.misses.append((kind, f"{kind}: {self.point}: {words}"))
 
 
-def _tracer(point: Point) -> Tracer:
+def tracer_of(point: Point) -> Tracer:
     return Tracer(point.at, 0 if point.how == "kill" else getattr(errno, point.how))
 
 
-def _like(files: Files, *others: Files) -> bool:
+def like(files: Files, *others: Files) -> bool:
     return any(apart_from_state(files) == apart_from_state(other) for other in others)
 
 
-def _unlike(files: Files, other: Files) -> str:
+def unlike(files: Files, other: Files) -> str:
     return ", ".join(difference(apart_from_state(files), apart_from_state(other)))
 
 
@@ -82,7 +82,7 @@ async def operation(lab: Lab, point: Point) -> Trial:
     """Disturb an operation at one point."""
     case, trial = lab.cases[point.case], Trial(point)
     await lab.become(case.before)
-    tracer = _tracer(point)
+    tracer = tracer_of(point)
     kills = point.how == "kill"
     begun = time.monotonic()
     result = await lab.run(case, case.plan | {"deadline_seconds": DEADLINE if kills else 60}, tracer, case.old)
@@ -94,13 +94,13 @@ async def operation(lab: Lab, point: Point) -> Trial:
         await _alone(lab, case, trial, begun)
     else:
         _told(lab, case, trial, result)
-    await _next_run(lab, case, trial, (case.before, case.after))
+    await next_run(lab, case, trial, (case.before, case.after))
     return trial
 
 
 async def _alone(lab: Lab, case: Case, trial: Trial, begun: float) -> None:
     """The agent is dead, and nobody comes: what the server has to do by itself."""
-    await _judged(lab, case, trial, "right after")
+    await judged(lab, case, trial, "right after")
     watched = bool(lab.agents())
     if not await lab.quiet(begun + DEADLINE + GRACE - time.monotonic()):
         trial.miss(LATE, f"{DEADLINE + GRACE} s after the start these still run: {lab.agents()}")
@@ -108,14 +108,14 @@ async def _alone(lab: Lab, case: Case, trial: Trial, begun: float) -> None:
     undecided = [name for name in ("armed", "reverting") if f"{STATE}/journal.{name}" in files]
     if watched:
         trial.recovered_seconds = time.monotonic() - begun
-        if undecided or not _like(_without_arms(files), case.before, case.after):
-            trial.miss(WRONG_END, f"{undecided} after its own undo: {_unlike(files, case.before)}")
-        await _judged(lab, case, trial, "after its own undo")
+        if undecided or not like(without_arms(files), case.before, case.after):
+            trial.miss(WRONG_END, f"{undecided} after its own undo: {unlike(files, case.before)}")
+        await judged(lab, case, trial, "after its own undo")
     elif undecided and files.get(CONFIG) != case.before.get(CONFIG):
         trial.miss(WRONG_END, "sshd_config is changed, and no undo waits")
 
 
-async def _judged(lab: Lab, case: Case, trial: Trial, when: str) -> Way | None:
+async def judged(lab: Lab, case: Case, trial: Trial, when: str) -> Way | None:
     half = [path for path in case.is_whole(lab.files()) if ".kps-" not in path and "kps-undo" not in path]
     if half:
         trial.miss(HALF_WRITTEN, f"{when}: {half}")
@@ -137,19 +137,19 @@ def _told(lab: Lab, case: Case, trial: Trial, result: Result | None) -> None:
         named = result.evidence.get("errno") == number or os.strerror(number) in " ".join([result.message, *result.remains])
         if not named:
             trial.miss(UNTOLD, f"{result.cause}: {result.message} {result.evidence}")
-        if result.server_state in ("as_before", "reverted") and not _like(files, case.before):
-            trial.miss(WRONG_END, f"{result.server_state}, but {_unlike(files, case.before)}")
-    elif not _like(_without_arms(files), case.after):
-        trial.miss(WRONG_END, f"{result.status}, but {_unlike(files, case.after)}")
+        if result.server_state in ("as_before", "reverted") and not like(files, case.before):
+            trial.miss(WRONG_END, f"{result.server_state}, but {unlike(files, case.before)}")
+    elif not like(without_arms(files), case.after):
+        trial.miss(WRONG_END, f"{result.status}, but {unlike(files, case.after)}")
 
 
-def _without_arms(files: Files) -> Files:
+def without_arms(files: Files) -> Files:
     return {path: entry for path, entry in files.items() if "kps-undo" not in path}
 
 
-async def _next_run(lab: Lab, case: Case, trial: Trial, ends: tuple[Files, ...]) -> None:
+async def next_run(lab: Lab, case: Case, trial: Trial, ends: tuple[Files, ...]) -> None:
     """Whatever was left, the next order that comes finds and finishes."""
-    way = await _judged(lab, case, trial, "before the next run")
+    way = await judged(lab, case, trial, "before the next run")
     if way is None:
         return
     if case.old.login == "root":
@@ -161,9 +161,9 @@ async def _next_run(lab: Lab, case: Case, trial: Trial, ends: tuple[Files, ...])
         return
     if not await lab.quiet(_QUIET_SECONDS, lambda: not left_over(lab.files(), lab.agents())):
         trial.miss(LEFT_OVER, left_over(lab.files(), lab.agents()))
-    if not _like(lab.files(), *ends):
-        trial.miss(WRONG_END, f"after the next run: {_unlike(lab.files(), ends[0])}")
-    await _judged(lab, case, trial, "after the next run")
+    if not like(lab.files(), *ends):
+        trial.miss(WRONG_END, f"after the next run: {unlike(lab.files(), ends[0])}")
+    await judged(lab, case, trial, "after the next run")
 
 
 # -- the undo ----------------------------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ async def recovery_calls(lab: Lab, case: Case, of: str) -> list[Call]:
 
 async def recovery(lab: Lab, point: Point) -> Trial:
     """Disturb the undo at one point; it is then begun anew, by the same and by the next run."""
-    case, trial, tracer = lab.cases[point.case], Trial(point), _tracer(point)
+    case, trial, tracer = lab.cases[point.case], Trial(point), tracer_of(point)
     await lab.become(await broken(lab, case))
     if point.of == "boot":
         await _boots(lab, tracer)
@@ -202,12 +202,12 @@ async def recovery(lab: Lab, point: Point) -> Trial:
         return trial
     await asyncio.to_thread(tracer.ended.wait, 30)
     lab.kill_agents()  # one that goes on trying
-    await _judged(lab, case, trial, "right after")
+    await judged(lab, case, trial, "right after")
     if point.of == "boot" and f"{STATE}/agent" in lab.files():
         await _boots(lab, Tracer())
-        if not _like(_without_arms(lab.files()), case.before):
-            trial.miss(WRONG_END, f"after the next boot: {_unlike(lab.files(), case.before)}")
-    await _next_run(lab, case, trial, (case.before,))
+        if not like(without_arms(lab.files()), case.before):
+            trial.miss(WRONG_END, f"after the next boot: {unlike(lab.files(), case.before)}")
+    await next_run(lab, case, trial, (case.before,))
     return trial
 
 
@@ -258,7 +258,7 @@ async def disk_calls(lab: Lab, case: Case) -> list[Call]:
 
 async def disk(lab: Lab, point: Point) -> Trial:
     """Disturb a reset at one point; then the server boots, is shut down once more, and the reset is ordered again."""
-    case, trial, tracer = lab.cases[point.case], Trial(point), _tracer(point)
+    case, trial, tracer = lab.cases[point.case], Trial(point), tracer_of(point)
     result = await asyncio.to_thread(lab.at_rest, case.plan, tracer, await _disk(lab, case, case.before))
     trial.reached = tracer.reached.is_set()
     if not trial.reached:
@@ -267,7 +267,7 @@ async def disk(lab: Lab, point: Point) -> Trial:
     if point.how != "kill":
         _told(lab, case, trial, result)
     if case.old != case.new:
-        await _judged(lab, case, trial, "after a boot")
+        await judged(lab, case, trial, "after a boot")
     where = await _disk(lab, case, None)
     result = await asyncio.to_thread(lab.at_rest, case.plan | {"generation": 20}, Tracer(), where)
     if result is None or result.status not in ("succeeded", "unchanged"):
@@ -275,8 +275,8 @@ async def disk(lab: Lab, point: Point) -> Trial:
     await asyncio.to_thread(lab.server.start)
     if left := left_over(lab.files(), []):
         trial.miss(LEFT_OVER, left)
-    if not _like(lab.files(), case.after, *case.on_the_way):
-        trial.miss(WRONG_END, f"after the next reset: {_unlike(lab.files(), case.after)}")
+    if not like(lab.files(), case.after, *case.on_the_way):
+        trial.miss(WRONG_END, f"after the next reset: {unlike(lab.files(), case.after)}")
     if not await lab.lets_in(case.new):
         trial.miss(LOCK_OUT, f"after the next reset: {case.new}")
     return trial
