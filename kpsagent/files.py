@@ -337,7 +337,40 @@ def _replace_at(
     expected: "Optional[str]",
     text: str,
 ) -> None:
-    temporary = _temporary(name)
+    with swap.Swapper(parent) as swapper:
+        stands, theirs = _put(swapper, name, path, account, rights, expected, text)
+        if stands and not theirs:
+            return
+        until = time.monotonic() + _AFTER_SECONDS
+        while theirs:
+            # As whoever wrote it would have, had they come a moment later.
+            now = _read_at(parent, name, path, os.O_NOFOLLOW).text or ""
+            merged = now + ("" if not now or now.endswith("\n") else "\n") + "".join(line + "\n" for line in theirs)
+            try:
+                stands, more = _put(swapper, name, path, account, rights, now, merged)
+                theirs = more if stands else theirs + more
+            except Changed:
+                pass
+            if theirs and time.monotonic() > until:
+                lost = "; ".join(theirs)[:2000]
+                raise _changed(path, account, "keeps changing it; of what they wrote this is lost: " + lost, "")
+    raise _changed(path, account, "changed it")
+
+
+def _put(
+    swapper: swap.Swapper,
+    name: str,
+    path: str,
+    account: "Optional[Account]",
+    rights: "Optional[Account]",
+    expected: "Optional[str]",
+    text: str,
+) -> "Tuple[bool, List[str]]":
+    """Have the file hold text; return whether it does, and the lines that others wrote meanwhile and that are not in it now.
+
+    errors.Changed where nothing was done.
+    """
+    parent, temporary = swapper.parent, _temporary(name)
     opened = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent)
     old = -1
     try:
@@ -360,19 +393,17 @@ def _replace_at(
             raise _changed(path, account, "changed it")
         if expected is None:
             os.link(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)  # unlike rename, fails where there is one by now
-            os.unlink(temporary, dir_fd=parent)
+            stands, theirs = True, []  # type: Tuple[bool, List[str]]
         else:
-            _take_its_place(parent, temporary, name, path, account, rights, expected, text, old, tells)
+            stands, theirs = _take_its_place(swapper, temporary, name, path, account, rights, expected, text, old, tells)
     except FileExistsError:
-        _unlink(temporary, parent)
         raise _changed(path, account, "made it")
-    except BaseException:
-        _unlink(temporary, parent)
-        raise
     finally:
+        _unlink(temporary, parent)
         if old >= 0:
             os.close(old)
     os.fsync(parent)
+    return stands, theirs
 
 
 # Nobody who edits the file honours a lock of ours, so what they do between our look and our rename is looked for afterwards.
@@ -381,7 +412,7 @@ _BLIND_SECONDS = 0.05  # where the kernel does not tell who writes: how long an 
 
 
 def _take_its_place(
-    parent: int,
+    swapper: swap.Swapper,
     temporary: str,
     name: str,
     path: str,
@@ -391,44 +422,44 @@ def _take_its_place(
     text: str,
     old: int,
     tells: bool,
-) -> None:
-    """Put temporary in the place of name. Where somebody wrote there since we looked, theirs is kept, and errors.Changed raised.
+) -> "Tuple[bool, List[str]]":
+    """Put temporary in the place of name; return whether it stands there, and which lines of others have no place now.
 
-    Where two names can change places, all they did comes to light. Else what they wrote into the file that we displaced does, but
-    not that they put another in its place in the microseconds between our look and our rename.
+    Where two names can change places, all that others did comes to light. Else what they wrote into the file that we displaced
+    does, but not that they put another in its place in the microseconds between our look and our rename.
     """
+    parent = swapper.parent
     try:
-        swapped = swap.exchange(parent, temporary, name)
+        swapped = swapper.exchange(temporary, name)
     except FileNotFoundError:
         raise _changed(path, account, "removed it")
     if not swapped:
         os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
-    displaced, busy = _left_behind(parent, temporary if swapped else "", old, tells, rights)
-    if displaced != expected:
-        if swapped and not _only_adds(displaced, expected):
-            # A text of their own, whole: it stands again. What comes out is ours, or was made of ours.
-            swap.exchange(parent, temporary, name)
-            first, expected = displaced, text
-            displaced, _ = _left_behind(parent, temporary, old, tells, rights)
-            if not _only_adds(displaced, text):
-                swap.exchange(parent, temporary, name)  # and that is the newest
-                displaced = first
-        _pass_on(parent, name, expected, displaced)
-        raise _changed(path, account, "changed it")
-    if busy:
-        raise _changed(path, account, "has the file open to write in it that stood there", "")
-    if swapped:
-        _unlink(temporary, parent)
+    theirs, busy, another = _left_behind(parent, temporary if swapped else "", old, tells, rights)
+    if theirs == expected:
+        if busy:
+            raise _changed(path, account, "has the file open to write in it that stood there", "")
+        return True, []
+    if not swapped or (_only_adds(theirs, expected) and not another):
+        return True, _added(theirs, expected)
+    # A text of their own, whole: it stands again. What comes out is ours, or was made of ours.
+    swapper.exchange(temporary, name)
+    newest, _, _ = _left_behind(parent, temporary, old, tells, rights)
+    if _only_adds(newest, text):
+        return False, _added(newest, text)
+    swapper.exchange(temporary, name)
+    return False, _added(theirs, expected)
 
 
-def _left_behind(parent: int, temporary: str, old: int, tells: bool, rights: "Optional[Account]") -> "Tuple[str, bool]":
-    """Return what the displaced file holds once nobody writes in it, and whether somebody still does."""
+def _left_behind(parent: int, temporary: str, old: int, tells: bool, rights: "Optional[Account]") -> "Tuple[str, bool, bool]":
+    """Return what the displaced file holds once nobody writes in it, whether somebody still does, and whether it is not old."""
     opened = _open_old(temporary, parent) if temporary else -1
     try:
         from_here = opened if opened >= 0 else old  # somebody swept our directory: it is the one that we have open still
         busy = _still_written(from_here, tells, rights, _AFTER_SECONDS)
         os.lseek(from_here, 0, os.SEEK_SET)
-        return os.read(from_here, LARGEST).decode("utf-8", "surrogateescape"), busy
+        content = os.read(from_here, LARGEST).decode("utf-8", "surrogateescape")
+        return content, busy, not os.path.samestat(os.fstat(from_here), os.fstat(old))
     finally:
         if opened >= 0:
             os.close(opened)
@@ -465,24 +496,9 @@ def _only_adds(theirs: str, base: str) -> bool:
     return theirs.startswith(base) or not keys.lines_over(base.split("\n"), theirs.split("\n"))
 
 
-def _pass_on(parent: int, name: str, base: str, theirs: str) -> None:
-    """Write at the end of the file what theirs has over base, as whoever wrote it would have, had they come a moment later."""
-    if not _only_adds(theirs, base):
-        return
-    lost = keys.lines_over(theirs.split("\n"), base.split("\n"))
-    if not lost:
-        return
-    opened = os.open(name, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
-    try:
-        found = os.fstat(opened)
-        if stat.S_ISREG(found.st_mode):
-            joins = found.st_size and os.pread(opened, 1, found.st_size - 1) != b"\n"
-            _write_all(
-                opened, (b"\n" if joins else b"") + "".join(line + "\n" for line in lost).encode("utf-8", "surrogateescape")
-            )
-            os.fsync(opened)
-    finally:
-        os.close(opened)
+def _added(theirs: str, base: str) -> "List[str]":
+    """Return the lines that theirs has over base; none where it is another text, which is not to be mixed with ours."""
+    return keys.lines_over(theirs.split("\n"), base.split("\n")) if _only_adds(theirs, base) else []
 
 
 def _changed(path: str, account: "Optional[Account]", what: str, when: str = " just now") -> Changed:
@@ -591,12 +607,12 @@ def _take_away(
     temporary = _temporary(name)
     try:
         os.rename(name, temporary, src_dir_fd=parent, dst_dir_fd=parent)
-        displaced, _ = _left_behind(parent, temporary, old, True, rights)
+        displaced, _, _ = _left_behind(parent, temporary, old, True, rights)
         if displaced != expected:
             try:
                 os.link(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
             except FileExistsError:
-                _pass_on(parent, name, expected or "", displaced)
+                pass  # the newest stands
             raise _changed(path, account, "changed it")
     finally:
         os.close(old)

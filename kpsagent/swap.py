@@ -7,12 +7,13 @@ displaced still has a name, and can be looked at once nobody writes in it any mo
 import errno
 import fcntl
 import os
+import select
 import signal
 import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Optional
+    from typing import Any, Optional
 
 # renameat2(2) by its number: Python has no name for it, nor have older C libraries.
 _NUMBERS = {
@@ -29,50 +30,95 @@ _EXCHANGE = 2
 _CANNOT = (errno.ENOSYS, errno.EINVAL, errno.EPERM)
 # python3-minimal has no ctypes, but where it is the usual Python, Debian and its like, perl-base is always there.
 _PERL = "/usr/bin/perl"
-# Its real user is root where its effective one is a login, and so it takes its own arguments for tainted.
-_SAY = 'my ($n,$d,$a,$b)=map{/(.*)/s?$1:""}@ARGV;exit(syscall($n+0,$d+0,$a,$d+0,$b,2)==0?0:$!+0)'
-_NOT_STARTED = 126
+_PERL_SECONDS = 10
+# Started before it is needed, for what it takes to start is as long as others need to edit the file; then one line, one answer.
+# Its real user is root where its effective one is a login, so that it takes all it is given for tainted.
+_SAY = (
+    "$|=1;my($n,$d)=map{/([0-9]+)/?$1:0}@ARGV;print(chr 0) or exit;"
+    "while(<STDIN>){/^([^\\0]+)\\0([^\\0]+)\\n$/ or exit;my($a,$b)=($1,$2);"
+    "print(chr(syscall($n+0,$d+0,$a,$d+0,$b,2)==0?0:$!+0)) or exit}"
+)
 
 
-def exchange(parent: int, one: str, other: str) -> bool:
-    """Have two names in the directory parent change places; False where that cannot be done here. OSError where it fails."""
-    number = _NUMBERS.get(os.uname().machine) if sys.maxsize > 1 << 32 else None
-    if number is None:
-        return False
-    error = _called(number, parent, one, other)
-    if error is None:
-        error = _called_by_perl(number, parent, one, other)
-    if error is None or error in _CANNOT:
-        return False
-    if error:
-        raise OSError(error, os.strerror(error))
-    return True
+class Swapper:  # a context manager
+    """Has two names of the directory parent change places, as often as is asked for, with the rights of whoever made it."""
+
+    def __init__(self, parent: int) -> None:
+        self.parent = parent
+        self._number = _NUMBERS.get(os.uname().machine, 0) if sys.maxsize > 1 << 32 else 0
+        self._library = _library() if self._number else None
+        self._perl = None  # type: Optional[Tuple[int, int, int]]
+        if self._number and self._library is None:
+            self._start_perl()
+
+    def __enter__(self) -> "Swapper":
+        return self
+
+    def __exit__(self, *_: "Any") -> None:
+        if self._perl is not None:
+            child, into, out = self._perl
+            os.close(into)
+            os.close(out)
+            os.waitpid(child, 0)
+            self._perl = None
+
+    def exchange(self, one: str, other: str) -> bool:
+        """Have these names change places; False where that cannot be done here. OSError where it fails."""
+        error = self._called(os.fsencode(one), os.fsencode(other))
+        if error is None or error in _CANNOT:
+            return False
+        if error:
+            raise OSError(error, os.strerror(error))
+        return True
+
+    def _called(self, one: bytes, other: bytes) -> "Optional[int]":
+        """Return the error number, 0 where there was none; None where nobody here can call."""
+        if self._library is not None:
+            import ctypes
+
+            if self._library.syscall(self._number, self.parent, one, self.parent, other, _EXCHANGE) == 0:
+                return 0
+            return ctypes.get_errno()
+        if self._perl is None or b"\n" in one + other:
+            return None
+        _, into, out = self._perl
+        try:
+            os.write(into, one + b"\0" + other + b"\n")
+        except BrokenPipeError:
+            return None
+        return _answer(out)
+
+    def _start_perl(self) -> None:
+        read_in, into = os.pipe()
+        out, write_out = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                os.dup2(read_in, 0)
+                os.dup2(write_out, 1)
+                os.set_inheritable(self.parent, True)
+                os.execve(_PERL, ["perl", "-e", _SAY, str(self._number), str(self.parent)], {})
+            finally:
+                os._exit(1)
+        os.close(read_in)
+        os.close(write_out)
+        self._perl = child, into, out
+        if _answer(out) is None:
+            self.__exit__()
 
 
-def _called(number: int, parent: int, one: str, other: str) -> "Optional[int]":
-    """Return the error number, 0 where there was none; None where there is no ctypes."""
+def _answer(out: int) -> "Optional[int]":
+    said = os.read(out, 1) if select.select([out], [], [], _PERL_SECONDS)[0] else b""
+    return said[0] if said else None
+
+
+def _library() -> "Any":
+    """Return the C library, or None where there is no ctypes."""
     try:
         import ctypes
     except ImportError:
         return None
-    library = ctypes.CDLL(None, use_errno=True)
-    if library.syscall(number, parent, os.fsencode(one), parent, os.fsencode(other), _EXCHANGE) == 0:
-        return 0
-    return ctypes.get_errno()
-
-
-def _called_by_perl(number: int, parent: int, one: str, other: str) -> "Optional[int]":
-    """As _called; None where there is no perl."""
-    child = os.fork()
-    if child == 0:
-        try:
-            os.set_inheritable(parent, True)
-            os.execve(_PERL, ["perl", "-e", _SAY, str(number), str(parent), one, other], {})
-        finally:
-            os._exit(_NOT_STARTED + 1)
-    status = os.waitpid(child, 0)[1]
-    code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else _NOT_STARTED
-    return code if code < _NOT_STARTED else None
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def nobody_writes(opened: int) -> "Optional[bool]":

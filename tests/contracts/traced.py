@@ -18,6 +18,7 @@ MARK = "getpriority"
 CHANGES = ("write", "fsync", "fdatasync", "fchown", "fchmod", "fchmodat", "fchownat", "fsetxattr", "fremovexattr", "ftruncate")
 NAMES = ("rename", "renameat", "renameat2", "link", "linkat", "unlink", "unlinkat", "mkdir", "mkdirat", "rmdir")
 _CALL = re.compile(r"^(\d+) +(\w+)\((.*)\) += (.*)$")
+_UNFINISHED = " <unfinished ...>"
 
 CHILD = f"""
 import os, sys
@@ -48,6 +49,11 @@ class Call(NamedTuple):
     by_child: bool
 
     @property
+    def known(self) -> bool:
+        """Whether it can be told from the others of its name in the other process: they are counted for each."""
+        return not self.by_child or self.name == "renameat2"
+
+    @property
     def changes(self) -> bool:
         return self.name in CHANGES + NAMES or (self.name == "openat" and "O_CREAT" in self.arguments)
 
@@ -76,7 +82,14 @@ class Child:
         assert self.run(act, before=before) == 0
         counts: dict[str, int] = {}
         inside, marks, first = [], 0, ""
+        begun: dict[str, str] = {}  # of a process that another came in between
         for line in self.trace.read_text(errors="replace").split("\n"):
+            pid, _, rest = line.partition(" ")
+            if line.endswith(_UNFINISHED):
+                begun[pid] = line[: -len(_UNFINISHED)]
+                continue
+            if rest.lstrip().startswith("<... "):
+                line = begun.pop(pid, "") + rest.partition(" resumed>")[2]
             call = _CALL.match(line)
             if call is None:
                 continue

@@ -1,0 +1,248 @@
+"""Many writers on one authorized_keys file: fifty agents of ours at once, and others who know nothing of a lock.
+
+Nobody else's line is lost. Each of our lines is there, or its agent has said that it is not.
+"""
+
+import json
+import os
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from controller.demo.fleet import Fleet, Login, Server, Spec
+from controller.transport import ship
+from kpsagent import files, swap
+from kpsagent.errors import Changed
+from tests.contracts.places import local_place
+from tests.drills.faults import Scale
+from tests.drills.figures import Figure, Report, zero
+from tests.fleet import judge
+
+OURS, OURS_SAMPLE = 50, 12
+FOREIGN, FOREIGN_SAMPLE = 300, 80
+FAST, FAST_SAMPLE = 400, 150
+SECONDS = 240  # in which every writer must have come through
+LOGIN = "deploy"
+KEYS = f"/home/{LOGIN}/.ssh/authorized_keys"
+MARKER = "0" * 32
+
+Json = dict[str, Any]
+
+
+def part(report: Report, scale: Scale) -> None:
+    """Writers that race: whole operations on a real server, then the one effect at full speed."""
+    for how in ("append", "rename"):
+        _operations(report, scale, how)
+    ways: dict[str, Callable[[], Any]] = {"ctypes": swap._library, "perl": lambda: None}
+    for way, library in ways.items():
+        for how in ("append", "rename"):
+            _at_full_speed(report, scale, how, way, library)
+
+
+# -- whole operations --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Writer:
+    """One agent of ours after another, until one has bound this key."""
+
+    number: int
+    key: str
+    results: list[Json] = field(default_factory=list)
+
+    @property
+    def succeeded(self) -> bool:
+        return bool(self.results) and self.results[-1]["status"] in ("succeeded", "unchanged")
+
+
+def _operations(report: Report, scale: Scale, how: str) -> None:
+    ours, foreign = (OURS_SAMPLE, FOREIGN_SAMPLE) if scale.sample else (OURS, FOREIGN)
+    writers = [Writer(n, judge.new_key_pair(comment=f"ours-{n}")[1]) for n in range(ours)]
+    until = time.monotonic() + SECONDS
+    with Fleet([Spec(logins=(Login(LOGIN),))]) as fleet:
+        server = fleet.servers[0]
+        server.run(["install", "-d", "-m", "700", "-o", LOGIN, "-g", LOGIN, os.path.dirname(KEYS)])
+        server.write(KEYS, "# begin\n", 0o600, f"{LOGIN}:{LOGIN}")
+        # One who renames: two of that kind lose each other's lines, whatever we do.
+        editors = [_foreign(server, how, foreign // count, n) for count in [4 if how == "append" else 1] for n in range(count)]
+        with ThreadPoolExecutor(ours) as pool:
+            list(pool.map(lambda writer: _write(server, writer, until), writers))
+        for editor in editors:
+            editor.wait()
+        text = server.read(KEYS)
+        left = server.run(["ls", "-A", os.path.dirname(KEYS)]).stdout.split()
+    lines = text.split("\n")
+    lost = [
+        f"{n} of {how} {place}"
+        for place in range(len(editors))
+        for n in _numbers(foreign, len(editors))
+        if f"# {place}-{n} theirs" not in lines
+    ]
+    unseen = [writer for writer in writers if writer.succeeded and writer.key not in lines]
+    twice = [writer for writer in writers if lines.count(writer.key) > 1]
+    against = [writer for writer in writers if not writer.succeeded and writer.key in lines]
+    ends = Counter(result["cause"] or result["status"] for writer in writers for result in writer.results)
+    for what, found in (
+        ("foreign line lost", lost),
+        ("our line lost unseen", unseen),
+        ("twice there", twice),
+        ("there unsaid", against),
+    ):
+        report.misses += [f"writers: {how}: {what}: {one}" for one in found[:5]]
+    name = f"writers: {how}"
+    report.add(
+        Figure(f"{name}: ours", len(writers), ours),
+        Figure(f"{name}: of them bound", sum(writer.succeeded for writer in writers)),
+        Figure(f"{name}: operations", sum(ends.values())),
+        Figure(f"{name}: refused as busy", ends["busy"]),
+        Figure(f"{name}: foreign edits found and told", ends["authorized_keys_changed"]),
+        Figure(
+            f"{name}: ended otherwise",
+            sum(ends.values()) - ends["busy"] - ends["authorized_keys_changed"] - ends["succeeded"],
+            0,
+            0,
+        ),
+        zero(f"{name}: foreign lines lost", len(lost)),
+        zero(f"{name}: ours lost undetected", len(unseen) + len(against)),
+        zero(f"{name}: ours twice or left over", len(twice) + (left != ["authorized_keys"])),
+    )
+
+
+def _numbers(foreign: int, editors: int) -> range:
+    return range(foreign // editors)
+
+
+_APPENDS = """
+import os, random, sys, time
+path, count, place = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+chance = random.Random(place)
+for n in range(count):
+    with open(path, "a") as stream:
+        time.sleep(chance.choice((0, 0, 0, 0.005)))
+        stream.write("# %s-%d theirs\\n" % (place, n))
+    time.sleep(chance.uniform(0, 0.3))
+"""
+_RENAMES = """
+import os, random, sys, time
+path, count, place = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+chance = random.Random(place)
+for n in range(count):
+    with open(path) as stream:
+        text = stream.read()
+    time.sleep(chance.choice((0, 0, 0.002, 0.01)))
+    with open(path + ".swp", "w") as stream:
+        stream.write(text + "# %s-%d theirs\\n" % (place, n))
+    os.rename(path + ".swp", path)
+    time.sleep(chance.uniform(0, 0.2))
+"""
+
+
+def _foreign(server: Server, how: str, count: int, place: int) -> subprocess.Popen[bytes]:
+    """Somebody in the server who edits the file as the login, and honours no lock."""
+    script = _APPENDS if how == "append" else _RENAMES
+    inside = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "python3", "-c", script, KEYS, str(count), str(place)]
+    return subprocess.Popen([*server._way_in(), *inside])
+
+
+def _write(server: Server, writer: Writer, until: float) -> None:
+    chance = Random(writer.number)
+    while not writer.succeeded and time.monotonic() < until:
+        writer.results.append(_run_agent(server, writer))
+        time.sleep(chance.uniform(0, 0.5))
+
+
+def _run_agent(server: Server, writer: Writer) -> Json:
+    """Run our agent in the server as a controller does, with proofs that always hold; return its result."""
+    plan = {
+        "operation": "bind",
+        "id": f"{writer.number}-{len(writer.results)}",
+        "generation": 1,
+        "login": LOGIN,
+        "deadline_seconds": 60,
+        "key": writer.key,
+        "provable": True,
+    }
+    python = ["python3", "-I", "-S", "-E", "-B", "-c", ship.BOOTSTRAP, "run", f"127.0.0.1 4711 {server.host} {server.port}"]
+    agent = subprocess.Popen([*server._way_in(), *python], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert agent.stdin is not None
+    assert agent.stdout is not None
+    agent.stdin.write(ship.payload() + json.dumps({"marker": MARKER, "plan": plan}).encode() + b"\n")
+    agent.stdin.flush()
+    try:
+        for line in agent.stdout:
+            frame = json.loads(line.partition(b" ")[2] or b"{}")
+            if frame.get("say") == "ask":
+                nonce = Path(f"/proc/{server.pid}/root{frame['path']}").read_text().strip()
+                answers = [{"method": each["want"], "nonce": nonce} for each in frame["questions"]]
+                agent.stdin.write(json.dumps({"answers": answers}).encode() + b"\n")
+                agent.stdin.flush()
+            elif frame.get("say") == "result":
+                return {"cause": None} | frame
+    finally:
+        agent.communicate()
+    return {"status": "none", "cause": "nothing said"}
+
+
+# -- the one effect, at full speed -------------------------------------------------------------------------------------
+
+
+def _at_full_speed(report: Report, scale: Scale, how: str, way: str, library: Callable[[], Any]) -> None:
+    """Replace over and over while somebody edits without a pause: what of theirs is lost?"""
+    count = FAST_SAMPLE if scale.sample else FAST
+    with local_place() as place:
+        path = f"{place.home}/authorized_keys"
+        place.put(path, "# begin\n")
+        editor = os.fork()
+        if editor == 0:
+            _edit(path, how, count, place.account.uid)
+        really, done = swap._library, []
+        swap._library = library
+        told = number = 0
+        try:
+            while os.waitpid(editor, os.WNOHANG) == (0, 0):
+                number += 1
+                now = files.read(path, place.account).text or ""
+                try:
+                    files.replace(path, place.account, now, f"{now}ours-{number}\n")
+                except (Changed, FileNotFoundError):
+                    told += 1
+                    continue
+                done.append(f"ours-{number}")
+        finally:
+            swap._library = really
+        lines = Path(path).read_text().split("\n")
+    lost = [n for n in range(count) if f"theirs-{n}" not in lines]
+    overwritten = [line for line in done if line not in lines]
+    name = f"writers: {how} at full speed, by {way}"
+    report.misses += [f"{name}: theirs-{n} is lost" for n in lost[:5]]
+    report.add(
+        Figure(f"{name}: theirs", count),
+        Figure(f"{name}: ours", len(done)),
+        Figure(f"{name}: found and told", told),
+        zero(f"{name}: theirs lost", len(lost)),
+        # Who renames may put away a line of ours that was already there: that is for the look before the commit.
+        Figure(f"{name}: ours lost later", len(overwritten), None, 0 if how == "append" else None),
+    )
+
+
+def _edit(path: str, how: str, count: int, uid: int) -> None:
+    try:
+        os.setgroups([])
+        os.setuid(uid)
+        for n in range(count):
+            if how == "append":
+                with open(path, "a") as stream:
+                    stream.write(f"theirs-{n}\n")
+            else:
+                text = Path(path).read_text()
+                Path(f"{path}.swp").write_text(f"{text}theirs-{n}\n")
+                os.rename(f"{path}.swp", path)
+            time.sleep(0.002)
+    finally:
+        os._exit(0)
