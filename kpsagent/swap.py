@@ -13,7 +13,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Optional
+    from typing import Any, Optional, Tuple  # noqa: F401 - in a comment
 
 # renameat2(2) by its number: Python has no name for it, nor have older C libraries.
 _NUMBERS = {
