@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MADE := $(VENV)/.made-from-lock
 RUN_PACKAGES := openssh-server openssh-client sudo python3-minimal cron
-TEST_PACKAGES := $(RUN_PACKAGES) debootstrap strace tcsh patch openssl mount e2fsprogs
+TEST_PACKAGES := $(RUN_PACKAGES) busybox-static dropbear-bin debootstrap strace tcsh patch openssl mount e2fsprogs
 # One more than the two cores that are promised: servers boot, deadlines pass and trees are built without any of ours at work.
 WORKERS ?= 3
 
@@ -30,6 +30,7 @@ check: $(MADE)
 	$(BIN)/vermin --quiet --no-tips -t=3.6- --violations kpsagent
 	$(BIN)/python -m tests.check.imports
 	$(BIN)/python -m tests.check.docs
+	@if command -v shellcheck >/dev/null; then shellcheck -s sh kpsagent/shell/*.sh; else echo 'no shellcheck: apt-get install shellcheck'; fi
 
 bench: packages $(MADE)
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -128,8 +128,8 @@ CAUSES: dict[str, Cause] = {
     ),
     # -- getting started on the server -----------------------------------------------------------------------------------
     "no_python": Cause(
-        "There is no Python 3 on the server, and the agent needs one.",
-        "Install python3-minimal (or your distribution's smallest Python 3) and retry.",
+        "There is no Python 3 on the server, and for an agent in shell a tool is missing that it cannot do without.",
+        "Install what the message names, or python3-minimal (your distribution's smallest Python 3), and retry.",
         True,
     ),
     "sudo_refused": Cause(

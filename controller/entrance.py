@@ -9,7 +9,7 @@ import asyncssh
 
 from controller.model import Credential, KeyPair, Secret
 from controller.order import Order, Way, same
-from controller.transport import proof, rope
+from controller.transport import played, proof, rope
 from controller.transport.connect import Client, NotConnected, Target, connect, fingerprint
 from controller.transport.frames import Frame, Hello, Result
 from kpsagent.errors import Failed, Refused
@@ -22,6 +22,7 @@ _MOST_OF_A_CHECK = 3  # which nothing comes after that the address would have to
 
 _START_SECONDS = 20.0  # from a login to the agent's first word
 
+Attach = Callable[..., Awaitable[rope.Rope | played.Played]]
 PrivateHalf = Callable[[KeyPair], Awaitable[asyncssh.SSHKey]]
 
 
@@ -31,7 +32,7 @@ class Inside:
 
     way: Way
     connection: asyncssh.SSHClientConnection
-    rope: rope.Rope
+    rope: rope.Rope | played.Played
     frames: AsyncIterator[Frame]
     boot: str
     plan: dict[str, Any]
@@ -59,6 +60,7 @@ class Entrance:
         self._password_of = None if given is None else given.password_of
         self._identity = identity
         self._private_half = private_half
+        self._attach: Attach = rope.attach  # until it turns out that there is no Python
 
     def try_first(self, way: Way) -> None:
         """Put a way before all others."""
@@ -165,7 +167,7 @@ class Entrance:
         plan = dict(plan, password_known=password is not None)
         try:
             async with asyncio.timeout(_START_SECONDS):
-                line = await rope.attach(connection, plan, how, self._password if how == "password" else None)
+                line = await self._attach(connection, plan, how, self._password if how == "password" else None)
                 frames = line.frames()
                 hello = await anext(frames)
             if not isinstance(hello, Hello):
@@ -174,6 +176,11 @@ class Entrance:
             raise rope.disturbed("") from None
         except rope.SudoRefused as refused:
             raise rope.SudoRefused("sudo_refused", f"{self._target.name}: {way.login}: {refused.message}") from None
+        except Refused as refused:
+            if refused.cause != "no_python" or self._attach is played.attach:
+                raise
+            self._attach = played.attach
+            return await self._started(way, connection, plan, how)
         return Inside(way, connection, line, frames, hello.boot, plan, password, hello.root, how)
 
     async def look_again(self, inside: Inside, plan: dict[str, Any]) -> dict[str, Any]:

@@ -5,78 +5,99 @@ import os
 import pwd
 import stat
 import time
+from collections import namedtuple
 
 from .errors import Refused
 from .host import Account
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, List, Optional, Tuple
+    from typing import Callable, Dict, List, Optional, Tuple
+
+    MoreGroups = Callable[[str, int], List[Tuple[int, str]]]
+    Entry = Callable[[str], str]
 
 _DAY = 86400
 _NO_LOGINS = "/etc/nologin"  # while it is there only root gets in: sshd(8)
 
 
-def _rows(path: str, fields: int) -> "List[List[str]]":
+Texts = namedtuple("Texts", "passwd group shadow nsswitch")
+Texts.__doc__ = """What the server's own files say; "" for one that is not there, or may not be read."""
+
+
+def _texts() -> Texts:
+    return Texts(*(_text("/etc/" + name) for name in ("passwd", "group", "shadow", "nsswitch.conf")))
+
+
+def _text(path: str) -> str:
     try:
         with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as stream:
-            rows = [line.rstrip("\n").split(":") for line in stream]
-    except (FileNotFoundError, PermissionError):
-        return []
+            return stream.read()
+    except OSError:
+        return ""
+
+
+def _rows(text: str, fields: int) -> "List[List[str]]":
+    rows = [line.split(":") for line in text.split("\n")]
     return [row for row in rows if len(row) >= fields and not row[0].startswith(("+", "-", "#"))]
 
 
 def find(name: str, at_rest: bool) -> "Optional[Account]":
     """Return the login of this name, or None. A disk at rest has its files only."""
-    row = next((row for row in _rows("/etc/passwd", 7) if row[0] == name), None)
-    if row is None and not at_rest:
-        try:
-            entry = pwd.getpwnam(name)
-        except KeyError:
-            return None
-        row = [entry.pw_name, "", str(entry.pw_uid), str(entry.pw_gid), "", entry.pw_dir, entry.pw_shell]
-    return _account(row, _groups(), {each[0]: each for each in _rows("/etc/shadow", 9)}, at_rest) if row else None
+    found = find_in(_texts(), name, _nothing_more if at_rest else _more_groups, _nobody_else if at_rest else _entry)
+    return found and found._replace(barred=_barred(found.uid, found.shell))
+
+
+def find_in(texts: Texts, name: str, more: "MoreGroups", entry: "Entry") -> "Optional[Account]":
+    """Return the login that the texts, or else entry (name -> a line of passwd), know by this name; barred is left open.
+
+    more: name and group -> the numbers and names of groups that the texts may not know of.
+    """
+    rows = _rows(texts.passwd, 7) + _rows(entry(name) if not _is_known(texts, name) else "", 7)
+    row = next((row for row in rows if row[0] == name and row[2].isdigit() and row[3].isdigit()), None)
+    return _account(row, _groups(texts.group), _shadow(texts.shadow), more) if row else None
+
+
+def _is_known(texts: Texts, name: str) -> bool:
+    return any(row[0] == name for row in _rows(texts.passwd, 7))
 
 
 def listed(at_rest: bool) -> "Tuple[List[Account], bool]":
     """Return every login in the server's own files, and whether a directory service may know more."""
-    groups, shadow = _groups(), {each[0]: each for each in _rows("/etc/shadow", 9)}
-    accounts = []
-    for row in _rows("/etc/passwd", 7):
-        if row[2].isdigit() and row[3].isdigit():
-            accounts.append(_account(row, groups, shadow, at_rest))
-    return accounts, _directory_service()
+    found, more = listed_in(_texts(), _nothing_more if at_rest else _more_groups)
+    return [each._replace(barred=_barred(each.uid, each.shell)) for each in found], more
 
 
-def _directory_service() -> bool:
-    try:
-        with open("/etc/nsswitch.conf", encoding="utf-8", errors="replace") as stream:
-            lines = [line.split("#")[0] for line in stream]
-    except OSError:
-        return False
+def listed_in(texts: Texts, more: "MoreGroups") -> "Tuple[List[Account], bool]":
+    rows = [row for row in _rows(texts.passwd, 7) if row[2].isdigit() and row[3].isdigit()]
+    groups, shadow = _groups(texts.group), _shadow(texts.shadow)
+    return [_account(row, groups, shadow, more) for row in rows], _directory_service(texts.nsswitch)
+
+
+def _directory_service(text: str) -> bool:
+    lines = [line.split("#")[0] for line in text.split("\n")]
     sources = [word for line in lines if line.startswith("passwd:") for word in line.split()[1:]]
     return any(word not in ("files", "compat", "systemd") and not word.startswith("[") for word in sources)
 
 
-Group = "Tuple[str, int, List[str]]"
+def _groups(text: str) -> "List[Tuple[str, int, List[str]]]":
+    return [(row[0], int(row[2]), row[3].split(",")) for row in _rows(text, 4) if row[2].isdigit()]
 
 
-def _groups() -> "List[Tuple[str, int, List[str]]]":
-    return [(row[0], int(row[2]), row[3].split(",")) for row in _rows("/etc/group", 4) if row[2].isdigit()]
+def _shadow(text: str) -> "Dict[str, List[str]]":
+    return {row[0]: row for row in _rows(text, 9)}
 
 
 def _account(
-    row: "List[str]", groups: "List[Tuple[str, int, List[str]]]", shadow: "Dict[str, List[str]]", at_rest: bool
+    row: "List[str]", groups: "List[Tuple[str, int, List[str]]]", shadow: "Dict[str, List[str]]", more: "MoreGroups"
 ) -> Account:
     name, uid, gid, home, shell = row[0], int(row[2]), int(row[3]), row[5], row[6] or "/bin/sh"
     mine = {number: group for group, number, members in groups if number == gid or name in members}
-    if not at_rest:
-        for number in os.getgrouplist(name, gid):
-            if number not in mine:
-                mine[number] = _group_name(number)
+    for number, group in more(name, gid):
+        mine.setdefault(number, group)
     password, expired = _password(name, row[1], shadow)
     group_ids = sorted(number for number in mine if number != gid)
-    return Account(name, uid, gid, sorted(mine.values()), group_ids, home or "/", shell, password, expired, _barred(uid, shell))
+    return Account(name, uid, gid, sorted(mine.values()), group_ids, home or "/", shell, password, expired, "")
 
 
 def _barred(uid: int, shell: str) -> str:
@@ -88,6 +109,26 @@ def _barred(uid: int, shell: str) -> str:
     except OSError:
         return "its shell {} is not there".format(shell)
     return "{} is there, so only root may log in now".format(_NO_LOGINS) if uid != 0 and os.path.exists(_NO_LOGINS) else ""
+
+
+def _nothing_more(name: str, gid: int) -> "List[Tuple[int, str]]":
+    return []
+
+
+def _more_groups(name: str, gid: int) -> "List[Tuple[int, str]]":
+    return [(number, _group_name(number)) for number in os.getgrouplist(name, gid)]
+
+
+def _nobody_else(name: str) -> str:
+    return ""
+
+
+def _entry(name: str) -> str:
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        return ""
+    return ":".join([entry.pw_name, "", str(entry.pw_uid), str(entry.pw_gid), "", entry.pw_dir, entry.pw_shell])
 
 
 def _group_name(number: int) -> str:
@@ -117,14 +158,18 @@ def _password(name: str, field: str, shadow: "Dict[str, List[str]]") -> "Tuple[s
 
 def private_group(account: Account) -> bool:
     """Whether nobody but this login is in its own group, as Debian's and Ubuntu's sshd ask before they let it write."""
-    members = [name for _, number, names in _groups() if number == account.gid for name in names if name]
-    owners = [row[0] for row in _rows("/etc/passwd", 7) if row[3] == str(account.gid)]
+    return private_group_in(_texts(), account)
+
+
+def private_group_in(texts: Texts, account: Account) -> bool:
+    members = [name for _, number, names in _groups(texts.group) if number == account.gid for name in names if name]
+    owners = [row[0] for row in _rows(texts.passwd, 7) if row[3] == str(account.gid)]
     return all(name == account.name for name in members + owners)
 
 
 def hash_of(name: str) -> str:
     """Return "hash:day it was set" of this login in shadow."""
-    row = next((row for row in _rows("/etc/shadow", 9) if row[0] == name), None)
+    row = next((row for row in _rows(_text("/etc/shadow"), 9) if row[0] == name), None)
     if row is None:
         raise Refused("login_missing", "{} is not in /etc/shadow".format(name), login=name)
     return ":".join(row[1:3])

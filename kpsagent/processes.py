@@ -25,7 +25,7 @@ _RELOAD_SECONDS = 15  # a machine that is out of breath takes its time; the dead
 _SECOND = 10**9
 BOOTTIME = 7  # CLOCK_BOOTTIME, which the time module names only since Python 3.7
 _LOST_SECONDS = 5  # after which a signal that shows no effect is given once more
-_SPARES_SESSIONS = ("KillMode=process", "KillMode=none")  # systemd.kill(5)
+SPARES_SESSIONS = ("KillMode=process", "KillMode=none")  # systemd.kill(5)
 _SETTLE_SECONDS = 1  # for a reload of which nothing is to be seen
 
 
@@ -152,7 +152,12 @@ def _options(arguments: "List[str]") -> "List[List[str]]":
 
 def title(pid: int) -> "List[str]":
     """Return a process's arguments, also of an sshd that wrote `sshd: /usr/sbin/sshd -D [listener] 0 of 10 startups` there."""
-    said = slurp("/proc/{}/cmdline".format(pid)).rstrip("\0")
+    return title_of(slurp("/proc/{}/cmdline".format(pid)))
+
+
+def title_of(said: str) -> "List[str]":
+    """The same from what /proc has as its command line."""
+    said = said.rstrip("\0")
     if said.startswith("sshd: ") and " [listener]" in said:
         return said[len("sshd: ") : said.index(" [listener]")].split()
     return said.split("\0")
@@ -186,13 +191,17 @@ def _is_sshd(pid: int) -> bool:
 
 def _is_listener(pid: int) -> bool:
     """Whether this sshd listens. Since OpenSSH 9.8 what serves a session is a program of its own; before, it is sshd too."""
-    if os.path.basename(_program(pid)) != "sshd":
+    return listens(_program(pid), slurp("/proc/{}/cmdline".format(pid)))
+
+
+def listens(program: str, said: str) -> bool:
+    """The same from its program, and what /proc has as its command line."""
+    if os.path.basename(program) != "sshd":
         return False
-    said = slurp("/proc/{}/cmdline".format(pid))
     if not said or said.startswith("sshd: "):
         return " [listener]" in said
     # A title that it has not written, or not yet: -i is what inetd starts, -R what it makes of itself for a connection.
-    return not any(option in (["-i"], ["-R"]) for option in _options(title(pid)[1:]))
+    return not any(option in (["-i"], ["-R"]) for option in _options(title_of(said)[1:]))
 
 
 def _serves_us() -> int:
@@ -214,10 +223,14 @@ def _serves_us() -> int:
 
 def listening_inodes(address: str, port: int) -> "List[str]":
     """Return the inodes of the sockets that listen on this TCP port for this address."""
+    return inodes_in([slurp("/proc/self/net/tcp"), slurp("/proc/self/net/tcp6")], as_proc_writes(address, sys.byteorder), port)
+
+
+def inodes_in(tables: "List[str]", ours: str, port: int) -> "List[str]":
+    """The same from the text of /proc/net/tcp and tcp6, and our address as it is written there."""
     found = []
-    ours = _as_proc_writes(address)
-    for path in ("/proc/self/net/tcp", "/proc/self/net/tcp6"):
-        for line in slurp(path).split("\n")[1:]:
+    for table in tables:
+        for line in table.split("\n")[1:]:
             row = line.split()
             if len(row) > 9 and row[3] == "0A" and int(row[1].rpartition(":")[2], 16) == port and _serves(row[1], ours):
                 found.append(row[9])
@@ -229,13 +242,13 @@ def _serves(local: str, ours: str) -> bool:
     return not address.strip("0") or address == ours or address[-8:] == ours
 
 
-def _as_proc_writes(address: str) -> str:
-    """Return an IP address as /proc/net/tcp has it: hexadecimal, each 32 bits in the order of this machine."""
+def as_proc_writes(address: str, order: "Any") -> str:
+    """Return an IP address as /proc/net/tcp has it: hexadecimal, each 32 bits in the machine's order ("little" or "big")."""
     import socket  # where it is needed: slow to load
 
     packed = socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address.partition("%")[0])
     words = [packed[start : start + 4] for start in range(0, len(packed), 4)]
-    return "".join("{:08X}".format(int.from_bytes(word, sys.byteorder)) for word in words)
+    return "".join("{:08X}".format(int.from_bytes(word, order)) for word in words)
 
 
 def _listener_on(connection: "Optional[List[str]]") -> int:
@@ -263,9 +276,12 @@ def sockets_of(pid: int) -> "Set[str]":
 
 
 def _unit(pid: int) -> str:
-    if not os.path.isdir("/run/systemd/system"):
-        return ""
-    for line in slurp("/proc/{}/cgroup".format(pid)).split("\n"):
+    return unit_in(slurp("/proc/{}/cgroup".format(pid))) if os.path.isdir("/run/systemd/system") else ""
+
+
+def unit_in(cgroup: str) -> str:
+    """Return the systemd unit of an sshd that /proc has in this control group, or ""."""
+    for line in cgroup.split("\n"):
         last = line.rpartition("/")[2]
         if last.endswith(".service") and last.startswith("ssh"):
             return last
@@ -285,7 +301,7 @@ def ask_sshd(daemon: Daemon, flags: "List[str]", text: "Optional[str]", candidat
         opened = os.open(candidate, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         with os.fdopen(opened, "wb") as stream:
             stream.write(text.encode("utf-8", "surrogateescape"))
-        arguments = _without_config(arguments) + ["-f", candidate]
+        arguments = without_config(arguments) + ["-f", candidate]
     try:
         output = run([daemon.program] + flags + arguments)
         if output.code != 0 and "rivilege separation directory" in output.err:
@@ -298,7 +314,7 @@ def ask_sshd(daemon: Daemon, flags: "List[str]", text: "Optional[str]", candidat
             os.unlink(candidate)
 
 
-def _without_config(arguments: "List[str]") -> "List[str]":
+def without_config(arguments: "List[str]") -> "List[str]":
     kept, skip = [], False
     for word in arguments:
         if not skip and word != "-f":
@@ -382,7 +398,7 @@ def _tell(daemon: Daemon, alive: bool, handed_over: bool) -> bool:
         if handed_over:
             # An sshd that starts anew by itself does not find systemd's socket again: its port is taken, and it ends. While
             # systemd starts another, connections wait in that socket; sessions live on where the unit does not kill them too.
-            if run([systemctl, "show", "--property=KillMode", daemon.unit]).out.strip() not in _SPARES_SESSIONS:
+            if run([systemctl, "show", "--property=KillMode", daemon.unit]).out.strip() not in SPARES_SESSIONS:
                 return False
             alive = False
         # It ends with 0 once what the unit has for a reload has ended well: for sshd a check of its file and a SIGHUP.

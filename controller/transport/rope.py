@@ -118,14 +118,14 @@ class Rope:
 
     def _parsed(self, word: bytes) -> Frame:
         if word == b"no_python":
-            raise Refused("no_python", "there is no Python 3 on the server; install python3-minimal (a shell agent is to come)")
+            raise Refused("no_python", "there is no Python 3 on the server")
         if word == b"sudo_asks":
             raise SudoRefused("sudo_refused", "sudo asks for a password, or this login may not use it")
         return parse(word)
 
     async def answer(self, answers: list[dict[str, Any]]) -> None:
         """Send the proofs that were asked for."""
-        _give(self._process, json.dumps({"answers": answers}).encode("ascii") + b"\n")
+        give(self._process, json.dumps({"answers": answers}).encode("ascii") + b"\n")
 
     async def _last_words(self) -> str:
         said = b""
@@ -181,9 +181,21 @@ async def attach(
     the first frame is read. Refused session_disturbed where sshd opens no session.
     """
     marker = secrets.token_hex(16)
-    line = command_line(marker, become_root)
+    process = await opened(connection, command_line(marker, become_root))
+    order = json.dumps({"marker": marker, "plan": plan}).encode("ascii") + b"\n"
+    if password is not None:
+        give(process, password.open() + b"\n")
+        await let_in(process, marker.encode("ascii"), password)
+    give(process, ship.payload(*ship.needed(plan)) + order)
+    deadline = plan.get("deadline_seconds", 60)
+    silence, whole = deadline + _SLOWEST_SECONDS, deadline + _SLOW_PARTS * _SLOWEST_SECONDS
+    return Rope(process, marker, password, silence_seconds=silence, whole_seconds=whole)
+
+
+async def opened(connection: asyncssh.SSHClientConnection, line: str) -> asyncssh.SSHClientProcess[bytes]:
+    """Have the login run a command line. Refused session_disturbed where sshd opens no session."""
     try:
-        process = await connection.create_process(line, encoding=None, window=_LONGEST_LINE)
+        return await connection.create_process(line, encoding=None, window=_LONGEST_LINE)
     except asyncssh.ChannelOpenError as error:
         raise Refused(
             "session_disturbed",
@@ -192,17 +204,9 @@ async def attach(
         ) from None
     except (asyncssh.Error, OSError) as error:
         raise _lost(str(error)) from None
-    order = json.dumps({"marker": marker, "plan": plan}).encode("ascii") + b"\n"
-    if password is not None:
-        _give(process, password.open() + b"\n")
-        await _let_in(process, marker.encode("ascii"), password)
-    _give(process, ship.payload(*ship.needed(plan)) + order)
-    deadline = plan.get("deadline_seconds", 60)
-    silence, whole = deadline + _SLOWEST_SECONDS, deadline + _SLOW_PARTS * _SLOWEST_SECONDS
-    return Rope(process, marker, password, silence_seconds=silence, whole_seconds=whole)
 
 
-def _give(process: asyncssh.SSHClientProcess[bytes], some: bytes) -> None:
+def give(process: asyncssh.SSHClientProcess[bytes], some: bytes) -> None:
     with contextlib.suppress(OSError):  # it may have ended by now, and how it ended is still to be read
         process.stdin.write(some)
 
@@ -212,7 +216,7 @@ def _veiled(said: bytes, password: Secret | None) -> bytes:
     return said if password is None else said.replace(password.open(), b"(the password)")
 
 
-async def _let_in(process: asyncssh.SSHClientProcess[bytes], prompt: bytes, password: Secret) -> None:
+async def let_in(process: asyncssh.SSHClientProcess[bytes], prompt: bytes, password: Secret) -> None:
     """Return when sudo has started the agent. What sudo would ask for a second time is not answered: SudoRefused."""
     said = b""
 

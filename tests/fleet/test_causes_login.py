@@ -10,8 +10,9 @@ DEPLOY = Login("deploy", "walk the dog")
 
 
 @pytest.mark.cause("no_python")
-def test_a_server_without_python(product, make_server, told):
+def test_a_server_without_python_nor_the_tools_of_a_shell_agent(product, make_server, told):
     server = make_server(python=False)
+    server.run(["rm", "/usr/bin/flock"])
     product.add(server)
     told(bind(product, server))
 
