@@ -68,6 +68,24 @@ CAUSES: dict[str, Cause] = {
         f"Put the root key back from its backup (the message names its check value), start kps serve again, then {_RETRY}.",
         True,
     ),
+    "prompt_not_password": Cause(
+        "The server asks for something that is not the login's password: a one-time code, a new password, or what nobody can "
+        "tell. No secret was given as an answer to that.",
+        f"Give a key ({_RETRY} --identity FILE), or a login for which the password alone is enough. Log in by hand once where a "
+        "new password is asked for.",
+        True,
+    ),
+    "agent_unusable": Cause(
+        "The ssh-agent on the controller's machine does not answer, has no such key (or more than one of that name), or does not "
+        "sign with it.",
+        f"See ssh-add -l, and name one of its keys: {_RETRY} --agent KEY.",
+        True,
+    ),
+    "certificate_unusable": Cause(
+        "The certificate given is no user certificate of the key given, or is not valid now.",
+        f"See ssh-keygen -L -f FILE, have one made, then {_RETRY} --identity FILE --certificate FILE.",
+        True,
+    ),
     # -- connection ----------------------------------------------------------------------------------------------------
     "name_not_resolved": Cause(
         "The server's host name has no address.",
@@ -107,7 +125,32 @@ CAUSES: dict[str, Cause] = {
     ),
     "algorithms_incompatible": Cause(
         "Of one kind of algorithm the server offers none that is considered safe.",
-        f"Update sshd, or take the restriction out of its configuration; the message names the kind. Then {_RETRY}.",
+        "Bring sshd up to date, or take the restriction out of its configuration; the message names the kind. Where neither can "
+        f"be done, kps server set NAME --allow-old-algorithms ALGORITHM allows it for this server. Then {_RETRY}.",
+        True,
+    ),
+    "source_penalized": Cause(
+        "The server's sshd takes no connection from the controller's address for a while, because logins from there failed too "
+        "often (PerSourcePenalties, OpenSSH 9.8 and later).",
+        f"Wait a minute, longer after many failures, and give the right credential: {_RETRY}. Look what else on this address "
+        "fails to log in there.",
+        True,
+    ),
+    "jump_unreachable": Cause(
+        "A jump server on the way could not be reached, or broke off before we were logged in; the message names it.",
+        f"Mend the way to the jump server (kps server check on it tells more), then {_RETRY}.",
+        True,
+    ),
+    "jump_refused": Cause(
+        "A jump server on the way did not let us in; the message names it.",
+        f"Bind a managed key pair on the jump server (kps bind), or give a key that opens it: {_RETRY} --identity FILE. A "
+        "password is not given to a jump server.",
+        True,
+    ),
+    "jump_forbids_forwarding": Cause(
+        "A jump server on the way lets us in, and may not lead on to the server: its sshd forbids to forward connections.",
+        "On the jump server allow it (AllowTcpForwarding, PermitOpen; no-port-forwarding or restrict before our key), then "
+        f"{_RETRY}.",
         True,
     ),
     "connection_lost": Cause(

@@ -96,6 +96,11 @@ class Client:
         answer: Json = await self._ask("POST", "/servers", body=dict(server))
         return answer
 
+    async def change_server(self, name: str, changes: Mapping[str, Any]) -> Json:
+        """Change how one server is reached, and return it."""
+        answer: Json = await self._ask("PATCH", f"/servers/{_segment(name)}", body=dict(changes))
+        return answer
+
     async def import_servers(self, servers: list[Json]) -> list[Json]:
         """Add all of the servers or none of them, and return them."""
         answer: list[Json] = await self._ask("POST", "/servers/import", body=servers)

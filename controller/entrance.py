@@ -9,9 +9,10 @@ import asyncssh
 
 from controller.model import Credential, KeyPair, Secret
 from controller.order import Order, Way, same
-from controller.transport import played, proof, rope
+from controller.transport import played, rope
 from controller.transport.connect import Client, NotConnected, Target, connect, fingerprint
 from controller.transport.frames import Frame, Hello, Result
+from controller.transport.offer import Held, Offer
 from kpsagent.errors import Failed, Refused
 
 # After one of these another way in may still work; after anything else it would meet the same.
@@ -49,10 +50,10 @@ class Entrance:
         target: Target,
         order: Order,
         given: Credential | None,
-        identity: tuple[str, asyncssh.SSHKey] | None,
+        identity: Held | None,
         private_half: PrivateHalf,
     ) -> None:
-        """identity: the private key given, with its public line. private_half: takes one out of custody."""
+        """identity: the private key given. private_half: takes one out of custody."""
         self._target = target
         self._order = order
         self._login: str = order.plan["login"]
@@ -112,13 +113,13 @@ class Entrance:
     async def _connected(self, way: Way) -> asyncssh.SSHClientConnection:
         if way.by == "password":
             return await connect(self._target, way.login, password=self._password)
-        line, private = await self._key_of(way)
+        held = await self._key_of(way)
         client = Client()
-        return await connect(self._target, way.login, client=client, keys=[proof.Offer(line, private, client)])
+        return await connect(self._target, way.login, client=client, keys=[Offer.of(held, client)])
 
-    async def _key_of(self, way: Way) -> tuple[str, asyncssh.SSHKey]:
+    async def _key_of(self, way: Way) -> Held:
         if way.keypair is not None:
-            return way.keypair.public_key, await self._private_half(way.keypair)
+            return Held(way.keypair.public_key, await self._private_half(way.keypair))
         if self._identity is None:
             raise Refused("credential_needed", f"{self._target.name}: no private key is at hand")
         return self._identity
@@ -128,9 +129,9 @@ class Entrance:
         here = next((each.keypair for each in self._order.bound if each.binding.login == way.login), None)
         if refused.cause != "key_refused" or way.by != "identity" or self._identity is None or here is None:
             return refused
-        if same(self._identity[0], here.public_key):
+        if self._identity.certificate is not None or same(self._identity.line, here.public_key):
             return refused
-        given = fingerprint(self._identity[0])
+        given = fingerprint(self._identity.line)
         return NotConnected(
             "key_mismatch",
             f"{self._target.name}: the private key given is the half of {given}, but {here.name} ({here.fingerprint}) is on "

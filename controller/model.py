@@ -1,6 +1,7 @@
 """The values that everything else passes around. Frozen: a change is a new value and an event."""
 
 import hmac
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, NoReturn, TypedDict
@@ -28,6 +29,15 @@ Phase = Literal["queued", "connect", "look", "decide", "widen", "prove", "narrow
 KEY_TYPES: tuple[KeyType, ...] = (
     "ed25519", "ecdsa-nistp256", "ecdsa-nistp384", "ecdsa-nistp521", "rsa-2048", "rsa-3072", "rsa-4096",
 )  # fmt: skip
+# What a server that cannot be updated may be allowed, by kind, the least bad first. ssh-rsa is RSA with SHA-1: for the host key,
+# and for a login's key.
+OLD_ALGORITHMS: dict[str, tuple[str, ...]] = {
+    "key exchange": ("diffie-hellman-group-exchange-sha1", "diffie-hellman-group14-sha1", "diffie-hellman-group1-sha1"),
+    "host key": ("ssh-rsa",),
+    "cipher": ("aes256-cbc", "aes192-cbc", "aes128-cbc", "3des-cbc"),
+    "MAC": ("hmac-md5",),
+}
+OLD_NAMES = tuple(name for names in OLD_ALGORITHMS.values() for name in names)
 FINAL: frozenset[Status] = frozenset({"succeeded", "unchanged", "failed", "cancelled"})
 
 
@@ -107,6 +117,14 @@ class Credential:
     password_of: str | None = None  # the login whose it is, where that was said
     identity: Secret | None = None  # the text of a private key file
     passphrase: Secret | None = None  # of the identity
+    agent_socket: str | None = None  # of an ssh-agent on this machine
+    agent_key: str | None = None  # the one key of it: fingerprint, public key line, or comment
+    certificate: str | None = None  # a user certificate for the key given, as a line
+
+    @property
+    def by_key(self) -> bool:
+        """Whether a key was given, in whichever way."""
+        return self.identity is not None or self.agent_key is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +144,30 @@ class Server:
     boot_id: str | None = None
     generation: int = 0  # raised by every claim of a task on this server; the server refuses an older one
     after_reset: dict[str, Any] | None = None  # by login: what waits for its first online proof
+    jumps: list[str] = field(default_factory=list)  # ids of the jump servers that lead to it, the nearest to us first
+    old_algorithms: list[str] = field(default_factory=list)  # that it is allowed although they are not safe
+
+
+MOST_HOPS = 8
+
+
+def route(server: Server, known: Mapping[str, Server]) -> list[Server]:
+    """Return the jump servers on the way to a server, the nearest to us first. known: servers by id.
+
+    The first of a server's jumps is reached on its own way, each further one from the one before it, as ssh -J does.
+    ValueError where a server would come twice (so that there is no way), or where the way is too long.
+    """
+    way: list[Server] = []
+    here = server
+    while here.jumps:
+        way[:0] = [known[each] for each in here.jumps]
+        here = way[0]
+        passed = [each.id for each in (*way, server)]
+        if len(set(passed)) != len(passed):
+            raise ValueError(f"{server.name}: a jump server on its way is reached through itself, or comes twice")
+        if len(way) > MOST_HOPS:
+            raise ValueError(f"{server.name}: more than {MOST_HOPS} jump servers on its way")
+    return way
 
 
 class ServerNotes(TypedDict, total=False):

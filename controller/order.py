@@ -25,7 +25,7 @@ class Way:
 
     login: str
     keypair: KeyPair | None
-    by: str  # "custody", "identity" or "password"
+    by: str  # "custody", "identity" (a key given in whichever way) or "password"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,8 @@ def make(
 ) -> Order:
     """Return the order for a task. Refused where the request cannot be meant for this server.
 
-    wanted: the key pair that the request names. identity_line: the public half of the private key given, if one was.
+    wanted: the key pair that the request names. identity_line: the public half of the private key given, if one was that
+    works by itself: not by a certificate.
     """
     request = task.request
     here = next((each for each in bound if each.binding.login == task.login), None)
@@ -126,7 +127,8 @@ def make(
     if plan.get("key") is not None and wanted is None:
         plan["provable"] = same(identity_line, str(plan["key"])) or (asked is not None and asked.managed)
     # A key that is still to be bound opens nothing; its private half is given as the proof.
-    opens = identity_line is not None and not (task.operation == "bind" and same(identity_line, str(plan["key"])))
+    by_key = given is not None and given.by_key
+    opens = by_key and not (task.operation == "bind" and same(identity_line, str(plan["key"])))
     return Order(plan, ways(task, server, bound, given, opens), wanted, server.login, bound, asked, waiting)
 
 
@@ -202,7 +204,7 @@ def ways(task: Task, server: Server, bound: list[Bound], given: Credential | Non
     """
     logins = list(dict.fromkeys([task.login, server.login]))
     by_caller: list[Way] = []
-    if given is not None and given.identity is not None and (opens or given.password is None):
+    if given is not None and given.by_key and (opens or given.password is None):
         by_caller += [Way(login, None, "identity") for login in logins]
     if given is not None and given.password is not None:
         by_caller += [Way(login, None, "password") for login in ([given.password_of] if given.password_of else logins)]

@@ -10,9 +10,10 @@ from controller.order import same
 from controller.transport import proof
 from controller.transport.connect import Target
 from controller.transport.frames import Ask, Question
+from controller.transport.offer import Signer
 from kpsagent.errors import Failed
 
-PrivateOf = Callable[[str], Awaitable[asyncssh.SSHKey | None]]
+PrivateOf = Callable[[str], Awaitable[Signer | None]]
 
 
 class Prover:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from concurrent.futures import Executor
 from dataclasses import replace
 from datetime import timedelta
@@ -18,7 +18,7 @@ from controller import causes, diagnosis, keyfiles, order, sessions
 from controller.causes import CAUSES
 from controller.entrance import Entrance, Inside
 from controller.errors import Damaged, NotFound, Problem, Unavailable
-from controller.keyfiles import apart
+from controller.keyfiles import apart, certificate
 from controller.kms import Kms
 from controller.model import (
     Binding,
@@ -32,14 +32,18 @@ from controller.model import (
     ServerState,
     Task,
     now,
+    route,
 )
 from controller.order import Bound, Order, Way
 from controller.prover import Prover
 from controller.settings import Settings
 from controller.store import Store
-from controller.transport import at_rest, hostkeys, proof
-from controller.transport.connect import NotConnected, Target
+from controller.transport import at_rest, proof, sshagent
+from controller.transport.connect import NotConnected, Target, first_host_key
 from controller.transport.frames import Ask, Reached, Result, plain, small
+from controller.transport.jumps import Jump, Places
+from controller.transport.offer import Held, Signer
+from controller.transport.pace import Pace
 from kpsagent.errors import Failed, Refused, Stop
 
 T = TypeVar("T")
@@ -63,6 +67,8 @@ class Runner:
         self._owner = owner
         self._executor = executor
         self._on_server: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self.pace = Pace()
+        self.places = Places(settings.jump_connections)
 
     async def run(self, task: Task, given: Credential | None) -> None:
         """Carry out a task that has been claimed, and record how it ended. Never raises for what went wrong with it."""
@@ -163,7 +169,8 @@ class _Job:
         self.prover: Prover | None = None
         self.server: Server
         self.order: Order
-        self.identity: tuple[str, asyncssh.SSHKey] | None = None
+        self.identity: Held | None = None
+        self.road: list[Jump] = []  # the jump servers on the way, the nearest to us first
         self.without_key = False  # nothing is known to get in; what an earlier task may have left there is only tried
         self.opened: dict[str, asyncssh.SSHKey] = {}  # private halves from custody, by the id of their key pair
 
@@ -173,7 +180,11 @@ class _Job:
         self.order = await self._order()
         if self.task.operation == "reset":
             return self._concluded(await self._at_rest())
-        target = await self._target()
+        async with self._reached() as target:
+            return await self._online(target)
+
+    async def _online(self, target: Target) -> tuple[Outcome, dict[str, Any]]:
+        """Return the same for a server that is up."""
         if not self.order.ways:
             return await self._from_outside(target)
         entrance = Entrance(target, self.order, self.given, self.identity, self._private)
@@ -208,10 +219,8 @@ class _Job:
             bound.append(Bound(binding, await self.runner.off(self.store.keypair_by_id, binding.keypair_id)))
         name = self.task.request.get("keypair_id")
         wanted = None if name is None else await self.runner.off(self.store.keypair_by_id, name)
-        if self.given is not None and self.given.identity is not None:
-            public, stored = await apart.read_private(self.given.identity, self.given.passphrase)
-            self.identity = (public.line(), _usable(public.type, stored))
-        line = None if self.identity is None else self.identity[0]
+        self.identity = await self._key_given()
+        line = self._line_given()
         made = order.make(self.task, self.server, bound, wanted, self.given, line, self.settings.deadline_seconds)
         self.order = made
         self.without_key = not made.ways
@@ -254,13 +263,89 @@ class _Job:
                 found.append(way)
         return found
 
-    async def _target(self) -> Target:
-        server = self.server
-        seconds = self.settings.connect_timeout_seconds
+    async def _key_given(self) -> Held | None:
+        """Return the private key that came with the order, ready to sign, wherever it is kept."""
+        given = self.given
+        if given is None or not given.by_key:
+            return None
+        if given.agent_key is not None:
+            held = await sshagent.find(given.agent_socket or "", given.agent_key)
+        else:
+            public, stored = await apart.read_private(cast(Secret, given.identity), given.passphrase)
+            held = Held(public.line(), _usable(public.type, stored))
+        if given.certificate is None:
+            return held
+        return replace(held, certificate=certificate.read(given.certificate, held.line, now()))
+
+    def _line_given(self) -> str | None:
+        """Return the public half of the key given, where it works by itself.
+
+        What a certificate opens is not in authorized_keys: such a key is a way in, and nothing to be proved or taken away.
+        """
+        return None if self.identity is None or self.identity.certificate is not None else self.identity.line
+
+    async def _hops(self) -> list[Server]:
+        """Return the jump servers on the way to the server, the nearest to us first."""
+        if not self.server.jumps:
+            return []
+        known = {each.id: each for each in await self.runner.off(self.store.servers, self.task.tenant_id)}
+        return route(self.server, known)
+
+    @contextlib.asynccontextmanager
+    async def _reached(self) -> AsyncIterator[Target]:
+        """Give the server as it is to be reached, with a place at each jump server on the way; what is opened there is closed."""
+        hops = await self._hops()
+        async with self.runner.places.taken(hop.id for hop in hops):
+            try:
+                yield await self._target(self.server, await self._way_through(hops))
+            finally:
+                for jump in reversed(self.road):
+                    jump.close()
+
+    async def _way_through(self, hops: list[Server]) -> Jump | None:
+        """Return the last of the jump servers, each of which is reached through the one before it."""
+        through: Jump | None = None
+        for hop in hops:
+            through = Jump(await self._target(hop, through), await self._ways_into(hop))
+            self.road.append(through)
+        return through
+
+    async def _ways_into(self, hop: Server) -> list[tuple[str, Callable[[], Awaitable[Held]]]]:
+        """Return what may open a jump server: a key pair in custody that is bound there, and the key given. Never a password."""
+        bound = await self.runner.off(self.store.bindings, self.task.tenant_id, server_id=hop.id)
+        bound.sort(key=lambda each: each.login != hop.login)
+        ways: list[tuple[str, Callable[[], Awaitable[Held]]]] = []
+        for each in bound:
+            keypair = await self.runner.off(self.store.keypair_by_id, each.keypair_id)
+            if keypair.managed:
+                ways.append((each.login, partial(self._held, keypair)))
+        if self.identity is not None:
+            identity = self.identity
+
+            async def as_given() -> Held:
+                return identity
+
+            ways.insert(1, (hop.login, as_given))
+        return ways
+
+    async def _held(self, keypair: KeyPair) -> Held:
+        return Held(keypair.public_key, await self._private(keypair))
+
+    async def _target(self, server: Server, through: Jump | None) -> Target:
+        target = Target(
+            name=server.name,
+            host=server.host,
+            port=server.port,
+            host_key=server.host_key,
+            timeout_seconds=self.settings.connect_timeout_seconds,
+            through=through,
+            old=tuple(server.old_algorithms),
+            pace=self.runner.pace,
+        )
         if server.host_key is None and server.trust_on_first_use:
-            seen = await hostkeys.fetch(server.host, server.port, seconds, server.name)
-            server = await self.runner.off(self.store.pin_host_key, server.id, seen)
-        return Target(server.name, server.host, server.port, server.host_key, seconds)
+            pinned = await self.runner.off(self.store.pin_host_key, server.id, await first_host_key(target))
+            return replace(target, host_key=pinned.host_key)
+        return target
 
     async def _private(self, keypair: KeyPair) -> asyncssh.SSHKey:
         """Return the private half from custody, opened once for this task.
@@ -312,11 +397,12 @@ class _Job:
         self.phase = phase
         await self.runner.off(self.store.progress, self.task.id, self.runner._owner, phase, detail)
 
-    async def _private_of(self, line: str) -> asyncssh.SSHKey | None:
+    async def _private_of(self, line: str) -> Signer | None:
         """Return the private half of the key pair in question, where it is in custody or was given."""
         keypair = self.order.keypair or self.order.asked
-        if self.identity is not None and order.same(self.identity[0], line):
-            return self.identity[1]
+        given = self.identity
+        if given is not None and given.certificate is None and order.same(given.line, line):
+            return given.signer
         if keypair is not None and keypair.managed and order.same(keypair.public_key, line):
             return await self._private(keypair)
         return None
@@ -449,7 +535,7 @@ class _Job:
         """Return how a key has shown that it gets the login in (method), or why it does not (cause, message, evidence)."""
         login = self.task.login
         if came_by is not None and came_by.login == login and came_by.by != "password":
-            came_with = came_by.keypair.public_key if came_by.keypair is not None else self.identity and self.identity[0]
+            came_with = came_by.keypair.public_key if came_by.keypair is not None else self._line_given()
             if order.same(came_with, line):
                 return {"method": "logged_in"}
         private = await self._private_of(line)
@@ -534,9 +620,13 @@ class _Job:
         """
         self.server = await self.runner.off(self.store.server_by_id, self.task.server_id)
         self.order = await self._order()
-        target = await self._target()
         if not self.order.ways:
             return None
+        async with self._reached() as target:
+            return await self._told_at(target)
+
+    async def _told_at(self, target: Target) -> tuple[ServerState, dict[str, Any]] | None:
+        """Return the same, from the server itself."""
         entrance = Entrance(target, self.order, self.given, self.identity, self._private)
         try:
             inside = await entrance.enter(self._only_look())

@@ -18,6 +18,7 @@ class Settings(BaseSettings):
     deadline_seconds: int = Field(default=60, ge=5, le=3600)  # of the agent: silence longer than this undoes
     connect_timeout_seconds: float = Field(default=10, gt=0, le=300)
     lease_seconds: float = Field(default=30, ge=2, le=600)  # a task whose process is not heard for longer is interrupted
+    jump_connections: int = Field(default=6, ge=1, le=100)  # at the same time, to each jump server; MaxStartups begins at 10
     concurrency: int = Field(default=32, ge=1, le=1000)  # servers worked on at the same time
 
     @classmethod

@@ -3,24 +3,36 @@
 The fields of the answers are a contract: more may come, none goes and none changes its meaning.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
 
-from controller.model import Binding, Credential, Event, KeyPair, KeyType, Operation, Scope, Secret, Server, Task
+from controller.model import MOST_HOPS, Binding, Credential, Event, KeyPair, KeyType, Operation, Scope, Secret, Server, Task
 
 Json = dict[str, Any]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=255)]
 Password = Annotated[SecretStr, Field(min_length=1, max_length=1024)]
 KeyFile = Annotated[SecretStr, Field(min_length=1, max_length=64 * 1024)]
+Line = Annotated[str, StringConstraints(min_length=1, max_length=64 * 1024)]
+Path = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+_KEY = ("identity", "passphrase", "agent_socket", "agent_key", "certificate")
 
 
 class Request(BaseModel):
     """What a caller sends. A field that nobody knows is refused, so that a misspelt option is never ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+def _one_key(given: "Opens | NewOperation") -> None:
+    if (given.agent_key is None) != (given.agent_socket is None):
+        raise ValueError("agent_socket and agent_key go together")
+    if given.agent_key is not None and given.identity is not None:
+        raise ValueError("identity and agent_key exclude each other")
+    if given.certificate is not None and given.identity is None and given.agent_key is None:
+        raise ValueError("certificate goes with identity or agent_key")
 
 
 class NewServer(Request):
@@ -31,6 +43,15 @@ class NewServer(Request):
     labels: dict[Name, Annotated[str, StringConstraints(max_length=255)]] = Field(default_factory=dict, max_length=64)
     host_key: str | None = Field(default=None, max_length=16 * 1024)
     trust_on_first_use: bool = False
+    jump: list[Name] = Field(default_factory=list, max_length=MOST_HOPS)
+    old_algorithms: list[Name] = Field(default_factory=list, max_length=64)
+
+
+class ChangedServer(Request):
+    """What is left out stays as it is."""
+
+    jump: list[Name] | None = Field(default=None, max_length=MOST_HOPS)
+    old_algorithms: list[Name] | None = Field(default=None, max_length=64)
 
 
 class NewKeypair(Request):
@@ -49,12 +70,18 @@ class ImportedKeypair(Request):
 
 
 class Opens(Request):
-    """What opens a server's door this once. password_of: the one login whose password it is."""
+    """What opens a server's door this once. password_of: the one login whose password it is.
+
+    The key is an identity, or one of an ssh-agent on the controller's machine; either may have a certificate.
+    """
 
     password: Password | None = None
     password_of: Name | None = None
     identity: KeyFile | None = None
     passphrase: Password | None = None
+    agent_socket: Path | None = None
+    agent_key: Line | None = None
+    certificate: Line | None = None
 
     def credential(self) -> Credential:
         """Return it as the services take it."""
@@ -63,7 +90,15 @@ class Opens(Request):
             password_of=self.password_of,
             identity=secret(self.identity),
             passphrase=secret(self.passphrase),
+            agent_socket=self.agent_socket,
+            agent_key=self.agent_key,
+            certificate=self.certificate,
         )
+
+    @model_validator(mode="after")
+    def _one_key(self) -> Self:
+        _one_key(self)
+        return self
 
 
 class NewOperation(Request):
@@ -89,16 +124,24 @@ class NewOperation(Request):
     # One for all: a private key that opens each server which has none of its own in credentials.
     identity: KeyFile | None = None
     passphrase: Password | None = None
+    agent_socket: Path | None = None
+    agent_key: Line | None = None
+    certificate: Line | None = None
+
+    @model_validator(mode="after")
+    def _one_key(self) -> Self:
+        _one_key(self)
+        return self
 
     def options(self) -> Json:
         """Return what a task keeps of this: nothing secret, and not the servers."""
-        return self.model_dump(exclude={"operation", "servers", "all", "credentials", "identity", "passphrase"})
+        return self.model_dump(exclude={"operation", "servers", "all", "credentials", *_KEY})
 
     def opens(self, server: str) -> Credential | None:
         """Return what opens a server, if anything was given for it."""
         own = self.credentials.get(server, Opens())
-        if own.identity is None and self.identity is not None:
-            own = own.model_copy(update={"identity": self.identity, "passphrase": self.passphrase})
+        if own.identity is None and own.agent_key is None and (self.identity is not None or self.agent_key is not None):
+            own = own.model_copy(update={name: getattr(self, name) for name in _KEY if getattr(self, name) is not None})
         return own.credential() if own.model_fields_set else None
 
 
@@ -116,8 +159,8 @@ def instant(at: datetime | None) -> str | None:
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z") if at else None
 
 
-def server(found: Server, bindings: Iterable[tuple[Binding, str]]) -> Json:
-    """Return a server with its bindings, each given with its key pair's name."""
+def server(found: Server, bindings: Iterable[tuple[Binding, str]], names: Mapping[str, str]) -> Json:
+    """Return a server with its bindings, each given with its key pair's name. names: of servers, by their ids."""
     bound = [
         {
             "login": binding.login,
@@ -142,6 +185,8 @@ def server(found: Server, bindings: Iterable[tuple[Binding, str]]) -> Json:
         "host_key": found.host_key,
         "trust_on_first_use": found.trust_on_first_use,
         "after_reset": found.after_reset,
+        "jump": [names.get(each, each) for each in found.jumps],
+        "old_algorithms": found.old_algorithms,
     }
 
 

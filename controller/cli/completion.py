@@ -11,6 +11,7 @@ import typer
 
 from controller.cli.exits import Declined
 from controller.cli.session import home_of
+from controller.model import OLD_NAMES
 
 PROPOSED = 200
 
@@ -18,6 +19,11 @@ PROPOSED = 200
 def servers(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the names of servers that begin like this."""
     return _names(ctx, "SELECT name FROM servers WHERE name GLOB ? ORDER BY name LIMIT ?", incomplete)
+
+
+def old_algorithms(incomplete: str) -> list[str]:
+    """Return the old algorithms that begin like this."""
+    return [name for name in ("all", *OLD_NAMES) if name.startswith(incomplete)]
 
 
 def keypairs(ctx: typer.Context, incomplete: str) -> list[str]:

@@ -235,6 +235,8 @@ def retry(task: Json) -> str:
     words = ["kps task retry", str(task["id"])]
     if "identity" in given:
         words.append("--identity FILE")
+    if "agent" in given:
+        words.append("--agent KEY")
     if "password" in given or task["cause"] in PASSWORD_HELPS:
         words.append("--password-stdin")
     return " ".join(words)

@@ -18,7 +18,7 @@ from controller.cli.exits import REFUSED, Declined, usage
 STDIN_BYTES = 1024 * 1024
 KEY_FILE_BYTES = 64 * 1024
 CSV_BYTES = 512 * 1024
-COLUMNS = ("name", "host", "port", "login", "labels", "host_key")
+COLUMNS = ("name", "host", "port", "login", "labels", "host_key", "jump")
 
 Json = dict[str, Any]
 
@@ -49,6 +49,19 @@ def private_key(path: Path) -> str:
 def public_key(path: Path) -> str:
     """Return the text of a public key file."""
     return file_text(path, KEY_FILE_BYTES)
+
+
+def ssh_agent(named: str) -> Json:
+    """Return the ssh-agent of whoever runs kps and the key of it that is named: fingerprint, comment, or .pub file."""
+    socket = os.environ.get("SSH_AUTH_SOCK")
+    if not socket:
+        raise usage("--agent: no ssh-agent here (SSH_AUTH_SOCK is not set)")
+    path = Path(named).expanduser()
+    if path.suffix == ".pub":
+        named = public_key(path).strip()
+    elif not named.startswith("SHA256:") and path.is_file():
+        raise usage(f"--agent {named}: a private key file; name its .pub file, or use --identity")
+    return {"agent_socket": os.path.abspath(socket), "agent_key": named}
 
 
 def directory(path: Path) -> str:
@@ -206,7 +219,7 @@ def labels(given: Sequence[str]) -> dict[str, str]:
 def servers_from_csv(path: Path) -> tuple[dict[int, Json], dict[int, str]]:
     """Return the servers that a CSV file lists and what is wrong in it, each by its line.
 
-    The first line names the columns: name and host, and any of port, login, labels (k=v;k=v) and host_key.
+    The first line names the columns: name and host, and any of port, login, labels (k=v;k=v), host_key and jump (a;b).
     """
     text = file_text(path, CSV_BYTES).removeprefix("\ufeff")
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -254,6 +267,8 @@ def _server(heading: list[str], cells: list[str]) -> Json:
         if not (given["port"].isascii() and given["port"].isdigit() and 1 <= int(given["port"][:6]) <= 65535):
             raise ValueError(f"port {given['port']!r} is not a number from 1 to 65535")
         server["port"] = int(given["port"])
+    if "jump" in given:
+        server["jump"] = [word.strip() for word in given["jump"].split(";") if word.strip()]
     if "labels" in given:
         server["labels"] = labels([word.strip() for word in given["labels"].split(";") if word.strip()])
     return server

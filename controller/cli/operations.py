@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from controller.cli import inputs, options
+from controller.cli import inputs, options, output
 from controller.cli.command import command, group
 from controller.cli.exits import usage
 from controller.cli.following import begin, follow
@@ -31,15 +31,20 @@ async def operate(
     password_of: str | None = None,
     identity: Path | None = None,
     passphrase_stdin: bool = False,
+    agent: str | None = None,
+    certificate: Path | None = None,
     **request: Any,
 ) -> int:
     """Run an operation on the servers that words select, and return the exit code."""
     check_choice(words, every)
-    key = identity_of(identity, password_stdin, passphrase_stdin)
+    key = key_of(identity, agent, certificate, password_stdin, passphrase_stdin)
     async with session.client() as client:
-        names = [str(server["name"]) for server in await client.servers(words or (), every=every)]
+        chosen = await client.servers(words or (), every=every)
+        names = [str(server["name"]) for server in chosen]
         if not names:
             raise usage("no servers there; `kps server add` adds one")
+        if password_stdin:
+            warn_of_old_algorithms(chosen)
         order = {
             "operation": operation,
             "servers": names,
@@ -49,6 +54,14 @@ async def operate(
         }
         started = await begin(session, client.start(order))
         return await follow(session, client, started, identity)
+
+
+def warn_of_old_algorithms(servers: Sequence[Json]) -> None:
+    """Say to which servers a password goes over a connection that old algorithms may protect badly."""
+    old = [str(server["name"]) for server in servers if server["old_algorithms"]]
+    if old:
+        told = f"a password goes over what old algorithms protect, which somebody in between may break: {', '.join(old)}"
+        output.say(f"kps: {told}; a key (--identity, --agent) does not show itself", errors=True)
 
 
 def check_choice(words: Sequence[str] | None, every: bool) -> None:
@@ -65,15 +78,25 @@ def check_revoke(revoke: bool, everywhere: bool, end_sessions: bool) -> None:
         raise usage(f"{'--everywhere' if everywhere else '--end-sessions'} goes with --revoke")
 
 
-def identity_of(identity: Path | None, password_stdin: bool, passphrase_stdin: bool) -> Json:
-    """Return the private key that was given, with its passphrase, as the API takes it."""
+def key_of(
+    identity: Path | None, agent: str | None, certificate: Path | None, password_stdin: bool, passphrase_stdin: bool
+) -> Json:
+    """Return the key that was given, with its passphrase or its certificate, as the API takes it."""
     if passphrase_stdin and password_stdin:
         raise usage("--passphrase-stdin and --password-stdin both want stdin; give one of them")
     if passphrase_stdin and not identity:
         raise usage("--passphrase-stdin goes with --identity")
+    if identity and agent:
+        raise usage("--identity and --agent exclude each other: one key is offered, and no other")
+    if certificate and not identity and not agent:
+        raise usage("--certificate goes with --identity or --agent")
     key: Json = {}
     if identity:
         key["identity"] = inputs.private_key(identity)
+    if agent:
+        key |= inputs.ssh_agent(agent)
+    if certificate:
+        key["certificate"] = inputs.public_key(certificate).strip()
     if passphrase_stdin:
         key["passphrase"] = inputs.secret_from_stdin("passphrase")
     return key
@@ -98,6 +121,8 @@ def register(app: typer.Typer) -> None:
         "kps bind env=prod --keypair ops --identity ~/.ssh/id_ed25519",
         "printf 'web-1\\tsecret-1\\nweb-2\\tsecret-2\\n' | kps bind web-1 web-2 --keypair ops --password-stdin",
         "kps bind web-1 --keypair ops --login deploy --keep-password-login --identity ~/.ssh/id_rsa",
+        "kps bind web-1 --keypair ops --agent ~/.ssh/id_ed25519.pub",
+        "kps bind web-1 --keypair ops --identity ~/.ssh/id_ed25519 --certificate ~/.ssh/id_ed25519-cert.pub",
     )
     async def bind(
         session: Session,
@@ -110,6 +135,8 @@ def register(app: typer.Typer) -> None:
         password_of: options.PasswordOf = None,
         identity: options.Identity = None,
         passphrase_stdin: options.PassphraseStdin = False,
+        agent: options.SshAgent = None,
+        certificate: options.Certificate = None,
         keep_password_login: Annotated[
             bool, typer.Option("--keep-password-login", metavar="", help="Leave password login as it is.")
         ] = False,
@@ -131,6 +158,8 @@ def register(app: typer.Typer) -> None:
             password_of=password_of,
             identity=identity,
             passphrase_stdin=passphrase_stdin,
+            agent=agent,
+            certificate=certificate,
             keypair=keypair,
             plan=plan,
             login=login,
@@ -159,6 +188,8 @@ def register(app: typer.Typer) -> None:
         password_of: options.PasswordOf = None,
         identity: options.Identity = None,
         passphrase_stdin: options.PassphraseStdin = False,
+        agent: options.SshAgent = None,
+        certificate: options.Certificate = None,
         accept_lockout: options.AcceptLockout = None,
         accept_unproved: options.AcceptUnproved = False,
         fix_permissions: options.FixPermissions = False,
@@ -182,6 +213,8 @@ def register(app: typer.Typer) -> None:
             password_of=password_of,
             identity=identity,
             passphrase_stdin=passphrase_stdin,
+            agent=agent,
+            certificate=certificate,
             keypair=keypair,
             plan=plan,
             login=login,
@@ -210,6 +243,8 @@ def register(app: typer.Typer) -> None:
         password_of: options.PasswordOf = None,
         identity: options.Identity = None,
         passphrase_stdin: options.PassphraseStdin = False,
+        agent: options.SshAgent = None,
+        certificate: options.Certificate = None,
         accept_lockout: options.AcceptLockout = None,
         accept_unproved: options.AcceptUnproved = False,
         revoke: options.Revoke = False,
@@ -233,6 +268,8 @@ def register(app: typer.Typer) -> None:
             identity=identity,
             passphrase_stdin=passphrase_stdin,
             plan=plan,
+            agent=agent,
+            certificate=certificate,
             login=login,
             accept_lockout=accept_lockout,
             accept_unproved=accept_unproved,
@@ -299,6 +336,8 @@ async def enable(
     password_of: options.PasswordOf = None,
     identity: options.Identity = None,
     passphrase_stdin: options.PassphraseStdin = False,
+    agent: options.SshAgent = None,
+    certificate: options.Certificate = None,
     force: options.Force = False,
     plan: options.Plan = False,
 ) -> int:
@@ -313,6 +352,8 @@ async def enable(
         identity=identity,
         passphrase_stdin=passphrase_stdin,
         plan=plan,
+        agent=agent,
+        certificate=certificate,
         login=login,
         force=force,
     )
@@ -334,6 +375,8 @@ async def disable(
     password_of: options.PasswordOf = None,
     identity: options.Identity = None,
     passphrase_stdin: options.PassphraseStdin = False,
+    agent: options.SshAgent = None,
+    certificate: options.Certificate = None,
     accept_lockout: options.AcceptLockout = None,
     accept_unproved: options.AcceptUnproved = False,
     plan: options.Plan = False,
@@ -352,6 +395,8 @@ async def disable(
         identity=identity,
         passphrase_stdin=passphrase_stdin,
         plan=plan,
+        agent=agent,
+        certificate=certificate,
         login=login,
         accept_lockout=accept_lockout,
         accept_unproved=accept_unproved,
@@ -374,6 +419,8 @@ async def status(
     password_of: options.PasswordOf = None,
     identity: options.Identity = None,
     passphrase_stdin: options.PassphraseStdin = False,
+    agent: options.SshAgent = None,
+    certificate: options.Certificate = None,
 ) -> int:
     """Say for each login whether a password gets in: on, off or unknown. Changes nothing."""
     return await operate(
@@ -385,5 +432,7 @@ async def status(
         password_of=password_of,
         identity=identity,
         passphrase_stdin=passphrase_stdin,
+        agent=agent,
+        certificate=certificate,
         login=login,
     )

@@ -71,6 +71,25 @@ Plan = Annotated[
     bool,
     typer.Option("--plan", metavar="", help="Show what would be done, or what would refuse it, and write nothing."),
 ]
+SshAgent = Annotated[
+    str | None,
+    typer.Option(
+        "--agent",
+        metavar="KEY",
+        rich_help_panel=WAY_IN,
+        help="One key of your ssh-agent (SSH_AUTH_SOCK) that opens the server today: its SHA256 fingerprint, its comment or its "
+        ".pub file. No other key of the agent is offered.",
+    ),
+]
+Certificate = Annotated[
+    Path | None,
+    typer.Option(
+        "--certificate",
+        metavar="FILE",
+        rich_help_panel=WAY_IN,
+        help="A user certificate for the key of --identity or --agent, as ssh-keygen -s makes it.",
+    ),
+]
 
 CONSENT = "Consent"
 AcceptLockout = Annotated[

@@ -51,6 +51,8 @@ FIELDS: dict[str, dict[str, str]] = {
         "host_key": "the key that its sshd must show, or null while it is not known",
         "trust_on_first_use": "whether the first host key seen is recorded and insisted on",
         "after_reset": "what waits for the first online proof after a reset, or null",
+        "jump": "names of the jump servers that lead there, the nearest to us first",
+        "old_algorithms": "algorithms that it is allowed although they are not safe any more",
     },
     "key pair": {
         "name": "what it is called",

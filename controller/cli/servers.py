@@ -10,6 +10,7 @@ from controller.cli.command import command, group
 from controller.cli.exits import USAGE, Declined, usage
 from controller.cli.operations import operate
 from controller.cli.session import Session
+from controller.model import OLD_NAMES
 
 Json = dict[str, Any]
 
@@ -27,6 +28,27 @@ TrustOnFirstUse = Annotated[
         help="Fetch the host key now, record it, and insist on it from then on. Nothing else is sent before that.",
     ),
 ]
+Jump = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--jump",
+        metavar="NAME",
+        help="A server of the inventory that leads there, as ssh -J does. Repeat for more hops, the nearest to us first.",
+        show_default=False,
+        autocompletion=completion.servers,
+    ),
+]
+AllowOldAlgorithms = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-old-algorithms",
+        metavar="NAME",
+        help="Use this algorithm there although it is not safe any more, or `all` of: " + ", ".join(OLD_NAMES) + ". Repeat for "
+        "more. For servers that cannot be updated.",
+        show_default=False,
+        autocompletion=completion.old_algorithms,
+    ),
+]
 
 
 @command(
@@ -34,6 +56,7 @@ TrustOnFirstUse = Annotated[
     "add",
     "kps server add web-1 192.0.2.10 --trust-on-first-use --label env=prod",
     'kps server add db-1 db-1.example.net --port 2222 --login admin --host-key "$(cat db-1.pub)"',
+    "kps server add db-2 10.0.0.7 --jump bastion-1 --trust-on-first-use",
 )
 async def add(
     session: Session,
@@ -48,6 +71,8 @@ async def add(
         typer.Option("--host-key", metavar="LINE", help="The key that its sshd must show, as a known_hosts line."),
     ] = None,
     trust_on_first_use: TrustOnFirstUse = False,
+    jump: Jump = None,
+    allow_old_algorithms: AllowOldAlgorithms = None,
 ) -> None:
     """Add a server. Say how its host key becomes known: given, or trusted on first use."""
     if host_key and trust_on_first_use:
@@ -60,11 +85,48 @@ async def add(
         "labels": inputs.labels(label or []),
         "host_key": host_key,
         "trust_on_first_use": trust_on_first_use,
+        "jump": jump or [],
+        "old_algorithms": allow_old_algorithms or [],
     }
     async with session.client() as client:
         added = await client.add_server(request)
     show(session, added)
+    warn_of_old_algorithms(session, added)
     warn_of_unknown_host_keys(session, [added])
+
+
+@command(
+    servers,
+    "set",
+    "kps server set db-2 --jump bastion-1 --jump bastion-2",
+    "kps server set db-2 --no-jump",
+    "kps server set switch-1 --allow-old-algorithms diffie-hellman-group14-sha1 --allow-old-algorithms ssh-rsa",
+)
+async def set_(
+    session: Session,
+    name: options.OneServer,
+    *,
+    jump: Jump = None,
+    no_jump: Annotated[bool, typer.Option("--no-jump", metavar="", help="Reach it directly.")] = False,
+    allow_old_algorithms: AllowOldAlgorithms = None,
+    no_old_algorithms: Annotated[
+        bool, typer.Option("--no-old-algorithms", metavar="", help="Use only what is considered safe.")
+    ] = False,
+) -> None:
+    """Change how a server is reached, from the next task on. What is not given stays as it is."""
+    if (jump and no_jump) or (allow_old_algorithms and no_old_algorithms):
+        raise usage("an option and its --no-... exclude each other")
+    changes: Json = {}
+    if jump or no_jump:
+        changes["jump"] = jump or []
+    if allow_old_algorithms or no_old_algorithms:
+        changes["old_algorithms"] = allow_old_algorithms or []
+    if not changes:
+        raise usage("what shall be changed? give --jump, --no-jump, --allow-old-algorithms or --no-old-algorithms")
+    async with session.client() as client:
+        changed = await client.change_server(name, changes)
+    show(session, changed)
+    warn_of_old_algorithms(session, changed)
 
 
 @command(
@@ -75,13 +137,13 @@ async def add(
 )
 async def import_(
     session: Session,
-    csv: Annotated[Path, typer.Argument(metavar="CSV", help="Columns: name,host,port,login,labels,host_key.")],
+    csv: Annotated[Path, typer.Argument(metavar="CSV", help="Columns: name,host,port,login,labels,host_key,jump.")],
     *,
     trust_on_first_use: TrustOnFirstUse = False,
 ) -> None:
     """Add all servers of a CSV file, or none: each bad line is named with its number.
 
-    The first line names the columns: name and host, and any of port, login, labels (k=v;k=v) and host_key.
+    The first line names the columns: name and host, and any of port, login, labels (k=v;k=v), host_key and jump (a;b).
     """
     from controller.client import Refused
 
@@ -180,6 +242,8 @@ async def check(
             "--repair", metavar="", help="Mend owners and modes of .ssh and the file of keys; undone unless the key then gets in."
         ),
     ] = False,
+    agent: options.SshAgent = None,
+    certificate: options.Certificate = None,
     accept_lockout: options.AcceptLockout = None,
     accept_unproved: options.AcceptUnproved = False,
 ) -> int:
@@ -203,6 +267,8 @@ async def check(
         password_of=password_of,
         identity=identity,
         passphrase_stdin=passphrase_stdin,
+        agent=agent,
+        certificate=certificate,
         login=login,
         accept_lockout=accept_lockout,
         accept_unproved=accept_unproved,
@@ -247,6 +313,8 @@ def show(session: Session, server: Json) -> None:
             "labels": output.pairs(server["labels"]),
             "key pair": server["keypair"],
             "password login": server["password_login"],
+            "jump servers": ", ".join(server["jump"]),
+            "old algorithms": ", ".join(server["old_algorithms"]),
             "host key": host_key(server),
             "id": server["id"],
         }
@@ -285,6 +353,15 @@ def warn_of_unknown_host_keys(session: Session, added: list[Json]) -> None:
         name = never[0] if len(never) == 1 else "SERVER"
         told = f"nothing can be sent while a host key is not known: {', '.join(never)}; `kps server remove {name}`, "
         output.say(f"kps: {told}then add it with --host-key LINE or --trust-on-first-use", errors=True)
+
+
+def warn_of_old_algorithms(session: Session, server: Json) -> None:
+    """Say what it means that a server is allowed old algorithms."""
+    if not session.json and server["old_algorithms"]:
+        told = (
+            "somebody in between may break what these algorithms protect, so give it keys and no passwords, and update its sshd"
+        )
+        output.say(f"kps: {server['name']}: {', '.join(server['old_algorithms'])}: {told}", errors=True)
 
 
 def host_key(server: Json) -> str:

@@ -8,7 +8,7 @@ from controller.cli import completion, options, output
 from controller.cli.command import command, group
 from controller.cli.exits import usage
 from controller.cli.following import begin, explain, follow, proofs
-from controller.cli.operations import credentials, identity_of
+from controller.cli.operations import credentials, key_of
 from controller.cli.session import Session
 
 Json = dict[str, Any]
@@ -108,9 +108,11 @@ async def retry(
     password_of: options.PasswordOf = None,
     identity: options.Identity = None,
     passphrase_stdin: options.PassphraseStdin = False,
+    agent: options.SshAgent = None,
+    certificate: options.Certificate = None,
 ) -> int:
     """Ask once more for what failed, with the same options. Credentials are never kept: give them again."""
-    key = identity_of(identity, password_stdin, passphrase_stdin)
+    key = key_of(identity, agent, certificate, password_stdin, passphrase_stdin)
     async with session.client() as client:
         server = str((await client.task(id_))["server"])
         credential = key | credentials([server], password_stdin, password_of).get(server, {})

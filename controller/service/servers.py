@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, Protocol
 
-from controller.errors import AlreadyExists, Invalid, NotFound, Problem
-from controller.model import Binding, Caller, Server
+from controller.errors import AlreadyExists, Conflict, Invalid, NotFound, Problem
+from controller.model import OLD_NAMES, Binding, Caller, Server
 from controller.service.roles import may_change
 from controller.service.worker import off_loop
 from controller.store import Store
@@ -34,7 +34,7 @@ class HostKeys(Protocol):
     """Asks a server for its host key before anything else is sent."""
 
     async def fetch(self, host: str, port: int, timeout: float) -> str:  # noqa: ASYNC109
-        """Return "ssh-ed25519 AAAA..."; Stop where there is no answer."""
+        """Return "ssh-ed25519 AAAA..."; Stop where there is no answer, or none without old algorithms."""
 
 
 class Servers:
@@ -62,13 +62,17 @@ class Servers:
         labels: Mapping[str, str] | None = None,
         host_key: str | None = None,
         trust_on_first_use: bool = False,
+        jump: Sequence[str] = (),
+        old_algorithms: Sequence[str] = (),
     ) -> Server:
         """Take a server in.
 
         host_key: a line of known_hosts, or its last two fields. With trust_on_first_use the key it shows now is
-        recorded; where it does not answer now, the one it shows at its first check.
+        recorded; where it does not answer now, or stands behind a jump server, the one it shows at its first check. jump: names
+        of the jump servers that lead there, the nearest to us first. old_algorithms: names, or "all".
         """
-        wanted = {"name": name, "host": host, "port": port, "login": login, "labels": labels}
+        wanted: dict[str, Any] = {"name": name, "host": host, "port": port, "login": login, "labels": labels}
+        wanted |= {"jump": jump, "old_algorithms": old_algorithms}
         one = wanted | {"host_key": host_key, "trust_on_first_use": trust_on_first_use}
         servers, wrong = await self._looked_at(who, [one])
         for problem in wrong.values():
@@ -96,18 +100,50 @@ class Servers:
         may_change(who)
         servers: builtins.list[Server] = []
         wrong: dict[int, Problem] = {}
-        taken = {server.name for server in await self.list(who)}
+        ids = {server.name: server.id for server in await self.list(who)}
+        taken = set(ids)
         for place, each in enumerate(wanted):
             try:
                 if isinstance(each, Problem):
                     raise each
-                servers.append(_server(who, **each))
-                if servers[-1].name in taken:
-                    raise AlreadyExists("server_exists", f"{servers[-1].name}: there is a server of this name already")
-                taken.add(servers[-1].name)
+                server = _server(who, **dict(each, jump=self._jumps(each["name"], each.get("jump") or (), ids)))
+                servers.append(server)
+                if server.name in taken:
+                    raise AlreadyExists("server_exists", f"{server.name}: there is a server of this name already")
+                taken.add(server.name)
+                ids[server.name] = server.id  # those that follow may be reached through it
             except Problem as problem:
                 wrong[place] = problem
         return servers, wrong
+
+    @staticmethod
+    def _jumps(name: str, jump: Sequence[str], ids: Mapping[str, str]) -> builtins.list[str]:
+        """Return the ids of jump servers that are given by name. NotFound, or Conflict where one comes twice or is the server."""
+        for each in jump:
+            if each == name or list(jump).count(each) > 1:
+                raise Conflict("jump_loop", f"{name}: {each} is given as a jump server on the way to itself, or twice")
+            if each not in ids:
+                raise NotFound("server_not_found", f"{name}: {each} is to be its jump server, and no server has this name")
+        return [ids[each] for each in jump]
+
+    async def change(
+        self, who: Caller, name: str, jump: Sequence[str] | None = None, old_algorithms: Sequence[str] | None = None
+    ) -> Server:
+        """Change how a server is reached, from the next task on; what is None stays as it is."""
+        may_change(who)
+        server = await self.get(who, name)
+        ids = {each.name: each.id for each in await self.list(who)}
+        return await off_loop(
+            self._executor,
+            self._store.change_server,
+            server.id,
+            jumps=None if jump is None else self._jumps(server.name, jump, ids),
+            old_algorithms=None if old_algorithms is None else _old(server.name, old_algorithms),
+        )
+
+    async def jump_names(self, who: Caller) -> dict[str, str]:
+        """Return the names of the tenant's servers by their ids."""
+        return {server.id: server.name for server in await self.list(who)}
 
     async def _take_in(self, servers: builtins.list[Server]) -> builtins.list[Server]:
         # The names are taken before the network is asked: nothing is fetched for a name that is taken.
@@ -117,7 +153,8 @@ class Servers:
 
     async def _with_first_key(self, server: Server, turn: asyncio.Semaphore) -> Server:
         """Return the server with the host key that it shows now, recorded, where the first one is to be trusted."""
-        if not server.trust_on_first_use:
+        # Behind a jump server, or with old algorithms, the first check does it: with what gets in, and with what is allowed.
+        if not server.trust_on_first_use or server.jumps or server.old_algorithms:
             return server
         async with turn:
             try:
@@ -180,7 +217,10 @@ def _server(
     labels: Mapping[str, str] | None = None,
     host_key: str | None = None,
     trust_on_first_use: bool = False,
+    jump: Sequence[str] = (),
+    old_algorithms: Sequence[str] = (),
 ) -> Server:
+    """jump: ids."""
     if not 1 <= port <= 65535:
         raise Invalid("port_unusable", f"{port}: a port is a number from 1 to 65535")
     if host_key is not None and trust_on_first_use:
@@ -200,7 +240,20 @@ def _server(
         },
         host_key=None if host_key is None else _read_host_key(host_key),
         trust_on_first_use=trust_on_first_use,
+        jumps=list(jump),
+        old_algorithms=_old(name, old_algorithms),
     )
+
+
+def _old(name: str, given: Sequence[str]) -> list[str]:
+    """Return the old algorithms that are meant, in our order."""
+    unknown = [each for each in given if each not in ("all", *OLD_NAMES)]
+    if unknown:
+        known = ", ".join(OLD_NAMES)
+        raise Invalid(
+            "algorithm_unknown", f"{name}: {unknown[0]!r} is no old algorithm that can be allowed; one of {known}, or all"
+        )
+    return [each for each in OLD_NAMES if each in given or "all" in given]
 
 
 def _fit(pattern: re.Pattern[str], value: str, what: str, allowed: str) -> str:

@@ -23,7 +23,7 @@ def given(operation: str, credential: Credential | None) -> dict[str, list[str]]
     # What comes with a reset is what it sets.
     if credential is None or operation == "reset":
         return {}
-    kinds = {"password": credential.password, "identity": credential.identity}
+    kinds = {"password": credential.password, "identity": credential.identity, "agent": credential.agent_key}
     return {"given": [name for name, secret in kinds.items() if secret is not None]}
 
 

@@ -36,6 +36,7 @@ from controller.model import (
     ServerState,
     Task,
     now,
+    route,
 )
 from controller.store import engine, rows, schema, tables
 
@@ -198,10 +199,27 @@ class Store:
                     connection,
                     server.tenant_id,
                     "server_added",
-                    {"name": server.name, "host": server.host, "port": server.port, "host_key": server.host_key},
+                    {"name": server.name, "host": server.host, "port": server.port, "host_key": server.host_key}
+                    | _how_reached(server),
                     server_id=server.id,
                 )
+            _check_ways(connection, {server.tenant_id for server in servers})
         return added
+
+    def change_server(self, server_id: str, *, jumps: list[str] | None = None, old_algorithms: list[str] | None = None) -> Server:
+        """Change how a server is reached; what is None stays. Conflict(jump_loop) where no way would lead there any more."""
+        with engine.writing(self._engine) as connection:
+            server = _server_row(connection, server_id)
+            asked = {"jumps": jumps, "old_algorithms": old_algorithms}
+            changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+            changed = replace(server, **changes)
+            if changed == server:
+                return server
+            connection.execute(_update_server(server_id).values(changes))
+            _check_ways(connection, {server.tenant_id})
+            detail = {"name": server.name, "before": _how_reached(server), "after": _how_reached(changed)}
+            self._event(connection, server.tenant_id, "server_changed", detail, server_id=server_id)
+            return changed
 
     def servers(self, tenant_id: str) -> list[Server]:
         """Return a tenant's servers by name."""
@@ -237,6 +255,13 @@ class Store:
                 raise Conflict(
                     "server_busy",
                     f"{server.name}: task {waiting['id']} is {waiting['status']}; wait until it has ended{cancelling}",
+                )
+            led_to = [each.name for each in _servers_of(connection, server.tenant_id) if server_id in each.jumps]
+            if led_to:
+                raise Conflict(
+                    "jump_in_use",
+                    f"{server.name}: the way to {', '.join(led_to[:10])} leads through it; change that first (kps server set)",
+                    servers=led_to,
                 )
             bound = connection.execute(
                 select(tables.bindings.c.login, tables.keypairs.c.name)
@@ -802,6 +827,26 @@ def _server_row(connection: Connection, server_id: str) -> Server:
     if found is None:
         raise NotFound("server_not_found", f"{server_id}: no server of this id", server=server_id)
     return rows.server(found)
+
+
+def _servers_of(connection: Connection, tenant_id: str) -> list[Server]:
+    query = select(tables.servers).where(tables.servers.c.tenant_id == tenant_id)
+    return [rows.server(found) for found in connection.execute(query).mappings()]
+
+
+def _check_ways(connection: Connection, tenant_ids: Collection[str]) -> None:
+    """Conflict(jump_loop) unless a way leads to every server of these tenants, as the tables are now."""
+    for tenant_id in tenant_ids:
+        known = {server.id: server for server in _servers_of(connection, tenant_id)}
+        for server in known.values():
+            try:
+                route(server, known)
+            except ValueError as error:
+                raise Conflict("jump_loop", str(error), server=server.name) from None
+
+
+def _how_reached(server: Server) -> dict[str, Any]:
+    return {"jumps": server.jumps, "old_algorithms": server.old_algorithms}
 
 
 def _reached(connection: Connection, tenant_ids: Collection[str]) -> dict[tuple[str, str, int], int]:

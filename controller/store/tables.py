@@ -22,7 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
-VERSION = "0001"  # the newest migration
+VERSION = "0002"  # the newest migration
 
 
 class Instant(TypeDecorator[datetime]):
@@ -104,6 +104,8 @@ servers = Table(
     Column("boot_id", Text),
     Column("generation", Integer, nullable=False),
     Column("after_reset", JSON(none_as_null=True)),
+    Column("jumps", JSON, nullable=False, server_default="[]"),
+    Column("old_algorithms", JSON, nullable=False, server_default="[]"),
     UniqueConstraint("tenant_id", "name", name="servers_by_name"),
 )  # fmt: skip
 

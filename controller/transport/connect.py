@@ -1,36 +1,80 @@
 """A connection to one server: strict about the host key, one credential, nothing taken from this machine's own ~/.ssh."""
 
 import asyncio
+import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import asyncssh
 
 from controller.model import Secret
-from controller.transport import knock
+from controller.transport import algorithms, knock
+from controller.transport.offer import Offer
+from controller.transport.pace import FAILED, UNTRIED, Pace
+from controller.transport.prompts import asks_for_password
 from kpsagent.errors import Refused
 
-# sshd(8) at MaxStartups, and from OpenSSH 9.8 on with an address that failed too often.
-_SAID_BY_A_FULL_SSHD = ("Exceeded MaxStartups", "Not allowed at this time")
-# Cheap where both ends have it; asyncssh builds a cipher context for every name it is asked to try.
-CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com", "aes128-ctr", "aes256-ctr")
+# sshd(8) at MaxStartups; and from OpenSSH 9.8 on with an address that failed too often.
+_FULL, _PENALTY = "Exceeded MaxStartups", "Not allowed at this time"
 
 
 class NotConnected(Refused):
     """there is no session; the cause says why"""
 
 
+class Through(Protocol):
+    """A jump server that leads to others: jumps.Jump."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def host(self) -> str: ...
+
+    async def connection(self) -> asyncssh.SSHClientConnection:
+        """Return a connection on which it is logged in to. NotConnected names it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a server is, and who it is. host_key: "ssh-ed25519 AAAA...", or None where it is not known yet."""
+    """Where a server is, and who it is. host_key: "ssh-ed25519 AAAA...", or None where it is not known yet.
+
+    through: the jump server that leads there. old: the old algorithms that it is allowed. pace: what our failures there cost.
+    """
 
     name: str
     host: str
     port: int
     host_key: str | None
     timeout_seconds: float = 10.0
+    through: Through | None = None
+    old: tuple[str, ...] = ()
+    pace: Pace | None = None
+
+    @property
+    def where(self) -> str:
+        """Return it in words."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.name} ({host}:{self.port}{f' through {self.through.name}' if self.through else ''})"
+
+    @property
+    def evidence(self) -> dict[str, Any]:
+        """Return it as the facts of a failure."""
+        return {"server": self.name, "host": self.host, "port": self.port}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A connection to a server's port that is about to be used. source: our own address there, or the jump server's.
+
+    opens: makes another such connection. sock: ours, where there is no jump server.
+    """
+
+    source: str
+    opens: knock.Opens
+    sock: socket.socket | None = None
+    tunnel: asyncssh.SSHClientConnection | None = None
 
 
 @dataclass(eq=False)
@@ -48,6 +92,8 @@ class Client(asyncssh.SSHClient):
     verdict: str = ""
     shown: bool = False  # a credential has been sent
     asked_for_a_key: bool = False
+    tried: bool = False  # a login has been tried, if only by offering a public key
+    other_prompt: str = ""  # what it asked for that is no login's password: it got no answer
     connection: asyncssh.SSHClientConnection | None = None
 
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
@@ -84,7 +130,10 @@ class Client(asyncssh.SSHClient):
         self._judged(instructions)
         if not prompts:
             return []
-        if [echo for _, echo in prompts] != [False]:
+        if self.password is None:
+            return None
+        if not asks_for_password(prompts):
+            self.other_prompt = " ".join(text for text, _ in prompts)[:300] or "(an empty prompt)"
             return None
         password = self._password_once()
         return None if password is None else [password]
@@ -92,7 +141,7 @@ class Client(asyncssh.SSHClient):
     def _password_once(self) -> str | None:
         if self.password is None or self.given:
             return None
-        self.given = self.shown = True
+        self.given = self.shown = self.tried = True
         return self.password.open().decode("utf-8", "surrogateescape")
 
     def _judged(self, said: str) -> None:
@@ -120,41 +169,116 @@ async def connect(
         )
     client = client or Client()
     client.password = password
-    sock, address = await _reach(target)
-    source = _source(sock)
+    for key in keys:
+        if isinstance(key, Offer):
+            key.restrict(target.old)
+    if target.pace is not None:
+        await target.pace.turn((target.host, target.port))
+    line = await _reach(target)
     try:
         async with asyncio.timeout(target.timeout_seconds):
-            return await asyncssh.connect(
-                target.host,
-                target.port,
-                sock=sock,
-                username=login,
-                client_factory=lambda: client,
-                client_keys=list(keys) or None,
-                preferred_auth=methods or ("publickey" if keys else "password,keyboard-interactive"),
-                known_hosts=([asyncssh.import_public_key(target.host_key)], [], []),
-                config=None,
-                agent_path=None,
-                gss_host=None,
-                gss_kex=False,
-                gss_auth=False,
-                host_based_auth=False,
-                encryption_algs=CIPHERS,
-                compression_algs=None,
-                login_timeout=0,
-                # A cable that is pulled says nothing: a server that leaves this many questions unanswered is gone.
-                keepalive_interval=target.timeout_seconds,
-                keepalive_count_max=2,
-            )
+            connection = await _opened(target, login, client, line, keys, methods)
+        _signed(keys)  # a connection that was given up within the log-in also comes back so
+        return connection
     except (TimeoutError, OSError, asyncssh.Error) as error:
-        sock.close()
-        raise await _why(target, login, client, (source, address), error, bool(keys)) from None
+        if line.sock is not None:
+            line.sock.close()
+        _signed(keys)
+        client.tried = client.tried or (bool(keys) and _agreed(client))
+        _took_note(target, client)
+        raise await _why(target, login, client, line, error, keys) from None
 
 
-async def _reach(target: Target) -> tuple[socket.socket, tuple[Any, ...]]:
+def _signed(keys: Sequence[asyncssh.SSHKeyPair]) -> None:
+    """Raise why one of the keys could not be signed for, if there is such a one."""
+    for key in keys:
+        if isinstance(key, Offer) and key.failed is not None:
+            raise key.failed from None
+
+
+async def _opened(
+    target: Target, login: str, client: Client, line: Line, keys: Sequence[asyncssh.SSHKeyPair], methods: str
+) -> asyncssh.SSHClientConnection:
+    pinned = target.host_key or ""
+    key_type = pinned.partition(" ")[0]
+    way: dict[str, Any] = {"sock": line.sock} if line.sock is not None else {"tunnel": line.tunnel}
+    return await asyncssh.connect(
+        target.host,
+        target.port,
+        **way,
+        username=login,
+        client_factory=lambda: client,
+        client_keys=list(keys) or None,
+        preferred_auth=methods or ("publickey" if keys else "password,keyboard-interactive"),
+        known_hosts=([asyncssh.import_public_key(pinned)] if pinned else [], [], []),
+        server_host_key_algs=algorithms.signed_by(key_type, target.old) if pinned else algorithms.wanted("host key", target.old),
+        kex_algs=algorithms.wanted("key exchange", target.old),
+        encryption_algs=algorithms.wanted("cipher", target.old),
+        mac_algs=algorithms.wanted("MAC", target.old),
+        signature_algs=algorithms.wanted("host key", target.old),
+        compression_algs=None,
+        # Nothing of this machine's: no ssh_config, no agent, no default identity, no ticket.
+        config=None,
+        agent_path=None,
+        gss_host=None,
+        gss_kex=False,
+        gss_auth=False,
+        host_based_auth=False,
+        login_timeout=0,
+        # A cable that is pulled says nothing: a server that leaves this many questions unanswered is gone.
+        keepalive_interval=target.timeout_seconds,
+        keepalive_count_max=2,
+    )
+
+
+async def first_host_key(target: Target) -> str:
+    """Return the host key that a server shows, "type blob", without offering it any credential. NotConnected: it shows none."""
+    client = Client()
+    line = await _reach(target)
+    try:
+        async with asyncio.timeout(target.timeout_seconds):
+            # No host key is trusted, so this ends where the server has shown its own.
+            (await _opened(target, "nobody", client, line, (), "")).abort()
+    except (TimeoutError, OSError, asyncssh.Error) as error:
+        if line.sock is not None:
+            line.sock.close()
+        _took_note(target, client)
+        if not client.seen_host_key:
+            raise await _why(target, "nobody", client, line, error, ()) from None
+    return " ".join(client.seen_host_key.split()[:2])
+
+
+def _took_note(target: Target, client: Client) -> None:
+    if target.pace is not None:
+        cost = FAILED if client.tried else UNTRIED
+        target.pace.failed((target.host, target.port), cost, _greeting(client))
+
+
+def _greeting(client: Client) -> str:
+    return "" if client.connection is None else str(client.connection.get_extra_info("server_version") or "")
+
+
+async def _reach(target: Target) -> Line:
+    """Return a connection to the first address of the server that answers, or the jump server's that leads there."""
+    if target.through is not None:
+        tunnel = await target.through.connection()
+
+        async def forwarded() -> tuple[knock.Reader, knock.Writer]:
+            return await tunnel.open_connection(target.host, target.port)
+
+        return Line(target.through.host, forwarded, tunnel=tunnel)
+    sock, address = await _reach_directly(target)
+
+    async def again() -> tuple[knock.Reader, knock.Writer]:
+        return await asyncio.open_connection(*address[:2])
+
+    return Line(_source(sock), again, sock=sock)
+
+
+async def _reach_directly(target: Target) -> tuple[socket.socket, tuple[Any, ...]]:
     """Return a TCP connection to the first address of the server that answers, and that address."""
     loop = asyncio.get_running_loop()
-    evidence = {"server": target.name, "host": target.host, "port": target.port}
+    evidence = target.evidence
     try:
         async with asyncio.timeout(target.timeout_seconds):
             found = await loop.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
@@ -172,7 +296,7 @@ async def _reach(target: Target) -> tuple[socket.socket, tuple[Any, ...]]:
                 await loop.sock_connect(sock, address)
             return sock, address
         except OSError as error:  # TimeoutError is one
-            last = _unreached(target, sock, error, evidence)
+            last = _unreached(target, error, _source(sock))
             sock.close()
         except BaseException:
             sock.close()
@@ -180,8 +304,8 @@ async def _reach(target: Target) -> tuple[socket.socket, tuple[Any, ...]]:
     raise last or NotConnected("name_not_resolved", f"{target.name}: {target.host} has no address", **evidence)
 
 
-def _unreached(target: Target, sock: socket.socket, error: OSError, evidence: dict[str, Any]) -> NotConnected:
-    where = f"{target.name} ({target.host}:{target.port})"
+def _unreached(target: Target, error: OSError, source: str) -> NotConnected:
+    where, evidence = target.where, target.evidence
     if isinstance(error, ConnectionRefusedError):
         return NotConnected(
             "connection_refused", f"{where}: refused; is sshd running, on this port? or a firewall rejects it", **evidence
@@ -190,7 +314,6 @@ def _unreached(target: Target, sock: socket.socket, error: OSError, evidence: di
         return NotConnected(
             "connection_closed", f"{where}: reset at once; see sshd's log and hosts.deny there", stage="banner", **evidence
         )
-    source = _source(sock)
     said = "no answer" if isinstance(error, TimeoutError) else str(error.strerror or error)
     return NotConnected(
         "connection_timed_out",
@@ -198,6 +321,26 @@ def _unreached(target: Target, sock: socket.socket, error: OSError, evidence: di
         source=source,
         **evidence,
     )
+
+
+def _not_forwarded(target: Target, through: Through, error: asyncssh.ChannelOpenError) -> NotConnected:
+    """Return why a jump server did not lead to the server."""
+    evidence, said = dict(target.evidence, source=through.host), _safe(error.reason)
+    if error.code in (asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, asyncssh.OPEN_UNKNOWN_CHANNEL_TYPE):
+        return NotConnected(
+            "jump_forbids_forwarding",
+            f"jump server {through.name} lets us in, and may not lead on to {target.host}:{target.port} "
+            f"({said or 'no reason given'}); see AllowTcpForwarding, DisableForwarding and PermitOpen in its sshd_config, and "
+            "the options of our key there",
+            **dict(evidence, hop=through.name, said=said),
+        )
+    if "refused" in said.lower():
+        return _unreached(target, ConnectionRefusedError(), through.host)
+    if re.search("resol|not known|no address|unknown host", said, re.IGNORECASE):  # gai_strerror(3)
+        return NotConnected(
+            "name_not_resolved", f"{target.where}: {through.name} finds no address of {target.host} ({said})", **evidence
+        )
+    return _unreached(target, OSError(said or "no connection, and no reason given"), through.host)
 
 
 def _source(sock: socket.socket) -> str:
@@ -208,23 +351,30 @@ def _source(sock: socket.socket) -> str:
 
 
 async def _why(
-    target: Target, login: str, client: Client, ends: tuple[str, tuple[Any, ...]], error: Exception, by_key: bool
+    target: Target, login: str, client: Client, line: Line, error: Exception, keys: Sequence[asyncssh.SSHKeyPair]
 ) -> NotConnected:
-    """Return the cause behind a failed log-in. ends: our own address, as the connection had it, and the server's."""
-    source, address = ends
-    where = f"{target.name} ({target.host}:{target.port})"
-    evidence: dict[str, Any] = {"server": target.name, "host": target.host, "port": target.port, "source": source, "login": login}
-    agreed = client.connection is not None and bool(client.connection.get_extra_info("send_cipher"))
+    """Return the cause behind a failed log-in."""
+    where = target.where
+    evidence: dict[str, Any] = dict(target.evidence, source=line.source, login=login)
     if client.seen_host_key:
         return _changed_host_key(target, client.seen_host_key, evidence)
     if isinstance(error, asyncssh.HostKeyNotVerifiable):
         return NotConnected("host_key_changed", f"{where}: {error.reason}; not trusted", **evidence)
-    if not agreed:
-        return await _before_login(target, address, error, evidence)
+    if target.through is not None and client.connection is None:
+        if isinstance(error, asyncssh.ChannelOpenError):
+            return _not_forwarded(target, target.through, error)
+        return _unreached(target, TimeoutError(), line.source)
+    if not _agreed(client):
+        return await _before_login(target, line, error, evidence)
     decided = isinstance(error, asyncssh.PermissionDenied) or "authentication failures" in str(error).lower()
     if decided or "expired" in client.verdict.lower():
-        return _turned_away(where, login, client, by_key, evidence)
+        return _turned_away(where, login, client, keys, evidence)
     return _broken_off(where, error, evidence)
+
+
+def _agreed(client: Client) -> bool:
+    """Whether a secure connection came about, with the host key that is on record."""
+    return client.connection is not None and bool(client.connection.get_extra_info("send_cipher"))
 
 
 def _changed_host_key(target: Target, seen: str, evidence: dict[str, Any]) -> NotConnected:
@@ -239,12 +389,31 @@ def _changed_host_key(target: Target, seen: str, evidence: dict[str, Any]) -> No
     )
 
 
-def _turned_away(where: str, login: str, client: Client, by_key: bool, evidence: dict[str, Any]) -> NotConnected:
+def _turned_away(
+    where: str, login: str, client: Client, keys: Sequence[asyncssh.SSHKeyPair], evidence: dict[str, Any]
+) -> NotConnected:
     said = _safe(client.banner + client.verdict)
     if "expired" in client.verdict.lower():
         verdict = _safe(client.verdict)
         return NotConnected("login_expired", f"{where}: {login}: {verdict}", said=verdict, **evidence)
-    if by_key:
+    if client.other_prompt and not client.given:
+        asked = _safe(client.other_prompt)
+        return NotConnected(
+            "prompt_not_password", _asks_for(where, login, asked, "nothing was answered"), asked=asked, **evidence
+        )
+    if client.other_prompt:
+        asked = _safe(client.other_prompt)
+        told = "the password was taken; to this, nothing was answered"
+        return NotConnected("prompt_not_password", _asks_for(where, login, asked, told), asked=asked, **evidence)
+    if any(isinstance(key, Offer) and key.only_sha1 for key in keys):
+        name = evidence["server"]
+        return NotConnected(
+            "algorithms_incompatible",
+            f"{where}: it takes RSA keys with SHA-1 only (ssh-rsa), or not the key of {login} at all; use an ed25519 key, or "
+            f"where the server is too old for that: kps server set {name} --allow-old-algorithms ssh-rsa",
+            said=said, kind="signature", wanted=["rsa-sha2-512", "rsa-sha2-256"], **evidence,
+        )  # fmt: skip
+    if keys:
         return NotConnected(
             "key_refused",
             f"{where}: sshd did not take the key for {login}: it is not (or no longer) in authorized_keys, or may not be used",
@@ -264,13 +433,17 @@ def _turned_away(where: str, login: str, client: Client, by_key: bool, evidence:
     )
 
 
-async def _before_login(target: Target, address: tuple[Any, ...], error: Exception, evidence: dict[str, Any]) -> NotConnected:
+def _asks_for(where: str, login: str, asked: str, told: str) -> str:
+    return f"{where}: for {login} the server asks {asked!r}, which is no question for the login's password: {told}"
+
+
+async def _before_login(target: Target, line: Line, error: Exception, evidence: dict[str, Any]) -> NotConnected:
     """Return the cause where nothing was agreed on with whoever is behind the port: knock once more and listen.
 
     Who ends a key exchange that comes to nothing, and in which words, is a race; what the other end offers is not.
     """
-    where = f"{target.name} ({target.host}:{target.port})"
-    heard = await knock.knock(address, target.timeout_seconds)
+    where = target.where
+    heard = await knock.knock(line.opens, target.timeout_seconds)
     if heard.silent:
         return NotConnected(
             "connection_timed_out",
@@ -279,7 +452,15 @@ async def _before_login(target: Target, address: tuple[Any, ...], error: Excepti
             **evidence,
         )
     said = _safe(heard.first_line)
-    if heard.said and not heard.greets and said not in _SAID_BY_A_FULL_SSHD:
+    if said == _PENALTY:
+        return NotConnected(
+            "source_penalized",
+            f"{where}: its sshd takes no connection from {line.source} for a while, because logins from there failed too often "
+            "(PerSourcePenalties): wait a minute, longer after many failures, and try once",
+            said=said,
+            **evidence,
+        )
+    if heard.said and not heard.greets and said != _FULL:
         return NotConnected("not_ssh", f"{where}: that is not an SSH server; it says {said!r}", said=said, **evidence)
     if heard.greets:
         offered = knock.algorithms(heard.said)
@@ -293,11 +474,11 @@ async def _before_login(target: Target, address: tuple[Any, ...], error: Excepti
     )
 
 
-def _not_agreed(target: Target, offered: dict[str, list[str]], evidence: dict[str, Any]) -> NotConnected | None:
+def _not_agreed(target: Target, offered: algorithms.Offered, evidence: dict[str, Any]) -> NotConnected | None:
     """Return why no secure connection can come about with a server that offers this; None where it can."""
-    where = f"{target.name} ({target.host}:{target.port})"
+    where = target.where
     pinned = (target.host_key or "").partition(" ")[0]
-    if not set(offered["host key"]) & set(_signed_by(pinned)):
+    if pinned and not set(offered["host key"]) & set(algorithms.serves(pinned)):
         return NotConnected(
             "host_key_changed",
             f"{where}: {pinned} {fingerprint(target.host_key or '')} is on record, and it shows keys of other types only "
@@ -306,16 +487,25 @@ def _not_agreed(target: Target, offered: dict[str, list[str]], evidence: dict[st
             offered=offered["host key"],
             **evidence,
         )
-    kind = knock.missing(offered, CIPHERS)
-    if kind:
-        return NotConnected(
-            "algorithms_incompatible",
-            f"{where}: no {kind} that is considered safe, only {', '.join(offered[kind])}",
-            kind=kind,
-            offered=offered[kind],
-            **evidence,
-        )
-    return None
+    signatures = algorithms.signed_by(pinned, target.old) if pinned else algorithms.wanted("host key", target.old)
+    kind = "" if set(offered["host key"]) & set(signatures) else "host key"
+    kind = kind or algorithms.missing(offered, target.old)
+    if not kind:
+        return None
+    wanted = list(signatures if kind == "host key" else algorithms.wanted(kind, target.old))
+    helps = algorithms.would_help(offered, kind)
+    more = "".join(f" --allow-old-algorithms {name}" for name in helps[:1])
+    next_step = f"; bring its sshd up to date, or allow that one: kps server set {target.name}{more}" if helps else ""
+    return NotConnected(
+        "algorithms_incompatible",
+        f"{where}: it offers no {kind} algorithm that is considered safe, only {', '.join(offered[kind])}; we take "
+        f"{', '.join(wanted)}{next_step}",
+        kind=kind,
+        offered=offered[kind],
+        wanted=wanted,
+        would_help=helps,
+        **evidence,
+    )
 
 
 def _broken_off(where: str, error: Exception, evidence: dict[str, Any]) -> NotConnected:
@@ -323,11 +513,6 @@ def _broken_off(where: str, error: Exception, evidence: dict[str, Any]) -> NotCo
     if isinstance(error, TimeoutError):
         return NotConnected("connection_timed_out", f"{where}: it stopped answering during the log-in", stage="login", **evidence)
     return NotConnected("connection_closed", f"{where}: closed during the log-in: {_safe(str(error))}", stage="login", **evidence)
-
-
-def _signed_by(key_type: str) -> tuple[str, ...]:
-    """The host key algorithms that a key of this type serves: RFC 8332."""
-    return ("rsa-sha2-512", "rsa-sha2-256", "ssh-rsa") if key_type == "ssh-rsa" else (key_type,)
 
 
 def fingerprint(public_line: str) -> str:

@@ -5,12 +5,11 @@ An SSH server greets and says what it can do before anything is encrypted: RFC 4
 
 import asyncio
 import struct
-from collections.abc import Collection, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
-from asyncssh.kex import get_default_kex_algs
-from asyncssh.mac import get_default_mac_algs
+import asyncssh
 
 SECONDS = 5.0
 _GREETING = b"SSH-2.0-kps\r\n"
@@ -18,7 +17,22 @@ _LONGEST = 64 * 1024
 _KEXINIT = 20
 _BEFORE_LISTS = 1 + 16  # the message's number, and its cookie
 _LISTS = ("key exchange", "host key", "cipher", "cipher back", "MAC", "MAC back")
-_WITH_MAC_OF_ITS_OWN = ("gcm@openssh.com", "poly1305@openssh.com")
+
+
+class Reader(Protocol):
+    """What comes from the other end."""
+
+    async def read(self, n: int, /) -> bytes: ...
+
+
+class Writer(Protocol):
+    """What goes there."""
+
+    def write(self, data: bytes, /) -> None: ...
+    def close(self) -> None: ...
+
+
+Opens = Callable[[], Awaitable[tuple[Reader, Writer]]]  # a new connection to the server in question
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +52,12 @@ class Heard:
         return self.said.split(b"\n")[0].decode("ascii", "replace")
 
 
-async def knock(address: tuple[Any, ...], seconds: float) -> Heard:
+async def knock(opens: Opens, seconds: float) -> Heard:
     """Return what a server says to an SSH client that has only greeted. No credential is at hand here, so none is sent."""
     said = b""
     try:
         async with asyncio.timeout(min(SECONDS, seconds)):
-            reader, writer = await asyncio.open_connection(*address[:2])
+            reader, writer = await opens()
             try:
                 writer.write(_GREETING)
                 while len(said) < _LONGEST and not _whole(said):
@@ -55,7 +69,7 @@ async def knock(address: tuple[Any, ...], seconds: float) -> Heard:
                 writer.close()
     except TimeoutError:
         return Heard(said, silent=not said)
-    except OSError:
+    except (OSError, asyncssh.Error):
         pass  # what was heard before it broke is all there is
     return Heard(said)
 
@@ -81,20 +95,3 @@ def algorithms(said: bytes) -> dict[str, list[str]]:
     except (struct.error, IndexError, UnicodeDecodeError):
         return {}
     return found
-
-
-def missing(offered: dict[str, list[str]], ciphers: Collection[str]) -> str:
-    """Return the kind of algorithm of which the server offers none that we take; "" where there is one of each."""
-    if not _common(offered["key exchange"], (name.decode("ascii") for name in get_default_kex_algs())):
-        return "key exchange"
-    usable = _common(offered["cipher"], ciphers)
-    if not usable:
-        return "cipher"
-    needs_mac = not any(name.endswith(_WITH_MAC_OF_ITS_OWN) for name in usable)
-    if needs_mac and not _common(offered["MAC"], (name.decode("ascii") for name in get_default_mac_algs())):
-        return "MAC"
-    return ""
-
-
-def _common(these: Iterable[str], those: Iterable[str]) -> set[str]:
-    return set(these) & set(those)

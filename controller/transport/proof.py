@@ -9,48 +9,12 @@ import asyncssh
 
 from controller.model import Secret
 from controller.transport.connect import Client, NotConnected, Target, connect
+from controller.transport.offer import Offer, Signer
 
 # A listener that re-reads its configuration refuses connections for a moment.
 PATIENCE_SECONDS = 6.0
-_PASSING = ("connection_refused", "connection_closed", "connection_timed_out")
+_PASSING = ("connection_refused", "connection_closed", "connection_timed_out", "jump_unreachable")
 _MOST_PRINTED = 1 << 16  # by a login's start-up files, and the nonce
-
-
-class Offer(asyncssh.SSHKeyPair):
-    """A key as it is offered to a server; remembers whether the server was ready to take it.
-
-    Where the private half is not known, the connection is given up at the moment the server would accept the key.
-    """
-
-    def __init__(self, public_line: str, private: asyncssh.SSHKey | None, client: Client) -> None:
-        public = asyncssh.import_public_key(public_line)
-        super().__init__(
-            public.algorithm,
-            public.algorithm,
-            public.sig_algorithms,
-            public.sig_algorithms,
-            public.public_data,
-            None,
-        )
-        self._private = private
-        self._client = client
-        self.accepted = False
-
-    def set_sig_algorithm(self, sig_algorithm: bytes) -> None:
-        self.sig_algorithm = sig_algorithm
-        self.algorithm = sig_algorithm
-
-    async def sign_async(self, data: bytes) -> bytes:
-        return self.sign(data)
-
-    def sign(self, data: bytes) -> bytes:
-        self.accepted = True
-        if self._private is None:
-            if self._client.connection is not None:
-                self._client.connection.abort()
-            return b""
-        self._client.shown = True
-        return self._private.sign(data, self.sig_algorithm)
 
 
 def answer_failed(error: NotConnected, cause: str | None = None) -> dict[str, Any]:
@@ -108,7 +72,7 @@ async def _close(connection: asyncssh.SSHClientConnection) -> None:
         connection.abort()
 
 
-async def key_logs_in(target: Target, login: str, public_line: str, private: asyncssh.SSHKey, path: str) -> dict[str, Any]:
+async def key_logs_in(target: Target, login: str, public_line: str, private: Signer, path: str) -> dict[str, Any]:
     """Prove that this key, and nothing else, logs in and can run a command."""
 
     def client_of() -> tuple[Client, list[asyncssh.SSHKeyPair]]:
@@ -158,7 +122,7 @@ async def key_refused(
     login: str,
     removed_line: str,
     path: str,
-    good: tuple[str, asyncssh.SSHKey] | None = None,
+    good: tuple[str, Signer] | None = None,
     password: Secret | None = None,
 ) -> dict[str, Any]:
     """Prove that sshd no longer takes the removed key, offered first on a connection on which the good one then logs in.

@@ -197,6 +197,8 @@ async def opened(connection: asyncssh.SSHClientConnection, line: str) -> asyncss
     try:
         return await connection.create_process(line, encoding=None, window=_LONGEST_LINE)
     except asyncssh.ChannelOpenError as error:
+        if connection.is_closed():
+            raise _lost(str(error.reason)) from None
         raise Refused(
             "session_disturbed",
             f"sshd lets the login in and opens no session for it ({_shown(error.reason)}); see MaxSessions in sshd_config",

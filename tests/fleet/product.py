@@ -126,7 +126,11 @@ class Product:
 
     def begin(self, operation: str, *servers: Server, **request: Any) -> list[str]:
         """Order an operation on servers and return the ids of its tasks; a password or private key is given for each of them."""
-        given = {name: request.pop(name) for name in ("password", "password_of", "identity") if name in request}
+        given = {
+            name: request.pop(name)
+            for name in ("password", "password_of", "identity", "agent_socket", "agent_key", "certificate")
+            if name in request
+        }
         given = {name: value for name, value in given.items() if value}
         if isinstance(request.get("keypair"), dict):
             request["keypair"] = request["keypair"]["name"]

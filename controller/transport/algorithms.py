@@ -1,0 +1,63 @@
+"""Which algorithms a connection may use: what is considered safe, and what a server of the inventory is allowed besides."""
+
+from collections.abc import Collection
+
+from controller.model import OLD_ALGORITHMS
+
+Offered = dict[str, list[str]]  # what a server can do, by kind: knock.algorithms
+
+# The kinds of a key exchange, and of each what is good today, the best first: RFC 9142, and what OpenSSH's own client offers.
+SAFE: dict[str, tuple[str, ...]] = {
+    "key exchange": (
+        "mlkem768x25519-sha256", "curve25519-sha256", "curve25519-sha256@libssh.org", "ecdh-sha2-nistp256", "ecdh-sha2-nistp384",
+        "ecdh-sha2-nistp521", "diffie-hellman-group-exchange-sha256", "diffie-hellman-group16-sha512",
+        "diffie-hellman-group18-sha512", "diffie-hellman-group14-sha256",
+    ),
+    "host key": (
+        "ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "rsa-sha2-512", "rsa-sha2-256",
+    ),
+    # Cheap where both ends have it; asyncssh builds a cipher context for every name it is asked to try.
+    "cipher": (
+        "aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com", "aes128-ctr", "aes256-ctr",
+    ),
+    "MAC": (
+        "hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com", "umac-128-etm@openssh.com", "hmac-sha2-256",
+        "hmac-sha2-512", "umac-128@openssh.com", "hmac-sha1-etm@openssh.com", "hmac-sha1",
+    ),
+}  # fmt: skip
+_WITH_MAC_OF_ITS_OWN = ("gcm@openssh.com", "poly1305@openssh.com")
+_RSA = ("rsa-sha2-512", "rsa-sha2-256", "ssh-rsa")  # what a key of type ssh-rsa signs with: RFC 8332
+
+
+def wanted(kind: str, old: Collection[str] = ()) -> tuple[str, ...]:
+    """Return the algorithms of a kind that we take, the best first. old: the old ones that this server is allowed."""
+    return SAFE[kind] + tuple(name for name in OLD_ALGORITHMS[kind] if name in old)
+
+
+def signed_by(key_type: str, old: Collection[str] = ()) -> tuple[str, ...]:
+    """Return the signatures that we take of a key of this type."""
+    return tuple(name for name in wanted("host key", old) if name in (_RSA if key_type == "ssh-rsa" else (key_type,)))
+
+
+def serves(key_type: str) -> tuple[str, ...]:
+    """Return every signature that a key of this type can make, good or not."""
+    return _RSA if key_type == "ssh-rsa" else (key_type,)
+
+
+def missing(offered: Offered, old: Collection[str] = ()) -> str:
+    """Return the kind of algorithm of which the server offers none that we take; "" where there is one of each.
+
+    The host key is another matter: of it one is known.
+    """
+    if not set(offered["key exchange"]) & set(wanted("key exchange", old)):
+        return "key exchange"
+    usable = set(offered["cipher"]) & set(wanted("cipher", old))
+    if not usable:
+        return "cipher"
+    needs_mac = not any(name.endswith(_WITH_MAC_OF_ITS_OWN) for name in usable)
+    return "MAC" if needs_mac and not set(offered["MAC"]) & set(wanted("MAC", old)) else ""
+
+
+def would_help(offered: Offered, kind: str) -> list[str]:
+    """Return the old algorithms of a kind that this server offers, and that it could be allowed."""
+    return [name for name in OLD_ALGORITHMS[kind] if name in offered[kind]]
