@@ -76,8 +76,16 @@ def fingerprint(public_key: str, algorithm: str = "sha256") -> str:
 class OpenSession:
     """A login that stays open, to see that an operation leaves existing sessions alone."""
 
-    def __init__(self, server: Server, login: str, *, private_key: str | None = None, password: str | None = None) -> None:
-        self._context = _client(server, login, None, private_key=private_key, password=password)
+    def __init__(
+        self,
+        server: Server,
+        login: str,
+        *,
+        private_key: str | None = None,
+        password: str | None = None,
+        method: str | None = None,
+    ) -> None:
+        self._context = _client(server, login, None, private_key=private_key, password=password, method=method)
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:

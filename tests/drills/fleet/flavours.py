@@ -47,6 +47,7 @@ class Flavour:
     address_text: str = 'SSHD_OPTS="-o ListenAddress={address}:22"\n'
     host_key: str = "/etc/ssh/ssh_host_ed25519_key"
     reload: str = "/usr/sbin/sshd -t && kill -HUP $(cat /run/sshd.pid) && sleep 1"
+    method: str = "password"
     passwords: tuple[str, ...] = ("root", "bob")
     refuses: dict[str, Refusal] = field(default_factory=dict)
 

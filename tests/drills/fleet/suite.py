@@ -107,7 +107,10 @@ def _bind(story: Story) -> None:
     def bound_by_its_users_command() -> None:
         words = ["bind", story.box.name, "--keypair", pair["name"], "--login", story.login, "--password-stdin"]
         words += [word for login in story.flavour.others for word in ("--accept-lockout", login)] if _closes(story) else []
-        story.product.kps(*words, *(["--keep-password-login"] if keep else []), given=story.password + "\n")
+        other = story.flavour.others[0]
+        with judge.OpenSession(story.box, other, password=story.box.passwords[other], method=story.flavour.method) as session:
+            story.product.kps(*words, *(["--keep-password-login"] if keep else []), given=story.password + "\n")
+            assert session.lives(), "a session that was open before has ended"
         _bound(story, pair)
         story.closed = _closes(story)
         if story.closed:
