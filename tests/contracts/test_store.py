@@ -571,6 +571,43 @@ def test_an_unknown_state_is_settled_once(store: Store, who: Caller, server: Ser
     assert kinds(store, who)[-1] == "task_settled"
 
 
+def test_what_a_settled_task_changed_comes_on_record_with_it(
+    store: Store, who: Caller, server: Server, keypair: KeyPair, clock: Clock
+) -> None:
+    task = running(store, server)
+    assert store.unsettled() == store.unsettled(server.id) == []
+    clock.forward(31)
+    lost = store.interrupt_expired()
+    assert store.unsettled() == store.unsettled(server.id) == lost
+    binding = a_binding(server, keypair)
+    assert store.settle(task.id, "as_asked", binding=binding, notes={"password_login": "off"})
+    assert store.unsettled() == []
+    assert store.bindings(who.tenant_id) == [binding]
+    assert store.server_by_id(server.id).password_login == "off"
+    # What is known already changes nothing more.
+    assert not store.settle(task.id, "as_asked", unbind=(server.id, "root"))
+    assert store.bindings(who.tenant_id) == [binding]
+
+
+def test_a_server_on_which_somebody_works_is_not_asked_how_it_was_left(store: Store, server: Server, clock: Clock) -> None:
+    lost = running(store, server)
+    clock.forward(31)
+    store.interrupt_expired()
+    store.add_tasks([a_task(server)])
+    assert store.unsettled() == []
+    assert [task.id for task in store.unsettled(server.id)] == [lost.id]
+
+
+def test_what_a_dead_process_held_is_ended_at_once(store: Store, who: Caller, server: Server) -> None:
+    other = store.add_servers([a_server(who, "web-2")])[0]
+    dead = running(store, server, owner="serve/one")
+    [held] = store.add_tasks([a_task(server)], "serve/one", 30)
+    alive = running(store, other, owner="served by another")
+    assert [task.id for task in store.interrupt_expired("serve/")] == [dead.id, held.id]
+    assert [task.server_state for task in store.tasks(None, ids=[dead.id, held.id])] == ["unknown", "as_before"]
+    assert store.task(who.tenant_id, alive.id).status == "running"
+
+
 def test_only_a_task_that_nobody_has_begun_is_cancelled(store: Store, who: Caller, server: Server) -> None:
     [task] = store.add_tasks([a_task(server)])
     assert not store.cancel("z" * 32, task.id, "somebody else's")

@@ -231,7 +231,7 @@ def controller(report: Report, scale: Scale) -> None:
             for what in WHATS
             for events in range(1, counts[operation] + 1)
         ]
-        chosen = scale.some(every, 12)
+        chosen = scale.some(every, AT_ONCE)
         trials = list(pool.map(lambda trial: _try(trial, fleet, one_by_one, new_home()), chosen))
     reached = [trial for trial in trials if trial.reached]
     report.add(

@@ -194,7 +194,7 @@ def deadman(report: Report, scale: Scale) -> None:
     """The part: every kind of init, everything that may be lost."""
     with _kinds() as kinds, tempfile.TemporaryDirectory(prefix="kps-drill-") as directory:
         every = [(kind, loss) for kind in kinds for loss in (*kind.losses(), Loss(DIES_OF_RELOAD, lambda server: None))]
-        chosen = scale.some(every, ROUND)
+        chosen = scale.some(every, ROUND - 2)
         trials: list[Trial] = []
         for number in range(0, len(chosen), ROUND):
             some = chosen[number : number + ROUND]

@@ -133,7 +133,7 @@ def kills(report: Report, scale: Scale) -> None:
     def wanted(listed: list[tuple[str, str, int, Call]]) -> list[Point]:
         return [Point(of, name, at, "kill", str(call)) for of, name, at, call in listed]
 
-    reached = _drill(report, scale, "kills", wanted, 40)
+    reached = _drill(report, scale, "kills", wanted, 30)
     late = sum(kind == LATE for trial in reached for kind, _ in trial.misses)
     slowest = max((trial.recovered_seconds for trial in reached), default=0.0)
     report.add(
@@ -148,7 +148,7 @@ def power_failures(report: Report, scale: Scale) -> None:
     def wanted(listed: list[tuple[str, str, int, Call]]) -> list[Point]:
         return [Point("power", name, at, "kill", str(call)) for _, name, at, call in listed]
 
-    _drill(report, scale, "power", wanted, 20, _OPERATIONS, True)
+    _drill(report, scale, "power", wanted, 14, _OPERATIONS, True)
 
 
 def _may_be(error: str, of: str, call: Call) -> bool:
@@ -169,7 +169,7 @@ def errors(report: Report, scale: Scale) -> None:
             if call.can_fail and _may_be(error, of, call)
         ]
 
-    reached = _drill(report, scale, "errors", wanted, 50)
+    reached = _drill(report, scale, "errors", wanted, 36)
     told = Counter(trial.state for trial in reached if trial.point.of in ("operation", "disk"))
     report.add(zero("errors: not named in the evidence", sum(kind == UNTOLD for trial in reached for kind, _ in trial.misses)))
     report.add(*(Figure(f"errors: ended {state}", told[state]) for state in sorted(told) if state))
