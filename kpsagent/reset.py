@@ -3,7 +3,7 @@
 import os
 import sys
 
-from . import sshd
+from . import sshd, swap
 from .errors import Refused
 from .plan import ELSEWHERE, SHADOW, Plan, Seen, Step, addresses, block_step, config_text
 
@@ -22,6 +22,7 @@ def confine(root: str) -> bool:
     import glob  # noqa: F401 - what files and sshd import where they need it cannot be had later
     import socket  # noqa: F401
 
+    swap.confine()
     os.chroot(root)
     os.chdir("/")
     sys.path[:] = []

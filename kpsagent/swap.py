@@ -13,7 +13,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Optional, Tuple  # noqa: F401 - in a comment
+    from typing import Any, List, Optional, Tuple  # noqa: F401 - in a comment
 
 # renameat2(2) by its number: Python has no name for it, nor have older C libraries.
 _NUMBERS = {
@@ -40,15 +40,25 @@ _SAY = (
 )
 
 
+_confined = []  # type: List[Any]
+
+
+def confine() -> None:
+    """Get ready for a process that will be shut into a disk at rest: nothing is loaded or started from there."""
+    _confined.append(_library())
+
+
 class Swapper:  # a context manager
     """Has two names of the directory parent change places, as often as is asked for, with the rights of whoever made it."""
 
     def __init__(self, parent: int) -> None:
         self.parent = parent
         self._number = _NUMBERS.get(os.uname().machine, 0) if sys.maxsize > 1 << 32 else 0
-        self._library = _library() if self._number else None
+        self._library = None  # type: Any
+        if self._number:
+            self._library = _confined[0] if _confined else _library()
         self._perl = None  # type: Optional[Tuple[int, int, int]]
-        if self._number and self._library is None:
+        if self._number and self._library is None and not _confined:
             self._start_perl()
 
     def __enter__(self) -> "Swapper":

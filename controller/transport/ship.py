@@ -9,10 +9,10 @@ from importlib import resources
 from typing import Any
 
 # In the order in which they import each other.
-_BEFORE = ("errors", "wire", "keys", "permissions", "host", "sshd", "plan")
+_BEFORE = ("errors", "wire", "swap", "keys", "permissions", "host", "sshd", "plan")
 # What few runs need, and is shipped to those only.
 _FOR_SOME = ("reset", "revoke", "doctor", "preview")
-_AFTER = ("transaction", "accounts", "swap", "files", "processes", "arming", "sessions", "local", "__main__")
+_AFTER = ("transaction", "accounts", "files", "processes", "arming", "sessions", "local", "__main__")
 
 _LOADER = """\
 import sys, types

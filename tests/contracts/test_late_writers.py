@@ -170,3 +170,12 @@ def test_names_change_places_and_what_cannot_is_told(place, path, way):
     finally:
         os.close(parent)
     assert (path.read_text(), Path(place.home, "other").read_text()) == ("other\n", "one\ntwo\n")
+
+
+def test_on_a_disk_at_rest_nothing_of_the_disk_is_started(monkeypatch, place, path):
+    monkeypatch.setattr(swap, "_library", lambda: None)
+    monkeypatch.setattr(swap, "_confined", [])
+    monkeypatch.setattr(os, "fork", lambda: pytest.fail("a program of the disk is started"))
+    swap.confine()
+    files.replace(str(path), place.account, "one\ntwo\n", "ours\n")
+    assert path.read_text() == "ours\n"

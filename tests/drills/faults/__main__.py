@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.drills.faults import Part, Scale, controller, deadman, kills, mixed, writers
+from tests.drills.faults import Part, Scale, controller, deadman, kills, mixed, race, writers
 from tests.drills.figures import Figure, Report
 
 # One part, one line: what it adds to the report.
@@ -15,6 +15,7 @@ PARTS: dict[str, Part] = {
     "power": kills.power_failures,
     "controller": controller.controller,
     "deadman": deadman.deadman,
+    "race": race.part,
     "writers": writers.part,
     "mixed": mixed.part,
 }

@@ -6,6 +6,7 @@ Nobody else's line is lost. Each of our lines is there, or its agent has said th
 import json
 import os
 import subprocess
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -65,7 +66,7 @@ def _operations(report: Report, scale: Scale, how: str) -> None:
     ours, foreign = (OURS_SAMPLE, FOREIGN_SAMPLE) if scale.sample else (OURS, FOREIGN)
     writers = [Writer(n, judge.new_key_pair(comment=f"ours-{n}")[1]) for n in range(ours)]
     until = time.monotonic() + SECONDS
-    with Fleet([Spec(logins=(Login(LOGIN),))]) as fleet:
+    with Fleet([Spec(tree="trixie", logins=(Login(LOGIN),))]) as fleet:
         server = fleet.servers[0]
         server.run(["install", "-d", "-m", "700", "-o", LOGIN, "-g", LOGIN, os.path.dirname(KEYS)])
         server.write(KEYS, "# begin\n", 0o600, f"{LOGIN}:{LOGIN}")
@@ -153,28 +154,26 @@ def _foreign(server: Server, how: str, count: int, place: int) -> subprocess.Pop
 def _write(server: Server, writer: Writer, until: float) -> None:
     chance = Random(writer.number)
     while not writer.succeeded and time.monotonic() < until:
-        writer.results.append(_run_agent(server, writer))
+        writer.results.append(_bind(server, writer))
         time.sleep(chance.uniform(0, 0.5))
 
 
-def _run_agent(server: Server, writer: Writer) -> Json:
-    """Run our agent in the server as a controller does, with proofs that always hold; return its result."""
-    plan = {
-        "operation": "bind",
-        "id": f"{writer.number}-{len(writer.results)}",
-        "generation": 1,
-        "login": LOGIN,
-        "deadline_seconds": 60,
-        "key": writer.key,
-        "provable": True,
-    }
+def _bind(server: Server, writer: Writer) -> Json:
+    plan = {"operation": "bind", "id": f"{writer.number}-{len(writer.results)}", "generation": 1, "login": LOGIN}
+    return run_agent(server, plan | {"deadline_seconds": 60, "key": writer.key, "provable": True}, SECONDS)
+
+
+def run_agent(server: Server, plan: Json, seconds: float) -> Json:
+    """Run our agent in the server as a controller does, with proofs that always hold; return its result, or that it said none."""
     python = ["python3", "-I", "-S", "-E", "-B", "-c", ship.BOOTSTRAP, "run", f"127.0.0.1 4711 {server.host} {server.port}"]
     agent = subprocess.Popen([*server._way_in(), *python], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert agent.stdin is not None
     assert agent.stdout is not None
-    agent.stdin.write(ship.payload() + json.dumps({"marker": MARKER, "plan": plan}).encode() + b"\n")
-    agent.stdin.flush()
+    ending = threading.Timer(seconds, agent.kill)
+    ending.start()
     try:
+        agent.stdin.write(ship.payload() + json.dumps({"marker": MARKER, "plan": plan}).encode() + b"\n")
+        agent.stdin.flush()
         for line in agent.stdout:
             frame = json.loads(line.partition(b" ")[2] or b"{}")
             if frame.get("say") == "ask":
@@ -184,8 +183,11 @@ def _run_agent(server: Server, writer: Writer) -> Json:
                 agent.stdin.flush()
             elif frame.get("say") == "result":
                 return {"cause": None} | frame
+    except BrokenPipeError:
+        pass
     finally:
         agent.communicate()
+        ending.cancel()
     return {"status": "none", "cause": "nothing said"}
 
 
