@@ -54,9 +54,15 @@ def _calls(of: str, name: str) -> list[Call]:
 
 def _try(point: Point) -> Trial:
     how = {"operation": points.operation, "disk": points.disk, "power": _power}.get(point.of, points.recovery)
-    trial = _loop[0].run_until_complete(how(_lab[0], point))
-    if not trial.reached:  # a deadline that passed, or a signal given twice, on a busy machine
-        trial = _loop[0].run_until_complete(how(_lab[0], point))
+    for _ in range(2):
+        try:
+            trial = _loop[0].run_until_complete(how(_lab[0], point))
+        except Exception as error:  # one trial that cannot be made is a miss, not the end of the drill
+            trial = Trial(point, reached=True)
+            trial.miss(WRONG_END, f"the drill itself failed: {type(error).__name__}: {error}")
+            _lab[0].server.reboot()
+        if trial.reached:  # else a deadline has passed, or a signal was given twice, on a busy machine
+            break
     return trial
 
 

@@ -145,11 +145,15 @@ class Lab:
         self.kill_agents()
         if not self.server.running:
             await asyncio.to_thread(self.server.start)
-        if CONFIG in put_back(self.root, files):
+        if CONFIG in put_back(self.root, files) or self._is_unread():
             try:
                 await asyncio.to_thread(self.server.reload)
             except Exception:  # it has died of what the drill did to it
                 await asyncio.to_thread(self.server.reboot)
+
+    def _is_unread(self) -> bool:
+        """Whether sshd runs on an older configuration than the one that stands there: an undo was killed before its reload."""
+        return (self.root / CONFIG[1:]).stat().st_mtime_ns > (self.root / "run/sshd.pid").stat().st_mtime_ns
 
     def kill_agents(self) -> None:
         """Kill whatever of the agent runs on the server, its watchers too."""
