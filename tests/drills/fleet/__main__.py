@@ -4,7 +4,7 @@ import argparse
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from rich.console import Console
@@ -19,7 +19,7 @@ from tests.drills.fleet.suite import play, scenarios
 
 SAMPLE = ("debian-13", "debian-11-systemd")
 GREEN, REFUSING = 12, 2
-WORKERS = 2  # most of the time each waits for its servers
+WORKERS = 3  # most of the time each waits for its servers
 
 
 def main() -> int:
@@ -28,13 +28,11 @@ def main() -> int:
     begun = time.monotonic()
     try:
         with answering() as client, Boxes(client) as boxes, tempfile.TemporaryDirectory(prefix="kps-flavours-") as homes:
-            rows = _played(boxes, chosen, Path(homes))
+            rows = _played(boxes, chosen, Path(homes), said.write_docs)
     except DockerUnavailable as error:
         print(error, file=sys.stderr)
         return 2
     Console(width=None if sys.stdout.isatty() else 140, highlight=False).print(docs.table(chosen, rows))
-    if said.write_docs:
-        docs.write(chosen, rows)
     return _report(chosen, rows, bool(said.flavour), time.monotonic() - begun).ended(said.json)
 
 
@@ -53,7 +51,7 @@ def _arguments() -> argparse.Namespace:
     return said
 
 
-def _played(boxes: Boxes, chosen: list[flavours.Flavour], homes: Path) -> list[Row]:
+def _played(boxes: Boxes, chosen: list[flavours.Flavour], homes: Path, write_docs: bool) -> list[Row]:
     rows: list[Row] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress, ThreadPoolExecutor(WORKERS) as workers:
@@ -77,8 +75,11 @@ def _played(boxes: Boxes, chosen: list[flavours.Flavour], homes: Path) -> list[R
                 told(row)
                 return [row]
 
-        for each in workers.map(one, chosen):
-            rows += each
+        waiting = {workers.submit(one, flavour): flavour for flavour in chosen}
+        for done in as_completed(waiting):
+            rows += done.result()
+            if write_docs:
+                docs.write([waiting[done]], rows)
     return rows
 
 
