@@ -1,13 +1,17 @@
 """What a drill measured, against its goals: a table for people, one line of figures at the end, and an exit code."""
 
 import json
+import shlex
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+
+KEPT = Path(__file__).parents[2] / "build/drills"
 
 
 @dataclass(frozen=True)
@@ -67,9 +71,27 @@ class Report:
         if into is not None:
             values = [vars(figure) | {"met": figure.met} for figure in self.figures]
             into.write_text(json.dumps({"drill": self.drill, "figures": values, "misses": self.misses}, indent=1) + "\n")
+        self._keep()
         verdict = "ok" if not missed and not self.misses else "MISSED"
         print(f"{self.drill}: {verdict}: " + ", ".join(map(str, self.figures)))
         return 0 if verdict == "ok" else 1
+
+    def _keep(self) -> None:
+        """Add the figures to those of earlier runs, for the scorecard: a drill may be run part by part."""
+        arguments = shlex.join(sys.argv[1:])
+        how = {
+            "date": time.strftime("%Y-%m-%d", time.gmtime()),
+            "command": f"make {self.drill}" + (f" ARGS={shlex.quote(arguments)}" if arguments else ""),
+            "sample": "--sample" in sys.argv,
+        }
+        path = KEPT / f"{self.drill}.json"
+        kept = json.loads(path.read_text()) if path.exists() else {}
+        for figure in self.figures:
+            # A sample does not put away what a whole run measured.
+            if not how["sample"] or kept.get(figure.name, how)["sample"]:
+                kept[figure.name] = {"value": figure.value, "unit": figure.unit, "goal": figure.goal, "met": figure.met} | how
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 def joined(words: Sequence[str], most: int = 5) -> str:

@@ -3,6 +3,7 @@
 Nobody else's line is lost. Each of our lines is there, or its agent has said that it is not.
 """
 
+import itertools
 import json
 import os
 import subprocess
@@ -96,8 +97,10 @@ def _operations(report: Report, scale: Scale, how: str) -> None:
         ("there unsaid", against),
     ):
         report.misses += [f"writers: {how}: {what}: {one}" for one in found[:5]]
+    spans = sorted(result["span"] for writer in writers for result in writer.results if len(result.get("span", [])) == 2)
     name = f"writers: {how}"
     report.add(
+        zero(f"{name}: operations that interleave", sum(end > begin for (_, end), (begin, _) in itertools.pairwise(spans))),
         Figure(f"{name}: ours", len(writers), ours),
         Figure(f"{name}: of them bound", sum(writer.succeeded for writer in writers)),
         Figure(f"{name}: operations", sum(ends.values())),
@@ -171,18 +174,22 @@ def run_agent(server: Server, plan: Json, seconds: float) -> Json:
     assert agent.stdout is not None
     ending = threading.Timer(seconds, agent.kill)
     ending.start()
+    span: list[float] = []  # from when we heard that it changes something, to our last answer: within that it holds the lock
     try:
         agent.stdin.write(ship.payload() + json.dumps({"marker": MARKER, "plan": plan}).encode() + b"\n")
         agent.stdin.flush()
         for line in agent.stdout:
             frame = json.loads(line.partition(b" ")[2] or b"{}")
-            if frame.get("say") == "ask":
+            if frame.get("say") == "phase" and not span:
+                span.append(time.monotonic())
+            elif frame.get("say") == "ask":
                 nonce = Path(f"/proc/{server.pid}/root{frame['path']}").read_text().strip()
                 answers = [{"method": each["want"], "nonce": nonce} for each in frame["questions"]]
                 agent.stdin.write(json.dumps({"answers": answers}).encode() + b"\n")
                 agent.stdin.flush()
+                span[1:] = [time.monotonic()]
             elif frame.get("say") == "result":
-                return {"cause": None} | frame
+                return {"cause": None, "span": span} | frame
     except BrokenPipeError:
         pass
     finally:
