@@ -102,8 +102,8 @@ class LocalHost:
         program = next((each for each in RESTORECON if os.path.exists(each)), None)
         if program is None or self.at_rest or not os.path.exists(SELINUX):
             return
-        with files.acting_as(account):  # who may swap a component of this path gets nothing labelled but what is theirs
-            processes.run([program, path])  # where it cannot, the proof will tell
+        # As the login, which may swap any component of this path: then it gets nothing labelled but what is its own.
+        processes.run([program, path], account=account)  # where it cannot, the proof will tell
 
     def _RemoveDirectory(self, effect: "Any") -> bool:
         return files.remove_directory(effect.path, effect.account)

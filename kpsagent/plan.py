@@ -121,7 +121,6 @@ _KINDS = {
     "password_hash": _TEXT,
 }  # type: Dict[str, Any]
 _PASSWORD_KEYWORDS = ("passwordauthentication", "kbdinteractiveauthentication", "challengeresponseauthentication")
-_OURS = _PASSWORD_KEYWORDS + ("pubkeyauthentication", "permitrootlogin", "usepam")
 # With these a key still gives its login a session; with any other, known or not, it may not.
 _HARMLESS = {"no-agent-forwarding", "no-port-forwarding", "no-pty", "no-user-rc", "no-x11-forwarding", "environment", "restrict"}
 _NO_SHELL = ("nologin", "false")
@@ -515,7 +514,8 @@ def _setting_changed(plan: Plan, seen: Seen) -> "Optional[Step]":
             "the sshd that serves this connection was not found, so it cannot be asked nor told to re-read its configuration; "
             "use --keep-password-login",
         )
-    if candidate.check.code != 0 or candidate.differs - set(_OURS):
+    ours = set(_PASSWORD_KEYWORDS) | {word.lower() for word, _ in sshd.block(text) or []}
+    if candidate.check.code != 0 or candidate.differs - ours:
         raise Refused(
             "setting_overridden",
             "{}: with our block at its top sshd says: {}; mend the configuration by hand".format(

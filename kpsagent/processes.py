@@ -29,20 +29,27 @@ SPARES_SESSIONS = ("KillMode=process", "KillMode=none")  # systemd.kill(5)
 _SETTLE_SECONDS = 1  # for a reload of which nothing is to be seen
 
 
-def run(arguments: "List[str]", given: bytes = b"", seconds: float = 20) -> Output:
-    """Run a program to its end and return what it said; code 124 where it took too long, 127 where it is not there."""
+def run(arguments: "List[str]", given: bytes = b"", seconds: float = 20, account: "Any" = None) -> Output:
+    """Run a program to its end and return what it said; code 124 where it took too long, 127 where it is not there.
+
+    account: as this login, where we are root; else as ourselves.
+    """
     pairs = [os.pipe() for _ in range(3)]
     child = os.fork()
     if child == 0:
-        _become(arguments, pairs)
+        _become(arguments, pairs, account if os.geteuid() == 0 else None)
     for ours, theirs in ((pairs[0][1], pairs[0][0]), (pairs[1][0], pairs[1][1]), (pairs[2][0], pairs[2][1])):
         os.close(theirs)
         os.set_blocking(ours, False)
     return _talk(child, pairs[0][1], pairs[1][0], pairs[2][0], given, time.monotonic() + seconds)
 
 
-def _become(arguments: "List[str]", pairs: "List[Any]") -> None:
+def _become(arguments: "List[str]", pairs: "List[Any]", account: "Any") -> None:
     try:
+        if account is not None:
+            os.setgroups([account.gid] + list(account.group_ids))
+            os.setgid(account.gid)
+            os.setuid(account.uid)
         os.dup2(pairs[0][0], 0)
         os.dup2(pairs[1][1], 1)
         os.dup2(pairs[2][1], 2)

@@ -17,6 +17,7 @@ MINIMUM = Path(__file__).parent / "minimum"
 def pytest_configure(config: pytest.Config) -> None:
     """Have what tests start hear Ctrl-C: a shell that runs us in the background had it ignored, and that is inherited."""
     config.addinivalue_line("markers", "long: the test takes most of a minute or more; it begins before the others")
+    config.addinivalue_line("markers", "hazard(row, ...): the test is about these rows of tests/test_hazards.py")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from kpsagent import arming, files
+from kpsagent import arming, files, local
 from kpsagent.errors import Refused, Stop
 from kpsagent.host import Ground, Limits, Lock, MakeDirectory, Read, RemoveDirectory, Replace, SetMode, Sweep
 from tests.contracts.places import local_place, scratch
@@ -96,6 +97,69 @@ def test_acl_and_other_attributes_outlive_a_replace(host, place, path):
     assert os.getxattr(path, "user.colour") == b"blue"
     assert os.getxattr(path, "trusted.keep") == b"this"
     assert os.stat(path).st_mode == mode
+
+
+def test_what_root_s_own_file_has_outlives_a_replace_also_through_a_link(host, place):
+    """As sshd_config: the file changes, the link to it stays."""
+    real, path = f"{place.home}/real", f"{place.home}/link"
+    place.put(real, "before\n", 0o640)
+    os.chown(real, 0, THIRD)
+    os.symlink("real", path)
+    kept = acl(
+        (USER, 6, NOBODY_NAMED), (NAMED, 4, THIRD), (GROUP, 0, NOBODY_NAMED), (MASK, 4, NOBODY_NAMED), (OTHERS, 0, NOBODY_NAMED)
+    )
+    attributes = {"system.posix_acl_access": kept, "user.colour": b"blue", "trusted.keep": b"this"}
+    for name, value in attributes.items():
+        set_attribute(real, name, value)
+    before = os.stat(real)
+    host.do(Replace(path, None, "before\n", "after\n"))
+    after = os.stat(real)
+    assert os.readlink(path) == "real"
+    assert Path(real).read_text() == "after\n"
+    assert (after.st_uid, after.st_gid, after.st_mode) == (before.st_uid, before.st_gid, before.st_mode)
+    assert {name: os.getxattr(real, name) for name in attributes} == attributes
+
+
+@pytest.mark.parametrize("whose", ["None", "zoe"])
+def test_the_label_of_selinux_is_put_on_the_new_file_before_that_takes_the_name(place, path, child, whose):
+    """Any security.* attribute goes the way of security.selinux, which is set by whoever may relabel: root."""
+    place.put(path, "before\n")
+    label = b"system_u:object_r:ssh_home_t:s0"
+    set_attribute(path, "security.selinux", label)
+    calls = child.calls(f"files.replace(path, {whose}, 'before\\n', 'after\\n')")
+    at = [number for number, call in enumerate(calls) if call.name == "fsetxattr" and "security.selinux" in call.arguments]
+    shown = next(number for number, call in enumerate(calls) if call.name in NAMES and '"authorized_keys"' in call.arguments)
+    assert len(at) == 1
+    assert ".authorized_keys.kps-" in calls[at[0]].arguments
+    assert label.decode() in calls[at[0]].arguments
+    assert calls[at[0]].result == "0"
+    assert at[0] < shown
+    assert os.getxattr(path, "security.selinux") == label
+
+
+RESTORECON = """#!/bin/sh
+echo "$1 $(stat -c %F "$1") by $(id -u)" >>/tmp/labelled
+"""
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_what_is_new_is_labelled_by_the_policy_where_selinux_is_on(place, host, monkeypatch, on):
+    said = place.directory / "labelled"
+    program = place.directory / "restorecon"
+    program.write_text(RESTORECON.replace("/tmp/labelled", str(said)))
+    program.chmod(0o755)
+    place.directory.chmod(0o777)
+    enforce = place.directory / "enforce"
+    if on:
+        enforce.touch()
+    monkeypatch.setattr(local, "RESTORECON", ("/not/there", str(program)))
+    monkeypatch.setattr(local, "SELINUX", str(enforce))
+    host.do(MakeDirectory(f"{place.home}/.ssh", place.account))
+    host.do(Replace(f"{place.home}/.ssh/keys", place.account, None, "one\n"))
+    host.do(Replace(f"{place.home}/.ssh/keys", place.account, "one\n", "two\n"))  # that one has its label
+    uid = place.account.uid
+    wanted = [f"{place.home}/.ssh directory by {uid}", f"{place.home}/.ssh/keys regular file by {uid}"]
+    assert (said.read_text().split("\n")[:-1] if said.exists() else []) == (wanted if on else [])
 
 
 def test_the_default_acl_of_a_directory_gives_nobody_more(host, place, path):
@@ -444,6 +508,27 @@ def _is_new(arguments: str) -> bool:
     return ".authorized_keys.kps" in arguments.partition(">")[0]
 
 
+@pytest.mark.hazard("S10")
+@pytest.mark.parametrize("whose", ["None", "zoe"])
+@pytest.mark.parametrize("exists", [True, False])
+def test_no_other_name_that_an_include_would_take_up_is_ever_there(place, child, whose, exists):
+    """sshd_config(5), Include: *.conf, and no name that begins with a dot. One that is half written would be read."""
+    path = f"{place.home}/50-ours.conf"
+    if exists:
+        place.put(path, "before\n", 0o640)
+    calls = child.calls(f"files.replace(home + '/50-ours.conf', {whose}, {'before' + chr(10) if exists else None!r}, 'after')")
+    made = [
+        name
+        for call in calls
+        if (call.name == "openat" and "O_CREAT" in call.arguments) or call.name in NAMES
+        for name in re.findall(r'"([^"]*)"', call.arguments)
+    ]
+    assert len(made) >= 3
+    others = {name.rpartition("/")[2] for name in made} - {"50-ours.conf"}
+    assert others
+    assert all(name.startswith(".") and not name.endswith(".conf") for name in others)
+
+
 # Nothing of this machine's is touched: what runs at its boot lies in the home, and nobody watches.
 ARMING = """from kpsagent import arming
 arming.BOOT_UNIT = arming.BOOT_LINK = arming.BOOT_SCRIPT = "/nowhere/undo"
@@ -495,6 +580,7 @@ def _name(arguments: str) -> str:
     return arguments.partition("<")[2].rpartition(">")[0].rpartition("/")[2].partition("-")[0]
 
 
+@pytest.mark.hazard("S9")
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_replace_that_is_killed_at_any_system_call_leaves_old_or_new_and_only_what_a_sweep_takes(place, path, child, variant):
     act, exists = VARIANTS[variant]

@@ -84,7 +84,8 @@ def _enter(server: Server) -> None:
         kernel.enter(namespace.fileno(), kernel.NEW_MOUNTS)
     kernel.unshare(_NEW_NETWORK | kernel.NEW_MOUNTS)
     os.environ.clear()
-    os.environ.update(CLEAN)
+    # asyncssh looks into ~/.ssh, at a moment at which another thread may have taken on the rights of a login.
+    os.environ.update(CLEAN, HOME="/run")
     _bring_up()
 
 

@@ -78,6 +78,7 @@ def test_something_that_is_not_a_plain_file_of_one_name(product, deploy, told, s
     told(bind(product, deploy, "deploy", keep_password_login=True))
 
 
+@pytest.mark.hazard("H13")
 @pytest.mark.cause("authorized_keys_elsewhere")
 def test_an_sshd_that_reads_no_authorized_keys_file(product, make_server, told):
     server = make_server(sshd_config_top="AuthorizedKeysFile none\n")

@@ -58,6 +58,7 @@ def test_options_of_the_old_line_under_which_nothing_can_be_proved(product, boun
     assert task["evidence"]["path"] == f"{KEYS}:1"
 
 
+@pytest.mark.hazard("H12")
 @pytest.mark.cause("login_not_allowed")
 @pytest.mark.parametrize("listed", [False, True], ids=["no list", "listed"])
 def test_an_sshd_that_holds_the_key_for_revoked(product, make_server, told, listed):
@@ -222,6 +223,7 @@ def test_a_key_whose_private_half_nobody_has_shown(product, bound, told, operati
 # -- sshd_config -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.hazard("S3")
 @pytest.mark.cause("authentication_methods")
 def test_a_login_for_which_a_key_is_not_enough(product, make_server, told):
     setting = "Match User deploy\n    AuthenticationMethods publickey,password\n"
@@ -241,6 +243,7 @@ def test_a_broken_line_that_the_running_sshd_has_not_read(product, server, told,
     assert f"line {server.read(CONFIG).split(chr(10)).index(line) + 1}" in task["message"]
 
 
+@pytest.mark.hazard("S7")
 @pytest.mark.cause("sshd_config_missing")
 def test_a_vendors_configuration_without_one_of_the_owners(product, make_server, told):
     """An sshd as SUSE builds it: its own file is elsewhere, and /etc/ssh/sshd_config would hide that."""
@@ -263,6 +266,7 @@ def test_a_main_file_that_was_taken_from_under_a_running_sshd(product, server, t
         told(product.run("bind", server, keypair=product.keypair(), password=server.root_password))
 
 
+@pytest.mark.hazard("S8")
 @pytest.mark.cause("sshd_config_odd")
 def test_a_line_that_sshd_reads_differently_than_people_do(product, server, told):
     server.write(CONFIG, server.read(CONFIG) + "# a comment\0with a NUL\nX11Forwarding no\n")
@@ -273,6 +277,7 @@ def test_a_line_that_sshd_reads_differently_than_people_do(product, server, told
     assert task["evidence"]["line"] == server.read(CONFIG).split("\n").index("# a comment\0with a NUL") + 1
 
 
+@pytest.mark.hazard("S4")
 @pytest.mark.cause("setting_pending")
 @pytest.mark.parametrize("change", ["drop-in", "main file", "drop-in taken away"])
 def test_somebody_elses_edit_that_sshd_has_not_read(product, make_server, told, change):

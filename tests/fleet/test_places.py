@@ -58,6 +58,7 @@ def test_a_key_goes_where_sshd_looks_for_it_and_nowhere_else(make_server, produc
     assert left(before, picture(server)) == STATE
 
 
+@pytest.mark.hazard("H3")
 def test_a_key_is_removed_from_every_file_in_which_sshd_reads_it(make_server, product):
     server = make_server(sshd_config_top="AuthorizedKeysFile .ssh/authorized_keys .ssh/authorized_keys2 /etc/ssh/keys/%u\n")
     product.add(server)
@@ -131,6 +132,7 @@ def test_what_root_keeps_for_a_login_stays_root_s(make_server, product, linked):
 # -- what else lets passwords in ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.hazard("S1")
 def test_a_drop_in_of_cloud_init_does_not_keep_passwords_open(make_server, product):
     server = make_server(drop_ins={"50-cloud-init.conf": "PasswordAuthentication yes\n"})
     product.add(server)
@@ -143,6 +145,7 @@ def test_a_drop_in_of_cloud_init_does_not_keep_passwords_open(make_server, produ
     assert left(before, picture(server)) == STATE
 
 
+@pytest.mark.hazard("S1")
 @pytest.mark.parametrize("tree", ["host", "bullseye", "trixie"])
 def test_a_prompt_of_pam_is_a_password_too(make_server, product, tree):
     words = "ChallengeResponseAuthentication" if tree == "bullseye" else "KbdInteractiveAuthentication"
@@ -173,6 +176,7 @@ def test_without_pam_a_login_with_no_password_at_all_is_bound(make_server, produ
     assert not judge.password_login_works(server, "root", server.root_password)
 
 
+@pytest.mark.hazard("S1")
 def test_a_match_block_that_keeps_passwords_open_is_named_and_left_alone(make_server, product):
     server = make_server(logins=(ALICE,), sshd_config_end="Match User alice\n    PasswordAuthentication yes\n")
     product.add(server)
@@ -192,6 +196,7 @@ OPENED = {
 }
 
 
+@pytest.mark.hazard("S1")
 @pytest.mark.parametrize("where", OPENED)
 def test_a_match_that_opens_passwords_for_others_than_us_is_named(make_server, product, where):
     files = Login("files", "the word of files", "none", "/usr/sbin/nologin")

@@ -54,6 +54,7 @@ def spellings(line):
     ]
 
 
+@pytest.mark.hazard("H2", "H3")
 @every_version
 @pytest.mark.parametrize("operation", ["replace", "unbind"])
 def test_a_stolen_key_is_gone_from_every_file_in_every_spelling(make_server, product, tree, operation):
@@ -141,6 +142,7 @@ def test_a_stolen_key_that_makes_certificates_makes_no_good_ones_any_more(make_s
     assert server.read(KEYS) == new["public_key"] + "\n"
 
 
+@pytest.mark.hazard("H3")
 @pytest.mark.cause("key_remains")
 @every_version
 def test_a_trusted_authority_that_holds_the_key_is_named(make_server, product, told, tree, tmp_path):
@@ -167,6 +169,7 @@ def test_a_trusted_authority_that_holds_the_key_is_named(make_server, product, t
     assert product.server(server)["keypair"] == new["name"]
 
 
+@pytest.mark.hazard("H3")
 @pytest.mark.cause("old_key_still_accepted")
 @every_version
 @pytest.mark.parametrize("operation", ["replace", "unbind"])
@@ -398,6 +401,7 @@ def logging(server):
         process.wait()
 
 
+@pytest.mark.hazard("H4")
 @every_version
 @pytest.mark.parametrize("login", ["root", "deploy"])
 def test_a_shared_connection_is_told_and_ended_when_that_is_asked(make_server, product, tree, login):
@@ -454,6 +458,7 @@ def test_what_runs_in_the_background_of_a_session_ends_with_it(make_server, prod
         assert not [title for title in server.processes().values() if "evil" in title]
 
 
+@pytest.mark.hazard("H4")
 def test_a_session_that_used_the_key_is_told_by_an_ordinary_unbind(make_server, product):
     server = add(product, make_server())
     _, private = bound(product, server)
@@ -464,6 +469,7 @@ def test_a_session_that_used_the_key_is_told_by_an_ordinary_unbind(make_server, 
         assert session.lives()
 
 
+@pytest.mark.hazard("H14")
 def test_ten_in_a_row_meet_no_penalty(make_server, product):
     server = add(product, make_server(tree="trixie"))
     bound(product, server)

@@ -356,6 +356,7 @@ def test_nobody_else_is_locked_out_unless_each_is_named(make_server, product):
 OPTIONS = 'from="127.0.0.0/8",environment="LANG=C",no-agent-forwarding '
 
 
+@pytest.mark.hazard("H9")
 def test_replace_inherits_what_the_old_line_allowed(make_server, product):
     private, public = judge.new_key_pair()
     server = make_server(files={"/root/.ssh/authorized_keys": f"# head\n{OPTIONS}{public}\n# tail\n"})

@@ -55,6 +55,7 @@ def by_inetd(make_server):
     return make
 
 
+@pytest.mark.hazard("S9")
 @pytest.mark.parametrize("tree", TREES)
 def test_an_sshd_that_is_started_for_each_connection_is_told_nothing_and_none_is_started(product, by_inetd, tree):
     server = by_inetd(tree)

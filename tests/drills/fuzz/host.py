@@ -68,7 +68,7 @@ class Prover:
         if question["way"] == "key":
             credential: dict[str, Any] = {"key": self.private[keys.parse(question["key"]).material]}
         else:
-            credential = {"password": self.passwords[question["login"]]}
+            credential = {"password": self.passwords.get(question["login"], "who has none")}
         went = self.log_in(question["login"], command=f"cat {path}", **credential)
         if question["want"] == "refused":
             if went.got_in:
