@@ -460,11 +460,13 @@ async def _before_login(target: Target, line: Line, error: Exception, evidence: 
             said=said,
             **evidence,
         )
-    if heard.said and not heard.greets and said != _FULL:
+    if not heard.greets and not heard.broken_off and said != _FULL:
         return NotConnected("not_ssh", f"{where}: that is not an SSH server; it says {said!r}", said=said, **evidence)
     if heard.greets:
         offered = knock.algorithms(heard.said)
         return (_not_agreed(target, offered, evidence) if offered else None) or _broken_off(where, error, evidence)
+    if isinstance(error, TimeoutError):
+        return _broken_off(where, error, evidence)
     return NotConnected(
         "connection_closed",
         f"{where}: closed before it said it is an SSH server ({said or _safe(str(error)) or 'no reason given'}); "
@@ -512,7 +514,18 @@ def _broken_off(where: str, error: Exception, evidence: dict[str, Any]) -> NotCo
     """Return the cause where a server that speaks SSH went silent, or away, before it decided about the login."""
     if isinstance(error, TimeoutError):
         return NotConnected("connection_timed_out", f"{where}: it stopped answering during the log-in", stage="login", **evidence)
-    return NotConnected("connection_closed", f"{where}: closed during the log-in: {_safe(str(error))}", stage="login", **evidence)
+    said = _safe(str(error)) or "no reason given"
+    told = (
+        f"it greets as an SSH server, and what follows is not SSH: {said}"
+        if _nonsense(error)
+        else f"closed during the log-in: {said}"
+    )
+    return NotConnected("connection_closed", f"{where}: {told}", stage="login", **evidence)
+
+
+def _nonsense(error: Exception) -> bool:
+    """Whether what came breaks the protocol, and does not just end."""
+    return isinstance(error, asyncssh.ProtocolError | asyncssh.MACError | asyncssh.CompressionError)
 
 
 def fingerprint(public_line: str) -> str:

@@ -16,6 +16,7 @@ _GREETING = b"SSH-2.0-kps\r\n"
 _LONGEST = 64 * 1024
 _KEXINIT = 20
 _BEFORE_LISTS = 1 + 16  # the message's number, and its cookie
+_SIGNS = ("ext-info-", "kex-strict-")  # stand among the key exchanges, and are none: RFC 8308, and OpenSSH's PROTOCOL
 _LISTS = ("key exchange", "host key", "cipher", "cipher back", "MAC", "MAC back")
 
 
@@ -44,8 +45,13 @@ class Heard:
 
     @property
     def greets(self) -> bool:
-        """Whether an SSH server greeted."""
-        return self.said.startswith(b"SSH-")
+        """Whether an SSH server greeted, of the version that is spoken here: RFC 4253, sections 4.2 and 5.1."""
+        return self.said.startswith((b"SSH-2.0-", b"SSH-1.99-"))
+
+    @property
+    def broken_off(self) -> bool:
+        """Whether it ended before it could be told what it is."""
+        return b"SSH-2.0-".startswith(self.said)
 
     @property
     def first_line(self) -> str:
@@ -90,7 +96,8 @@ def algorithms(said: bytes) -> dict[str, list[str]]:
         found, at = {}, _BEFORE_LISTS
         for kind in _LISTS:
             (size,) = struct.unpack_from(">I", payload, at)
-            found[kind] = payload[at + 4 : at + 4 + size].decode("ascii").split(",")
+            names = payload[at + 4 : at + 4 + size].decode("ascii").split(",")
+            found[kind] = [name for name in names if not name.startswith(_SIGNS)]
             at += 4 + size
     except (struct.error, IndexError, UnicodeDecodeError):
         return {}
