@@ -197,8 +197,8 @@ class Bench:
         self.put(case.text)
         trial.unbound()
         self.put(case.text)
-        trial.bound()
-        if r.random() < 0.4:
+        trial.bound(and_unbound=r.random() < 0.2)
+        if r.random() < 0.2:
             self.put(case.text)
             trial.replaced()
 
@@ -245,7 +245,7 @@ class Trial:
             self.miss("removed key still accepted", repr(self.case.text))
         self.neighbours(self.bench.text(), added=0)
 
-    def bound(self) -> None:
+    def bound(self, and_unbound: bool) -> None:
         if self.refused(self.bench.operation("bind", key=self.line)):
             return
         self.bench.tally["bound"] += 1
@@ -253,9 +253,9 @@ class Trial:
             self.miss("bound key not accepted", repr(self.case.text))
         now = self.bench.text()
         self.neighbours(now, added=1)
-        if self.refused(self.bench.operation("unbind", remove=[self.line])):
+        if and_unbound and self.refused(self.bench.operation("unbind", remove=[self.line])):
             return
-        if self.accepted():
+        if and_unbound and self.accepted():
             self.miss("removed key still accepted", f"after a bind: {self.case.text!r}")
 
     def replaced(self) -> None:
