@@ -33,10 +33,10 @@ Finding.__doc__ = (
 Looked = namedtuple("Looked", "path real components text error")
 Looked.__doc__ = """One file of keys. real: where its links lead. text: None where there is none, or it can't be read: error."""
 
-Notes = namedtuple("Notes", "settings files revoked nologin shell chroot root pending replaced")
+Notes = namedtuple("Notes", "settings files revoked nologin chroot pending replaced")
 Notes.__doc__ = """settings: of the login, from the controller's address. files: list of Looked. revoked: File or None. nologin:
-the path of the file that keeps logins out, or "". shell, chroot: components, [] where not asked. pending: what sshd has not read
-yet. replaced: whether the program of the running sshd is another by now."""
+the path of the file that keeps logins out, or "". chroot: components, [] where not asked. pending: what sshd has not read yet.
+replaced: whether the program of the running sshd is another by now."""
 
 _NOLOGIN = ("/etc/nologin", "/run/nologin", "/var/run/nologin")
 _TURNED = ("agent-forwarding", "port-forwarding", "pty", "touch-required", "user-rc", "verify-required", "x11-forwarding")
@@ -68,7 +68,6 @@ def examine(plan: "Plan", seen: "Seen", texts: "List[Tuple[str, str]]") -> "Play
         found = (yield from _tried(Read(path, None))) if account.uid else None
         nologin = nologin or (path if found is not None and found.text is not None else "")
     root = yield FindAccount("root")
-    shell = (yield from _tried(Walk(account.shell, root))) or [] if root else []
     chroot = []  # type: List[Any]
     into = _chroot(settings, account)
     if into and root:
@@ -78,7 +77,7 @@ def examine(plan: "Plan", seen: "Seen", texts: "List[Tuple[str, str]]") -> "Play
         pid_file = _value(settings, "pidfile")
         pending = yield Unread(seen.daemon, pid_file, [path for path, _ in texts])
         replaced = bool((yield Unread(seen.daemon, pid_file, [seen.daemon.program])))
-    return Notes(settings, files, revoked, nologin, shell, chroot, root, pending, replaced)
+    return Notes(settings, files, revoked, nologin, chroot, pending, replaced)
 
 
 def _looked(path: str, account: "Any", settings: "Settings") -> "Play":
@@ -115,11 +114,13 @@ def of_stop(stop: "Stop") -> Finding:
 
 def diagnose(plan: "Plan", seen: "Seen", notes: Notes) -> "List[Finding]":
     """Return what keeps the key (plan.diagnose; "" for the login alone) out, the reason first, and warnings last."""
-    found = _rules(plan, seen, notes)
+    rules, lines = _rules(plan, seen, notes), []  # type: List[Finding], List[Finding]
     if plan.diagnose:
         key = keys.parse(plan.diagnose)
-        found += _key(notes, key)
-        found += _lines(plan, notes, seen.account, key)
+        rules += _key(notes, key)
+        lines = _lines(plan, notes, seen.account, key)
+    # What sshd says of its configuration is not what the one that runs does, where that has not read it.
+    found = lines + rules if notes.pending else rules + lines
     found += _session(seen, notes)
     found += _warnings(seen, notes)
     order = ("key", "session", "doubt", "warning")
@@ -139,10 +140,8 @@ def _rules(plan: "Plan", seen: "Seen", notes: Notes) -> "List[Finding]":
     if account.password == "locked" and _value(settings, "usepam") != "yes":
         said = "the password of {} is locked with '!' and UsePAM is off: sshd refuses its keys too".format(account.name)
         found.append(_finding("login_locked", said, setting="UsePAM no"))
-    shell = notes.shell[-1] if notes.shell else None
-    if shell is not None and (shell.kind == "missing" or (shell.kind == "file" and not shell.mode & 0o111)):
-        wrong = "does not exist" if shell.kind == "missing" else "cannot be executed"
-        said = "{} has the shell {}, which {}: sshd turns the login away".format(account.name, account.shell, wrong)
+    if account.barred.startswith("its shell"):
+        said = "sshd turns {} away: {}".format(account.name, account.barred)
         found.append(_finding("shell_missing", said, account.shell, shell=account.shell))
     reason = sshd.login_allowed(settings, account.name, account.groups, address, address, account.uid)
     if reason:
@@ -329,6 +328,8 @@ def _line_in_vain(plan: "Plan", each: Looked, line: "keys.Line") -> "Optional[Fi
     values = option_values(options)
     if "cert-authority" in values:
         return _at("line_cert_authority", each, number, "the key is there as an authority for certificates, and not for itself")
+    if "principals" in values:
+        return _at("line_options_broken", each, number, "principals is for an authority only, so sshd drops the line")
     if "from" in values and plan.connection:
         address = plan.connection[0]
         if not sshd.from_matches(values["from"], address):

@@ -96,7 +96,9 @@ class Judge:
                 if path in map(temporary, self.scenario.wanted):
                     continue
                 return f"{path} is there"
-            if (now.mode, now.uid, now.gid) not in [(entry.mode, entry.uid, entry.gid) for entry in known]:
+            # Mode and owner are changed one after the other; each is at any time what it was, or what it is to be.
+            owned = (now.uid, now.gid) in [(entry.uid, entry.gid) for entry in known]
+            if now.mode not in [entry.mode for entry in known] or not owned:
                 return f"{path} has mode {now.mode:o}, owner {now.uid}"
             texts = [entry.text for entry in known] + self.scenario.passing.get(path, [])
             if now.text not in texts and not self._with_theirs(path, now.text, texts):
@@ -450,7 +452,7 @@ def both(one: Fault, other: Fault) -> Fault:
 def written(effect: Any) -> list[str]:
     """The paths that this effect changes."""
     name = type(effect).__name__
-    if name in ("Replace", "Delete", "MakeDirectory", "RemoveDirectory", "SetMode", "Sweep"):
+    if name in ("Replace", "Delete", "MakeDirectory", "RemoveDirectory", "SetMode", "SetOwner", "Sweep"):
         return [effect.path]
     if name == "SetPassword":
         return ["/etc/shadow"]

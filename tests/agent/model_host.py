@@ -405,7 +405,7 @@ class ModelHost:
         while True:
             entry = self.world.disk.get(path, Entry("missing", "", 0, 0, 0))
             found.append(Component(path, entry.kind, entry.mode, entry.uid, entry.gid, 1, False))
-            if path == effect.account.home:
+            if path in (effect.account.home, "/"):
                 return found[::-1]
             path = posixpath.dirname(path)
 
@@ -478,7 +478,7 @@ class ModelHost:
         entry = self.world.disk.get(effect.path)
         if entry is None or [entry.uid, entry.gid] != effect.expected:
             raise Changed("authorized_keys_changed", f"{effect.path}: somebody else changed its owner", path=effect.path)
-        if entry.kind == "file" and not all(line.startswith("ssh-") for line in entry.text.split("\n") if line):
+        if entry.kind == "file" and not all(line.startswith(("ssh-", "#")) for line in entry.text.split("\n") if line):
             raise Refused("path_unsafe", f"{effect.path}: holds more than keys", path=effect.path)
         self.world.put(effect.path, entry._replace(uid=effect.owner[0], gid=effect.owner[1]))
 

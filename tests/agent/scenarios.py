@@ -279,6 +279,18 @@ def _of(login: str) -> list[Scenario]:
             everybody,
         ),
         scenario(
+            "check-repairing-owners-and-modes",
+            dict(
+                disk(login, None),
+                **{path: file(f"{THEIRS}{NEW}\n", 0o664, 33), home(login) + "/.ssh": directory(0o777, 33)},
+            ),
+            _order("check", login, key=NEW, diagnose=NEW, repair=True),
+            {path: file(f"{THEIRS}{NEW}\n", 0o644, uid), home(login) + "/.ssh": directory(0o755, uid)},
+            [word, new],
+            [new, word],
+            [],
+        ),
+        scenario(
             "reset",
             disk(login, THEIRS),
             _order("reset", login, key=NEW),

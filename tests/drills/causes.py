@@ -121,7 +121,7 @@ def _one(job: Job, fleet: Fleet, product: Product) -> Verdict:
     first = next((plant for plant in plants if plant.key != ("ed25519", None)), plants[0])
     made = case(first, lambda spec: fleet.add(_of(spec, tree)), judge.new_key_pair)
     try:
-        if not _gets_in(made):
+        if not any(_gets_in(made) for _ in range(4)):  # on a machine that is out of breath it may take more than one try
             return Verdict(name, kind, "not let in before anything was planted", False)
         for plant in plants:
             plant.sow(made)
