@@ -543,12 +543,12 @@ def _setting_changed(plan: Plan, seen: Seen) -> "Optional[Step]":
             "and see that it is right, or mend the file first".format(", ".join(seen.unread[:3])),
             paths=seen.unread,
         )
-    _refuse_stuck(seen.config)
     return block_step(seen, candidate.text)
 
 
 def block_step(seen: Seen, after: str) -> Step:
-    """The step by which the file of our block holds after; a drop-in that would be empty goes."""
+    """The step by which the file of our block holds after; a drop-in that would be empty goes. Refused where it cannot."""
+    _refuse_stuck(seen.config)
     return Step("block", seen.config.path, None, seen.config.text, after if after or seen.vendor is None else None)
 
 

@@ -145,6 +145,16 @@ def test_a_drop_in_of_cloud_init_does_not_keep_passwords_open(make_server, produ
     assert left(before, picture(server)) == STATE
 
 
+def test_a_login_that_is_kept_out_is_not_said_to_get_in_by_its_password(make_server, product):
+    """Alice may come from elsewhere, from where nobody asked; bob's word would do as well, if it were taken from him."""
+    rule = "AllowUsers root alice@198.51.100.0/24\n"
+    server = make_server(sshd_config_top=rule, logins=(ALICE, Login("bob", "bob's own word")))
+    product.add(server)
+    task = product.run("password-login-status", server, password=server.root_password)
+    assert task["evidence"]["logins"] == {"root": "on", "alice": "unknown", "bob": "unknown"}
+    assert not judge.password_login_works(server, "alice", server.passwords["alice"])
+
+
 @pytest.mark.hazard("S1")
 @pytest.mark.parametrize("tree", ["host", "bullseye", "trixie"])
 def test_a_prompt_of_pam_is_a_password_too(make_server, product, tree):
