@@ -433,9 +433,15 @@ def password_places(files: "List[Tuple[str, str]]") -> "List[Place]":
 def opening(places: "List[Place]", settings: "Settings") -> "List[Place]":
     """Return those of places() that let passwords in for some logins, or from some addresses, whatever holds for all others."""
     found = []
+    decided = set()  # by the first line under this header in this file: whatever else holds, the later ones never count
     for place in places:
         word, rest = _keyword(place.text)
-        if place.match is None or [value.lower() for value in _arguments(rest)[:1]] == ["no"]:
+        which = (place.path, place.match, word)  # up to OpenSSH 8.6 the names of keyboard-interactive are not one keyword
+        if place.match is None or which in decided:
+            continue
+        if "exec" not in place.match.lower():  # what a command says may be another thing each time
+            decided.add(which)
+        if [value.lower() for value in _arguments(rest)[:1]] == ["no"]:
             continue
         if word == "passwordauthentication" or _on(settings, "usepam"):
             found.append(place)

@@ -176,6 +176,11 @@ OPENINGS = {
     "Match User bob\n PasswordAuthentication yes\n AuthenticationMethods publickey password\n": [2],
     "UsePAM yes\nMatch LocalPort 2222\nKbdInteractiveAuthentication yes\nSkeyAuthentication no\n": [3],
     "Match all\nChallengeResponseAuthentication yes\n": [],  # without PAM nobody answers
+    "Match User bob\n PasswordAuthentication no\n PasswordAuthentication yes\n": [],
+    "Match User bob\n PasswordAuthentication no\nMatch User al\n PasswordAuthentication yes\n": [4],
+    "Match User bob\n PasswordAuthentication no\nMatch all\nMatch User bob\n PasswordAuthentication yes\n": [],
+    "Match exec a\n PasswordAuthentication no\nMatch exec a\n PasswordAuthentication yes\n": [4],
+    "UsePAM yes\nMatch User bob\n KbdInteractiveAuthentication no\n ChallengeResponseAuthentication yes\n": [4],
 }
 
 
