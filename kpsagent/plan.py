@@ -323,13 +323,18 @@ def _key_added(plan: Plan, seen: Seen) -> "List[Step]":
         )
     olds = [keys.parse(old) for old in plan.remove]
     holding = [each for each in files if any(keys.find(each.file.text or "", old) for old in olds)]
-    target = next(iter(holding), None) or next((each for each in files if each.file.text is not None), files[0])
+    heirs = (
+        [each for each in files if keys.find(each.file.text or "", keys.parse(plan.key))] if plan.operation == "replace" else []
+    )
+    target = next(iter(holding + heirs), None) or next((each for each in files if each.file.text is not None), files[0])
     _refuse_out_of_reach(plan, seen, target)
     text = target.file.text or ""
     keys.refuse_odd(text, target.path)
     # Where a key that was stolen made certificates, its successor is not to.
     without = frozenset(["cert-authority"] if plan.revoke else [])
-    if plan.remove:
+    if heirs and not holding:
+        after = text  # it has been replaced before, and its line has the options of the old one
+    elif plan.remove:
         after = text
         for old in plan.remove:
             holder, options = _old_line(files, keys.parse(old), without)

@@ -121,8 +121,12 @@ def _processes() -> "Dict[int, _Process]":
 
 
 def _uid(pid: str) -> int:
+    """Return whose this process is; -1 for one of a container on this machine, which has its own sshd and its own logins."""
+    said = processes.slurp("/proc/{}/status".format(pid))
+    if len(said.partition("\nNSpid:\t")[2].partition("\n")[0].split()) > 1:
+        return -1
     # The owner of the directory will not do: it is root where the kernel hides the process from its own login.
-    uid = processes.slurp("/proc/{}/status".format(pid)).partition("\nUid:\t")[2].split()[:1]
+    uid = said.partition("\nUid:\t")[2].split()[:1]
     return int(uid[0]) if uid else -1
 
 

@@ -207,6 +207,8 @@ def _carry_out(plan: Plan, seen: Seen, steps: Steps, story: "Dict[str, Any]", re
                 story["phase"] = "prove"
                 yield from _prove(plan, phase, due, deadline, story, bool(steps.narrow))
         story["phase"] = "commit"
+        if steps.revoke:
+            yield Say("narrow", {"steps": len(steps.revoke)})
         yield from _still_ours(all_steps, seen.account)
         yield Listening(deadline)
         # From "revoking" on all of this stays: what is removed then has nothing but that to stand on.
@@ -251,7 +253,6 @@ def _revoking(
     wrong = None  # type: Optional[Exception]
     left, remains = [], list(removal.remains)  # type: List[str], List[str]
     story.update(phase="narrow", removed=_shown(["{}: {}".format(step.login, step.path) for step in removal.steps.revoke]))
-    yield Say("narrow", {"steps": len(removal.steps.revoke)})
     if journal is not None:
         left, wrong = yield from finish_revoke(journal)
     found = yield from _sessions(plan, seen)

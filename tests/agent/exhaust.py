@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from model_host import CONFIG, STATE, Credential, Entry, ModelHost, World, between, file, nothing, temporary
+from model_host import CONFIG, JOURNALS, STATE, Credential, Entry, ModelHost, World, between, file, nothing, temporary
 from scenarios import ACCOUNTS, BOBS, FOREIGN, NEW, OLD, PASSWORDS, Scenario
 
 from kpsagent.errors import Stop
@@ -176,7 +176,7 @@ class Judge:
     def _recovered(self, state: State, before_sshd: bool, again: bool) -> None:
         world = state.world
         start = world.copy()
-        found = {name: f"{STATE}/journal.{name}" in world.disk for name in ("armed", "confirmed", "reverting")}
+        found = {name: f"{STATE}/journal.{name}" in world.disk for name in JOURNALS}
         crashes: list[World] = []
 
         def before(_: int, effect: Any) -> None:
@@ -192,9 +192,11 @@ class Judge:
         host.close()
         host.before = host.after = nothing  # no cycles: the collector is off
         self.points["recoveries"] += 1
-        if any(found.values()) and told != {"operation": "op-7", "result": "succeeded" if state.committed else "reverted"}:
+        ended = self.scenario.recovered if state.committed else "reverted"
+        if any(found.values()) and told != {"operation": "op-7", "result": ended}:
             raise Broken(f"recovery says {told}")
-        if state.committed and _kept(world) != {"operation": "op-7", "generation": 7, "result": "succeeded"}:
+        said = [{"operation": "op-7", "generation": 7, "result": each} for each in ("succeeded", self.scenario.recovered)]
+        if state.committed and _kept(world) not in said:
             raise Broken(f"state.json says {_kept(world)}")
         self.ended(world.sshd_started(), state.committed)
         if again:
@@ -296,7 +298,8 @@ class Run:
         self.trail += [self.state()._replace(world=world) for world in between(self.world, effect)]
 
     def _done(self, number: int, effect: Any) -> None:
-        if isinstance(effect, MoveJournal) and effect.to == "confirmed" and f"{STATE}/journal.confirmed" in self.world.disk:
+        commits = isinstance(effect, MoveJournal) and effect.to in ("confirmed", "revoking")
+        if commits and f"{STATE}/journal.{effect.to}" in self.world.disk:
             self.committed = True
         self.keep()
         if self._after is not None:

@@ -41,7 +41,8 @@ class Scenario(NamedTuple):
     """One operation on one server.
 
     wanted: what is different on the disk when it has succeeded. passing: texts that a file may hold on the way, besides the
-    one before and the one wanted. works, refused: what gets in afterwards, and what does not.
+    one before and the one wanted. works, refused: what gets in afterwards, and what does not. recovered: what is told of it where
+    somebody had to finish it after its commit.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Scenario(NamedTuple):
     kind: str = "listener"
     provable: bool = True
     wanted_passwords: Mapping[str, str] = MappingProxyType({})
+    recovered: str = "succeeded"
 
     def world(self) -> World:
         return World(ACCOUNTS, PASSWORDS, self.disk, self.kind)
@@ -322,8 +324,64 @@ def _of(login: str) -> list[Scenario]:
     ]
 
 
+def _revokes_of(login: str) -> list[Scenario]:
+    path, second, uid = keys_path(login), keys_path(login) + "2", 0 if login == "root" else 1000
+    first, other = file("", 0o640, uid), file("", 0o600, uid)
+    new, old, word, foreign = key(login, NEW), key(login, OLD), password(login), key(login, FOREIGN)
+    everybody = [password("root"), password("alice"), password("bob")]
+    stolen = f"{THEIRS}no-pty {OLD}\n{OLD}\n{FOREIGN}\n"
+    at_second = {second: other._replace(text=f"{OLD}\n")}
+    closed = disk(login, stolen, CLOSED) | at_second
+    kept = {path: first._replace(text=f"{THEIRS}{FOREIGN}\n"), second: other._replace(text="")}
+    heirs = {**kept, path: first._replace(text=f"{THEIRS}no-pty {NEW}\n{NEW}\n{FOREIGN}\n")}
+    passing = {path: [f"{THEIRS}no-pty {OLD}\nno-pty {NEW}\n{OLD}\n{NEW}\n{FOREIGN}\n"]}
+    replace = _order("replace", login, key=NEW, remove=[OLD], revoke=True, end_sessions=True, accept_lockout=[])
+    unbind = _order("unbind", login, remove=[OLD], revoke=True, accept_lockout=[])
+    bobs = "/home/bob/.ssh/authorized_keys"
+
+    def scenario(name: str, *rest: Any, **more: Any) -> Scenario:
+        return Scenario(f"{name}-{login}", *rest, recovered="partial", **more)
+
+    return [
+        scenario("replace", closed, replace, heirs, [old, new], [new, foreign], [old, *everybody], passing),
+        scenario(
+            "replace-and-close-passwords",
+            disk(login, stolen) | at_second,
+            dict(replace, passwords="off"),
+            {**heirs, CONFIG: file(CLOSED)},
+            [old, new],
+            [new, foreign],
+            [old, *everybody],
+            passing,
+        ),
+        scenario(
+            "unbind-opening-passwords",
+            closed,
+            dict(unbind, passwords="restore", password_known=True),
+            {**kept, CONFIG: file(OPEN)},
+            [old, word],
+            [word, foreign],
+            [old],
+        ),
+        scenario(
+            "unbind-with-another-key", closed, dict(unbind, key=FOREIGN), kept, [old, foreign], [foreign], [old, *everybody]
+        ),
+        scenario(
+            "replace-everywhere",
+            dict(closed, **{bobs: file(f"{BOBS}\n{OLD}\n", 0o600, 1001)}),
+            dict(replace, everywhere=True),
+            {**heirs, bobs: file(f"{BOBS}\n", 0o600, 1001)},
+            [old, new],
+            [new, key("bob", BOBS)],
+            [old, key("bob", OLD), *everybody],
+            passing,
+        ),
+    ]
+
+
 def _texts() -> dict[str, str]:
     return {"theirs": THEIRS, "theirs, new": f"{THEIRS}{NEW}\n"}
 
 
 SCENARIOS = _of("root") + _of("alice")
+REVOKES = _revokes_of("root") + _revokes_of("alice")
