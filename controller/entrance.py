@@ -178,11 +178,26 @@ class Entrance:
         except rope.SudoRefused as refused:
             raise rope.SudoRefused("sudo_refused", f"{self._target.name}: {way.login}: {refused.message}") from None
         except Refused as refused:
-            if refused.cause != "no_python" or self._attach is played.attach:
-                raise
-            self._attach = played.attach
-            return await self._started(way, connection, plan, how)
+            if refused.cause == "no_python" and self._attach is rope.attach:
+                self._attach = played.attach
+                return await self._started(way, connection, plan, how)
+            if refused.cause == "session_disturbed" and way.login == self._login:
+                return await self._by_sftp(way, connection, plan, refused)
+            raise
         return Inside(way, connection, line, frames, hello.boot, plan, password, hello.root, how)
+
+    async def _by_sftp(
+        self, way: Way, connection: asyncssh.SSHClientConnection, plan: dict[str, Any], refused: Refused
+    ) -> Inside:
+        """Start anew for a login that may perhaps do nothing but SFTP; where it may not do that either, raise refused."""
+        before, self._attach = self._attach, played.attach_by_sftp
+        if before is played.attach_by_sftp:
+            raise refused
+        try:
+            return await self._started(way, connection, plan, "none")
+        except Refused:
+            self._attach = before
+            raise refused from None
 
     async def look_again(self, inside: Inside, plan: dict[str, Any]) -> dict[str, Any]:
         """Run a second agent over the connection of the first, which has ended; it only looks. Return what it found."""

@@ -16,6 +16,7 @@ from controller.model import Secret
 from controller.transport import rope
 from controller.transport.far import LOADER, Far, Gone, program
 from controller.transport.frames import Frame, Hello, parse
+from controller.transport.sftp_host import SftpHost
 from controller.transport.shell_host import ShellHost
 from kpsagent import host, wire
 from kpsagent import plan as plans
@@ -188,8 +189,20 @@ async def attach(
         )
     connected = facts.get("connection", "").split(",")
     made = dict(plan, connection=connected if len(connected) == 4 else None)
-    shell = ShellHost(far, facts)
+    shell = ShellHost(far, facts, str(connection.get_extra_info("server_version") or ""))
     return Played(shell, made, root=shell.root)
+
+
+async def attach_by_sftp(
+    connection: asyncssh.SSHClientConnection, plan: dict[str, Any], become_root: str, password: Secret | None = None
+) -> Played:
+    """Return the transaction for a login that may do nothing but SFTP. Refused session_disturbed where it may not do that."""
+    try:
+        client = await connection.start_sftp_client(path_errors="surrogateescape")
+        home = str(await client.realpath("."))
+    except (asyncssh.Error, OSError) as error:
+        raise rope.disturbed(str(error)) from None
+    return Played(SftpHost(client, plan["login"], home), dict(plan, connection=None), root=False)
 
 
 async def _facts(process: asyncssh.SSHClientProcess[bytes], far: Far, told: str) -> dict[str, str]:

@@ -88,6 +88,8 @@ async def key_logs_in(target: Target, login: str, public_line: str, private: Sig
 
 async def _with_nonce(connection: asyncssh.SSHClientConnection, path: str, login: str, cause: str) -> dict[str, Any]:
     nonce = await read_nonce(connection, path)
+    if nonce is None:
+        nonce = await _nonce_by_sftp(connection, path)
     await _close(connection)
     if nonce is None:
         return {
@@ -97,6 +99,18 @@ async def _with_nonce(connection: asyncssh.SSHClientConnection, path: str, login
             "evidence": {"login": login, "let_in": True},
         }
     return {"method": "logged_in", "nonce": nonce}
+
+
+async def _nonce_by_sftp(connection: asyncssh.SSHClientConnection, path: str) -> str | None:
+    """Return what a login reads at path that may do nothing but SFTP; None where it may not do that, or reads nothing."""
+    try:
+        async with asyncio.timeout(15):
+            client = await connection.start_sftp_client()
+            async with client.open(path, "rb", encoding=None) as stream:
+                said: Any = await stream.read(100)
+            return bytes(said).decode("ascii", "replace").strip() or None
+    except (TimeoutError, asyncssh.Error, OSError):
+        return None
 
 
 async def key_accepted(target: Target, login: str, public_line: str) -> dict[str, Any]:

@@ -29,6 +29,7 @@ NO_SESSIONS = (
     "without Python on the server nothing tells which sessions a removed key has opened, none is ended, and a revoke that is cut "
     "off is gone on with by the next run only"
 )
+DROPBEAR = "the server's SSH is dropbear, which takes its settings from its command line: keys are changed, password login is not"
 
 _NAMES = ("armed", "revoking", "confirmed", "reverting")
 _LOGIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,255}\$?")
@@ -64,13 +65,15 @@ _LOOK_SECONDS = 0.1
 class ShellHost:
     """A server at whose far end the shell program of kpsagent/shell has said what it is (facts)."""
 
-    def __init__(self, far: Far, facts: dict[str, str]) -> None:
+    def __init__(self, far: Far, facts: dict[str, str], greeting: str = "") -> None:
+        """greeting: how the server's SSH called itself."""
         self._far = far
         self.root = facts.get("root") == "0"
         self._order = "big" if facts.get("order") == "256" else "little"
         self._directory = bytes.fromhex(facts.get("home", "")).decode("utf-8", "surrogateescape")
         self._keeps_attributes = facts.get("copy", "").endswith("=all")
         self._boot_ways = [way for way in facts.get("boot", "").split(",") if way]
+        self._dropbear = "dropbear" in greeting.lower()
         self._connection: list[str] | None = None
         self._armed = False
         self._locked = False
@@ -260,6 +263,8 @@ class ShellHost:
 
     async def _Read(self, effect: Any) -> File:
         nothing = File(effect.path, None, 0, 0, 0, "")
+        if self._dropbear and effect.path in (MAIN_CONFIG, *self._unread_by_dropbear()):
+            return nothing
         try:
             place = await self._place(effect.path, effect.account)
             links = "one" if effect.account is not None else "any"
@@ -275,6 +280,9 @@ class ShellHost:
             )
         found = _component(line, effect.path)
         return File(effect.path, text, found.mode, found.uid, found.gid, "")
+
+    def _unread_by_dropbear(self) -> list[str]:
+        return [posixpath.join(account.home, ".ssh/authorized_keys2") for account in self._accounts.values()]
 
     async def _Glob(self, effect: Any) -> list[str]:
         said = (await self._far.ask("glob", path_word(effect.pattern))).text()
@@ -332,6 +340,8 @@ class ShellHost:
 
     async def _FindDaemon(self, effect: Any) -> Daemon:
         self._connection = effect.connection
+        if self._dropbear:
+            return Daemon("none", 0, "", [], MAIN_CONFIG, "")
         if not self.root:
             return Daemon("hidden", 0, "", [], MAIN_CONFIG, "")
         answer = await self._far.ask("sshds")
@@ -567,7 +577,9 @@ class ShellHost:
             raise Failed("unexpected", "the server's clock says nothing") from None
 
     async def _Limits(self, effect: Any) -> list[str]:
-        found = [NO_INSTANT, NO_SESSIONS] + ([] if self._keeps_attributes else [NO_ATTRIBUTES])
+        found = [NO_INSTANT, NO_SESSIONS, *([DROPBEAR] if self._dropbear else [])] + (
+            [] if self._keeps_attributes else [NO_ATTRIBUTES]
+        )
         if not self.root:
             return [*found, NO_ROOT]
         return found if self._boot_ways else [*found, NOTHING_AT_BOOT]

@@ -28,7 +28,7 @@ boot_link=/etc/systemd/system/sysinit.target.wants/kps-undo-at-boot.service
 boot_cron=/etc/cron.d/kps-undo-at-boot
 boot_script=/etc/rcS.d/S99kps-undo-at-boot
 patience=40 # twentieths of a second, with whoever holds the lock at the deadline
-locked=no
+locked=no above=
 
 has() { command -v "$1" >/dev/null 2>&1; }
 
@@ -341,6 +341,12 @@ watch() {
     done
 }
 
+end_agent() { # past the deadline, and still waiting for a controller that says nothing: it keeps the lock from us
+    # shellcheck disable=SC2046
+    set -- $(sed 's/.*)//' "/proc/$self/stat" 2>/dev/null)
+    if [ -n "$above" ] && [ "$2" = "$above" ]; then kill -9 "$above" 2>/dev/null; fi
+}
+
 undo_now() { # OURS: until it is through; a server without this undo may have no way in
     attempt=0
     while [ $attempt -lt 60 ] && [ "$(undecided)" = "$1" ]; do
@@ -351,6 +357,7 @@ undo_now() { # OURS: until it is through; a server without this undo may have no
         ) && return
         attempt=$((attempt + 1))
         sleep 10
+        end_agent
     done
 }
 
@@ -417,7 +424,7 @@ watch_beside() { # a process that no session owns
     (
         exec </dev/null >/dev/null 2>&1 9<&-
         { echo -900 >/proc/self/oom_score_adj; } 2>/dev/null
-        locked=no
+        locked=no above=$self
         who_am_i
         watch
     ) &
