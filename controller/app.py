@@ -56,7 +56,7 @@ async def opened(settings: Settings, serving: bool = False) -> AsyncIterator[Fle
         owner = store.caller_by_local_home()
         me = owner_name(serving)
         runner = Runner(store, kms, settings, me, worker)
-        dispatch = InProcess(runner, runner.run, me, settings.concurrency, settings.lease_seconds)
+        dispatch = dispatching(settings, runner, me)
 
         async def caller(request: Request) -> Caller:
             # Whoever gets here has been let into the home, and that is its owner.
@@ -78,6 +78,11 @@ async def opened(settings: Settings, serving: bool = False) -> AsyncIterator[Fle
                 each.cancel()
             await asyncio.wait(background)
             await dispatch.close()
+
+
+def dispatching(settings: Settings, runner: Runner, owner: str) -> InProcess:
+    """Return what runs the tasks of this process."""
+    return InProcess(runner, runner.run, owner, settings.concurrency, settings.lease_seconds)
 
 
 async def sweep(store: Store, worker: Executor, lease_seconds: float) -> None:

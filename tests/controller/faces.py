@@ -4,18 +4,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
 from pathlib import Path
 
 from typer.testing import CliRunner, Result
 
 from controller.cli import app
-from controller.dispatch import InProcess, owner_name
-from controller.kms import Kms
+from controller.dispatch import InProcess
 from controller.model import Credential, Outcome, Task
 from controller.run import Runner
 from controller.settings import Settings
-from controller.store import Store
 
 KPS = Path(sys.executable).with_name("kps")
 
@@ -41,23 +38,22 @@ TIMED_OUT = Outcome(
 Given = dict[str, Credential | None]
 
 
-def answering(outcomes: Mapping[str, Outcome], given: Given) -> Callable[[Settings, Store, Kms, Executor], InProcess]:
+def answering(outcomes: Mapping[str, Outcome], given: Given) -> Callable[[Settings, Runner, str], InProcess]:
     """Return a stand-in for controller.app.dispatching: a server answers what outcomes says, else that all is as asked.
 
     What was given to open each server is noted in given.
     """
 
-    def dispatching(settings: Settings, store: Store, kms: Kms, worker: Executor) -> InProcess:
-        owner = owner_name()
-        claims = Runner(store, kms, settings, owner, worker)
+    def dispatching(settings: Settings, runner: Runner, owner: str) -> InProcess:
+        store = runner._store
 
         async def run(task: Task, credential: Credential | None) -> None:
             given[task.server_name] = credential
             outcome = outcomes.get(task.server_name, SUCCEEDED)
-            await claims.off(store.progress, task.id, owner, "look", {})
-            await claims.off(store.finish, task.id, owner, task.generation, outcome)
+            await runner.off(store.progress, task.id, owner, "look", {})
+            await runner.off(store.finish, task.id, owner, task.generation, outcome)
 
-        return InProcess(claims, run, owner, settings.concurrency)
+        return InProcess(runner, run, owner, settings.concurrency)
 
     return dispatching
 
