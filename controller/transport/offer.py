@@ -12,6 +12,7 @@ import asyncssh
 from kpsagent.errors import Refused
 
 _SHA1 = b"ssh-rsa"
+_RSA = (b"rsa-sha2-256", b"rsa-sha2-512", _SHA1)
 
 
 class Signer(Protocol):
@@ -78,11 +79,12 @@ class Offer(asyncssh.SSHKeyPair):
 
     def set_sig_algorithm(self, sig_algorithm: bytes) -> None:
         self.only_sha1 = False
-        if self._cert is not None:
-            super().set_sig_algorithm(sig_algorithm)
-            return
         self.sig_algorithm = sig_algorithm
-        self.algorithm = sig_algorithm
+        if self._cert is None:
+            self.algorithm = sig_algorithm
+        elif sig_algorithm in _RSA:
+            # By this name OpenSSH 7.8 and later know an RSA certificate that is not signed for with SHA-1.
+            self.algorithm = sig_algorithm + b"-cert-v01@openssh.com"
 
     async def sign_async(self, data: bytes) -> bytes:
         self.accepted = True

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 
 # sshd puts "(login@host) " before what PAM asks, from OpenSSH 8.7 on.
-_BEFORE = r"(\([^()]{1,300}\)\s*)?"
+_BEFORE = r"(\([^()\s@]{1,100}@[^()\s]{1,255}\)\s*)?"
 # pam_unix, pam_sss, pam_krb5 and pam_ldap; and pam_unix in the languages of its commonest translations.
 _WORDS = (
     r"(unix |ldap |ad |kerberos |login |ssh |account |your |user )?(password|passwort|kennwort|mot de passe|contraseña|senha|"
