@@ -135,6 +135,15 @@ def watch(directory: str) -> None:
             return
         time.sleep(min(left + 0.01, 1.0))
         if _undecided(directory) != ours:
+            _tidy(directory, ours)
+            return
+
+
+def _tidy(directory: str, ours: "Any") -> None:
+    """Where the agent has died between its commit and its end, take away what it left; while it lives it does so itself."""
+    for _ in range(60):
+        time.sleep(1)
+        if standing(directory, ("confirmed",)) != ours or not _tried(directory, ours, True):
             return
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from kpsagent import __main__ as agent_main
 from kpsagent import local
 from kpsagent.errors import Refused, Stop
 from kpsagent.host import DropJournal, Lock, MoveJournal, ReadJournal, ReadState, WriteJournal, WriteNonce, WriteState
@@ -121,6 +122,46 @@ def test_a_watcher_ends_when_the_change_is_confirmed(change):
     assert change.host().do(MoveJournal("confirmed"))
     assert ended(watcher) == 0
     assert not change.is_undone()
+
+
+def test_a_watcher_takes_away_what_an_agent_left_that_died_after_its_commit(change, monkeypatch):
+    change.journal(LONG)
+    agent = change.host()
+    agent.do(Lock(True))
+    looked = []
+
+    def pass_time(seconds):
+        looked.append(change.host().do(ReadState()))
+        if len(looked) == 1:
+            assert agent.do(MoveJournal("confirmed"))
+        if len(looked) == 4:
+            agent.close()  # as it dies
+
+    monkeypatch.setattr(agent_main.time, "sleep", pass_time)
+    agent_main.watch(str(change.state))
+    assert looked == [{}, {}, {}, {}]
+    assert change.host().do(ReadState()) == {"operation": "op-1", "generation": 1, "result": "succeeded"}
+    assert change.host().do(ReadJournal()) is None
+    assert change.file.read_text() == "after\n"
+
+
+def test_a_watcher_leaves_the_next_operation_alone_when_its_own_was_confirmed(change, monkeypatch):
+    change.journal(LONG)
+    agent = change.host()
+    agent.do(Lock(True))
+
+    def pass_time(seconds):
+        if change.host().do(ReadState()) == {}:
+            agent.do(MoveJournal("confirmed"))
+            agent.do(WriteState({"operation": "op-1", "generation": 1, "result": "succeeded"}))
+            agent.do(DropJournal())
+            change.journal_by(agent, LONG, 2)
+            agent.do(MoveJournal("confirmed"))
+            agent.close()
+
+    monkeypatch.setattr(agent_main.time, "sleep", pass_time)
+    agent_main.watch(str(change.state))
+    assert standing(str(change.state))["operation"] == "op-2"
 
 
 def test_a_watcher_goes_on_where_somebody_died_undoing(change):

@@ -110,6 +110,8 @@ async def _alone(lab: Lab, case: Case, trial: Trial, begun: float) -> None:
         trial.recovered_seconds = time.monotonic() - begun
         if undecided or not like(without_arms(files), case.before, case.after):
             trial.miss(WRONG_END, f"{undecided} after its own undo: {unlike(files, case.before)}")
+        if left := left_over(files, lab.agents()):
+            trial.miss(LEFT_OVER, f"after its own undo, or what it tidied up: {left}")
         await judged(lab, case, trial, "after its own undo")
     elif undecided and files.get(CONFIG) != case.before.get(CONFIG):
         trial.miss(WRONG_END, "sshd_config is changed, and no undo waits")
