@@ -16,7 +16,7 @@ from . import plan as plans
 from . import wire
 from .errors import Lost
 from .local import LocalHost, boot_clock, standing
-from .transaction import drive, operation, unattended
+from .transaction import disarmed, drive, operation, unattended
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -143,7 +143,14 @@ def _tidy(directory: str, ours: "Any") -> None:
     """Where the agent has died between its commit and its end, take away what it left; while it lives it does so itself."""
     for _ in range(60):
         time.sleep(1)
-        if standing(directory, ("confirmed",)) != ours or not _tried(directory, ours, True):
+        there = standing(directory)
+        if there is None and os.path.exists(os.path.join(directory, "agent")):
+            left = _tried(directory, None, disarmed())
+        elif there == ours and standing(directory, ("confirmed",)) == ours:
+            left = _tried(directory, ours, unattended(True))
+        else:
+            return
+        if not left:
             return
 
 
@@ -158,17 +165,18 @@ def undo_now(directory: str, ours: "Any", booting: bool = False) -> None:
     """
     cause = ""
     for attempt in range(60):
-        cause = _tried(directory, ours, ours is None or cause == "busy")
+        # Once only the lock was missing, nothing is done without.
+        cause = _tried(directory, ours, unattended(ours is None or cause == "busy"))
         if not cause or standing(directory) != ours or (attempt == 0 and booting and os.fork()):
             return
         time.sleep(10)
 
 
-def _tried(directory: str, ours: "Any", undone: bool) -> str:
-    """Return "" once it is through, else what it failed for. undone: only the lock was missing, so nothing is done without."""
+def _tried(directory: str, ours: "Any", play: "Any") -> str:
+    """Return "" once play is through, else what it failed for."""
     host = LocalHost(directory, only=ours)
     try:
-        drive(unattended(undone), host)
+        drive(play, host)
         return ""
     except Exception as error:
         print("kps: undo: {}".format(error), file=sys.stderr)  # to the system's log, where there is one

@@ -732,6 +732,13 @@ def unattended(must: bool = False) -> "Play":
     return (yield from recover(locked))
 
 
+def disarmed() -> "Play":
+    """Take away what was armed, where no operation is left that it was for: whose agent died as it did so itself."""
+    yield Lock(True)
+    if (yield ReadJournal()) is None:
+        yield Disarm()
+
+
 def recover(locked: bool = True) -> "Play":
     """Finish what an earlier run left: tidy up after a commit, take away what is revoked, undo anything else.
 

@@ -145,6 +145,24 @@ def test_a_watcher_takes_away_what_an_agent_left_that_died_after_its_commit(chan
     assert change.file.read_text() == "after\n"
 
 
+def test_a_watcher_takes_away_what_an_agent_had_armed_that_died_before_it_did_so(change, monkeypatch):
+    change.journal(LONG)
+    armed = change.state / "agent"
+    armed.write_text("the agent")
+
+    def pass_time(seconds):
+        if standing(str(change.state)) is not None:
+            host = change.host()
+            host.do(Lock(True))
+            host.do(MoveJournal("confirmed"))
+            host.do(DropJournal())
+            host.close()
+
+    monkeypatch.setattr(agent_main.time, "sleep", pass_time)
+    agent_main.watch(str(change.state))
+    assert not armed.exists()
+
+
 def test_a_watcher_leaves_the_next_operation_alone_when_its_own_was_confirmed(change, monkeypatch):
     change.journal(LONG)
     agent = change.host()
