@@ -191,7 +191,14 @@ def password_logins(seen: Seen) -> "Dict[str, str]":
     return {name: _password_login(seen, known[name]) for name in sorted(seen.effective) if name in known}
 
 
+def is_foreign(seen: Seen) -> bool:
+    """Whether there is neither an sshd to ask nor a configuration to read, as with dropbear: what lets in can only be tried."""
+    return seen.check is None and seen.config.text is None and seen.daemon.how == "none"
+
+
 def _password_login(seen: Seen, account: "Account") -> str:
+    if is_foreign(seen):
+        return "unknown"
     effective = seen.effective[account.name]
     if any(password_gets_in(settings, account, address) for address, settings in effective.items()):
         return "on"
@@ -481,6 +488,13 @@ def config_text(seen: Seen) -> str:
     """Return the text of sshd_config; Refused where there is none, or one that is not edited. A drop-in may be yet to make."""
     if seen.config.text is None and seen.vendor is not None:
         return ""
+    if is_foreign(seen):
+        raise Refused(
+            "sshd_config_missing",
+            "{} does not exist and no sshd of OpenSSH serves here: another server has its settings elsewhere. "
+            "Switch password login there by hand, and use --keep-password-login".format(seen.config.path),
+            path=seen.config.path,
+        )
     if seen.config.text is None:
         raise Refused(
             "sshd_config_missing",
@@ -665,7 +679,8 @@ def _refuse_no_way_in(plan: Plan, seen: Seen) -> None:
     after = seen.candidate.effective if seen.candidate is not None else seen.effective
     account = seen.account
     address = addresses(plan)[0]
-    ways = password_gets_in(after[plan.login][address], account, address)
+    # What a server that is not OpenSSH lets in is for the proof to say.
+    ways = is_foreign(seen) or password_gets_in(after[plan.login][address], account, address)
     # Without root shadow cannot be read: then only a password that is given, and so proved, counts.
     usable = plan.password_known or (account.password == "usable" and not account.expired)
     if not (ways and usable):

@@ -64,6 +64,7 @@ from .plan import (
     addresses,
     candidates,
     decide,
+    is_foreign,
     password_logins,
     password_ways,
     reads_only,
@@ -79,6 +80,10 @@ if TYPE_CHECKING:
 
 _TRIES = 3  # of an undo against somebody who edits the same file at the same time
 _MOST_LOGINS = 500
+NO_OPENSSH = (
+    "no sshd of OpenSSH serves here: what it lets in, and whether other logins need a password, cannot be asked, only tried; "
+    "password login is left as it is"
+)
 _MOST_NAMED, _LONGEST_SHOWN = 30, 250  # of what is told of a revoke
 _MOST_SHOWN = 200  # open sessions
 
@@ -123,6 +128,8 @@ def operation(plan: Plan) -> "Play":
         story["last"] = state
         story["limits"] = yield Limits()
         seen = yield from look(plan)
+        if is_foreign(seen) and plan.operation != "reset":
+            story["limits"] = story["limits"] + [NO_OPENSSH]
         story["logins"] = password_logins(seen)
         story["closed"] = _ours(seen.config.text)
         story["phase"] = "decide"
