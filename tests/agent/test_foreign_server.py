@@ -16,7 +16,7 @@ def seen(text=None, how="none"):
     known = dict.fromkeys(Seen._fields)
     known.update(account=ROOT, accounts=[ROOT], directory_service=False, places=[], unread=[], files={"root": []})
     known.update(daemon=Daemon(how, 0, "", [], MAIN_CONFIG, ""), config=File(MAIN_CONFIG, text, 0o644, 0, 0))
-    return Seen(**known)._replace(effective={"root": {address: settings for address in ("127.0.0.1", "203.0.113.7")}})
+    return Seen(**known)._replace(effective={"root": dict.fromkeys(("127.0.0.1", "203.0.113.7"), settings)})
 
 
 def ordered(operation, **more):
