@@ -141,9 +141,9 @@ def kills(report: Report, scale: Scale) -> None:
 
     reached = _drill(report, scale, "kills", wanted, 30)
     late = sum(kind == LATE for trial in reached for kind, _ in trial.misses)
-    slowest = max((trial.recovered_seconds for trial in reached), default=0.0)
+    slowest = max((trial.late_seconds for trial in reached), default=0.0)
     report.add(
-        Figure("kills: slowest recovery", round(slowest, 1), at_most=points.DEADLINE + points.GRACE, unit=" s"),
+        Figure("kills: slowest recovery", round(slowest, 1), at_most=points.GRACE, unit=" s after its deadline"),
         zero("kills: late recoveries", late),
     )
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import json
 import os
 import time
 from dataclasses import dataclass, field
@@ -48,7 +49,7 @@ class Trial:
     point: Point
     reached: bool = False
     misses: list[tuple[str, str]] = field(default_factory=list)
-    recovered_seconds: float = 0.0
+    late_seconds: float = 0.0  # after its deadline, when all was quiet again
     state: str = ""
 
     def miss(self, kind: str, words: object) -> None:
@@ -84,30 +85,31 @@ async def operation(lab: Lab, point: Point) -> Trial:
     await lab.become(case.before)
     tracer = tracer_of(point)
     kills = point.how == "kill"
-    begun = time.monotonic()
     result = await lab.run(case, case.plan | {"deadline_seconds": DEADLINE if kills else 60}, tracer, case.old)
     trial.reached = tracer.reached.is_set()
     if not trial.reached:
         return trial
     await asyncio.to_thread(tracer.ended.wait, 30)
     if kills:
-        await _alone(lab, case, trial, begun)
+        await _alone(lab, case, trial)
     else:
         _told(lab, case, trial, result)
     await next_run(lab, case, trial, (case.before, case.after))
     return trial
 
 
-async def _alone(lab: Lab, case: Case, trial: Trial, begun: float) -> None:
+async def _alone(lab: Lab, case: Case, trial: Trial) -> None:
     """The agent is dead, and nobody comes: what the server has to do by itself."""
+    due = _due(lab.files())
     await judged(lab, case, trial, "right after")
     watched = bool(lab.agents())
-    if not await lab.quiet(begun + DEADLINE + GRACE - time.monotonic()):
-        trial.miss(LATE, f"{DEADLINE + GRACE} s after the start these still run: {lab.agents()}")
+    if not await lab.quiet(due + GRACE - time.monotonic()):
+        trial.miss(LATE, f"{GRACE} s after the deadline these still run: {lab.agents()}")
+        await lab.quiet(2 * DEADLINE)
+    trial.late_seconds = time.monotonic() - due if watched else 0.0
     files = lab.files()
     undecided = [name for name in ("armed", "reverting") if f"{STATE}/journal.{name}" in files]
     if watched:
-        trial.recovered_seconds = time.monotonic() - begun
         if undecided or not like(without_arms(files), case.before, case.after):
             trial.miss(WRONG_END, f"{undecided} after its own undo: {unlike(files, case.before)}")
         if left := left_over(files, lab.agents()):
@@ -115,6 +117,14 @@ async def _alone(lab: Lab, case: Case, trial: Trial, begun: float) -> None:
         await judged(lab, case, trial, "after its own undo")
     elif undecided and files.get(CONFIG) != case.before.get(CONFIG):
         trial.miss(WRONG_END, "sshd_config is changed, and no undo waits")
+
+
+def _due(files: Files) -> float:
+    """When the server's own undo is due, by this machine's clock: as its journal says; now, where there is none."""
+    for path, entry in files.items():
+        if path.startswith(f"{STATE}/journal."):
+            return time.monotonic() + float(json.loads(entry.held)["deadline"]) - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()
 
 
 async def judged(lab: Lab, case: Case, trial: Trial, when: str) -> Way | None:
