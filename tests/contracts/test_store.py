@@ -253,6 +253,40 @@ def test_a_server_with_a_task_that_has_not_ended_is_not_removed(store: Store, wh
     assert store.task(who.tenant_id, task.id).server_name == "web-1"
 
 
+def test_how_a_server_is_reached_changes_and_is_recorded(store: Store, who: Caller, server: Server) -> None:
+    jump = store.add_servers([a_server(who, "bastion")])[0]
+    changed = store.change_server(server.id, jumps=[jump.id])
+    assert changed == store.server_by_id(server.id) == replace(server, jumps=[jump.id])
+    store.change_server(server.id, old_algorithms=["ssh-rsa"])
+    assert store.server_by_id(server.id).jumps == [jump.id]
+    told = [event.detail for event in store.events(who.tenant_id) if event.kind == "server_changed"]
+    assert [each["after"]["old_algorithms"] for each in told] == [[], ["ssh-rsa"]]
+    assert store.change_server(server.id, jumps=[jump.id]).old_algorithms == ["ssh-rsa"]
+    assert len([event for event in store.events(who.tenant_id) if event.kind == "server_changed"]) == 2
+
+
+def test_no_way_leads_in_a_circle(store: Store, who: Caller) -> None:
+    near, middle, far = (a_server(who, name) for name in ("near", "middle", "far"))
+    store.add_servers([near, replace(middle, jumps=[near.id]), replace(far, jumps=[middle.id])])
+    for jumps in ([far.id], [middle.id], [near.id]):
+        with pytest.raises(Conflict) as refused:
+            store.change_server(near.id, jumps=jumps)
+        assert refused.value.code == "jump_loop"
+    assert store.server_by_id(near.id).jumps == []
+    with pytest.raises(Conflict) as refused:
+        store.change_server(far.id, jumps=[middle.id, near.id])  # near comes before middle already
+    assert refused.value.code == "jump_loop"
+
+
+def test_a_jump_server_in_use_is_not_removed(store: Store, who: Caller, server: Server) -> None:
+    behind = store.add_servers([a_server(who, "behind", jumps=[server.id])])[0]
+    with pytest.raises(Conflict, match="behind") as refused:
+        store.remove_server(server.id, forget_bindings=True)
+    assert refused.value.code == "jump_in_use"
+    store.change_server(behind.id, jumps=[])
+    store.remove_server(server.id)
+
+
 # -- key pairs
 
 

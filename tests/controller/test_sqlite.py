@@ -7,7 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import select
@@ -43,6 +45,29 @@ def test_the_code_knows_the_newest_migration(url: str) -> None:
     with engine.reading(made) as connection:
         assert schema.version(connection) == tables.VERSION
     made.dispose()
+
+
+def test_servers_of_before_are_reached_as_before(tmp_path: Path) -> None:
+    """A database of the first version, with a server in it, comes to this one: no jump server, no old algorithm."""
+    url = f"sqlite:///{tmp_path}/kps.db"
+    engine.make_file(tmp_path / "kps.db")
+    made = engine.connect(url)
+    with engine.writing(made) as connection:
+        config = Config()
+        config.set_main_option("script_location", str(schema.MIGRATIONS))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.exec_driver_sql("INSERT INTO tenants (id, name) VALUES ('t', 'home')")
+        connection.exec_driver_sql(
+            "INSERT INTO servers (id, tenant_id, name, host, port, login, labels, trust_on_first_use, password_login, generation)"
+            " VALUES ('s', 't', 'web-1', '192.0.2.1', 22, 'root', '{}', 0, 'unknown', 7)"
+        )
+    made.dispose()
+    store = Store(url)
+    store.migrate()
+    server = store.server_by_id("s")
+    store.close()
+    assert (server.generation, server.jumps, server.old_algorithms) == (7, [], [])
 
 
 def test_a_new_database_is_shared_from_the_first_moment_that_others_see_it(tmp_path: Path) -> None:
