@@ -164,9 +164,11 @@ def _rules(plan: "Plan", seen: "Seen", notes: Notes) -> "List[Finding]":
 def _rule(account: "Any", reason: str, settings: "Settings", address: str) -> Finding:
     word = reason.split(" ")[0]
     code = _RULES.get(word, "root_login_off")
+    said = "sshd does not let {} in: {}".format(account.name, reason)
     if code == "root_login_off" and _value(settings, "permitrootlogin") == "forced-commands-only":
-        code = "root_login_commands_only"
-    return _finding(code, "sshd does not let {} in: {}".format(account.name, reason), setting=reason[:300], address=address)
+        # It takes the key first, and then ends the session of one that has no command.
+        return _finding("root_login_commands_only", said, "", "session", setting=reason[:300])
+    return _finding(code, said, setting=reason[:300], address=address)
 
 
 def _key(notes: Notes, key: "keys.Key") -> "List[Finding]":
