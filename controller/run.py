@@ -52,6 +52,7 @@ _LOOK_AGAIN_SECONDS = 20.0
 # What a server's journal says of an operation that has ended, in our words.
 _SERVER_STATES = {"reverted": "reverted", "partial": "partial", "succeeded": "as_asked", "unchanged": "as_asked"}
 _LARGEST_GENERATION = 1 << 31
+_MOST_NOTES = 3  # in a message; evidence has them all
 _ONLY_LOOK = ("password-login-status",)
 # Before these phases are over nothing has been written.
 _NOTHING_WRITTEN = ("queued", "connect", "look", "decide")
@@ -808,6 +809,8 @@ def _told(result: dict[str, Any], plan: dict[str, Any]) -> str:
     told = [str(result.get("message") or "")]
     if plan.get("remove"):
         told.append(sessions.told(result))
+    if plan.get("revoke") and result.get("notes"):
+        told.append(f"mind: {'; '.join(result['notes'][:_MOST_NOTES])}")
     return "; ".join(each for each in told if each)
 
 

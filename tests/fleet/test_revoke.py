@@ -194,6 +194,33 @@ def test_a_command_that_hands_the_key_out_is_named_and_nothing_comes_back(make_s
     again = product.retry(task, **({} if operation == "replace" else {"password": server.root_password}))
     assert again["status"] in ("succeeded", "unchanged"), again
     assert any("AuthorizedKeysCommand" in note for note in again["evidence"]["notes"])
+    assert "mind: AuthorizedKeysCommand" in again["message"]
+
+
+@pytest.mark.parametrize("made", ["mkdir", "mkfifo", "ln -s /etc/shadow", "ln /root/.profile"])
+def test_a_second_file_that_cannot_be_read_does_not_save_the_key_in_the_first(make_server, product, made):
+    server = add(product, make_server())
+    _, private = bound(product, server)
+    server.run(["sh", "-c", f"{made} /root/.ssh/authorized_keys2"])
+    new = product.keypair()
+    task = product.succeeds("replace", server, keypair=new, revoke=True)
+    assert not works(server, private)
+    assert works(server, product.private(new))
+    assert any("/root/.ssh/authorized_keys2 could not be read" in note for note in task["evidence"]["notes"])
+
+
+def test_what_a_revoke_would_do_is_shown_and_nothing_written(make_server, product):
+    server = add(product, with_others(make_server))
+    pair, private = bound(product, server)
+    install_key(server, pair["public_key"], "bob")
+    before = picture(server)
+    task = product.run("replace", server, keypair=product.keypair(), revoke=True, plan=True)
+    assert task["status"] == "unchanged", task
+    removed = [each for each in task["evidence"]["plan"]["changes"] if any(line.startswith("-ssh-") for line in each["diff"])]
+    assert [each["path"] for each in removed] == [KEYS]
+    assert task["evidence"]["remains"] == ["bob: /home/bob/.ssh/authorized_keys:1 holds it"]
+    assert changed(before, picture(server)) == set()
+    assert works(server, private)
 
 
 def with_others(make_server, **more):
