@@ -76,7 +76,7 @@ keywords that would differ for any of these."""
 Seen = namedtuple(
     "Seen",
     "account accounts directory_service daemon config vendor check effective candidate files places shadow unread revoked"
-    " passed_over",
+    " passed_over watched",
 )
 Seen.__doc__ = """What look() found. config: the File that our block goes into. vendor: the vendor's own main file (File),
 where sshd reads that because there is no other, and config is a drop-in; else None. check: sshd's verdict on its configuration
@@ -84,7 +84,8 @@ as it stands (Output, or None where there is no sshd to ask). effective: login -
 None. files: login -> list of KeyFile, in the order in which sshd reads them. places: where the configuration sets what lets
 passwords in. shadow: its text, where a password is to be set. unread: what of the configuration was changed since the running
 sshd last read it. revoked: the File of RevokedKeys, None where sshd has none. passed_over: (login,
-path, why) of files of keys that could not be read, where what can be is enough."""
+path, why) of files of keys that could not be read, where what can be is enough. watched: (pid file, paths) by which it can
+be asked again what is unread; None where nothing is to be reloaded."""
 
 _DEFAULTS = {
     "key": None,

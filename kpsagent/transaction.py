@@ -179,6 +179,7 @@ def _diagnosed(plan: Plan, seen: Seen, story: "Dict[str, Any]") -> "Play":
 def _carry_out(plan: Plan, seen: Seen, steps: Steps, story: "Dict[str, Any]", removal: "Any") -> "Play":
     all_steps = steps.widen + steps.narrow
     journal = None  # type: Optional[Dict[str, Any]]
+    begun = []  # type: List[Step]
     try:
         now, boot = yield Clock()
         deadline = now + plan.deadline_seconds
@@ -207,7 +208,7 @@ def _carry_out(plan: Plan, seen: Seen, steps: Steps, story: "Dict[str, Any]", re
         ):
             story["phase"] = phase
             yield Say(phase, {"steps": len(half)})
-            yield from _do_all(half, seen, deadline)
+            yield from _do_all(half, seen, deadline, begun)
             # What holds already is shown too, where nothing had to be changed for it.
             due = questions if half or phase == "widen" else [each for each in questions if each not in steps.widened]
             if due:
@@ -222,6 +223,9 @@ def _carry_out(plan: Plan, seen: Seen, steps: Steps, story: "Dict[str, Any]", re
         if journal is not None and not (yield MoveJournal("revoking" if steps.revoke else "confirmed")):
             raise Lost("deadline_passed", "the deadline passed before the proof came; the server has undone the change")
     except Exception as stop:
+        if journal is not None:
+            # sshd is not told to read what we have not touched: somebody else's edit may wait there.
+            journal = dict(journal, steps=journal["steps"][: len(begun)])
         return (yield from _undone(story, stop, journal))
     result = dict(story, server_state="as_asked", phase="done")
     result["status"] = "succeeded" if all_steps or steps.revoke else "unchanged"
@@ -436,7 +440,7 @@ def look(plan: Plan) -> "Play":
     if config.text is None and (check is None or check.code == 0):
         vendor = yield from _vendor(daemon)
         main, config = (config, config) if vendor is None else (vendor, (yield Read(DROP_IN, None)))
-    seen = Seen(account, accounts, directory_service, daemon, config, vendor, check, {}, None, {}, [], None, [], None, [])
+    seen = Seen(account, accounts, directory_service, daemon, config, vendor, check, {}, None, {}, [], None, [], None, [], None)
     if check is not None and check.code != 0:
         return seen._replace(effective={}, files={})
     texts = yield from _config_files(main.path, main.text)
@@ -456,7 +460,8 @@ def look(plan: Plan) -> "Play":
         candidate = yield from _candidate(plan, seen, concerned[:_MOST_LOGINS], texts, effective)
     if candidate is not None and daemon.how == "listener":
         pid_file = effective[plan.login][addresses(plan)[0]].get("pidfile", [""])[0]
-        unread = yield Unread(daemon, pid_file, _sources(texts))
+        seen = seen._replace(watched=(pid_file, _sources(texts)))
+        unread = yield Unread(daemon, *seen.watched)
     shadow = (yield Read(SHADOW, None)).text if plan.password_hash is not None else None
     seen = seen._replace(effective=effective, files=files, candidate=candidate, places=places, shadow=shadow, unread=unread)
     seen = seen._replace(passed_over=passed_over)
@@ -646,15 +651,30 @@ def _as_main(seen: Seen, text: str) -> "Play":
 # -- do, prove ---------------------------------------------------------------------------------------------------------
 
 
-def _do_all(steps: "List[Step]", seen: Seen, deadline: float) -> "Play":
+def _do_all(steps: "List[Step]", seen: Seen, deadline: float, begun: "List[Step]") -> "Play":
     for step in steps:
+        if step.kind == "block" and seen.watched is not None:
+            yield from _refuse_pending(seen)
         yield Listening(deadline)
+        begun.append(step)
         try:
             yield from _do(step, seen.account)
         except OSError as error:
             raise from_os_error(error, step.path)
         if step.kind == "block":
             yield from _reload(seen.daemon)
+
+
+def _refuse_pending(seen: Seen) -> "Play":
+    """Raise Changed where somebody edited sshd's configuration meanwhile: a reload of ours would put that into force."""
+    pending = yield Unread(seen.daemon, *seen.watched)
+    if pending:
+        raise Changed(
+            "sshd_config_changed",
+            "{}: somebody else changed it during the operation, and our reload would put that into force. Reload sshd yourself "
+            "and see that it is right, then retry".format(", ".join(pending[:3])),
+            path=pending[0],
+        )
 
 
 def _do(step: Step, account: "Any") -> "Play":

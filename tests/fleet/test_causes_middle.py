@@ -173,6 +173,39 @@ def test_somebody_who_edits_sshd_s_configuration_while_we_do(product, server, to
     assert server.read(CONFIG) == before + theirs
 
 
+@pytest.mark.cause("sshd_config_changed")
+def test_a_drop_in_that_is_written_meanwhile_is_not_put_into_force(product, server, told):
+    """As cloud-init does at a boot, or a configuration manager: the reload of ours would be theirs too."""
+    drop_in = "/etc/ssh/sshd_config.d/50-cloud-init.conf"
+    at_the_proof(server, f"echo 'AllowUsers nobody' >{drop_in}")
+    with unchanged(server, STAYS | {drop_in}):
+        task = told(product.ended(begin(product, server)), "reverted")
+    assert drop_in.startswith(task["evidence"]["path"])
+    assert server.read(drop_in) == "AllowUsers nobody\n"
+
+
+EDITORS = {
+    "by rename, as vim does": "cp -p {0} {0}~ && cat {0} /root/theirs >{0}.swp && chmod 600 {0}.swp && mv {0}.swp {0} && rm {0}~",
+    "by sed -i": "sed -i '$r /root/theirs' {0}",
+    "in place, as nano does": "cat {0} /root/theirs >/root/all && cat /root/all >{0} && rm /root/all",
+}
+
+
+@pytest.mark.cause("authorized_keys_changed")
+@pytest.mark.parametrize("editor", EDITORS)
+def test_somebody_who_edits_the_file_with_an_editor_while_we_do(product, server, told, editor):
+    install_key(server, judge.new_key_pair()[1])
+    private, public = judge.new_key_pair()
+    before = server.read(KEYS)
+    server.write("/root/theirs", public + "\n")
+    at_the_proof(server, f"grep -q -f /root/theirs {KEYS} || {{ {EDITORS[editor].format(KEYS)}; }}")
+    with unchanged(server, STATE | {KEYS}):
+        task = told(product.ended(begin(product, server)), "reverted")
+    assert task["evidence"]["path"] == KEYS
+    assert server.read(KEYS) == before + public + "\n"
+    assert judge.key_login_works(server, "root", private)
+
+
 @pytest.mark.cause("undo_incomplete")
 def test_a_file_that_becomes_immutable_before_the_undo(product, server, told):
     install_key(server, judge.new_key_pair()[1])
