@@ -227,7 +227,15 @@ async def check(
     login: options.Login = None,
     password_stdin: options.PasswordStdin = False,
     password_of: options.PasswordOf = None,
-    identity: options.Identity = None,
+    identity: Annotated[
+        Path | None,
+        typer.Option(
+            "--identity",
+            metavar="FILE",
+            rich_help_panel=options.WAY_IN,
+            help="A private key file: the key asked about, unless another one is named; tried as a way in too.",
+        ),
+    ] = None,
     passphrase_stdin: options.PassphraseStdin = False,
     keypair: Annotated[
         str | None,
