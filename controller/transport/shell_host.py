@@ -23,7 +23,7 @@ NO_ATTRIBUTES = (
 )
 NO_INSTANT = (
     "there is no Python on the server: between the last look at a file and the moment it is replaced lie some milliseconds, "
-    "and an edit that somebody else makes in them is lost"
+    "and if somebody else puts another file in its place in them, theirs is lost"
 )
 NO_SESSIONS = (
     "without Python on the server nothing tells which sessions a removed key has opened, none is ended, and a revoke that is cut "

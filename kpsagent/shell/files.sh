@@ -98,15 +98,33 @@ put() { # EXPECTED TEXT: the file holds the text, or what it held before, at eve
         ends attributes "$before" became "$now"
     fi
     durable "$temp"
-    # As late as can be: between this look and the rename nobody's edit is missed but one that falls into an instant.
+    # Between this look and the rename somebody may write into the file: what they wrote is still in it when it is displaced.
+    # shellcheck disable=SC3045
+    [ "$1" = - ] || command exec 8<"$file"
     holds "$file" "$1" || ends changed
     if [ "$1" = - ]; then
         said=$(ln "$temp" "$file" 2>&1) || { is_there "$file" && ends changed; fails "$said"; }
     else
         try mv -f "$temp" "$file"
+        pass_on "$1"
     fi
     rm -f "$temp"
     durable .
+}
+
+pass_on() { # EXPECTED: what the displaced file holds over it is written at the end of ours, and told
+    cat <&8 >"$temp.want"
+    holds "$temp.want" "$1" && return
+    if [ "$1" = seen ]; then cat "$temp.seen"; else printf '%b' "${1#=}"; fi >"$temp"
+    count=$(grep -c '' "$temp")
+    [ -z "$(tail -c 1 "$temp")" ] || echo >>"$temp"
+    # shellcheck disable=SC2086
+    cat "$temp" "$temp.want" | without $count >"$temp.late"
+    [ -z "$(tail -c 1 "$file")" ] || echo >>"$file"
+    cat "$temp.late" >>"$file"
+    durable "$file"
+    rm -f "$temp.late"
+    ends changed
 }
 
 take() { # EXPECTED: the file is gone

@@ -3,7 +3,9 @@
 import os
 import posixpath
 import signal
+import subprocess
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -379,3 +381,25 @@ def _watchers(place: ShellPlace) -> list[str]:
         if place.state.encode() in said and str(os.getpid()) != pid:
             found.append(pid)
     return found
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash", "busybox sh"])
+@pytest.mark.parametrize("expected", ["one\n", "one\nno end"])
+def test_what_somebody_appends_in_the_last_moment_is_kept_and_told(tmp_path, shell, expected):
+    text = (Path(__file__).parents[2] / "kpsagent/shell/files.sh").read_text()
+    moment = '        try mv -f "$temp" "$file"\n'
+    assert text.count(moment) == 1
+    environment = {"kps_verb": "replace", "kps_dir": str(tmp_path), "kps_name": "keys", "kps_random": "feed", "kps_copy": "-p"}
+    (tmp_path / "keys").write_text(expected)
+    done = subprocess.run(
+        [*shell.split(), "-c", text.replace(moment, "        echo theirs >>keys\n" + moment), "kps"],
+        input="=" + expected.replace("\n", "\\n") + "\n=two\\n\n",
+        env=environment | {"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "\nchanged"
+    assert (tmp_path / "keys").read_text().split("\n")[0] == "two"
+    assert "theirs\n" in (tmp_path / "keys").read_text()
+    assert os.listdir(tmp_path) == ["keys"]
