@@ -52,6 +52,10 @@ KEY_CAUSES = (
 )
 
 
+class NotSaid(Exception):
+    """sshd -T has nothing to say for this login: it would die of its configuration"""
+
+
 class Configuration(NamedTuple):
     text: str
     drop_ins: dict[str, str]
@@ -130,7 +134,8 @@ class Bench:
     def settings(self, login: str, address: str, port: int = inside.PORT) -> dict[str, list[str]]:
         """What sshd -T says for a login from this address."""
         done = self.sshd("-T", "-C", f"user={login},host={address},addr={address},laddr={inside.HERE},lport={port}")
-        assert done.returncode == 0, done.stderr
+        if done.returncode:
+            raise NotSaid(done.stderr)
         found: dict[str, list[str]] = {}
         for line in done.stdout.split("\n")[:-1]:
             keyword, _, value = line.partition(" ")
@@ -169,7 +174,7 @@ class Bench:
             self.tally[f"danger: {danger}"] += 1
         try:
             Trial(self, r, number, configuration).run()
-        except inside.Puzzled as error:
+        except (inside.Puzzled, NotSaid) as error:
             self.miss(number, "puzzled", str(error))
 
     def miss(self, number: int, what: str, why: str) -> None:
@@ -191,7 +196,13 @@ class Trial:
     def run(self) -> None:
         combinations = [(login, address) for login in (*PASSWORDS, "carol") for address in inside.SOURCES]
         sample = [(self.login, self.source), *self.r.sample(combinations, 2)]
-        before = {each: self.bench.settings(*each) for each in sample}
+        try:
+            before = {each: self.bench.settings(*each) for each in sample}
+        except NotSaid:
+            # sshd -t looks at no Match: of such a configuration sshd dies at some logins, whoever changes it.
+            self.bench.tally["configurations"] -= 1
+            self.bench.tally["thrown away: sshd does not accept it for some login"] += 1
+            return
         self.passwords_as_said()
         accepted = [name for name in PASSWORDS if name != self.login] if self.r.random() < 0.75 else []
         result = self.operation("bind", key=self.line, passwords="off", accept_lockout=accepted)
