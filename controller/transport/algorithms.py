@@ -26,6 +26,8 @@ SAFE: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 _WITH_MAC_OF_ITS_OWN = ("gcm@openssh.com", "poly1305@openssh.com")
+# What a login's key in hardware signs with; no host key is of this kind.
+_IN_HARDWARE = ("sk-ssh-ed25519@openssh.com", "sk-ecdsa-sha2-nistp256@openssh.com")
 _RSA = ("rsa-sha2-512", "rsa-sha2-256", "ssh-rsa")  # what a key of type ssh-rsa signs with: RFC 8332
 
 
@@ -37,6 +39,14 @@ def wanted(kind: str, old: Collection[str] = ()) -> tuple[str, ...]:
 def signed_by(key_type: str, old: Collection[str] = ()) -> tuple[str, ...]:
     """Return the signatures that we take of a key of this type."""
     return tuple(name for name in wanted("host key", old) if name in (_RSA if key_type == "ssh-rsa" else (key_type,)))
+
+
+def shown(only_asked: Collection[str], old: Collection[str] = ()) -> tuple[str, ...]:
+    """Return by which signatures a login's keys are offered. only_asked: those of keys that are offered and never signed for.
+
+    A key of another kind would be passed over in silence, and so look refused.
+    """
+    return tuple(dict.fromkeys((*wanted("host key", old), *_IN_HARDWARE, *only_asked)))
 
 
 def serves(key_type: str) -> tuple[str, ...]:

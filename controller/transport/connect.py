@@ -201,6 +201,7 @@ async def _opened(
 ) -> asyncssh.SSHClientConnection:
     pinned = target.host_key or ""
     key_type = pinned.partition(" ")[0]
+    only_asked = [name for key in keys if isinstance(key, Offer) for name in key.only_asked]
     way: dict[str, Any] = {"sock": line.sock} if line.sock is not None else {"tunnel": line.tunnel}
     return await asyncssh.connect(
         target.host,
@@ -215,7 +216,7 @@ async def _opened(
         kex_algs=algorithms.wanted("key exchange", target.old),
         encryption_algs=algorithms.wanted("cipher", target.old),
         mac_algs=algorithms.wanted("MAC", target.old),
-        signature_algs=algorithms.wanted("host key", target.old),
+        signature_algs=algorithms.shown(only_asked, target.old),
         compression_algs=None,
         # Nothing of this machine's: no ssh_config, no agent, no default identity, no ticket.
         config=None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Collection
+from collections.abc import Awaitable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -45,7 +45,16 @@ class Offer(asyncssh.SSHKeyPair):
     Where the private half is not known, the connection is given up at the moment the server would accept the key.
     """
 
-    def __init__(self, public_line: str, private: Signer | None, client: Watches, certificate: str | None = None) -> None:
+    def __init__(
+        self,
+        public_line: str,
+        private: Signer | None,
+        client: Watches,
+        certificate: str | None = None,
+        *,
+        by: Sequence[bytes] = (),
+    ) -> None:
+        """by: by what it is offered, whatever the server is allowed; only for a key that is not signed for."""
         public = asyncssh.import_public_key(public_line)
         cert = None if certificate is None else asyncssh.import_certificate(certificate)
         super().__init__(
@@ -59,6 +68,7 @@ class Offer(asyncssh.SSHKeyPair):
         )
         self._private = private
         self._client = client
+        self._by = by
         self.accepted = False
         self.failed: Refused | None = None  # why it could not be signed for
         self.only_sha1 = False  # it is RSA, and the server has named no signature of it but SHA-1
@@ -68,11 +78,19 @@ class Offer(asyncssh.SSHKeyPair):
         """Return the offer of a private key that can be used."""
         return cls(held.line, held.signer, client, held.certificate)
 
+    @property
+    def only_asked(self) -> list[str]:
+        """The algorithms by which it is offered and not signed for: none of them can do harm. Empty where it is to sign."""
+        return [name.decode("ascii") for name in self.sig_algorithms] if self._private is None else []
+
     def restrict(self, old: Collection[str]) -> None:
         """Sign with SHA-1 only where that is among the old algorithms that the server is allowed."""
+        if self._by:
+            self.sig_algorithms = self._by
+            return
         if _SHA1 not in self.sig_algorithms or _SHA1.decode("ascii") in old:
             return
-        self.sig_algorithms = [name for name in self.sig_algorithms if name != _SHA1]
+        self.sig_algorithms = [name for name in _RSA if name != _SHA1]
         # A server that does not say what it takes (RFC 8308) is tried with SHA-2 all the same: it can but say no.
         self.set_sig_algorithm(self.sig_algorithms[-1])
         self.only_sha1 = True

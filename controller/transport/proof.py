@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import asyncssh
@@ -14,6 +15,9 @@ from controller.transport.offer import Offer, Signer
 # A listener that re-reads its configuration refuses connections for a moment.
 PATIENCE_SECONDS = 6.0
 _PASSING = ("connection_refused", "connection_closed", "connection_timed_out", "jump_unreachable")
+# How a removed RSA key is shown: an sshd may name better signatures than SHA-1 and take only that from this login. Each on a
+# connection of its own: MaxAuthTries may be 2.
+_RSA_BY = ((b"rsa-sha2-512", b"rsa-sha2-256", b"ssh-rsa"), (b"ssh-rsa",))
 _MOST_PRINTED = 1 << 16  # by a login's start-up files, and the nonce
 
 
@@ -144,11 +148,28 @@ async def key_refused(
     One connection, so that OpenSSH 9.8 and later see no failed login. Without a good key or a password nothing can follow,
     and the server's refusal is all there is.
     """
+    answer: dict[str, Any] = {}
+    for by in _RSA_BY if asyncssh.import_public_key(removed_line).algorithm == b"ssh-rsa" else ((),):
+        answer = await _key_refused(target, login, removed_line, path, good, password, by)
+        if "cause" in answer:
+            break
+    return answer
+
+
+async def _key_refused(
+    target: Target,
+    login: str,
+    removed_line: str,
+    path: str,
+    good: tuple[str, Signer] | None,
+    password: Secret | None,
+    by: Sequence[bytes],
+) -> dict[str, Any]:
     offers: list[Offer] = []
 
     def client_of() -> tuple[Client, list[asyncssh.SSHKeyPair]]:
         client = Client()
-        offers.append(Offer(removed_line, None, client))
+        offers.append(Offer(removed_line, None, client, by=by))
         return client, [offers[-1], *([Offer(good[0], good[1], client)] if good else [])]
 
     methods = "publickey,password,keyboard-interactive" if password is not None else "publickey"

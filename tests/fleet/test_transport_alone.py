@@ -1,6 +1,8 @@
 """The transport by itself, in this process, against real sshds: what no part above it may have to make good."""
 
 import asyncio
+import base64
+import struct
 
 import asyncssh
 import pytest
@@ -37,6 +39,52 @@ def test_a_removal_that_a_password_can_prove_fails_no_login(make_server):
         answer = asyncio.run(proof.key_refused(target(server), "root", removed, "/dev/null", None, secret))
         assert answer == {"method": "refused", "nonce": ""}
     assert "failed authentication" not in server.read(LOG)
+
+
+def in_hardware(kind):
+    """A public key such as a FIDO token makes; its private half is nowhere."""
+
+    def field(value):
+        return struct.pack(">I", len(value)) + value
+
+    private = asyncssh.generate_private_key("ssh-ed25519" if "ed25519" in kind else "ecdsa-sha2-nistp256")
+    blob = private.public_data
+    rest = blob[4 + int.from_bytes(blob[:4], "big") :]
+    return f"{kind} {base64.b64encode(field(kind.encode()) + rest + field(b'ssh:')).decode()}"
+
+
+def without_its_private_half(kind):
+    if kind.startswith("sk-"):
+        return in_hardware(kind)
+    more = {"key_size": 2048} if kind == "ssh-rsa" else {}
+    return asyncssh.generate_private_key(kind, **more).export_public_key().decode().strip()
+
+
+@pytest.mark.parametrize(
+    "kind", ["sk-ssh-ed25519@openssh.com", "sk-ecdsa-sha2-nistp256@openssh.com", "ssh-dss", "ssh-rsa", "ecdsa-sha2-nistp521"]
+)
+def test_a_removed_key_of_any_type_is_shown_to_the_server(make_server, kind):
+    server = make_server(sshd_config_top="PubkeyAcceptedAlgorithms +ssh-dss\n")
+    public = without_its_private_half(kind)
+    install_key(server, public)
+    assert asyncio.run(proof.key_refused(target(server), "root", public, "/dev/null"))["cause"] == "old_key_still_accepted"
+    assert asyncio.run(proof.key_accepted(target(server), "root", public)) == {"method": "accepted"}
+    server.run(["rm", "/root/.ssh/authorized_keys"])
+    assert asyncio.run(proof.key_refused(target(server), "root", public, "/dev/null")) == {"method": "refused"}
+    assert asyncio.run(proof.key_accepted(target(server), "root", public))["cause"] == "new_key_refused"
+
+
+@pytest.mark.parametrize("tree", ["host", "trixie"])
+def test_a_removed_rsa_key_is_shown_with_sha1_too_and_no_key_that_is_bound(make_server, tree):
+    """The one sshd names signatures that it does not take, the other only what it takes."""
+    server = make_server(tree=tree, sshd_config_top="PubkeyAcceptedAlgorithms ssh-rsa\n")
+    public = without_its_private_half("ssh-rsa")
+    install_key(server, public)
+    assert asyncio.run(proof.key_refused(target(server), "root", public, "/dev/null"))["cause"] == "old_key_still_accepted"
+    # Its owner's ssh would not sign with SHA-1 today: a server that takes nothing else does not let the key in.
+    assert "cause" in asyncio.run(proof.key_accepted(target(server), "root", public))
+    server.run(["rm", "/root/.ssh/authorized_keys"])
+    assert asyncio.run(proof.key_refused(target(server), "root", public, "/dev/null")) == {"method": "refused"}
 
 
 def test_what_a_jump_server_refuses_is_its_own_refusal(make_server):
