@@ -14,6 +14,7 @@ from typing import Any
 class Finding:
     """One finding. cause: what an operation that meets it ends with, or "". repair: the command that mends it, or shows where.
 
+    Root pastes it: it changes nothing at PATH but with the login's own rights, who may have put a link there since.
     safe: `kps server check --repair` does it.
     """
 
@@ -66,7 +67,7 @@ FINDINGS: dict[str, Finding] = {
     "nologin_file": Finding(
         "login_not_allowed",
         "A file says that nobody but root may log in now (maintenance, or a boot that is not through).",
-        "rm PATH",
+        "rm -f /etc/nologin /run/nologin",
     ),
     "home_missing": Finding(
         "path_permissions", "The login's home directory, in which its keys are, does not exist.", "mkhomedir_helper LOGIN"
@@ -113,25 +114,25 @@ FINDINGS: dict[str, Finding] = {
     "revoked_keys_unreadable": Finding(
         "new_key_refused",
         "RevokedKeys names a file that is not there or can't be read: then sshd refuses every key.",
-        "touch PATH && chmod 644 PATH",
+        "grep -rni revokedkeys /etc/ssh",
     ),
     # -- the way to the file of keys -----------------------------------------------------------------------------------
     "path_writable": Finding(
         "path_permissions",
         "Others may write to a directory or file on the way to the key, so sshd does not trust it.",
-        "chmod go-w PATH",
+        "su -s /bin/sh LOGIN -c 'chmod go-w PATH'",
         True,
     ),
     "path_owner": Finding(
         "path_permissions",
         "A directory or file on the way to the key belongs to neither the login nor root.",
-        "chown LOGIN PATH",
+        "kps server check SERVER --login LOGIN --repair",
         True,
     ),
     "path_unreadable": Finding(
         "path_permissions",
         "The login may not read its own file of keys, or pass through a directory on the way; sshd reads it as the login.",
-        "chown LOGIN PATH && chmod u+rwX PATH",
+        "kps server check SERVER --login LOGIN --repair",
         True,
     ),
     "path_unsafe": Finding("path_unsafe", "Something on the way is not the directory or file that it should be.", "ls -ld PATH"),
@@ -156,11 +157,13 @@ FINDINGS: dict[str, Finding] = {
         "new_key_refused", "No line of the files in which sshd looks holds the key.", "kps bind SERVER --keypair NAME"
     ),
     # -- the line that holds the key -----------------------------------------------------------------------------------
-    "line_commented_out": Finding("new_key_refused", "The key is in a comment.", "sed -i 'LINEs/^[# \\t]*//' PATH"),
+    "line_commented_out": Finding(
+        "new_key_refused", "The key is in a comment.", "su -s /bin/sh LOGIN -c \"sed -i 'LINEs/^[# \\t]*//' PATH\""
+    ),
     "line_byte_order_mark": Finding(
         "new_key_refused",
         "A byte order mark stands before the key, as some editors put it there.",
-        "sed -i '1s/^\\xef\\xbb\\xbf//' PATH",
+        "su -s /bin/sh LOGIN -c \"sed -i '1s/^\\xef\\xbb\\xbf//' PATH\"",
     ),
     "line_odd_blank": Finding(
         "new_key_refused",
@@ -170,7 +173,7 @@ FINDINGS: dict[str, Finding] = {
     "line_carriage_return": Finding(
         "new_key_refused",
         "The lines end with a carriage return only, so to sshd the file is one line.",
-        "sed -i 's/\\r/\\n/g' PATH",
+        "su -s /bin/sh LOGIN -c \"sed -i 's/\\r/\\n/g' PATH\"",
     ),
     "line_nul": Finding("new_key_refused", "A NUL ends the line before the key.", "sed -n LINEp PATH | cat -A"),
     "line_type_misspelt": Finding("new_key_refused", "The type of the key is written in capitals.", "sed -n LINEp PATH"),
@@ -196,7 +199,9 @@ FINDINGS: dict[str, Finding] = {
         "session_disturbed", "The line forces a command: the key is taken, and nothing else runs.", "sed -n LINEp PATH"
     ),
     "line_shadowed": Finding(
-        "session_disturbed", "An earlier line for the same key forces a command; sshd goes by the first.", "sed -i LINEd PATH"
+        "session_disturbed",
+        "An earlier line for the same key forces a command; sshd goes by the first.",
+        "su -s /bin/sh LOGIN -c 'sed -i LINEd PATH'",
     ),
     # -- the session ---------------------------------------------------------------------------------------------------
     "force_command": Finding(

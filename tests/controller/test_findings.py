@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -52,15 +53,39 @@ def test_every_finding_is_planted_by_the_drill():
 
 def test_a_repair_is_made_of_what_is_known():
     assert repair("line_commented_out", LINE=3, PATH="/root/.ssh/authorized_keys") == (
-        "sed -i '3s/^[# \\t]*//' /root/.ssh/authorized_keys"
+        "su -s /bin/sh LOGIN -c \"sed -i '3s/^[# \\t]*//' /root/.ssh/authorized_keys\""
     )
-    assert repair("path_owner", LOGIN="deploy", PATH="/home/deploy") == "chown deploy /home/deploy"
+    given = {"LOGIN": "deploy", "PATH": "/home/deploy"}
+    assert repair("path_writable", **given) == "su -s /bin/sh deploy -c 'chmod go-w /home/deploy'"
+
+
+def test_no_repair_changes_what_a_server_names_but_with_the_login_s_own_rights():
+    only_shows = re.compile(r"(ls -ld|namei -l|file|ssh-keygen -l -f|sed -n LINEp) PATH( \| cat -A)?")
+    by_login = re.compile(r"su -s /bin/sh LOGIN -c (\"[^\"$`]*\"|'[^']*')")
+    named = {code: one.repair for code, one in FINDINGS.items() if "PATH" in one.repair}
+    assert {
+        code for code, command in named.items() if not (only_shows.fullmatch(command) or by_login.fullmatch(command))
+    } == set()
+
+
+def test_a_repair_is_read_by_a_shell_as_it_is_meant(tmp_path):
+    keys = tmp_path / "authorized_keys"
+    for code, before, after in (
+        ("line_commented_out", "a\n# \tb\n", "a\nb\n"),
+        ("line_byte_order_mark", "\ufeffa\nb\n", "a\nb\n"),
+        ("line_carriage_return", "a\rb\n", "a\nb\n"),
+        ("line_shadowed", "a\nc\nb\n", "a\nb\n"),
+    ):
+        keys.write_text(before, newline="")
+        command = repair(code, LINE=2, PATH=str(keys)).removeprefix("su -s /bin/sh LOGIN -c ")
+        subprocess.run(["sh", "-c", f"eval {command}"], check=True)
+        assert keys.read_text() == after
 
 
 @pytest.mark.parametrize("path", ["/home/$(reboot)", "/home/a b", "/x;reboot", "/x\nreboot", "-rf", "/x`id`", "~root/x", "/x'"])
 def test_what_a_server_says_is_no_part_of_a_command_unless_it_is_a_plain_name(path):
-    command = repair("path_owner", LOGIN="deploy", PATH=path)
-    assert command == "chown deploy PATH"
+    command = repair("path_writable", LOGIN="deploy", PATH=path)
+    assert command == "su -s /bin/sh deploy -c 'chmod go-w PATH'"
 
 
 def test_a_word_that_an_agent_made_up_is_left_out():
