@@ -48,9 +48,13 @@ def zero(name: str, value: float) -> Figure:
 
 @dataclass
 class Report:
-    """The figures of one drill. misses: each failure in words, so that it can be looked at and run again."""
+    """The figures of one drill. misses: each failure in words, so that it can be looked at and run again.
+
+    sample: not all was tried, whether a sample was asked for or one case; what a whole run measured stays on record then.
+    """
 
     drill: str
+    sample: bool = False
     figures: list[Figure] = field(default_factory=list)
     misses: list[str] = field(default_factory=list)
 
@@ -82,7 +86,7 @@ class Report:
         how = {
             "date": time.strftime("%Y-%m-%d", time.gmtime()),
             "command": f"make {self.drill}" + (f" ARGS={shlex.quote(arguments)}" if arguments else ""),
-            "sample": "--sample" in sys.argv,
+            "sample": self.sample,
         }
         path = KEPT / f"{self.drill}.json"
         kept = json.loads(path.read_text()) if path.exists() else {}

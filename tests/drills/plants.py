@@ -231,6 +231,7 @@ PLANTS = (
     # the session
     Plant("ForceCommand", "session", ("force_command",), _config("Match User LOGIN\n  ForceCommand /bin/echo welcome")),
     Plant("files only", "session", ("sftp_only",), _config("Match User LOGIN\n  ForceCommand internal-sftp")),
+    Plant("start-up file that ends it", "rc", ("session_fails",), _run("echo 'exit 1' > HOME/.bashrc; chown LOGIN: HOME/.bashrc")),
     Plant("MaxSessions 0", "sessions", ("no_sessions",), _config("Match User LOGIN\n  MaxSessions 0")),
     Plant("chroot that the login owns", "chroot", ("chroot_unsafe",), _config("Match User LOGIN\n  ChrootDirectory %h")),
     Plant("chroot that is not there", "chroot", ("chroot_unsafe",), _config("Match User LOGIN\n  ChrootDirectory /srv/jail")),

@@ -27,7 +27,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--only", nargs="+", choices=sorted(PARTS), default=list(PARTS), help="these parts only")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     given = parser.parse_args(words)
-    report = Report("faults")
+    report = Report("faults", given.sample)
     for name in given.only:
         begun = time.monotonic()
         PARTS[name](report, Scale(given.sample))

@@ -235,7 +235,7 @@ def controller(report: Report, scale: Scale) -> None:
         trials = list(pool.map(lambda trial: _try(trial, fleet, one_by_one, new_home()), chosen))
     reached = [trial for trial in trials if trial.reached]
     report.add(
-        Figure("controller: lost at an event", len(reached), at_least=1),
+        Figure("controller: lost at an event", len(reached), at_least=1 if scale.sample else len(chosen) / 2),
         Figure("controller: through before it was lost", len(chosen) - len(reached)),
         zero("controller: trials missed", sum(bool(trial.misses) for trial in trials)),
         Figure(
@@ -251,4 +251,9 @@ def controller(report: Report, scale: Scale) -> None:
             unit=" s",
         ),
     )
+    if not scale.sample:
+        met = {(trial.operation, trial.what) for trial in reached}
+        never = [f"{operation}, {what}" for operation in OPERATIONS for what in WHATS if (operation, what) not in met]
+        report.add(zero("controller: losses never met", len(never)))
+        report.misses += [f"controller: at no event: {words}" for words in never]
     report.misses += [miss for trial in trials for miss in trial.misses]

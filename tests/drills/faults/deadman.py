@@ -83,11 +83,12 @@ def _session(server: Any) -> None:
 
 
 def _one_watcher(server: Any) -> None:
-    """The process that was detached, where a unit watches too; the agent with it."""
-    _kill(server, _is_agent)
+    """The process that was detached: where a unit watches too the agent with it, else it alone, and the agent is left."""
     watchers = [pid for pid, title in server.processes().items() if _is_watcher(title)]
+    assert watchers, f"no watcher among {list(server.processes().values())}"
     if len(watchers) > 1:
-        os.kill(watchers[-1], signal.SIGKILL)
+        _kill(server, _is_agent)
+    os.kill(watchers[-1], signal.SIGKILL)
 
 
 def _unit(server: Any) -> None:
@@ -214,7 +215,7 @@ def deadman(report: Report, scale: Scale) -> None:
         trials = list(pool.map(try_one, scale.some(every, AT_ONCE)))
     made = [trial for trial in trials if trial.made or trial.misses]
     report.add(
-        Figure("dead-man: losses", len(made), at_least=1),
+        Figure("dead-man: losses", len(made), at_least=1 if scale.sample else len(every) * 0.9),
         Figure("dead-man: too late to lose anything", len(trials) - len(made), at_most=len(trials) * 0.1),
         zero("dead-man: trials missed", sum(bool(trial.misses) for trial in trials)),
         Figure("dead-man: latest", round(max(trial.late for trial in trials), 1), at_most=GRACE, unit=" s after its deadline"),

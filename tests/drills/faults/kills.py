@@ -21,6 +21,7 @@ from tests.drills.figures import Figure, Report, zero
 
 WORKERS = int(os.environ.get("KPS_DRILL_WORKERS", "6"))  # more than cores: most of the time one waits for a deadline
 MOST_SECONDS = 14 * 60
+LEAST_POINTS = 5  # of each operation, on an average, in a whole run
 _SHOWN = 40  # misses of one part; the rest is counted
 _DISK = ("reset", "reset of a shut server")
 _ARMED = ("bind", "unbind", "password-login-enable", "password-login-disable")
@@ -122,7 +123,14 @@ def _drill(
         every = scale.some(points_of(listed), most)
         trials = list(_tried(pool, every, begun + MOST_SECONDS))
     reached = [trial for trial in trials if trial.reached]
-    report.add(Figure(f"{name}: points", len(reached), at_least=1))
+    # An operation of which the tracer lists no call would otherwise go missing without a word.
+    empty = sorted(set(listing) - {(of, operation) for of, operation, *_ in listed})
+    report.misses += [f"{name}: nothing to try in {of} of {operation}" for of, operation in empty]
+    report.add(
+        Figure(f"{name}: points", len(reached), at_least=1 if scale.sample else LEAST_POINTS * len(listing)),
+        zero(f"{name}: points not tried", len(every) - len(reached)),
+        zero(f"{name}: operations without a point", len(empty)),
+    )
     if len(reached) < len(every):
         report.misses.append(f"{name}: {len(every) - len(trials)} points for which no time was left")
         report.misses += [f"{name}: not reached: {trial.point}" for trial in trials if not trial.reached][:_SHOWN]

@@ -43,8 +43,8 @@ class Fault:
     spec: Mapping[str, Any] = field(default_factory=dict)
 
 
-def shell(server: Server, script: str, old: str = "") -> None:
-    server.run(["sh", "-c", PRELUDE + script, "sh", old], check=False)
+def shell(server: Server, script: str, old: str = "", check: bool = False) -> None:
+    server.run(["sh", "-c", PRELUDE + script, "sh", old], check=check)
 
 
 def _kill(*words: str) -> Act:
@@ -60,7 +60,7 @@ def _kill(*words: str) -> Act:
 
 
 def _run(script: str) -> Act:
-    return lambda server, _: shell(server, script)
+    return lambda server, _: shell(server, script, check=True)
 
 
 def _reboot(server: Server, _: Random) -> None:
@@ -118,7 +118,7 @@ _MANY = "for n in $(seq 25); do {}; sleep 0.03; done"
 FAULTS: tuple[Fault, ...] = (
     Fault("nothing wrong"),
     Fault("home on a full disk", "small size=64k; cat /dev/zero >$H/ballast || :"),
-    Fault("home without free inodes", "small size=1m,nr_inodes=8; for n in 1 2 3 4 5 6 7; do : >$H/$n || :; done"),
+    Fault("home without free inodes", "small size=1m,nr_inodes=8; for n in 1 2 3 4 5 6 7; do touch $H/$n || :; done"),
     Fault(
         "no room for our own journal",
         "mkdir -p /var/lib/kps; mount -t tmpfs -o size=4k,mode=711 none /var/lib/kps; cat /dev/zero >/var/lib/kps/ballast || :",
@@ -175,7 +175,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("key in a second file too", "cp -p $K ${K}2"),
     Fault("sshd's file broken beforehand", "echo Bogus >>$C"),
     Fault("broken and reloaded during", "", _run("echo Bogus >>$C; kill -HUP $(cat /run/sshd.pid)"), "", True, True),
-    Fault("sshd's file rewritten during", "", _run('for n in $(seq 10); do sed -i "\\$a # managed $n" $C; again; done')),
+    Fault("sshd's file rewritten during", "", _run('for n in $(seq 10); do sed -i "\\$a # managed $n" $C; again || :; done')),
     Fault("sshd killed", "", _kill("sshd"), "", True, True),
     Fault("sessions killed", "", _kill("sshd: deploy", "sshd: root@", "sshd: root [")),
     Fault("agent killed", "", _kill("-I -S -E -B")),

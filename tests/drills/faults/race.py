@@ -115,8 +115,8 @@ def part(report: Report, scale: Scale) -> None:
     print("race: " + ", ".join(f"{end} {number}" for end, number in ends.most_common(12)))
     report.add(
         Figure("race: seconds", SAMPLE_SECONDS if scale.sample else SECONDS, unit=" s"),
-        Figure("race: operations", sum(ends.values()), 1),
-        Figure("race: of them through", came_through),
+        Figure("race: operations", sum(ends.values()), 1 if scale.sample else 15),
+        Figure("race: of them through", came_through, None if scale.sample else 1),
         Figure("race: hostile processes to the end", alive, 3, 3),
         Figure("race: a read would be seen", float(sees), 1, 1),
         zero("race: files of others changed", len(escaped)),

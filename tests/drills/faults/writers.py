@@ -102,7 +102,9 @@ def _operations(report: Report, scale: Scale, how: str) -> None:
     report.add(
         zero(f"{name}: operations that interleave", sum(end > begin for (_, end), (begin, _) in itertools.pairwise(spans))),
         Figure(f"{name}: ours", len(writers), ours),
-        Figure(f"{name}: of them bound", sum(writer.succeeded for writer in writers)),
+        Figure(f"{name}: of them bound", sum(writer.succeeded for writer in writers), ours),
+        # Those of which we know when they held the lock: without them nothing is said of interleaving.
+        Figure(f"{name}: operations heard from begin to end", len(spans), ours // 2),
         Figure(f"{name}: operations", sum(ends.values())),
         Figure(f"{name}: refused as busy", ends["busy"]),
         Figure(f"{name}: foreign edits found and told", ends["authorized_keys_changed"]),
@@ -232,7 +234,7 @@ def _at_full_speed(report: Report, scale: Scale, how: str, way: str, library: Ca
     report.misses += [f"{name}: theirs-{n} is lost" for n in lost[:5]]
     report.add(
         Figure(f"{name}: theirs", count),
-        Figure(f"{name}: ours", len(done)),
+        Figure(f"{name}: ours", len(done), 1),
         Figure(f"{name}: found and told", told),
         zero(f"{name}: theirs lost", len(lost)),
         # Who renames may put away a line of ours that was already there: that is for the look before the commit.

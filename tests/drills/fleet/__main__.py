@@ -85,7 +85,7 @@ def _played(boxes: Boxes, chosen: list[flavours.Flavour], homes: Path, write_doc
 
 def _report(chosen: list[flavours.Flavour], rows: list[Row], partly: bool, seconds: float) -> Report:
     """The figures against the goals; where not all flavours ran, those that count flavours have none."""
-    report = Report("fleet")
+    report = Report("fleet", partly)
     bad = [row for row in rows if row.found]
     green = [flavour.name for flavour in chosen if flavour.name not in {row.flavour for row in bad}]
     refusing = [flavour.name for flavour in chosen if flavour.refuses]

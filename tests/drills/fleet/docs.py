@@ -1,12 +1,14 @@
 """The table of flavours against results: for the terminal, and for docs/flavours.md."""
 
 import re
+import time
 from pathlib import Path
 
 from rich.table import Table
 
 from tests.drills.fleet.flavours import Flavour, every
 from tests.drills.fleet.scenarios import OPERATIONS, Row
+from tests.drills.fleet.suite import scenarios_of
 
 PAGE = Path(__file__).parents[3] / "docs" / "flavours.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
@@ -20,9 +22,10 @@ def cell(flavour: Flavour, operation: str, rows: list[Row]) -> str:
         return f"FAILED: {', '.join(bad)}"
     if not mine:
         return "not tried"
-    if operation in flavour.refuses:
+    expected = scenarios_of(flavour, operation)
+    if operation in flavour.refuses and len(mine) == expected:
         return f"refused: {flavour.refuses[operation].cause}"
-    return f"{len(mine)} of {len(mine)}"
+    return f"{len(mine)} of {expected}" + ("" if len(mine) == expected else ", NOT ALL TRIED")
 
 
 def table(chosen: list[Flavour], rows: list[Row]) -> Table:
@@ -36,7 +39,7 @@ def table(chosen: list[Flavour], rows: list[Row]) -> Table:
 
 
 def _colour(text: str) -> str:
-    return "red" if text.startswith(("FAILED", "not")) else "yellow" if text.startswith("refused") else "green"
+    return "red" if text.startswith(("FAILED", "not")) or "NOT" in text else "yellow" if text.startswith("refused") else "green"
 
 
 def write(chosen: list[Flavour], rows: list[Row]) -> None:
@@ -44,11 +47,12 @@ def write(chosen: list[Flavour], rows: list[Row]) -> None:
     text = PAGE.read_text()
     before = text.partition(BEGIN)[2].partition(END)[0]
     known = {line.split("|")[1].strip(): line for line in before.split("\n") if line.startswith("| ")}
+    today = time.strftime("%Y-%m-%d", time.gmtime())
     for flavour in chosen:
         cells = (cell(flavour, operation, rows) for operation in OPERATIONS)
-        known[flavour.name] = f"| {flavour.name} | {' | '.join(cells)} |"
-    lines = ["| flavour | " + " | ".join(OPERATIONS) + " |", "|---" * (1 + len(OPERATIONS)) + "|"]
-    lines += [known.get(flavour.name, f"| {flavour.name} |{' not tried |' * len(OPERATIONS)}") for flavour in every()]
+        known[flavour.name] = f"| {flavour.name} | {' | '.join(cells)} | {today} |"
+    lines = ["| flavour | " + " | ".join(OPERATIONS) + " | when |", "|---" * (2 + len(OPERATIONS)) + "|"]
+    lines += [known.get(flavour.name, f"| {flavour.name} |{' not tried |' * len(OPERATIONS)} |") for flavour in every()]
     # Where an operation is refused there is no other way than to say so beforehand, and why.
     refusals = [
         f"- **{flavour.name}** refuses {operation} (`{refusal.cause}`): {refusal.because}."

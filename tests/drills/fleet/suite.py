@@ -51,11 +51,16 @@ def play(boxes: Boxes, flavour: Flavour, home: Path, told: Callable[[Row], None]
 
 
 def scenarios(flavour: Flavour) -> int:
-    """How many rows a flavour gives when all goes well."""
-    each = [4 if operation not in flavour.refuses else 1 for operation in OPERATIONS if operation != RESET]
-    return (
-        1 + sum(each) + (2 if RESET not in flavour.refuses else 1) + 3 * (DISABLE not in flavour.refuses) + flavour.has_penalties
-    )
+    """How many rows a flavour gives when all goes well: one of the server itself, and those of the operations."""
+    return 1 + sum(scenarios_of(flavour, operation) for operation in OPERATIONS)
+
+
+def scenarios_of(flavour: Flavour, operation: str) -> int:
+    """How many of them are an operation's."""
+    if operation in flavour.refuses:
+        return 1
+    switches = DISABLE not in flavour.refuses
+    return {BIND: 4 + 2 * switches, RESET: 2 + switches, UNBIND: 4 + flavour.has_penalties}.get(operation, 4)
 
 
 def _is_as_expected(story: Story) -> None:
