@@ -443,11 +443,14 @@ def _take_its_place(
     if not swapped or (_only_adds(theirs, expected) and not another):
         return True, _added(theirs, expected)
     # A text of their own, whole: it stands again. What comes out is ours, or was made of ours.
-    swapper.exchange(temporary, name)
+    if not swapper.exchange(temporary, name):
+        os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)  # it could just before, but has been killed since
+        return False, []
     newest, _, _ = _left_behind(parent, temporary, old, tells, rights)
     if _only_adds(newest, text):
         return False, _added(newest, text)
-    swapper.exchange(temporary, name)
+    if not swapper.exchange(temporary, name):
+        os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
     return False, _added(theirs, expected)
 
 

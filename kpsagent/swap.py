@@ -69,6 +69,10 @@ class Swapper:  # a context manager
             child, into, out = self._perl
             os.close(into)
             os.close(out)
+            try:
+                os.kill(child, signal.SIGKILL)  # it has the login's rights, who may have stopped it
+            except ProcessLookupError:
+                pass
             os.waitpid(child, 0)
             self._perl = None
 
@@ -92,11 +96,20 @@ class Swapper:  # a context manager
         if self._perl is None or b"\n" in one + other:
             return None
         _, into, out = self._perl
+        ours = os.stat(one, dir_fd=self.parent, follow_symlinks=False)
         try:
             os.write(into, one + b"\0" + other + b"\n")
+            answer = _answer(out)
         except BrokenPipeError:
-            return None
-        return _answer(out)
+            answer = None
+        if answer is None:
+            # The login may stop or kill it just after the call. It is ended for good, so what it has done can be seen.
+            self.__exit__()
+            if os.path.samestat(os.stat(other, dir_fd=self.parent, follow_symlinks=False), ours):
+                return 0
+            if not os.path.samestat(os.stat(one, dir_fd=self.parent, follow_symlinks=False), ours):
+                return errno.EIO
+        return answer
 
     def _start_perl(self) -> None:
         read_in, into = os.pipe()

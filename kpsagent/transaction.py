@@ -316,7 +316,7 @@ def _keys_gone(path: str, login: str, journal: "Dict[str, Any]") -> "Play":
         raise Failed("login_missing", "{} is not known to the server now".format(login), login=login)
     yield from _refuse_other_ground(path, account, journal)
     yield Sweep(path, account)
-    for _ in range(_TRIES):
+    for _ in range(_TRIES + 1):
         now = (yield Read(path, account)).text
         wanted = now
         for line in journal["remove"]:
@@ -325,9 +325,9 @@ def _keys_gone(path: str, login: str, journal: "Dict[str, Any]") -> "Play":
             return
         try:
             yield Replace(path, account, now, wanted)
-            return
         except Changed:
-            continue  # somebody else writes at the same time: look again
+            pass  # somebody else writes at the same time
+        # Looked at again in any case: nothing but this says of other logins' files that the key is out.
     raise Failed("authorized_keys_changed", "{}: somebody else keeps changing it".format(path), path=path)
 
 

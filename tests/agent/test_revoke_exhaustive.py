@@ -285,3 +285,21 @@ def test_a_login_with_nothing_but_the_key_is_not_locked_out_unasked(scenario):
     world.holder = None
     result = drive(operation(scenario.plan()._replace(accept_lockout=["bob"])), ModelHost(world, scenario.rope()))
     assert result["status"] == "succeeded", result
+
+
+@every_revoke
+def test_a_file_that_holds_the_key_again_after_it_was_replaced_is_looked_at_again(scenario):
+    class Undoes(ModelHost):
+        undone = 0
+
+        def _Replace(self, effect: Any) -> None:
+            super()._Replace(effect)
+            if BLOB in effect.expected and BLOB not in effect.text and not self.undone:
+                self.undone += 1
+                super()._Replace(effect._replace(expected=effect.text, text=effect.expected))
+
+    world = scenario.world()
+    host = Undoes(world, scenario.rope())
+    result = drive(operation(scenario.plan()), host)
+    assert (result["status"], host.undone) == ("succeeded", 1), result
+    assert all(BLOB not in world.disk[path].text for path in scenario.wanted if path != CONFIG)

@@ -1,6 +1,7 @@
 """What others write into a file between our last look and our rename, and just after it, is kept; and we say that they did."""
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -170,6 +171,60 @@ def test_names_change_places_and_what_cannot_is_told(place, path, way):
     finally:
         os.close(parent)
     assert (path.read_text(), Path(place.home, "other").read_text()) == ("other\n", "one\ntwo\n")
+
+
+def on_perl(monkeypatch, act):
+    """Have the login do this to the process that exchanges, once the request is written and before the answer is read."""
+    monkeypatch.setattr(swap, "_library", lambda: None)
+    really_answer, really_write = swap._answer, os.write
+    asked: list[swap.Swapper] = []
+    monkeypatch.setattr(swap, "_PERL_SECONDS", 1)
+
+    def exchange(swapper, *names):
+        asked.append(swapper)
+        return really_exchange(swapper, *names)
+
+    def answer(out):
+        while asked:
+            act(asked.pop(), really_answer, out)
+        return really_answer(out)
+
+    def write(opened, content):
+        if asked and act is stopped_before:
+            act(asked.pop(), really_answer, opened)
+        return really_write(opened, content)
+
+    monkeypatch.setattr(swap.Swapper, "exchange", exchange)
+    monkeypatch.setattr(swap, "_answer", answer)
+    monkeypatch.setattr(swap.os, "write", write)
+
+
+def stopped_before(swapper, _, __):
+    os.kill(swapper._perl[0], signal.SIGSTOP)
+
+
+def killed_after(swapper, really_answer, out):
+    assert really_answer(out) == 0  # the names have changed places, and nobody hears it
+    os.kill(swapper._perl[0], signal.SIGKILL)
+
+
+def stopped_after(swapper, really_answer, out):
+    assert really_answer(out) == 0
+    os.kill(swapper._perl[0], signal.SIGSTOP)
+
+
+@pytest.mark.parametrize("act", [stopped_before, killed_after, stopped_after])
+def test_a_login_that_stops_or_kills_what_exchanges_neither_holds_us_up_nor_gets_its_old_text_back(monkeypatch, place, path, act):
+    on_perl(monkeypatch, act)
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it waits for ever"))
+    signal.alarm(20)
+    try:
+        files.replace(str(path), place.account, "one\ntwo\n", "ours\n")
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert path.read_text() == "ours\n"
+    assert os.listdir(place.home) == ["authorized_keys"]
 
 
 def test_on_a_disk_at_rest_nothing_of_the_disk_is_started(monkeypatch, place, path):
