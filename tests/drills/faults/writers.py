@@ -234,7 +234,9 @@ def _at_full_speed(report: Report, scale: Scale, how: str, way: str, library: Ca
     report.misses += [f"{name}: theirs-{n} is lost" for n in lost[:5]]
     report.add(
         Figure(f"{name}: theirs", count),
-        Figure(f"{name}: ours", len(done), 1),
+        # Against one who never pauses none may come through; what counts is that it was tried, and theirs is there.
+        Figure(f"{name}: tried by us", number, 5),
+        Figure(f"{name}: ours", len(done)),
         Figure(f"{name}: found and told", told),
         zero(f"{name}: theirs lost", len(lost)),
         # Who renames may put away a line of ours that was already there: that is for the look before the commit.
