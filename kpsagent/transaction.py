@@ -142,11 +142,16 @@ def operation(plan: Plan) -> "Play":
             opened = yield from _diagnosed(plan, seen, story)
         steps = decide(plan, seen, opened)
         removal = None
+        left_to_logins = not (reads_only(plan) or story.get("first") or seen.daemon.how == "hidden")
         if plan.revoke:
             from .revoke import removal as to_be_removed  # shipped for this only
 
             removal = to_be_removed(plan, seen, steps, (yield from _elsewhere(plan, seen)))
             steps = removal.steps
+            concerned = sorted({plan.login} | {step.login for step in steps.revoke})
+            removal = removal._replace(remains=removal.remains + (yield from _cut_off(concerned if left_to_logins else [])))
+        elif left_to_logins:
+            _refuse_cut_off(plan.login, (yield from _cut_off([plan.login])))
     except Exception as stop:
         if plan.diagnose is not None and "findings" not in story and isinstance(stop, Stop):
             from .doctor import of_stop
@@ -467,6 +472,37 @@ def look(plan: Plan) -> "Play":
     seen = seen._replace(passed_over=passed_over)
     revoked = effective[plan.login][addresses(plan)[0]].get("revokedkeys", ["none"])[0]
     return seen if revoked == "none" else seen._replace(revoked=(yield from _revoked(revoked)))
+
+
+def _cut_off(logins: "List[str]") -> "Play":
+    """Return what stands in these logins' homes of an operation that was done without root and cut off: a sentence each.
+
+    Whoever comes next without root undoes it, and with it what root has done since; so root neither obeys it nor passes it over.
+    """
+    found = []
+    for login in logins:
+        account = yield FindAccount(login)
+        for name in ("armed", "revoking", "reverting") if account is not None else ():
+            path = "{}/.kps/journal.{}".format(account.home.rstrip("/"), name)
+            try:
+                there = (yield Read(path, account)).text is not None
+            except Refused:
+                there = True  # no plain file, or too large: whoever reads it without root may mind less
+            except (FileNotFoundError, NotADirectoryError, PermissionError):
+                there = False  # the login itself gets no further
+            if there:
+                found.append("{}: {}: an operation without root was cut off, and its undo is still to come".format(login, path))
+    return found
+
+
+def _refuse_cut_off(login: str, found: "List[str]") -> None:
+    if found:
+        raise Failed(
+            "undo_incomplete",
+            "{}. The next order that reaches the server as {} without root undoes it; where what stands now is to stay, "
+            "remove that file as {}".format("; ".join(found), login, login),
+            remains=found,
+        )
 
 
 def _revoked(path: str) -> "Play":

@@ -77,6 +77,11 @@ def of_another(effect: Any, scenario: Scenario) -> bool:
     return isinstance(effect, Walk | Read) and effect.account is not None and effect.account.name != scenario.login
 
 
+def of_no_root(effect: Any) -> bool:
+    """Whether this looks for what an operation without root has left in the login's home."""
+    return isinstance(effect, Read) and "/.kps/" in effect.path
+
+
 def play(
     judge: Judge, what: str, first: int, before: Fault | None = None, after: Fault | None = None, again: bool = False
 ) -> tuple[Run, Any]:
@@ -182,7 +187,12 @@ def test_an_effect_that_fails_anywhere_is_undone_and_told_as_it_is(scenario, jud
         if at <= commit_of(effects) and not of_another(effect, scenario):
             if scenario.order.get("repair") and at < begun_of(effects) and result["status"] == "succeeded":
                 continue  # a doctor names what it cannot look at, and mends the rest
+            if of_no_root(effect) and isinstance(error, PermissionError):
+                continue  # the login keeps nothing where it gets no further itself
             assert result["status"] == "failed", (at, effect)
+            if of_no_root(effect) and isinstance(error, Refused):
+                assert result["cause"] == "undo_incomplete"  # there is something, whatever it is
+                continue
             assert result["server_state"] in UNTOUCHED, (at, effect, result)
 
 
