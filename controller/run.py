@@ -94,7 +94,11 @@ class Runner:
     async def _settle_before(self, task: Task, given: Credential | None) -> None:
         """What is on record decides what a task wants and how it gets in, so that is brought up to date first."""
         for other in await self.off(self._store.unsettled, task.server_id):
-            await self.settle(other, given)
+            kept = given
+            if given is not None and given.password_of is None and other.login != task.login:
+                # Seen from another login's task it would be that login's password, and shown to its sessions.
+                kept = replace(given, password=None)
+            await self.settle(other, kept)
 
     async def settle(self, task: Task, given: Credential | None = None) -> bool:
         """Have the server of an ended task say how it was left, where nobody heard that; return whether it is on record now.
