@@ -23,7 +23,11 @@ _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456
 _TABLE = {code: chr(code) if code in _PLAIN else f"\\0{code:03o}" for code in range(256)}
 
 # Without single quotes, backslashes and exclamation marks: it passes through the login's own shell.
-LOADER = 'echo kps-started; program=$(dd bs=1 count={size} 2>/dev/null); eval "$program"'
+# What comes before the program is nobody's to run: a password for which sudo did not ask after all.
+_LOADER = (
+    'echo kps-started; line=; until [ "$line" = kps-program ]; do IFS= read -r line || exit 3; done; '
+    'program=$(dd bs=1 count={size} 2>/dev/null); eval "$program"'
+)
 
 
 class Gone(Lost):
@@ -53,10 +57,20 @@ class Answer(NamedTuple):
 
 @functools.cache
 def program() -> bytes:
-    """Return the shell program, as the loader reads it."""
+    """Return the shell program."""
     texts = {name: resources.files("kpsagent").joinpath(f"shell/{name}.sh").read_text("ascii") for name in ("files", "agent")}
     files = _bare(texts["files"]).replace("'", "'\\''")
     return f"files='{files}'\n{_bare(texts['agent'])}".encode("ascii")
+
+
+def payload() -> bytes:
+    """Return what the loader reads."""
+    return b"kps-program\n" + program()
+
+
+def loader() -> str:
+    """Return what /bin/sh is given to run, so that it reads payload() and runs that."""
+    return _LOADER.format(size=len(program()))
 
 
 def _bare(text: str) -> str:

@@ -14,7 +14,7 @@ import asyncssh
 
 from controller.model import Secret
 from controller.transport import rope
-from controller.transport.far import LOADER, Far, Gone, program
+from controller.transport.far import Far, Gone, loader, payload
 from controller.transport.frames import Frame, Hello, parse
 from controller.transport.sftp_host import SftpHost
 from controller.transport.shell_host import ShellHost
@@ -164,7 +164,7 @@ def _lists(value: Any) -> Any:
 def command_line(marker: str, become_root: str) -> str:
     """Return what the login's own shell is given to run: one line, without backslash and exclamation mark."""
     script = " ".join(_SCRIPT.split())
-    return f"exec /bin/sh -c '{script}' kps {marker} {become_root} '{LOADER.format(size=len(program()))}'"
+    return f"exec /bin/sh -c '{script}' kps {marker} {become_root} '{loader()}'"
 
 
 async def attach(
@@ -179,7 +179,7 @@ async def attach(
     if password is not None:
         rope.give(process, password.open() + b"\n")
         await rope.let_in(process, told.encode("ascii"), password)
-    rope.give(process, program() + marker.encode("ascii") + b"\n")
+    rope.give(process, payload() + marker.encode("ascii") + b"\n")
     far = Far(process, marker)
     facts = await _facts(process, far, told)
     if facts.get("missing"):

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from controller.transport.far import LOADER, Far, program
+from controller.transport.far import Far, loader, payload
 from controller.transport.shell_host import ShellHost
 from kpsagent import files
 from kpsagent.errors import Lost
@@ -93,10 +93,10 @@ class ShellPlace:
 
     def command(self) -> list[str]:
         """The shell program, as a login's session starts it."""
-        loader = ["-c", LOADER.format(size=len(program())), "kps", "run", "", self.state]
+        words = ["-c", loader(), "kps", "run", "", self.state]
         if self.shell != "busybox":
-            return [f"/bin/{self.shell}", *loader]
-        return ["unshare", "--mount", "--", "/bin/sh", "-c", _CONFINED, "kps", str(self.root), str(self.root), "/bin/sh", *loader]
+            return [f"/bin/{self.shell}", *words]
+        return ["unshare", "--mount", "--", "/bin/sh", "-c", _CONFINED, "kps", str(self.root), str(self.root), "/bin/sh", *words]
 
     def host(self, only: Any = None) -> ShellDone:
         host = asyncio.run_coroutine_threadsafe(self._started(), self._loop).result(60)
@@ -108,7 +108,7 @@ class ShellPlace:
             *self.command(), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=1 << 18
         )
         assert process.stdin is not None
-        process.stdin.write(program() + MARKER.encode() + b"\n")
+        process.stdin.write(payload() + MARKER.encode() + b"\n")
         far = Far(process, MARKER)
         facts = await far.hello()
         assert not facts["missing"], facts

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from controller.transport.far import loader, payload
 from kpsagent.errors import Refused
 from kpsagent.host import (
     Clock,
@@ -368,6 +369,16 @@ def test_nothing_of_ours_runs_when_all_is_done(dash):
     assert found == []
     assert work.host.process.returncode == 0
     assert dash.host().do(ReadState())["result"] == "succeeded"
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash", "busybox sh"])
+def test_a_password_that_sudo_did_not_ask_for_is_run_by_nobody(tmp_path, shell):
+    word = f"touch {tmp_path}/run; echo heard".encode()
+    words = [*shell.split(), "-c", loader(), "kps", "run", "", str(tmp_path / "state")]
+    done = subprocess.run(words, input=word + b"\n" + payload() + b"marker\n", capture_output=True, timeout=60)
+    assert done.stdout.startswith(b"kps-started\nmarker shell root="), done
+    assert b"heard" not in done.stdout + done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def _watchers(place: ShellPlace) -> list[str]:
