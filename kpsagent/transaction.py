@@ -80,6 +80,7 @@ if TYPE_CHECKING:
 
 _TRIES = 3  # of an undo against somebody who edits the same file at the same time
 _MOST_LOGINS = 500
+_MOST_FINDINGS = 64  # controller/transport/frames.py takes no more
 NO_OPENSSH = (
     "no sshd of OpenSSH serves here: what it lets in, and whether other logins need a password, cannot be asked, only tried; "
     "password login is left as it is"
@@ -177,7 +178,8 @@ def _diagnosed(plan: Plan, seen: Seen, story: "Dict[str, Any]") -> "Play":
 
     texts = yield from _config_files(seen.config.path, seen.config.text)
     notes = yield from doctor.examine(plan, seen, texts)
-    story["findings"] = [finding._asdict() for finding in doctor.diagnose(plan, seen, notes)]
+    # The reason comes first; a file may hold more odd lines than the controller hears out.
+    story["findings"] = [finding._asdict() for finding in doctor.diagnose(plan, seen, notes)[:_MOST_FINDINGS]]
     return doctor.repairs(notes, seen.account) if plan.repair else []
 
 

@@ -64,6 +64,16 @@ def test_a_login_that_works_raises_no_alarm(product, make_server, state):
     assert judge.key_login_works(made.server, made.login, made.private)
 
 
+def test_a_file_of_very_many_odd_lines_is_told_of_as_far_as_one_can_read(product, make_server):
+    server = make_server(logins=(DEPLOY,))
+    _, public = judge.new_key_pair()
+    install_key(server, "\n".join([f"# {public}"] * 100), "deploy")
+    product.add(server)
+    task = product.run("check", server, login="deploy", public_key=public, password=server.root_password, password_of="root")
+    assert (task["cause"], set(codes(task))) == ("key_refused", {"line_commented_out"})
+    assert 10 < len(codes(task)) < 100
+
+
 def test_a_check_changes_nothing(product, make_server):
     made = planted(make_server, product, next(plant for plant in PLANTS if plant.name == "file of root, closed"))
     before = picture(made.server)
