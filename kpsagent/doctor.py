@@ -13,7 +13,7 @@ from collections import namedtuple
 
 from . import keys, permissions, sshd
 from .errors import Stop
-from .host import FindAccount, Follow, Read, Unread, Walk
+from .host import FindAccount, Follow, Read, ReadFollowed, Unread, Walk
 from .plan import Step, addresses, has_shell
 
 TYPE_CHECKING = False
@@ -88,7 +88,7 @@ def _looked(path: str, account: "Any", settings: "Settings") -> "Play":
             # sshd follows it, and judges what it leads to.
             real = yield Follow(path, account)
             components = yield Walk(real, account)
-        text = (yield Read(real, account)).text
+        text = (yield Read(path, account) if real == path else ReadFollowed(real, account)).text
     except (Stop, OSError) as stop:
         error = getattr(stop, "message", "") or getattr(stop, "strerror", "") or str(stop)
     if settings.get("strictmodes") == ["no"]:

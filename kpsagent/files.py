@@ -194,9 +194,14 @@ def ground(path: str, account: Account) -> "Tuple[str, Optional[int]]":
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def read(path: str, account: "Optional[Account]") -> File:
-    """Return the file at path as the login would read it; text None where there is none. Refused where it is not a plain file."""
+def read(path: str, account: "Optional[Account]", as_login: bool = False) -> File:
+    """Return the file at path as the login would read it; text None where there is none. Refused where it is not a plain file.
+
+    as_login: with the login's rights whoever keeps the directory.
+    """
     directory, name, rights = _parent(path, account)
+    if as_login:
+        rights = account
     with acting_as(rights):
         try:
             parent = open_directory(directory)

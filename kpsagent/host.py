@@ -70,6 +70,10 @@ while the file system that holds it is not mounted."""
 Read = namedtuple("Read", "path account")
 Read.__doc__ = "-> File. Regular files with one name only, up to a size limit; else Refused."
 
+ReadFollowed = namedtuple("ReadFollowed", "path account")
+ReadFollowed.__doc__ = """-> File, as Read, of where Follow led: with the account's own rights also where only root can change the
+directory, for where a link leads is the choice of whoever made it."""
+
 Glob = namedtuple("Glob", "pattern")
 Glob.__doc__ = "-> sorted list of root's files that match, as sshd's Include does."
 

@@ -82,6 +82,9 @@ class LocalHost:
     def _Read(self, effect: "Any") -> "Any":
         return files.read(effect.path, effect.account)
 
+    def _ReadFollowed(self, effect: "Any") -> "Any":
+        return files.read(effect.path, effect.account, True)
+
     def _Glob(self, effect: "Any") -> "Any":
         return files.glob(effect.pattern)
 

@@ -150,6 +150,8 @@ class SftpHost:
         text = None if content is None else content.decode("utf-8", "surrogateescape")
         return File(effect.path, text, stat.S_IMODE(mode), found.uid or 0, found.gid or 0, "")
 
+    _ReadFollowed = _Read  # every right is the login's
+
     async def _Glob(self, effect: Any) -> list[str]:
         directory, pattern = posixpath.split(effect.pattern)
         try:

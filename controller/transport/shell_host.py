@@ -14,7 +14,7 @@ from controller.transport import shell_journal
 from controller.transport.far import BLOCKS, LARGEST_FILE, Far, path_word, word
 from kpsagent import accounts, processes, wire
 from kpsagent.errors import Changed, Failed, Lost, Refused
-from kpsagent.host import MAIN_CONFIG, Account, Daemon, File, Output
+from kpsagent.host import MAIN_CONFIG, Account, Daemon, File, Output, ReadFollowed
 from kpsagent.local import NO_ROOT, NOTHING_AT_BOOT
 from kpsagent.permissions import Component
 
@@ -267,6 +267,8 @@ class ShellHost:
             return nothing
         try:
             place = await self._place(effect.path, effect.account)
+            if isinstance(effect, ReadFollowed):
+                place = place._replace(rights=self._rights(effect.account))
             links = "one" if effect.account is not None else "any"
             printed = await self._touch(place.rights, "read", place.directory, place.name, mode=str(BLOCKS), links=links)
         except FileNotFoundError:
@@ -280,6 +282,8 @@ class ShellHost:
             )
         found = _component(line, effect.path)
         return File(effect.path, text, found.mode, found.uid, found.gid, "")
+
+    _ReadFollowed = _Read
 
     def _unread_by_dropbear(self) -> list[str]:
         return [posixpath.join(account.home, ".ssh/authorized_keys2") for account in self._accounts.values()]

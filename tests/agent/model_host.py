@@ -416,6 +416,12 @@ class ModelHost:
         entry = self._entry(effect.path, "file")
         return File(effect.path, None, 0, 0, 0) if entry is None else File(effect.path, entry.text, *entry[2:])
 
+    def _ReadFollowed(self, effect: Any) -> File:
+        entry, account = self.world.disk.get(effect.path), effect.account
+        if entry is not None and account.uid not in (0, entry.uid) and not entry.mode & 0o004:
+            raise PermissionError(errno.EACCES, "Permission denied", effect.path)
+        return self._Read(effect)
+
     def _Follow(self, effect: Any) -> str:
         return str(effect.path)
 
