@@ -1,7 +1,7 @@
-"""The undo that outlives the session: two watchers, and something that runs at the next boot.
+"""The undo that outlives the session: a watcher, two where systemd runs, and something that runs at the next boot.
 
 A watcher that is alone may be killed with the session that started it (KillUserProcesses, KillMode=control-group) and both are
-gone after a reboot; so there are two of different kinds, and a boot unit, or where there is no systemd what there is: a script
+gone after a reboot; so where systemd runs there are two of different kinds, and a boot unit; elsewhere what there is: a script
 of the boot, a line of cron's. All of them run the agent that lies in our directory, which calls recover(). systemd-run(1),
 systemd.unit(5), systemd.kill(5), crontab(5), init-d-script(5).
 """
