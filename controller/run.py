@@ -487,6 +487,8 @@ class _Job:
         result["findings"] = diagnosis.believed(result["findings"], method) if method else result["findings"]
         if result["cause"] == "new_key_refused":
             result["cause"] = "key_refused"
+        if result["status"] == "failed":
+            result["message"] = _reason(result) or result["message"]
         return result
 
     async def _keys_shown(self, target: Target, entrance: Entrance, inside: Inside, result: dict[str, Any]) -> dict[str, Any]:
@@ -525,7 +527,7 @@ class _Job:
         if cause in diagnosis.EXPLAINED:
             evidence["findings"] = diagnosis.explained(found, method, **self._about)
         if "cause" in answer:
-            return Refused(cause, str(answer["message"]), **evidence)
+            return Refused(cause, _reason(evidence) or str(answer["message"]), **evidence)
         return Refused(cause, f"sshd would take the key, and then: {reasons[0]['message']}", **evidence)
 
     def _lines_to_show(self) -> list[str]:
@@ -808,13 +810,21 @@ def _login_state(result: dict[str, Any], server: Server) -> str | None:
     return state if isinstance(state, str) else None
 
 
+def _reason(known: dict[str, Any]) -> str:
+    """Return what keeps the key out, where that was found: it says more than that a login has failed."""
+    reasons = diagnosis.keeps_out(known.get("findings") or [])
+    return str(reasons[0]["message"]) if reasons else ""
+
+
 def _told(result: dict[str, Any], plan: dict[str, Any]) -> str:
     """Return why it failed, and what became of the sessions that a removed key had opened."""
     told = [str(result.get("message") or "")]
     if plan.get("remove"):
-        told.append(sessions.told(result))
+        told.append(sessions.told(result, planned=bool(plan.get("only_plan"))))
     if plan.get("revoke") and result.get("notes"):
         told.append(f"mind: {'; '.join(result['notes'][:_MOST_NOTES])}")
+    if result.get("repairs") and result["status"] == "succeeded":
+        told.append(f"mended: {', '.join(result['repairs'])}")
     return "; ".join(each for each in told if each)
 
 

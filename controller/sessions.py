@@ -21,11 +21,13 @@ def named(result: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def told(result: dict[str, Any]) -> str:
-    """Return a sentence about them; "" where there are none, or nothing has been removed."""
+def told(result: dict[str, Any], *, planned: bool = False) -> str:
+    """Return a sentence about them; "" where there are none, or nothing has been removed. planned: nor will it be now."""
     if result.get("sessions") is None:
         return "sessions that the removed key opened cannot be seen here" if result["status"] == "succeeded" else ""
     found = named(result)
+    if planned:
+        return _counted(found)
     still = _counted([each for each in found if not each["ended"]])
     ended = _counted([each for each in found if each["ended"]])
     words = [f"{still}; --revoke --end-sessions ends what is open"] if still else []
@@ -39,4 +41,4 @@ def _counted(found: list[dict[str, Any]]) -> str:
     places = [f"pid {each['pid']} from {each['from']} since {each['since']}" for each in found[:_MOST_NAMED]]
     places += [f"{len(found) - _MOST_NAMED} more"] if len(found) > _MOST_NAMED else []
     count = f"{len(found)} live session{'s' if len(found) > 1 else ''}"
-    return f"{count} that the removed key {opened}: {', '.join(places)}"
+    return f"{count} that the key {opened}: {', '.join(places)}"

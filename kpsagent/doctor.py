@@ -566,3 +566,10 @@ def repairs(notes: Notes, account: "Any") -> "List[Step]":
             if wanted != part.mode:
                 steps.append(Step("mode", part.path, account.name, part.mode, wanted))
     return steps
+
+
+def in_words(step: "Step") -> str:
+    """Return a repair as it is told: a path, and what becomes of its mode or owner (user and group id)."""
+    if step.kind == "mode":
+        return "{} {:04o} -> {:04o}".format(step.path, step.before, step.after)
+    return "{} {}:{} -> {}:{}".format(step.path, *(step.before + step.after))

@@ -18,14 +18,18 @@ _LONGEST_DIFF = 16000
 _LONGEST_LINE = 400
 _ARMED = "before sshd's configuration is touched: an undo at the deadline that outlives this connection, and one at the next boot"
 
+_FOR_GOOD = "once the removal has begun, nothing brings the key back: no failure, lost connection or reboot undoes it"
+_ENDS = "; then the sessions that the key has opened are ended"
+
 
 def told(plan: "Plan", seen: "Seen", steps: "Steps") -> "Dict[str, Any]":
-    """Return what the steps would do: changes, reload, armed, proofs, locked_out."""
+    """Return what the steps would do: changes, for_good, reload, armed, proofs, locked_out."""
     every = steps.widen + steps.narrow + steps.revoke
     last = steps.narrowed + steps.revoked
     blocks = any(step.kind == "block" for step in every)
     return {
         "changes": [_change(step) for step in every],
+        "for_good": _FOR_GOOD + (_ENDS if plan.end_sessions else "") if steps.revoke else "",
         "reload": _reload(seen.daemon) if blocks else "",
         "armed": _ARMED if blocks else "",
         "proofs": [_proof("after", each) for each in steps.widened] + [_proof("last", each) for each in last],

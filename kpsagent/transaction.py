@@ -167,6 +167,8 @@ def operation(plan: Plan) -> "Play":
         from .preview import told  # shipped for this only
 
         if removal is not None:
+            found = yield from _sessions(plan, seen)
+            story["sessions"] = None if found is None else found[:_MOST_SHOWN]
             story.update(remains=_shown(removal.remains), notes=_shown(removal.notes))
         return dict(story, status="unchanged", server_state="as_before", plan=told(plan, seen, steps))
     return (yield from _carry_out(plan, seen, steps, story, removal))
@@ -180,7 +182,11 @@ def _diagnosed(plan: Plan, seen: Seen, story: "Dict[str, Any]") -> "Play":
     notes = yield from doctor.examine(plan, seen, texts)
     # The reason comes first; a file may hold more odd lines than the controller hears out.
     story["findings"] = [finding._asdict() for finding in doctor.diagnose(plan, seen, notes)[:_MOST_FINDINGS]]
-    return doctor.repairs(notes, seen.account) if plan.repair else []
+    if not plan.repair:
+        return []
+    steps = doctor.repairs(notes, seen.account)
+    story["repairs"] = _shown([doctor.in_words(step) for step in steps])
+    return steps
 
 
 def _carry_out(plan: Plan, seen: Seen, steps: Steps, story: "Dict[str, Any]", removal: "Any") -> "Play":

@@ -64,18 +64,21 @@ def grouping(examples: tuple[str, ...], end: str = "") -> type[TyperGroup]:
     return Group
 
 
-def with_examples(examples: tuple[str, ...]) -> type[TyperCommand]:
-    """Return the class of a command whose help ends with these examples."""
+def with_examples(examples: tuple[str, ...], end: str = "") -> type[TyperCommand]:
+    """Return the class of a command whose help ends with what finds no room in a table of options, and these examples."""
 
     class Command(TyperCommand):
         examples: ClassVar[tuple[str, ...]] = ()
+        end: ClassVar[str] = ""
 
         def format_help(self, ctx: Any, formatter: Any) -> None:
             with told():
                 super().format_help(ctx, formatter)
+            if self.end:
+                output.say(f"{self.end}\n", wrap=True)
             show_examples(self.examples)
 
-    Command.examples = examples
+    Command.examples, Command.end = examples, end
     return Command
 
 
@@ -96,11 +99,11 @@ def show_examples(examples: tuple[str, ...]) -> None:
         output.say(f"  {example}", style="cyan")
 
 
-def command(app: typer.Typer, name: str, *examples: str) -> Callable[[Verb[P]], Verb[P]]:
+def command(app: typer.Typer, name: str, *examples: str, end: str = "") -> Callable[[Verb[P]], Verb[P]]:
     """Make a coroutine the command `name` of app; it is given the session first and returns the exit code, None for 0.
 
-    Its docstring is the help, its annotations are the options, examples end the help. --json and --home come with every
-    command; given before the command's name they hold as well.
+    Its docstring is the help, its annotations are the options, end and then the examples close it. --json and --home come with
+    every command; given before the command's name they hold as well.
     """
 
     def register(verb: Verb[P]) -> Verb[P]:
@@ -126,7 +129,7 @@ def command(app: typer.Typer, name: str, *examples: str) -> Callable[[Verb[P]], 
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        app.command(name, cls=with_examples(examples))(run)
+        app.command(name, cls=with_examples(examples, end))(run)
         return verb
 
     return register

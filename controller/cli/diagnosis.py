@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from controller.cli import output
+from controller.cli import again, output
 
 Json = dict[str, Any]
+_WANTED = {"logged_in": "logs in", "refused": "is refused", "password_offered": "is offered"}
 _STYLE = {"+": "green", "-": "red", "@": "cyan"}
 
 
@@ -25,8 +26,7 @@ def findings(task: Json, ended_well: bool) -> None:
             str(number) for number, one in enumerate(found, 1) if number not in mended and one["kind"] in ("key", "session")
         ]
         after = f"once {' and '.join(others)} is mended, this does " if others else "this repairs "
-        command = f"kps server check {task['server']} --login {task['login']} --repair"
-        output.say(f"{after}{' and '.join(map(str, mended))}: {command}")
+        output.say(f"{after}{' and '.join(map(str, mended))}: {again.repair(task)}")
 
 
 def plan(task: Json) -> None:
@@ -40,12 +40,16 @@ def plan(task: Json) -> None:
     output.say(f"{server}: {would}", style="bold")
     for change in told["changes"]:
         _change(change)
-    proofs = [f"{each['way']} of {each['login']} {each['want']}" for each in told["proofs"]]
+    # Once, where the same is asked for after each half of the change.
+    proofs = dict.fromkeys(
+        f"{each['way']} of {each['login']} {_WANTED.get(each['want'], each['want'])}" for each in told["proofs"]
+    )
     known = {
         "first": task["evidence"].get("first"),
         "armed": told["armed"],
         "reload of": told["reload"],
         "proved by": ", ".join(proofs),
+        "for good": told.get("for_good"),
         "locked out": ", ".join(told["locked_out"]),
         "limits": "; ".join(task["evidence"].get("limits", [])),
     }

@@ -7,7 +7,7 @@ from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from controller.cli import diagnosis, exits, output
+from controller.cli import again, diagnosis, exits, output
 from controller.cli.exits import Declined
 from controller.cli.session import Session
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 NAMED = 10  # tasks in a sentence
 ABOUT_THE_KEY_FILE = frozenset({"private_key_unreadable", "passphrase_wrong", "key_mismatch", "key_refused"})
-PASSWORD_HELPS = frozenset({"wrong_password", "credential_needed"})
 ENDED_WELL = frozenset({"succeeded", "unchanged"})
-# Only failed tasks can be deleted; somebody was faster than we were.
 SHOWN_ABOVE = frozenset({"findings", "plan", "let_in"})
+SEEN_AS = {"logins": "password login"}  # a piece of evidence whose name says too little
+# Only failed tasks can be deleted; somebody was faster than we were.
 FORGOTTEN = {"status": "failed", "server_state": "unknown", "message": "deleted before it could be looked at"}
 
 
@@ -188,7 +188,7 @@ def show(results: Sequence[Json], key_file: Path | None = None) -> None:
             output.say("")
             explain(one, key_file)
         elif one["message"]:
-            output.say(f"{one['server']}: {one['message']}")
+            output.say(_named(one), wrap=True)
         if "password" in one:
             output.say(f"{one['server']}: one-time password of {one['login']}, shown only now: {one['password']}")
 
@@ -198,12 +198,18 @@ def proofs(found: Sequence[Json]) -> str:
     return ", ".join(f"{proof.get('way')} of {proof.get('login')} {proof.get('method')}" for proof in found)
 
 
+def _named(task: Json) -> str:
+    """Return a task's message after the server's name, which most messages begin with by themselves."""
+    name = f"{task['server']}: "
+    return name + str(task["message"]).removeprefix(name)
+
+
 def explain(task: Json, key_file: Path | None = None) -> None:
     """Print why a task failed, what was seen, and what to do now."""
     output.say(f"{task['server']}: {task['cause'] or task['status']}", style="bold red")
     told = {"what": task["message"]}
     told |= {
-        f"seen: {name}": seen(value)
+        f"seen: {SEEN_AS.get(name, name)}": seen(value)
         for name, value in task["evidence"].items()
         if value != task["server"] and name not in SHOWN_ABOVE
     }
@@ -217,7 +223,7 @@ def explain(task: Json, key_file: Path | None = None) -> None:
     if task.get("request", {}).get("plan"):
         output.say("this was a plan; nothing was written")
         return
-    output.say(f"again: {retry(task)}" if task["retryable"] else "a retry alone cannot help")
+    output.say(f"again: {again.retry(task)}" if task["retryable"] else "a retry alone cannot help")
 
 
 def handling(task: Json) -> str | None:
@@ -226,20 +232,7 @@ def handling(task: Json) -> str | None:
         return None
     # A command that says itself what to give stays as it is.
     whole = str(task["handling"]).replace("kps task retry ID --", f"kps task retry {task['id']} --")
-    return whole.replace("kps task retry ID", retry(task))
-
-
-def retry(task: Json) -> str:
-    """Return the command that asks once more, with what has to be given again: credentials are never kept."""
-    given = task.get("request", {}).get("given", [])
-    words = ["kps task retry", str(task["id"])]
-    if "identity" in given:
-        words.append("--identity FILE")
-    if "agent" in given:
-        words.append("--agent KEY")
-    if "password" in given or task["cause"] in PASSWORD_HELPS:
-        words.append("--password-stdin")
-    return " ".join(words)
+    return whole.replace("kps task retry ID", again.retry(task))
 
 
 def seen(value: Any) -> str:

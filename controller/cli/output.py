@@ -84,11 +84,14 @@ def console(*, errors: bool = False) -> "Console":
     return Console(stderr=errors, markup=False, emoji=False, highlight=False, width=NO_WRAP if piped else None, soft_wrap=False)
 
 
-def say(text: str, *, errors: bool = False, style: str | None = None) -> None:
-    """Print sentences for people; it is the terminal that wraps them, so that commands in them can be copied."""
+def say(text: str, *, errors: bool = False, style: str | None = None, wrap: bool = False) -> None:
+    """Print sentences for people; it is the terminal that wraps them, so that commands in them can be copied.
+
+    wrap: break lines between words, for long sentences without a command.
+    """
     from rich.text import Text
 
-    _print(console(errors=errors), Text(paragraph(text), style=style or ""), soft_wrap=True)
+    _print(console(errors=errors), Text(paragraph(text), style=style or ""), soft_wrap=not wrap)
 
 
 def _print(screen: "Console", shown: Any, *, soft_wrap: bool = False) -> None:

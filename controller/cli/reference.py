@@ -87,7 +87,8 @@ FIELDS: dict[str, dict[str, str]] = {
         "started_at": "when it began, or null",
         "finished_at": "when it ended, or null",
         "retry_of": "the task that this one asks for again, or null",
-        "request": "an object: its options, none of them secret; `given` lists what came with it: `password`, `identity`",
+        "request": "an object: its options, none of them secret; `given` lists what came with it: `password`, `identity`, "
+        "`agent`; `password_of` is the login whose password it was said to be",
     },
     "operation": {
         "task_id": "the same as `id`",
@@ -139,6 +140,8 @@ def _commands(command: Any, words: list[str]) -> Iterator[str]:
     yield f"{command.help.strip()}\n"
     if arguments or options:
         yield from _table(("", "meaning"), [(f"`{_called(one)}`", _told(one)) for one in [*arguments, *options]])
+    if command.end:
+        yield f"{command.end}\n"
     yield "```sh"
     yield from command.examples
     yield "```\n"

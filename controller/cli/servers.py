@@ -38,13 +38,14 @@ Jump = Annotated[
         autocompletion=completion.servers,
     ),
 ]
+_OLD_ALGORITHMS = "Old algorithms: " + ", ".join(OLD_NAMES) + "."
 AllowOldAlgorithms = Annotated[
     list[str] | None,
     typer.Option(
         "--allow-old-algorithms",
         metavar="NAME",
-        help="Use this algorithm there although it is not safe any more, or `all` of: " + ", ".join(OLD_NAMES) + ". Repeat for "
-        "more. For servers that cannot be updated.",
+        help="Use this algorithm there although it is not safe any more, or `all` of those named below. Repeat for more. For "
+        "servers that cannot be updated.",
         show_default=False,
         autocompletion=completion.old_algorithms,
     ),
@@ -57,6 +58,7 @@ AllowOldAlgorithms = Annotated[
     "kps server add web-1 192.0.2.10 --trust-on-first-use --label env=prod",
     'kps server add db-1 db-1.example.net --port 2222 --login admin --host-key "$(cat db-1.pub)"',
     "kps server add db-2 10.0.0.7 --jump bastion-1 --trust-on-first-use",
+    end=_OLD_ALGORITHMS,
 )
 async def add(
     session: Session,
@@ -101,6 +103,7 @@ async def add(
     "kps server set db-2 --jump bastion-1 --jump bastion-2",
     "kps server set db-2 --no-jump",
     "kps server set switch-1 --allow-old-algorithms diffie-hellman-group14-sha1 --allow-old-algorithms ssh-rsa",
+    end=_OLD_ALGORITHMS,
 )
 async def set_(
     session: Session,

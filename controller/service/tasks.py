@@ -16,15 +16,20 @@ from controller.store import Store
 # How often a long poll looks for what other processes of the same home have done.
 POLL_SECONDS = 0.05
 WAIT_SECONDS = 30.0
+_OF_CREDENTIAL = ("given", "password_of")
 
 
-def given(operation: str, credential: Credential | None) -> dict[str, list[str]]:
-    """Return what a task keeps of a credential: which kinds were given, so that a retry can say what it needs again."""
+def given(operation: str, credential: Credential | None) -> dict[str, list[str] | str]:
+    """Return what a task keeps of a credential: which kinds were given, and whose password that was said to be.
+
+    So a retry can say what it needs again.
+    """
     # What comes with a reset is what it sets.
     if credential is None or operation == "reset":
         return {}
     kinds = {"password": credential.password, "identity": credential.identity, "agent": credential.agent_key}
-    return {"given": [name for name, secret in kinds.items() if secret is not None]}
+    kept: dict[str, list[str] | str] = {"given": [name for name, secret in kinds.items() if secret is not None]}
+    return kept | ({"password_of": credential.password_of} if credential.password_of else {})
 
 
 class Dispatch(Protocol):
@@ -113,7 +118,8 @@ class Tasks:
             server_name=server.name,
             login=old.login,
             operation=old.operation,
-            request={name: value for name, value in old.request.items() if name != "given"} | given(old.operation, credential),
+            request={name: value for name, value in old.request.items() if name not in _OF_CREDENTIAL}
+            | given(old.operation, credential),
             created_at=now(),
             retry_of=old.id,
         )

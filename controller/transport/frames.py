@@ -155,6 +155,7 @@ class Result(BaseModel):
     closed: bool = False
     armed: list[Word] = Field(default_factory=list, max_length=16)
     findings: list[Found] = Field(default_factory=list, max_length=64)
+    repairs: list[Text] = Field(default_factory=list, max_length=64)
     plan: Data = Field(default_factory=dict)
     first: Text = ""
     limits: list[Text] = Field(default_factory=list, max_length=16)

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from controller.cli import app, exits, output
 from controller.cli.following import explain, show
 from controller.cli.reference import page
+from controller.model import OLD_NAMES
 from tests.controller.faces import KPS
 
 PAGE = Path(__file__).parents[2] / "docs/cli.md"
@@ -115,6 +116,10 @@ ID = "6d4115c3-f2db-4c8a-875f-80bd07acfb8b"
         ({"cause": "credential_needed"}, f"kps task retry {ID} --password-stdin"),
         ({"request": {"given": ["password"]}}, f"kps task retry {ID} --password-stdin"),
         ({"request": {"given": ["identity"]}}, f"kps task retry {ID} --identity FILE"),
+        (
+            {"request": {"given": ["password"], "password_of": "root"}},
+            f"kps task retry {ID} --password-stdin --password-of root",
+        ),
     ],
 )
 def test_the_commands_of_a_handling_can_be_typed(capsys: pytest.CaptureFixture[str], changes: Any, again: str) -> None:
@@ -211,3 +216,45 @@ def test_every_group_has_examples(words: tuple[str, ...]) -> None:
 
 def test_docs_cli_md_is_current() -> None:
     assert PAGE.read_text() == page(), "run: python -m controller.cli.reference > docs/cli.md"
+
+
+def found(code: str, kind: str, message: str, *, safe: bool) -> dict[str, Any]:
+    return {"code": code, "kind": kind, "message": message, "repair": "chmod go-w /root/.ssh", "safe": safe}
+
+
+def test_the_repair_is_for_the_same_key_and_by_the_same_way_in(capsys: pytest.CaptureFixture[str]) -> None:
+    request = {"keypair": "ops", "given": ["password"], "password_of": "admin"}
+    writable = found("path_writable", "key", "/root/.ssh: mode 0777", safe=True)
+    show([result(operation="check", cause="key_refused", request=request, evidence={"findings": [writable]})])
+    command = "kps server check web-1 --login root --repair --keypair ops --password-stdin --password-of admin"
+    assert f"this repairs 1: {command}\n" in capsys.readouterr().out
+
+
+def test_a_message_has_the_servers_name_once_and_is_broken_between_words(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    words = "web-1: ended: 1 live session that the key opened, or may have (no log says): pid 46 from 192.0.2.7"
+    show([result(status="succeeded", cause=None, message=words)])
+    told = capsys.readouterr().out.partition("web-1: ")[2]
+    assert "web-1" not in told
+    assert "web-1: " + " ".join(told.split()) == words
+    assert all(len(line) <= 40 for line in told.split("\n"))
+
+
+def test_a_plan_says_each_proof_once_and_that_a_revoke_is_for_good(capsys: pytest.CaptureFixture[str]) -> None:
+    key = {"way": "key", "login": "root", "want": "logged_in"}
+    proofs = [key | {"when": when} for when in ("after", "last")] + [key | {"when": "last", "want": "refused"}]
+    plan = {"changes": [], "proofs": proofs, "armed": "", "reload": "", "locked_out": [], "for_good": "nothing undoes it"}
+    show([result(status="unchanged", cause=None, evidence={"plan": plan})])
+    shown = [" ".join(line.split()) for line in capsys.readouterr().out.split("\n")]
+    assert "proved by key of root logs in, key of root is refused" in shown
+    assert "for good nothing undoes it" in shown
+
+
+@pytest.mark.parametrize("name", ["add", "set"])
+def test_the_names_of_old_algorithms_can_be_read(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = CliRunner().invoke(app, ["server", name, "--help"]).output
+    told = shown.split("Old algorithms: ")[1].split("Examples\n")[0]
+    assert tuple(told.replace(",", " ").replace(".", " ").split()) == OLD_NAMES

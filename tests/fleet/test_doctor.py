@@ -107,6 +107,8 @@ def test_a_repair_gives_the_login_its_keys_back(product, make_server):
     given = {"identity": private, "password": server.root_password, "password_of": "root"}
     task = product.succeeds("check", server, login="deploy", repair=True, **given)
     assert task["proof"] == [{"way": "key", "login": "deploy", "method": "logged_in"}]
+    uid, gid = server.run(["sh", "-c", "id -u deploy; id -g deploy"]).stdout.split()
+    assert f"mended: /home/deploy/.ssh 0:0 -> {uid}:{gid}, /home/deploy/.ssh 0777 -> 0755" in task["message"]
     assert mode_and_owner(server, "/home/deploy/.ssh") == (0o755, "deploy")
     assert mode_and_owner(server, "/home/deploy/.ssh/authorized_keys") == (0o600, "deploy")
     assert judge.key_login_works(server, "deploy", private)
@@ -124,6 +126,8 @@ def test_a_repair_that_lets_nobody_in_is_taken_back(product, make_server):
     task = product.fails("key_refused", "check", server, login="deploy", repair=True, **given)
     assert task["server_state"] == "reverted"
     assert codes(task)[:2] == ["path_writable", "line_commented_out"]
+    assert task["message"].endswith(task["evidence"]["findings"][0]["message"])
+    assert "mended" not in task["message"]
     assert changed(before, picture(server)) <= {"/var/lib/kps", "/var/lib/kps/state.json"}
 
 

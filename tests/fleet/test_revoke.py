@@ -446,6 +446,9 @@ def test_a_shared_connection_is_told_and_ended_when_that_is_asked(make_server, p
         assert "1 live session" in task["message"]
 
         third = product.keypair()
+        planned = product.run("replace", server, keypair=third, revoke=True, end_sessions=True, plan=True)
+        assert "1 live session" in planned["message"]
+        assert planned["evidence"]["plan"]["for_good"].endswith("the sessions that the key has opened are ended")
         task = product.succeeds("replace", server, keypair=third, revoke=True, end_sessions=True)
         assert [each["ended"] for each in task["evidence"]["sessions"]] == [True]
         assert through("echo there") == ""
