@@ -210,6 +210,7 @@ def _carry_out(plan: Plan, seen: Seen, steps: Steps, story: "Dict[str, Any]", re
                 "steps": [list(step) for step in all_steps],
                 "remove": list(plan.remove) if steps.revoke else [],
                 "revoke": [[step.path, step.login] for step in steps.revoke],
+                "gone": [list(step) for step in steps.revoke],  # the same, for who does not read keys
             }
             yield WriteJournal(draft)
             journal = draft

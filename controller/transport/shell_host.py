@@ -25,10 +25,7 @@ NO_INSTANT = (
     "there is no Python on the server: between the last look at a file and the moment it is replaced lie some milliseconds, "
     "and if somebody else puts another file in its place in them, theirs is lost"
 )
-NO_SESSIONS = (
-    "without Python on the server nothing tells which sessions a removed key has opened, none is ended, and a revoke that is cut "
-    "off is gone on with by the next run only"
-)
+NO_SESSIONS = "without Python on the server nothing tells which sessions a removed key has opened, and none is ended"
 DROPBEAR = "the server's SSH is dropbear, which takes its settings from its command line: keys are changed, password login is not"
 
 _NAMES = ("armed", "revoking", "confirmed", "reverting")
@@ -532,8 +529,16 @@ class ShellHost:
             places.append(await self._place(path, owner))
             if kind in ("keys", "block") and before is not None:
                 await self._refuse_unless_kept(places[-1], path, owner)
-        await self._written("journal", word(shell_journal.encode(journal, places, self._reload_words(journal))))
+        gone = await self._places_of_revoke(journal)
+        await self._written("journal", word(shell_journal.encode(journal, places, self._reload_words(journal), gone)))
         self._armed = True
+
+    async def _places_of_revoke(self, journal: dict[str, Any]) -> list[shell_journal.Place]:
+        """Return where the revoked keys are; [] where that is not to be had: what is cut off is then for the next run."""
+        try:
+            return [await self._place(path, self._accounts[login]) for _, path, login, _, _ in journal.get("gone", [])]
+        except (Refused, OSError, KeyError):
+            return []
 
     async def _refuse_unless_kept(self, place: shell_journal.Place, path: str, account: Account | None) -> None:
         """Refuse where whoever replaces the file cannot leave it to its owner: before anything is written."""

@@ -22,8 +22,11 @@ class Place(NamedTuple):
     name: str
 
 
-def encode(journal: dict[str, Any], places: list[Place], sshd: list[str]) -> str:
-    """Return the journal's text. places: of its steps; sshd: words with which the undo has sshd re-read its configuration."""
+def encode(journal: dict[str, Any], places: list[Place], sshd: list[str], gone: list[Place]) -> str:
+    """Return the journal's text. places: of its steps; sshd: words with which the undo has sshd re-read its configuration.
+
+    gone: of what is revoked; [] leaves that to whoever reads keys.
+    """
     head = [
         "head",
         word(str(journal["operation"])),
@@ -35,6 +38,10 @@ def encode(journal: dict[str, Any], places: list[Place], sshd: list[str]) -> str
     for number, (each, place) in reversed(list(enumerate(zip(journal["steps"], places, strict=True)))):
         half = "widen" if number < journal["widening"] else "narrow"
         lines.append(["step", half, *_step(Step(*each), place, journal["grounds"])])
+    for each, place in zip(journal.get("gone", []), gone, strict=False):
+        kind, path, login, before, after = each
+        # The removal of a key is done as the undo of its being there.
+        lines.append(["gone", "narrow", *_step(Step(kind, path, login, after, before), place, journal["grounds"])])
     quoted = ",\n".join('"' + " ".join(words).replace("\\", "\\\\") + '"' for words in lines)
     return f'{wire.encode(journal)[:-1]},"{_FIELD}":[\n{quoted}\n]}}\n'
 

@@ -185,7 +185,7 @@ journal_line() { # JOURNAL KIND: our lines of this kind in it, bare of JSON
 }
 
 undecided() { # what identifies the operation that is neither confirmed nor undone
-    for each in armed reverting; do
+    for each in armed revoking reverting; do
         found=$(journal_line "$state/journal.$each" head)
         [ -z "$found" ] || break
     done
@@ -196,9 +196,11 @@ undecided() { # what identifies the operation that is neither confirmed nor undo
 
 recover() { # finish what was left: 0 where nothing remains, 1 where something does, 2 where only the lock was missing
     if [ -e "$state/journal.armed" ]; then move_journal reverting; fi
-    # What is being revoked is never undone, and what to take out is for somebody to say who reads keys: the next run.
-    if [ -e "$state/journal.revoking" ]; then return 1; fi
-    if [ -e "$state/journal.confirmed" ]; then
+    if [ -e "$state/journal.revoking" ]; then
+        # Never undone: the keys go, by the lines that were found to hold them. Where none are named, the next run says which.
+        ended=partial journal=$state/journal.revoking
+        [ -n "$(journal_line "$journal" gone)" ] || return 1
+    elif [ -e "$state/journal.confirmed" ]; then
         ended=succeeded journal=$state/journal.confirmed
     elif [ -e "$state/journal.reverting" ]; then
         ended=reverted journal=$state/journal.reverting
@@ -211,7 +213,10 @@ recover() { # finish what was left: 0 where nothing remains, 1 where something d
     # shellcheck disable=SC2086
     set -- $head
     operation=$1 generation=$2
-    if [ $ended = reverted ]; then undo_steps || return 1; fi
+    case $ended in
+        reverted) undo_steps step || return 1 ;;
+        partial) undo_steps gone || return 1 ;;
+    esac
     [ $locked = yes ] || return 2
     word name "$operation"
     write_state "$generation" "={\"operation\":\"$name\",\"generation\":$generation,\"result\":\"$ended\"}\\n" || return 1
@@ -219,14 +224,15 @@ recover() { # finish what was left: 0 where nothing remains, 1 where something d
     disarm
 }
 
-undo_steps() { # what narrowed whatever else cannot be, what widened only while nothing is left
+undo_steps() { # KIND OF LINE: what narrowed whatever else cannot be, what widened only while nothing is left
     left=0
     while read -r half kind login directory name mode links before after added removed where ground inode; do
+        [ -n "$half" ] || continue # there was no step
         if [ "$(undecided)" != "$head" ]; then return 1; fi # it is over
         if [ $left != 0 ] && [ "$half" = widen ]; then continue; fi
         undo_step || left=1
     done <<END
-$(journal_line "$journal" step)
+$(journal_line "$journal" "$1")
 END
     return $left
 }

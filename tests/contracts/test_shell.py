@@ -194,6 +194,37 @@ def test_after_a_kill_the_next_run_of_either_kind_undoes(place, how_many, next_r
     assert told is None if how_many == STEPS else told["operation"] == "op-1"
 
 
+@pytest.mark.parametrize("taken", [False, True], ids=["nothing taken", "one taken"])
+@pytest.mark.parametrize("how", ["end of file", "watcher", "before the commit"])
+def test_a_revoke_that_is_cut_off_is_finished_by_the_server_itself(place, how, taken):
+    work = Work(place, deadline_seconds=4)
+    one, other = work.removed, f"{place.home}/more"
+    place.put(other, THEIRS + OLD)
+    gone = [["keys", one, place.account.name, OLD + THEIRS, THEIRS], ["keys", other, place.account.name, THEIRS + OLD, THEIRS]]
+    work.steps.clear()
+    work.journal.update(widening=0, gone=gone, revoke=[each[1:3] for each in gone], remove=[OLD])
+    work.do(1)
+    if how != "before the commit":
+        work.host.do(MoveJournal("revoking"))
+        if taken:
+            work.host.do(Replace(one, place.account, OLD + THEIRS, THEIRS))
+        place.put(other, THEIRS + OLD + OURS)  # by somebody else, meanwhile
+    if how == "watcher":
+        kill(work.host)
+        until = time.monotonic() + 30
+        while left(place) and time.monotonic() < until:
+            time.sleep(0.05)
+    else:
+        work.host.end_rope()
+    assert left(place) == []
+    if how == "before the commit":
+        assert (place.look(one)[1], place.look(other)[1]) == (OLD + THEIRS, THEIRS + OLD)
+        assert "reverted" in state(place)
+    else:
+        assert (place.look(one)[1], place.look(other)[1]) == (THEIRS, THEIRS + OURS)
+        assert "partial" in state(place)
+
+
 async def _answer(account: Any) -> Any:
     return account
 
