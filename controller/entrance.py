@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import asyncssh
@@ -62,6 +63,7 @@ class Entrance:
         self._identity = identity
         self._private_half = private_half
         self._attach: Attach = rope.attach  # until it turns out that there is no Python
+        self._only_sftp = False
 
     def try_first(self, way: Way) -> None:
         """Put a way before all others."""
@@ -190,13 +192,14 @@ class Entrance:
         self, way: Way, connection: asyncssh.SSHClientConnection, plan: dict[str, Any], refused: Refused
     ) -> Inside:
         """Start anew for a login that may perhaps do nothing but SFTP; where it may not do that either, raise refused."""
-        before, self._attach = self._attach, played.attach_by_sftp
-        if before is played.attach_by_sftp:
+        if self._only_sftp:
             raise refused
+        before, self._attach = self._attach, partial(played.attach_by_sftp, because=refused.message)
+        self._only_sftp = True
         try:
             return await self._started(way, connection, plan, "none")
         except Refused:
-            self._attach = before
+            self._attach, self._only_sftp = before, False
             raise refused from None
 
     async def look_again(self, inside: Inside, plan: dict[str, Any]) -> dict[str, Any]:

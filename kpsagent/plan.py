@@ -524,8 +524,8 @@ def _setting_changed(plan: Plan, seen: Seen) -> "Optional[Step]":
     if seen.daemon.how == "hidden":
         raise Refused(
             "sudo_refused",
-            "switching password login takes root, and {} may not become root here; give a login that may (sudo), "
-            "or use --keep-password-login".format(plan.login),
+            "switching password login takes an agent that runs as root, and here is none: {} may not become root, or only SFTP "
+            "is to be had; give a login that may (sudo), or use --keep-password-login".format(plan.login),
         )
     candidate = seen.candidate
     if candidate is None:

@@ -555,14 +555,14 @@ class Store:
     ) -> bool:
         """Record how an ended task whose server's state was unknown has left it, with what that changes; False when it is known.
 
-        unbind: server id and login.
+        What was partial may have been brought to its end since. unbind: server id and login.
         """
         table = tables.tasks
         with engine.writing(self._engine) as connection:
             task = _task(connection, table.c.id == task_id)
-            if task is None or task.status not in FINAL or task.server_state != "unknown":
+            if task is None or task.status not in FINAL or server_state == "unknown":
                 return False
-            if server_state == "unknown":
+            if task.server_state != "unknown" and not (task.server_state == "partial" != server_state):
                 return False
             connection.execute(update(table).where(table.c.id == task_id).values(server_state=server_state))
             self._record(connection, task, binding, unbind, notes)

@@ -194,15 +194,23 @@ async def attach(
 
 
 async def attach_by_sftp(
-    connection: asyncssh.SSHClientConnection, plan: dict[str, Any], become_root: str, password: Secret | None = None
+    connection: asyncssh.SSHClientConnection,
+    plan: dict[str, Any],
+    become_root: str,
+    password: Secret | None = None,
+    *,
+    because: str,
 ) -> Played:
-    """Return the transaction for a login that may do nothing but SFTP. Refused session_disturbed where it may not do that."""
+    """Return the transaction for a login that may do nothing but SFTP, and because of what.
+
+    Refused session_disturbed where it may not do that either.
+    """
     try:
         client = await connection.start_sftp_client(path_errors="surrogateescape")
         home = str(await client.realpath("."))
     except (asyncssh.Error, OSError) as error:
         raise rope.disturbed(str(error)) from None
-    return Played(SftpHost(client, plan["login"], home), dict(plan, connection=None), root=False)
+    return Played(SftpHost(client, plan["login"], home, because), dict(plan, connection=None), root=False)
 
 
 async def _facts(process: asyncssh.SSHClientProcess[bytes], far: Far, told: str) -> dict[str, str]:

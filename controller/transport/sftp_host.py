@@ -47,8 +47,9 @@ _KINDS = ((stat.S_ISLNK, "link"), (stat.S_ISDIR, "directory"), (stat.S_ISREG, "f
 class SftpHost:
     """What one login reaches by SFTP."""
 
-    def __init__(self, client: asyncssh.SFTPClient, login: str, home: str) -> None:
-        """home: the directory in which SFTP begins."""
+    def __init__(self, client: asyncssh.SFTPClient, login: str, home: str, because: str) -> None:
+        """home: the directory in which SFTP begins. because: why nothing more than SFTP is used."""
+        self._because = because
         self._client = client
         self._login = login
         self._home = home
@@ -168,7 +169,7 @@ class SftpHost:
         return time.time(), "sftp"  # ours: there is nobody else to keep the deadline
 
     async def _Limits(self, effect: Any) -> list[str]:
-        return [NO_UNDO, NO_LOCK, NO_ATTRIBUTES, NO_SESSIONS]
+        return [f"only SFTP is used: {self._because}", NO_UNDO, NO_LOCK, NO_ATTRIBUTES, NO_SESSIONS]
 
     # -- writing -------------------------------------------------------------------------------------------------------
 

@@ -36,6 +36,8 @@ class Product:
         self.home = home
         self.environment = {"PATH": os.environ["PATH"], "HOME": str(home.parent), "KPS_HOME": str(home)}
         self.environment |= {f"KPS_{name.upper()}": str(value) for name, value in settings.items()}
+        # A mutant of the suite is a tree beside the one that is installed.
+        self.environment |= {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
         self.process: subprocess.Popen[str] | None = None
         self._numbers = itertools.count(1)
         self.kps("init")

@@ -157,7 +157,7 @@ def test_a_reboot_at_which_the_homes_are_mounted_late_opens_sshd_and_takes_the_k
     server.reboot()
 
     task = product.ended(task_id)
-    assert task["server_state"] == "unknown", task
+    assert task["server_state"] in ("unknown", "partial"), task  # whether it has been asked again by now
     assert judge.password_login_works(server, "root", server.root_password)
     server.run(mount_homes)
     assert product.run("check", server, password=server.root_password)["status"] == "unchanged"

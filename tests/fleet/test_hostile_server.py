@@ -170,7 +170,7 @@ def test_what_stands_in_the_agent_s_place_is_shown_plain(product, liar, where):
     before = _size_of(product)
     lying(liar, f"printf '%s' '{NASTY}' >&{where}; exit 1")
     _, task = bind(product, liar)
-    assert "owned" in task["message"]
+    assert "owned" in task["evidence"]["limits"][0]  # what else was there to be used is SFTP
     _is_plain_and_small(product, task, before)
 
 
