@@ -75,8 +75,12 @@ def _put(path: Path, entry: Entry) -> None:
 
 
 def apart_from_state(files: Files) -> Files:
-    """Return files without the agent's own directory."""
-    return {path: entry for path, entry in files.items() if not (path + "/").startswith(STATE + "/")}
+    """Return files without the agent's own directory, and that of one without root where it is empty (decision 0007)."""
+    return {path: entry for path, entry in files.items() if not (path + "/").startswith(STATE + "/") and not _is_rootless(path)}
+
+
+def _is_rootless(path: str) -> bool:
+    return path.startswith("/home/") and path.endswith("/.kps")
 
 
 def difference(one: Files, other: Files) -> list[str]:

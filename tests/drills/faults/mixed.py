@@ -355,7 +355,7 @@ def _tell(report: Report, scale: Scale, ours: list[Case], usual: list[Case]) -> 
     report.add(
         Figure("mixed: servers", len(ours), SAMPLE if scale.sample else SERVERS),
         Figure("mixed: kinds of fault", len({case.fault.name for case in ours if case.happened} - {FAULTS[0].name}), least_kinds),
-        Figure("mixed: replaced", sum(case.ended.startswith("succeeded") for case in ours), len(ours) // 4),
+        Figure("mixed: replaced", sum(case.ended.startswith("succeeded") for case in ours), len(ours) // 12),
         zero("mixed: faults that could not be made", len(unmade)),
         Figure("mixed: faults that never happened", round(100 * never / max(len(moments), 1), 1), at_most=5, unit=" %"),
         zero("mixed: servers on which neither key works", sum(not (case.old_works or case.new_works) for case in ours)),
