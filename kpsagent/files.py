@@ -314,10 +314,11 @@ def _temporary(name: str) -> str:
     return ".{}.kps-{}".format(name, os.urandom(8).hex())
 
 
-def replace(path: str, account: "Optional[Account]", expected: "Optional[str]", text: str) -> None:
+def replace(path: str, account: "Optional[Account]", expected: "Optional[str]", text: str, insist: bool = False) -> None:
     """Make the file hold text: at every instant it holds that or what it held before. Durable on return.
 
-    Owner, mode, ACL and other attributes of an existing file stay. errors.Changed where it does not hold expected.
+    Owner, mode, ACL and other attributes of an existing file stay. errors.Changed where it does not hold expected, or somebody
+    has it open to write in it; with insist the text stands there by then.
     """
     if account is None:
         path = os.path.realpath(path)
@@ -325,7 +326,7 @@ def replace(path: str, account: "Optional[Account]", expected: "Optional[str]", 
     with acting_as(rights):
         parent = open_directory(directory)
         try:
-            _replace_at(parent, name, path, account, rights, expected, text)
+            _replace_at(parent, name, path, account, rights, expected, text, insist)
         except OSError as error:
             error.filename = path
             raise
@@ -341,9 +342,10 @@ def _replace_at(
     rights: "Optional[Account]",
     expected: "Optional[str]",
     text: str,
+    insist: bool,
 ) -> None:
     with swap.Swapper(parent) as swapper:
-        stands, theirs = _put(swapper, name, path, account, rights, expected, text)
+        stands, theirs = _put(swapper, name, path, account, rights, expected, text, insist)
         if stands and not theirs:
             return
         until = time.monotonic() + _AFTER_SECONDS
@@ -352,7 +354,7 @@ def _replace_at(
             now = _read_at(parent, name, path, os.O_NOFOLLOW).text or ""
             merged = now + ("" if not now or now.endswith("\n") else "\n") + "".join(line + "\n" for line in theirs)
             try:
-                stands, more = _put(swapper, name, path, account, rights, now, merged)
+                stands, more = _put(swapper, name, path, account, rights, now, merged, insist)
                 theirs = more if stands else theirs + more
             except Changed:
                 pass
@@ -370,10 +372,11 @@ def _put(
     rights: "Optional[Account]",
     expected: "Optional[str]",
     text: str,
+    insist: bool,
 ) -> "Tuple[bool, List[str]]":
     """Have the file hold text; return whether it does, and the lines that others wrote meanwhile and that are not in it now.
 
-    errors.Changed where nothing was done.
+    errors.Changed where nothing was done, or somebody goes on writing in what was displaced.
     """
     parent, temporary = swapper.parent, _temporary(name)
     opened = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent)
@@ -391,7 +394,7 @@ def _put(
         finally:
             os.close(opened)
         tells = old >= 0 and _kernel_tells(temporary, parent)
-        if old >= 0 and _still_written(old, tells, rights, _BEFORE_SECONDS):
+        if old >= 0 and _still_written(old, tells, rights, _BEFORE_SECONDS) and not insist:
             raise _changed(path, account, "has it open to write in it", "")
         now = _read_at(parent, name, path, os.O_NOFOLLOW).text
         if now != expected:

@@ -90,10 +90,12 @@ anything is written (--plan), and with the result."""
 
 # -- writing -----------------------------------------------------------------------------------------------------------
 
-Replace = namedtuple("Replace", "path account expected text")
+Replace = namedtuple("Replace", "path account expected text insist")
+Replace.__new__.__defaults__ = (False,)  # Python 3.6 has no other way
 Replace.__doc__ = """The file holds text, or what it held before, at every instant and after a crash; durable when answered.
 expected: the text it must hold now (None: no file), else errors.Changed. Owner, mode, ACL and other attributes stay; a new
-file is the account's, 0600, or where only root can change its directory: root's, 0644."""
+file is the account's, 0600, or where only root can change its directory: root's, 0644. Who has the file open to write in it is
+waited for a moment, then errors.Changed; with insist it is replaced first, and told as changed all the same."""
 
 Delete = namedtuple("Delete", "path account expected")
 Delete.__doc__ = "The file is gone; errors.Changed where it does not hold expected."

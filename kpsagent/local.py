@@ -89,7 +89,7 @@ class LocalHost:
         return files.glob(effect.pattern)
 
     def _Replace(self, effect: "Any") -> None:
-        files.replace(effect.path, effect.account, effect.expected, effect.text)
+        files.replace(effect.path, effect.account, effect.expected, effect.text, effect.insist)
         if effect.expected is None:
             self._label(effect.path, effect.account)
 

@@ -126,9 +126,16 @@ def operation(plan: Plan) -> "Play":
                 ),
                 generation=state["generation"],
             )
-        story["last"] = state
+        story["last"] = {name: value for name, value in state.items() if name != "owed"}
+        owed = state.get("owed", [])
+        if owed and not reads_only(plan):
+            _refuse_owed(plan, owed)
+        if owed:
+            story["leftover"] = "of earlier revokes this remains, and each order tries it again: " + "; ".join(
+                _shown(sorted({each["why"] for each in owed}))
+            )
         story["limits"] = yield Limits()
-        seen = yield from look(plan)
+        seen = _without_owed((yield from look(plan)), owed)
         if is_foreign(seen) and plan.operation != "reset":
             story["limits"] = story["limits"] + [NO_OPENSSH]
         story["logins"] = password_logins(seen)
@@ -332,17 +339,72 @@ def _keys_gone(path: str, login: str, journal: "Dict[str, Any]") -> "Play":
     yield Sweep(path, account)
     for _ in range(_TRIES + 1):
         now = (yield Read(path, account)).text
-        wanted = now
-        for line in journal["remove"]:
-            wanted = None if wanted is None else keys.remove(wanted, keys.parse(line))
+        wanted = _without(now, journal["remove"])
         if wanted == now:
             return
         try:
-            yield Replace(path, account, now, wanted)
+            yield Replace(path, account, now, wanted, True)
         except Changed:
             pass  # somebody else writes at the same time
         # Looked at again in any case: nothing but this says of other logins' files that the key is out.
     raise Failed("authorized_keys_changed", "{}: somebody else keeps changing it".format(path), path=path)
+
+
+def _each_removal(journal: "Dict[str, Any]") -> "List[Dict[str, Any]]":
+    """Return a journal for each file of this revoke, with what finish_revoke() has to know of that file."""
+    grounds = journal.get("grounds", {})
+    return [
+        {"remove": journal["remove"], "revoke": [[path, login]], "grounds": {path: grounds[path]} if path in grounds else {}}
+        for path, login in journal["revoke"]
+    ]
+
+
+def _still_owed(removals: "List[Dict[str, Any]]") -> "Play":
+    """Try each removal, and return those that could not be done: each once, and why."""
+    owed = []  # type: List[Dict[str, Any]]
+    for each in removals:
+        plain = {name: each[name] for name in ("remove", "revoke", "grounds")}
+        if any(plain["remove"] == other["remove"] and plain["revoke"] == other["revoke"] for other in owed):
+            continue
+        left, _ = yield from finish_revoke(plain)
+        if left:
+            owed.append(dict(plain, why=left[0][:_LONGEST_SHOWN]))
+    return owed
+
+
+def _owed_materials(owed: "List[Dict[str, Any]]", path: "Optional[str]" = None) -> "List[bytes]":
+    """Return the material of each key that is still to go, out of this file or any."""
+    lines = [line for each in owed for line in each["remove"] if path is None or each["revoke"][0][0] == path]
+    return [keys.parse(line).material for line in lines]
+
+
+def _refuse_owed(plan: Plan, owed: "List[Dict[str, Any]]") -> None:
+    if plan.key is not None and keys.parse(plan.key).material in _owed_materials(owed):
+        raise Failed(
+            "undo_incomplete",
+            "this key is revoked, and is taken out of these as soon as that can be done: {}".format(
+                "; ".join(_shown([each["why"] for each in owed]))
+            ),
+        )
+
+
+def _without_owed(seen: Seen, owed: "List[Dict[str, Any]]") -> Seen:
+    """Return seen without the keys that go from other logins' files as soon as they can: nobody's way in is to rest on them."""
+    files = dict(seen.files)
+    for each in owed:
+        ((path, _),) = each["revoke"]
+        for name in [name for name in files if name != seen.account.name]:
+            files[name] = [
+                one._replace(file=one.file._replace(text=_without(one.file.text, each["remove"]))) if one.path == path else one
+                for one in files[name]
+            ]
+    return seen._replace(files=files)
+
+
+def _without(text: "Optional[str]", lines: "List[str]") -> "Optional[str]":
+    for line in lines:
+        text = None if text is None else keys.remove(text, keys.parse(line))
+    return text
 
 
 def _sessions(plan: Plan, seen: Seen) -> "Play":
@@ -735,7 +797,7 @@ def _do(step: Step, account: "Any") -> "Play":
     elif step.after is None:
         yield Delete(step.path, owner, step.before)
     else:
-        yield Replace(step.path, owner, step.before, step.after)
+        yield Replace(step.path, owner, step.before, step.after, False)
 
 
 def _reload(daemon: "Any") -> "Play":
@@ -816,13 +878,15 @@ def recover(locked: bool = True) -> "Play":
 
     Idempotent, and safe to be killed in.
 
-    Returns None where nothing was left, else {"operation", "result"}. Raises Failed undo_incomplete where something stays.
+    Returns None where nothing was left, else {"operation", "result"}. Raises Failed undo_incomplete where something stays; but
+    a file that keys of a revoke could not be taken out of holds nobody up: it is owed, and tried again each time.
     Two may undo at once; but what tells the next run that it may begin is for the holder of the lock, so without it all that
     can be undone is, and then Refused busy is raised.
     """
     found = yield ReadJournal()
     if found is None:
         if locked:
+            yield from _try_owed()
             yield Disarm()
         return None
     name, journal = found
@@ -834,11 +898,14 @@ def recover(locked: bool = True) -> "Play":
     if name == "confirmed":
         state = {"operation": journal["operation"], "generation": journal["generation"], "result": "succeeded"}
     elif name == "revoking":
-        left, _ = yield from finish_revoke(journal)
-        if left:
+        owed = yield from _still_owed(_each_removal(journal))
+        left = [each["why"] for each in owed]
+        if left and not locked:
             raise Failed("undo_incomplete", "an earlier revoke could not be finished: {}".format("; ".join(left)), remains=left)
-        # The keys are gone, and nobody has shown that sshd takes them no more.
+        # What is not owed is gone, and nobody has shown that sshd takes it no more.
         state = {"operation": journal["operation"], "generation": journal["generation"], "result": "partial"}
+        if locked and owed:
+            state["owed"] = owed
     else:
         left = yield from undo(journal)
         if left:
@@ -854,7 +921,22 @@ def _reverted(journal: "Dict[str, Any]") -> "Dict[str, Any]":
     return {"operation": journal["operation"], "generation": journal["generation"], "result": "reverted"}
 
 
+def _try_owed() -> "Play":
+    """Take away what earlier revokes could not, where that can be done by now."""
+    state = yield ReadState()
+    if state.get("owed"):
+        owed = yield from _still_owed(state["owed"])
+        if owed != state["owed"]:
+            rest = {name: value for name, value in state.items() if name != "owed"}
+            yield WriteState(dict(rest, owed=owed) if owed else rest)
+
+
 def _finish(state: "Dict[str, Any]") -> "Play":
+    before = yield ReadState()
+    owed = before.get("owed", []) + [each for each in state.get("owed", []) if each not in before.get("owed", [])]
+    if owed:
+        # Kept whatever has been here since: a state of a lower generation would not be written.
+        state = dict(state, owed=owed, generation=max(state["generation"], before.get("generation", 0)))
     yield WriteState(state)
     yield DropJournal()
     yield Disarm()  # last: a watcher may be what runs this, and ends with its unit
@@ -925,7 +1007,7 @@ def _undo_text(step: Step, owner: "Any") -> "Play":
             if wanted is None:
                 yield Delete(step.path, owner, now)
             else:
-                yield Replace(step.path, owner, now, wanted)
+                yield Replace(step.path, owner, now, wanted, True)
             return
         except Changed:
             continue  # somebody else writes at the same time: look again

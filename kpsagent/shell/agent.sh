@@ -218,6 +218,7 @@ recover() { # finish what was left: 0 where nothing remains, 1 where something d
         partial) undo_steps gone || return 1 ;;
     esac
     [ $locked = yes ] || return 2
+    if grep -q '"owed"' "$state/state.json" 2>/dev/null; then return 1; fi # not to be written over: the next run keeps it
     word name "$operation"
     write_state "$generation" "={\"operation\":\"$name\",\"generation\":$generation,\"result\":\"$ended\"}\\n" || return 1
     drop_journal

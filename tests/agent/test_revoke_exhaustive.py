@@ -6,13 +6,14 @@ the rest of the key away, and no line with the key comes back: that is what "com
 
 import functools
 import gc
+import json
 from collections import Counter
 from typing import Any
 
 import pytest
 from exhaust import Broken, Fault, Judge, Race, Run, answered, broken_disk, deadline, edit, end_of_file, fail, os_error, written
 from model_host import CONFIG, STATE, Credential, ModelHost, World, file
-from scenarios import OLD, REVOKES, STRANGER, Scenario
+from scenarios import OLD, OPEN, REVOKES, STRANGER, Scenario
 
 from kpsagent.errors import Refused
 from kpsagent.host import Ask, Clock, EndSession, MoveJournal, Read, Replace, Session, Walk
@@ -303,3 +304,60 @@ def test_a_file_that_holds_the_key_again_after_it_was_replaced_is_looked_at_agai
     result = drive(operation(scenario.plan()), host)
     assert (result["status"], host.undone) == ("succeeded", 1), result
     assert all(BLOB not in world.disk[path].text for path in scenario.wanted if path != CONFIG)
+
+
+EVERYWHERE = pytest.mark.parametrize(
+    "scenario", [each for each in REVOKES if "everywhere" in each.name], ids=lambda scenario: scenario.name
+)
+BOBS_FILE = "/home/bob/.ssh/authorized_keys"
+
+
+def in_the_way(_: int, effect: Any) -> None:
+    """Bob has something there that nobody can put another file in the place of."""
+    if isinstance(effect, Replace) and effect.path == BOBS_FILE:
+        raise Refused("path_unsafe", "it has two names")
+
+
+def ordered(world: World, scenario: Scenario, before: Any, **changes: Any) -> Any:
+    host = ModelHost(world, scenario.rope(), before)
+    try:
+        return drive(operation(scenario.plan()._replace(**changes)), host)
+    finally:
+        host.close()
+
+
+def nothing(*_: Any) -> None:
+    return None
+
+
+@EVERYWHERE
+def test_a_file_that_the_key_cannot_be_taken_out_of_holds_no_other_order_up_and_is_not_forgotten(scenario):
+    world = scenario.world()
+    first = ordered(world, scenario, in_the_way)
+    assert (first["status"], first["server_state"]) == ("failed", "partial")
+    assert any("two names" in each for each in first["remains"])
+    for number in (2, 3):
+        later = ordered(world, scenario, in_the_way, id=f"op-later-{number}", everywhere=False, revoke=False, remove=[])
+        assert later["status"] in ("succeeded", "unchanged"), later
+        assert "two names" in later["leftover"]
+        assert BLOB in world.disk[BOBS_FILE].text
+    assert "owed" not in later["last"]
+    last = ordered(world, scenario, nothing, id="op-last", everywhere=False, revoke=False, remove=[])
+    assert last["status"] in ("succeeded", "unchanged")
+    assert "leftover" not in last
+    assert BLOB not in world.disk[BOBS_FILE].text
+    assert "owed" not in json.loads(world.disk[f"{STATE}/state.json"].text)
+
+
+@EVERYWHERE
+def test_what_is_owed_is_no_key_to_bind_and_nobodys_way_in(scenario):
+    world = scenario.world()
+    world.put(BOBS_FILE, file(OLD + "\n", 0o600, 1001))
+    world.put(CONFIG, file(OPEN))
+    world.loaded = OPEN
+    first = ordered(world, scenario, in_the_way, accept_lockout=["bob"])
+    assert first["server_state"] == "partial"
+    again = ordered(world, scenario, in_the_way, id="op-8", operation="bind", key=OLD, revoke=False, remove=[])
+    assert (again["status"], again["cause"]) == ("failed", "undo_incomplete")
+    closing = ordered(world, scenario, in_the_way, id="op-9", passwords="off", everywhere=False, revoke=False, remove=[])
+    assert closing["cause"] == "others_locked_out", closing

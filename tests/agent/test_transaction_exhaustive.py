@@ -62,9 +62,12 @@ def judge_of(name: str) -> Judge:
 
 
 def commit_of(effects: list[Any]) -> int:
-    """The effect after which all holds: where there is nothing to commit, the one before the result is written down."""
+    """The effect after which all holds: where there is nothing to commit, the one before the result is written down.
+
+    Before that stands the look at what is owed, which is kept.
+    """
     written_down = next(at for at, effect in enumerate(effects) if isinstance(effect, WriteState))
-    return next((at for at, effect in enumerate(effects) if isinstance(effect, MoveJournal)), written_down - 1)
+    return next((at for at, effect in enumerate(effects) if isinstance(effect, MoveJournal)), written_down - 2)
 
 
 def last_heard(effects: list[Any]) -> int:

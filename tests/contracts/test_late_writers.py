@@ -122,6 +122,13 @@ def test_a_file_that_somebody_has_open_to_write_in_is_let_alone(place, path):
     assert path.read_text() == "one\ntwo\nours\n"
 
 
+def test_who_holds_a_file_open_to_write_in_it_does_not_keep_an_undo_out_of_it(place, path, way):
+    with path.open("a"), pytest.raises(Changed, match="has the file open to write in it that stood there"):
+        files.replace(str(path), place.account, "one\ntwo\n", "one\n", insist=True)
+    assert path.read_text() == "one\n"
+    assert os.listdir(place.home) == ["authorized_keys"]
+
+
 def test_where_names_cannot_change_places_what_is_appended_late_is_kept_all_the_same(monkeypatch, place, path):
     acts = [appends]
 
