@@ -191,14 +191,24 @@ def _found(account: "Account", fingerprints: "List[str]") -> "List[Session]":
             logs = _logged()
         source = next((peers[inode] for pid in both for inode in processes.sockets_of(pid) if inode in peers), "")
         since = now + table[top].begun / ticks
-        said = [words for pid, words in logs + _journal(top, since) if pid in (0, top) and _is_of(words, account.name, source)]
-        used = "maybe"
-        if any(fingerprint in words for words in said for fingerprint in fingerprints):
-            used = "yes"
-        elif said:
-            used = ""
+        known, told = (
+            [words for pid, words in lines if pid == top and _is_of(words, account.name, source)]
+            for lines in (_journal(top, since), logs)
+        )
+        used = _used(known, told, fingerprints)
         found.append(Session(top, table[top].begun, int(since), source, used))
     return found
+
+
+def _used(known: "List[List[str]]", told: "List[List[str]]", fingerprints: "List[str]") -> str:
+    """Return whether one of these keys opened a session: "yes", "maybe", or "" where something else did.
+
+    known: what the journal has, which knows itself who said it. told: what logs have, where anybody may write any line; so they
+    clear nobody, and say nothing against what the journal knows.
+    """
+    if any(fingerprint in words for words in known or told for fingerprint in fingerprints):
+        return "yes"
+    return "" if known else "maybe"
 
 
 def _is_of(words: "List[str]", login: str, source: str) -> bool:
@@ -210,7 +220,7 @@ def _is_of(words: "List[str]", login: str, source: str) -> bool:
 
 
 def _logged() -> "List[Tuple[int, List[str]]]":
-    """Return (pid, words) of each login that a log has; pid 0 where the line has none."""
+    """Return (pid, words) of each login that a log has."""
     found = []
     for path in _LOGS:
         try:

@@ -199,6 +199,25 @@ def test_only_what_sshd_says_itself_counts_as_a_login(line, pid):
     assert (found and found[0]) == pid
 
 
+KEYS, OF_KEY, OF_ANOTHER = ["SHA256:abc"], ["publickey", "SHA256:abc"], ["publickey", "SHA256:other"]
+
+
+@pytest.mark.parametrize(
+    ("known", "told", "used"),
+    [
+        ([], [], "maybe"),
+        ([], [OF_KEY], "yes"),
+        ([], [OF_ANOTHER], "maybe"),
+        ([], [OF_ANOTHER, OF_KEY], "yes"),
+        ([OF_KEY], [OF_ANOTHER], "yes"),
+        ([OF_ANOTHER], [OF_KEY], ""),
+        ([OF_ANOTHER], [], ""),
+    ],
+)
+def test_a_line_that_anybody_can_write_clears_nobody_and_says_nothing_against_the_journal(known, told, used):
+    assert sessions._used(known, told, KEYS) == used
+
+
 @pytest.mark.parametrize(
     ("address", "readable"),
     [
