@@ -22,9 +22,10 @@ Elsewhere.__doc__ = """What was found besides the login in question. accounts: t
 plan.Seen, for these. unread: (login, path, why) of files that could not be read. authorities: File of each TrustedUserCAKeys.
 config: [(path, text)] of sshd's configuration. unseen: sentences about what could not be looked at."""
 
-Removal = namedtuple("Removal", "steps remains notes serving")
+Removal = namedtuple("Removal", "steps remains notes serving accounts")
 Removal.__doc__ = """plan.Steps with the removal in it; what remains that still lets the key in, what may (notes), and what may
-where sshd turns out to take the key after all (serving): sentences, each with a file and line or a setting."""
+where sshd turns out to take the key after all (serving): sentences, each with a file and line or a setting. accounts: whose
+sessions the key may have opened, the login's own first: those out of whose files it goes, and those that are the same."""
 
 _COMMAND, _AUTHORITIES = "AuthorizedKeysCommand", "TrustedUserCAKeys"
 
@@ -76,16 +77,26 @@ def removal(plan: "Plan", seen: "Seen", steps: "Steps", elsewhere: Elsewhere) ->
     serving = _places(elsewhere, _COMMAND, "is asked for keys")
     serving += ["{}: {} could not be read: {}".format(*each) for each in elsewhere.unread]
     notes = list(elsewhere.unseen) + serving + _certificates(seen, elsewhere, olds)
-    return Removal(steps._replace(revoke=removed, revoked=gone), sorted(set(remains), key=remains.index), notes, serving)
+    paths = {step.path for step in removed}
+    accounts = [
+        account
+        for account, files in _owners(plan, seen, elsewhere)
+        if _is_same(account, seen.account) or any(each.path in paths for each in files)
+    ]
+    steps = steps._replace(revoke=removed, revoked=gone)
+    return Removal(steps, sorted(set(remains), key=remains.index), notes, serving, accounts)
 
 
 def _owners(plan: "Plan", seen: "Seen", elsewhere: Elsewhere) -> "List[Tuple[Account, List[KeyFile]]]":
     found = [(seen.account, seen.files[seen.account.name])]
     for other in elsewhere.accounts:
-        same = other.uid == seen.account.uid or other.home.rstrip("/") == seen.account.home.rstrip("/")
-        if same or plan.everywhere:
+        if _is_same(other, seen.account) or plan.everywhere:
             found.append((other, elsewhere.files[other.name]))
     return found
+
+
+def _is_same(one: "Account", other: "Account") -> bool:
+    return bool(one.uid == other.uid or one.home.rstrip("/") == other.home.rstrip("/"))
 
 
 def _holding(whose: str, path: str, text: "Optional[str]", olds: "List[keys.Key]") -> "List[str]":

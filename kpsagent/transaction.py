@@ -38,7 +38,6 @@ from .host import (
     RemoveDirectory,
     Replace,
     Say,
-    Session,
     Sessions,
     SetMode,
     SetOwner,
@@ -174,8 +173,7 @@ def operation(plan: Plan) -> "Play":
         from .preview import told  # shipped for this only
 
         if removal is not None:
-            found = yield from _sessions(plan, seen)
-            story["sessions"] = None if found is None else found[:_MOST_SHOWN]
+            story["sessions"] = _told_of((yield from _sessions(plan, removal.accounts)))
             story.update(remains=_shown(removal.remains), notes=_shown(removal.notes))
         return dict(story, status="unchanged", server_state="as_before", plan=told(plan, seen, steps))
     return (yield from _carry_out(plan, seen, steps, story, removal))
@@ -262,8 +260,7 @@ def _carry_out(plan: Plan, seen: Seen, steps: Steps, story: "Dict[str, Any]", re
         except Exception as stop:
             result["leftover"] = str(stop)  # the change holds; the next run tidies up
     if plan.remove and not plan.revoke:
-        found = yield from _sessions(plan, seen)
-        result["sessions"] = None if found is None else found[:_MOST_SHOWN]
+        result["sessions"] = _told_of((yield from _sessions(plan, [seen.account])))
     return result
 
 
@@ -287,10 +284,12 @@ def _revoking(
     story.update(phase="narrow", removed=_shown(["{}: {}".format(step.login, step.path) for step in removal.steps.revoke]))
     if journal is not None:
         left, wrong = yield from finish_revoke(journal)
-    found = yield from _sessions(plan, seen)
+    found = yield from _sessions(plan, removal.accounts)
     if plan.end_sessions:
-        story["ended"] = (yield from _ended(found or []))[:_MOST_SHOWN]
-    story["sessions"] = None if found is None else found[:_MOST_SHOWN]
+        # Of other people only what a log says that the key opened: whoever got in otherwise goes on working.
+        due = [session for account, session in found or [] if account.uid == seen.account.uid or session.used == "yes"]
+        story["ended"] = (yield from _ended(due))[:_MOST_SHOWN]
+    story["sessions"] = _told_of(found)
     story["phase"] = "prove"
     try:
         yield from _prove(plan, "narrow", removal.steps.revoked, deadline, story, True)
@@ -407,25 +406,34 @@ def _without(text: "Optional[str]", lines: "List[str]") -> "Optional[str]":
     return text
 
 
-def _sessions(plan: Plan, seen: Seen) -> "Play":
-    """Return what is open that a removed key let in, or may have, as objects; None where that cannot be told."""
-    try:
-        found = yield Sessions(seen.account, [keys.fingerprint(keys.parse(line)) for line in plan.remove])
-    except Exception:
-        return None  # what was asked for is done; this is only told
-    return None if found is None else [dict(each._asdict()) for each in found]
+def _sessions(plan: Plan, accounts: "List[Any]") -> "Play":
+    """Return [(account, Session)] of what is open that a removed key let in, or may have; None where that cannot be told."""
+    fingerprints = [keys.fingerprint(keys.parse(line)) for line in plan.remove]
+    sessions, told = [], False  # type: List[Tuple[Any, Any]], bool
+    for account in accounts:
+        try:
+            found = yield Sessions(account, fingerprints)
+        except Exception:
+            found = None  # what was asked for is done; this is only told
+        told = told or found is not None
+        sessions += [(account, each) for each in found or [] if not any(each == other for _, other in sessions)]
+    return sessions if told else None
 
 
-def _ended(sessions: "List[Dict[str, Any]]") -> "Play":
+def _told_of(sessions: "Optional[List[Tuple[Any, Any]]]") -> "Optional[List[Dict[str, Any]]]":
+    return None if sessions is None else [dict(each._asdict()) for _, each in sessions[:_MOST_SHOWN]]
+
+
+def _ended(sessions: "List[Any]") -> "Play":
     """End each of these sessions and return the process numbers of those that are gone."""
     ended = []
     for each in sessions:
         try:
-            gone = yield EndSession(Session(**each))
+            gone = yield EndSession(each)
         except Exception:
             gone = False  # it is told as one that is still open
         if gone:
-            ended.append(each["pid"])
+            ended.append(each.pid)
     return ended
 
 

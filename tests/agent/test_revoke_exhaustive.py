@@ -235,7 +235,7 @@ def session(pid: int, used: str) -> Session:
 def test_sessions_of_the_login_end_and_nobody_elses(scenario, judge):
     world = scenario.world()
     other = "bob"
-    theirs = (other, session(9, "yes"))
+    theirs = (other, session(9, "maybe" if scenario.plan().everywhere else "yes"))
     world.sessions = ((scenario.login, session(7, "yes")), (scenario.login, session(8, "maybe")), theirs)
     plan = scenario.plan()._replace(end_sessions=True)
     result = drive(operation(plan), ModelHost(world, scenario.rope()))
@@ -247,7 +247,7 @@ def test_sessions_of_the_login_end_and_nobody_elses(scenario, judge):
         world, scenario.rope(), before=lambda _, effect: None if not isinstance(effect, EndSession) else pytest.fail("ended")
     )
     result = drive(operation(plan._replace(end_sessions=False)), host)
-    assert [each["pid"] for each in result["sessions"]] == [7]
+    assert [each["pid"] for each in result["sessions"]] == ([7, 9] if scenario.plan().everywhere else [7])
     assert len(world.sessions) == 2
 
 
@@ -361,3 +361,13 @@ def test_what_is_owed_is_no_key_to_bind_and_nobodys_way_in(scenario):
     assert (again["status"], again["cause"]) == ("failed", "undo_incomplete")
     closing = ordered(world, scenario, in_the_way, id="op-9", passwords="off", everywhere=False, revoke=False, remove=[])
     assert closing["cause"] == "others_locked_out", closing
+
+
+@EVERYWHERE
+def test_what_the_key_opened_at_another_login_that_it_was_taken_from_is_told_and_ends(scenario):
+    world = scenario.world()
+    maybe = ("bob", session(10, "maybe"))
+    world.sessions = (("bob", session(9, "yes")), maybe)
+    result = ordered(world, scenario, nothing, end_sessions=True)
+    assert ([each["pid"] for each in result["sessions"]], result["ended"]) == ([9, 10], [9])
+    assert world.sessions == (maybe,)
