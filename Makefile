@@ -35,7 +35,7 @@ check: $(MADE)
 bench: packages $(MADE)
 	$(BIN)/python -m benchmarks $(ARGS)
 
-# Drills: each prints a table, ends with one line of figures, and fails where a goal is missed. ARGS=--sample for what CI runs.
+# Drills: each prints a table, ends with one line of figures, and fails where a goal is missed. ARGS=--sample for a few minutes of each.
 fleet faults causes fuzz: test-packages $(MADE)
 	@[ $@ != fleet ] || scripts/need docker.io debootstrap
 	$(BIN)/python -m tests.drills.$@ $(ARGS)
