@@ -356,7 +356,7 @@ def test_a_watcher_does_nothing_to_the_next_operation(dash):
             now, _ = work.host.do(Clock())
             work.journal["deadline"] = now + 600
         work.host.do(effect)
-    time.sleep(4)  # past the first deadline
+    time.sleep(4)  # past the first deadline: that a watcher does nothing has no event to wait for
     assert work.host.do(ReadJournal())[0] == "armed"
     assert dash.look(work.made) is not None
 

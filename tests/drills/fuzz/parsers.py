@@ -190,6 +190,6 @@ def tried(target: Target, seed: int, seconds: float) -> tuple[Counter[str], list
     for _ in range(50):
         with contextlib.suppress(Exception):
             target.parse(mutated(r, target.seeds))
-    tally["peak MiB"] = tracemalloc.get_traced_memory()[1] >> 20
+    tally["peak MiB"] = -(-tracemalloc.get_traced_memory()[1] >> 20)  # rounded up: 0 would look like nothing measured
     tracemalloc.stop()
     return tally, misses[:20]
