@@ -21,6 +21,8 @@ EXPLAINED = frozenset(
     | {"authentication_methods", "sshd_config_invalid", "setting_pending"}
 )
 
+# Doubts about what comes once the key was taken; all others are about whether it is.
+_ONCE_TAKEN = ("pam_rule", "shadow_line_missing")
 _REASON_ENOUGH = ("setting_pending", "sshd_replaced", "sshd_config_invalid")
 
 
@@ -52,7 +54,8 @@ def told(found: list[Json], **place: Any) -> list[Json]:
 
 
 def believed(found: list[Json], method: str) -> list[Json]:
-    """Return the findings that hold where the login ended so: by a proof's method, "let_in" to run nothing, or "refused".
+    """Return the findings that hold where the login ended so: by a proof's method, "let_in" to run nothing, "taken" where sshd
+    would have the key and then went away, or "refused".
 
     What was accepted without a login may still end at once. What only some sshds mind did not matter where the key was taken.
     Where the configuration waits to be read, what it will do is told as a warning.
@@ -62,10 +65,18 @@ def believed(found: list[Json], method: str) -> list[Json]:
     if method == "logged_in":
         pending = any(each["code"] == "setting_pending" for each in warnings)
         return warnings + [dict(each, kind="warning") for each in found if pending and each["kind"] in ("key", "session")]
+    doubts = [each for each in found if each["kind"] == "doubt"]
+    if method == "taken":
+        return session + [each for each in doubts if each["code"] in _ONCE_TAKEN] + warnings
     if method in ("accepted", "let_in"):
         return session + warnings
-    reasons = [each for each in found if each["kind"] == "key"] or [each for each in found if each["kind"] == "doubt"]
+    reasons = [each for each in found if each["kind"] == "key"] or [each for each in doubts if each["code"] not in _ONCE_TAKEN]
     return reasons + session + warnings
+
+
+def ended(evidence: Json) -> str:
+    """Return how a login ended that a proof tried in vain, as believed() has it."""
+    return next((each for each in ("let_in", "taken") if evidence.get(each)), "refused")
 
 
 def keeps_out(found: list[Json]) -> list[Json]:
@@ -79,7 +90,7 @@ def explained(found: list[Json], method: str, **place: Any) -> list[Json]:
     # What was written since sshd read its configuration may be what keeps the key out no longer.
     if keeps_out(kept) or any(each["code"] in _REASON_ENOUGH for each in kept):
         return kept
-    code, kind = ("session_fails", "session") if method == "let_in" else ("unexplained", "key")
+    code, kind = ("session_fails", "session") if method in ("let_in", "taken") else ("unexplained", "key")
     return told([{"code": code, "kind": kind, "message": FINDINGS[code].meaning}], **place) + kept
 
 

@@ -64,6 +64,16 @@ FINDINGS: dict[str, Finding] = {
         "The login's shell is nologin or false: the key is taken, and the session ends at once.",
         "usermod -s /bin/sh LOGIN",
     ),
+    "pam_rule": Finding(
+        "login_not_allowed",
+        "PAM's account rules for sshd are more than the usual ones (access.conf, time.conf, a directory's); one may say no.",
+        "sed -n LINEp PATH",
+    ),
+    "shadow_line_missing": Finding(
+        "login_not_allowed",
+        "The login is in passwd and has no line in shadow; PAM turns it away once its key was taken.",
+        "pwconv",
+    ),
     "nologin_file": Finding(
         "login_not_allowed",
         "A file says that nobody but root may log in now (maintenance, or a boot that is not through).",
@@ -113,7 +123,7 @@ FINDINGS: dict[str, Finding] = {
     "key_revoked": Finding("new_key_refused", "The file of RevokedKeys lists the key.", "kps replace SERVER --keypair NAME"),
     "revoked_keys_unreadable": Finding(
         "new_key_refused",
-        "RevokedKeys names a file that is not there or can't be read: then sshd refuses every key.",
+        "RevokedKeys names a file that is not there, can't be read or is damaged: then sshd refuses every key.",
         "grep -rni revokedkeys /etc/ssh",
     ),
     # -- the way to the file of keys -----------------------------------------------------------------------------------
@@ -135,6 +145,12 @@ FINDINGS: dict[str, Finding] = {
         "kps server check SERVER --login LOGIN --repair",
         True,
     ),
+    "path_label": Finding(
+        "new_key_refused",
+        "SELinux enforces, and a directory or file on the way to the key has another label than its policy has for it.",
+        "su -s /bin/sh LOGIN -c 'restorecon -v PATH'",
+        True,
+    ),
     "path_unsafe": Finding("path_unsafe", "Something on the way is not the directory or file that it should be.", "ls -ld PATH"),
     "link_leads_astray": Finding(
         "path_unsafe",
@@ -149,6 +165,11 @@ FINDINGS: dict[str, Finding] = {
         "authorized_keys_elsewhere",
         "sshd reads no file of keys for this login (AuthorizedKeysFile none).",
         "grep -rni authorizedkeysfile /etc/ssh",
+    ),
+    "keys_from_command": Finding(
+        "new_key_refused",
+        "The login's keys come from a program alone (AuthorizedKeysCommand), which does not name this one, or fails.",
+        "grep -rni authorizedkeyscommand /etc/ssh",
     ),
     "keys_file_missing": Finding(
         "new_key_refused", "None of the files in which sshd looks for keys exists.", "kps bind SERVER --keypair NAME"

@@ -475,10 +475,11 @@ class _Job:
             if plan["repair"]:
                 return await self._repaired(entrance, inside, result)
             return result if failed else await self._keys_shown(target, entrance, inside, result)
-        if failed and result["cause"] in diagnosis.EXPLAINED and not result["findings"] and plan["operation"] not in _ONLY_LOOK:
+        explained = result["cause"] in diagnosis.EXPLAINED or diagnosis.ended(result["evidence"] or {}) == "taken"
+        if failed and explained and not result["findings"] and plan["operation"] not in _ONLY_LOOK:
             line = order.bare(str(plan["key"])) if plan.get("key") else ""
             found = await self._looked_again(entrance, inside, line, as_if_listed=plan["operation"] in ("bind", "replace"))
-            result["findings"] = diagnosis.believed(found, "let_in" if (result["evidence"] or {}).get("let_in") else "refused")
+            result["findings"] = diagnosis.believed(found, diagnosis.ended(result["evidence"] or {}))
         return result
 
     async def _repaired(self, entrance: Entrance, inside: Inside, result: dict[str, Any]) -> dict[str, Any]:
@@ -505,7 +506,7 @@ class _Job:
             if line != diagnosed:
                 found = await self._looked_again(entrance, inside, line, as_if_listed=False)
             answer = await self._key_shown(target, line, came_by)
-            method = str(answer.get("method") or ("let_in" if answer["evidence"].get("let_in") else "refused"))
+            method = str(answer.get("method") or diagnosis.ended(answer["evidence"]))
             kept = diagnosis.believed(found, method)
             reasons = diagnosis.keeps_out(kept)
             if "cause" in answer or reasons:
@@ -521,9 +522,9 @@ class _Job:
         evidence = dict(answer["evidence"])
         cause = "session_disturbed" if method in ("let_in", "accepted") else str(answer["cause"])
         cause = "key_refused" if cause == "new_key_refused" else cause
-        ends = [each for each in found if each["kind"] == "session"]
-        if cause == "connection_closed" and ends:  # sshd went away where a login ends that it had let in
-            cause, method = ends[0]["cause"], "let_in"
+        if cause == "connection_closed" and (method == "taken" or any(each["kind"] == "session" for each in found)):
+            method = "taken"
+            cause = diagnosis.explained(found, method, **self._about)[0]["cause"] or cause
         if cause in diagnosis.EXPLAINED:
             evidence["findings"] = diagnosis.explained(found, method, **self._about)
         if "cause" in answer:

@@ -11,9 +11,9 @@ docs/doctor.md; what is a rule of an operation too (permissions, AllowUsers and 
 import time
 from collections import namedtuple
 
-from . import keys, permissions, sshd
+from . import keys, pam, permissions, sshd
 from .errors import Stop
-from .host import FindAccount, Follow, Read, ReadFollowed, Unread, Walk
+from .host import FindAccount, Follow, Mislabelled, Read, ReadFollowed, Unread, Walk
 from .plan import Step, addresses, has_shell
 
 TYPE_CHECKING = False
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
     Settings = Dict[str, List[str]]
 
 Finding = namedtuple("Finding", "code kind message path line seen")
-Finding.__doc__ = (
-    """path, line: where, or "" and 0. seen: what was seen, JSON. A kind of "doubt" is one that only some sshds mind."""
-)
+Finding.__doc__ = """path, line: where, or "" and 0. seen: what was seen, JSON. A kind of "doubt" may be the reason where no other
+is found."""
 
-Looked = namedtuple("Looked", "path real components text error")
-Looked.__doc__ = """One file of keys. real: where its links lead. text: None where there is none, or it can't be read: error."""
+Looked = namedtuple("Looked", "path real components text error labels")
+Looked.__doc__ = """One file of keys. real: where its links lead. text: None where there is none, or it can't be read: error.
+labels: (path, label, wanted) where SELinux's is another than its policy has."""
 
-Notes = namedtuple("Notes", "settings files revoked nologin chroot pending replaced")
+Notes = namedtuple("Notes", "settings files revoked nologin chroot pending replaced rules")
 Notes.__doc__ = """settings: of the login, from the controller's address. files: list of Looked. revoked: File or None. nologin:
 the path of the file that keeps logins out, or "". chroot: components, [] where not asked. pending: what sshd has not read yet.
-replaced: whether the program of the running sshd is another by now."""
+replaced: whether the program of the running sshd is another by now. rules: PAM's (pam.Rule), where sshd asks it."""
 
 _NOLOGIN = ("/etc/nologin", "/run/nologin", "/var/run/nologin")
 _TURNED = ("agent-forwarding", "port-forwarding", "pty", "touch-required", "user-rc", "verify-required", "x11-forwarding")
@@ -45,6 +45,7 @@ _VALUED = ["command", "environment", "expiry-time", "from", "permitlisten", "per
 _ONCE = ("command", "from", "expiry-time", "principals")
 _LOOKS_BLANK = "\v\f\x1c\x1d\x1e\x1f\x85\xa0\u2000\u2002\u2003\u2009\u200b\u2028\u2029\u202f\u3000"
 _MARKS = ("\ufeff", "\udcef\udcbb\udcbf")
+_KRL, _KRL_HEAD = "SSHKRL\n", 8 + 4 + 8 + 8 + 8  # its first word; with format, version, date and flags
 _RULES = {"DenyUsers": "deny_users", "AllowUsers": "allow_users", "DenyGroups": "deny_groups", "AllowGroups": "allow_groups"}
 
 
@@ -77,23 +78,44 @@ def examine(plan: "Plan", seen: "Seen", texts: "List[Tuple[str, str]]") -> "Play
         pid_file = _value(settings, "pidfile")
         pending = yield Unread(seen.daemon, pid_file, [path for path, _ in texts])
         replaced = bool((yield Unread(seen.daemon, pid_file, [seen.daemon.program])))
-    return Notes(settings, files, revoked, nologin, chroot, pending, replaced)
+    rules = []  # type: List[Any]
+    if _value(settings, "usepam") == "yes":
+        rules = yield from _pam_rules()
+    return Notes(settings, files, revoked, nologin, chroot, pending, replaced, rules)
+
+
+def _pam_rules() -> "Play":
+    texts, waiting = {}, ["sshd"]  # type: Dict[str, Tuple[str, str]], List[str]
+    while waiting and len(texts) < 50:
+        name = waiting.pop()
+        texts[name] = ("", "")
+        for directory in pam.DIRECTORIES:
+            path = name if name.startswith("/") else "{}/{}".format(directory, name)
+            found = yield from _tried(Read(path, None))
+            if found is not None and found.text is not None:
+                texts[name] = (path, found.text)
+                waiting += [each for each in pam.includes(found.text) if each not in texts]
+                break
+        if texts["sshd"] == ("", "") and pam.FALLBACK not in texts:
+            waiting.append(pam.FALLBACK)
+    return pam.rules("sshd" if texts["sshd"][0] else pam.FALLBACK, texts)
 
 
 def _looked(path: str, account: "Any", settings: "Settings") -> "Play":
-    real, components, text, error = path, [], None, ""
+    real, components, text, error, labels = path, [], None, "", []
     try:
         components = yield Walk(path, account)
         if components[-1].kind == "link":
             # sshd follows it, and judges what it leads to.
             real = yield Follow(path, account)
             components = yield Walk(real, account)
+        labels = yield Mislabelled([part.path for part in components if part.kind in ("directory", "file")], account)
         text = (yield Read(path, account) if real == path else ReadFollowed(real, account)).text
     except (Stop, OSError) as stop:
         error = getattr(stop, "message", "") or getattr(stop, "strerror", "") or str(stop)
     if settings.get("strictmodes") == ["no"]:
         components = [part._replace(uid=account.uid, mode=part.mode & ~0o022) for part in components]
-    return Looked(path, real, components, text, error)
+    return Looked(path, real, components, text, error, labels)
 
 
 def _tried(effect: "Any") -> "Play":
@@ -188,13 +210,32 @@ def _key(notes: Notes, key: "keys.Key") -> "List[Finding]":
         found.append(_finding("revoked_keys_unreadable", "{} cannot be read, so sshd refuses every key".format(path), path))
     elif path and notes.revoked.text is None:
         found.append(_finding("revoked_keys_unreadable", "{} does not exist, so sshd refuses every key".format(path), path))
+    elif path and not _whole(notes.revoked.text):
+        said = "{} is cut short or damaged (a KRL), so sshd refuses every key".format(path)
+        found.append(_finding("revoked_keys_unreadable", said, path))
     elif path and _revoked(notes.revoked.text, key):
         found.append(_finding("key_revoked", "{} lists this key (RevokedKeys)".format(path), path))
     return found
 
 
+def _whole(text: str) -> bool:
+    """Whether every length in a KRL is within it: PROTOCOL.krl in OpenSSH's sources. A list of key lines always is."""
+    listed = text.encode("utf-8", "surrogateescape")
+    if not text.startswith(_KRL):
+        return True
+    at = _KRL_HEAD
+    for number in range(2 + len(listed)):  # two strings, and then sections: a byte and a string
+        at += 1 if number >= 2 else 0
+        if number >= 2 and at > len(listed):
+            return at == len(listed) + 1
+        at += 4 + int.from_bytes(listed[at : at + 4], "big")
+        if at > len(listed):
+            return False
+    return False
+
+
 def _revoked(text: str, key: "keys.Key") -> bool:
-    if not text.startswith("SSHKRL\n"):
+    if not text.startswith(_KRL):
         return bool(keys.find(text, key))
     import hashlib  # where it is needed: slow to load
 
@@ -209,8 +250,13 @@ def _revoked(text: str, key: "keys.Key") -> bool:
 def _lines(plan: "Plan", notes: Notes, account: "Any", key: "keys.Key") -> "List[Finding]":
     """Why no line of any file lets the key in; [] where one does, or something else than a file may list it."""
     if not notes.files:
-        if _value(notes.settings, "authorizedkeyscommand"):
-            return []
+        command = _value(notes.settings, "authorizedkeyscommand")
+        if command:
+            said = "sshd takes the keys of {} from {} alone (AuthorizedKeysCommand): it does not name this one, or fails".format(
+                account.name, command
+            )
+            by = _value(notes.settings, "authorizedkeyscommanduser")
+            return [_finding("keys_from_command", said, kind="doubt", command=command[:300], user=by)]
         said = "sshd reads no file of keys for {} (AuthorizedKeysFile none)".format(account.name)
         return [_finding("authorized_keys_elsewhere", said)]
     if plan.as_if_listed:
@@ -281,6 +327,12 @@ def _path(notes: Notes, each: Looked, account: "Any", whole: bool) -> "List[Find
         found.append(finding._replace(kind="doubt") if wrong.doubtful else finding)
     if each.error and not found and parts[-1].kind == "file" and parts[-1].nlink == 1:
         found.append(_finding("keys_file_unreadable", "{}: {}".format(each.path, each.error), each.path, said=each.error))
+    for path, label, wanted in each.labels:
+        said = "{}: its SELinux label is {}, and the policy has {} for it; sshd may be kept from what is there".format(
+            path, label, wanted
+        )
+        # What sshd may read of a label that it should not find there is the policy's to say.
+        found.append(_finding("path_label", said, path, "doubt", label=label, wanted=wanted))
     return found
 
 
@@ -499,6 +551,18 @@ def _session(seen: "Seen", notes: Notes) -> "List[Finding]":
         found.append(_finding("shell_ends_at_once", said, account.shell, "session", shell=account.shell))
     if _value(settings, "maxsessions") == "0":
         found.append(_finding("no_sessions", "sshd opens no session for {} (MaxSessions 0)".format(name), "", "session"))
+    if notes.rules:
+        names = ["{}:{} {} {}".format(each.path, each.line, each.module, each.arguments)[:200].strip() for each in notes.rules]
+        said = "PAM has account rules for sshd that may turn {} away: {}".format(name, ", ".join(names[:3]))
+        first = notes.rules[0]
+        found.append(Finding("pam_rule", "doubt", said, first.path, first.line, {"rules": names[:8]}))
+    if account.password == "unknown" and _value(settings, "usepam") == "yes" and seen.daemon.how in ("listener", "each"):
+        said = (
+            "/etc/passwd has {}'s password in /etc/shadow, and there is no line for it: to PAM there is no such account".format(
+                name
+            )
+        )
+        found.append(_finding("shadow_line_missing", said, "/etc/shadow", "doubt"))
     for part in notes.chroot:
         if part.kind != "directory" or part.uid != 0 or part.mode & 0o022:
             wrong = "does not exist" if part.kind == "missing" else "mode {:04o} of uid {}".format(part.mode, part.uid)
@@ -552,24 +616,36 @@ def _chroot(settings: "Settings", account: "Any") -> str:
 
 
 def repairs(notes: Notes, account: "Any") -> "List[Step]":
-    """Return the steps that mend what is safe to mend: who may write to, and who owns, the login's own .ssh and file of keys."""
+    """Return the steps that mend what is safe to mend: who may write to, and who owns, the login's own .ssh and file of keys, and
+    their SELinux labels."""
     steps = []  # type: List[Step]
     for each in notes.files:
+        ours = each.components[1:][-2:] if each.components and each.real == each.path and each.components[0].path != "/" else []
         for wrong in permissions.check(each.components, account.uid):
             part = next(part for part in each.components if part.path == wrong.path)
-            ours = each.real == each.path and each.components[0].path != "/" and part in each.components[1:][-2:]
-            if wrong.unsafe or wrong.doubtful or not ours or any(step.path == part.path for step in steps):
+            if wrong.unsafe or wrong.doubtful or part not in ours or any(step.path == part.path for step in steps):
                 continue
             if part.uid != account.uid:  # the mode is changed with the login's own rights
                 steps.append(Step("owner", part.path, account.name, [part.uid, part.gid], [account.uid, account.gid]))
             wanted = part.mode & ~0o022 | (0o700 if part.kind == "directory" else 0o600)
             if wanted != part.mode:
                 steps.append(Step("mode", part.path, account.name, part.mode, wanted))
+        for path, label, wanted_label in each.labels:
+            step = Step("label", path, account.name, label, wanted_label)
+            if step not in steps and _becomes_own(path, ours, account, steps):
+                steps.append(step)
     return steps
 
 
+def _becomes_own(path: str, ours: "List[Any]", account: "Any", steps: "List[Step]") -> bool:
+    given = [step.path for step in steps if step.kind == "owner"]
+    return any(part.path == path and (part.uid == account.uid or path in given) for part in ours)
+
+
 def in_words(step: "Step") -> str:
-    """Return a repair as it is told: a path, and what becomes of its mode or owner (user and group id)."""
+    """Return a repair as it is told: a path, and what becomes of its mode, label or owner (user and group id)."""
     if step.kind == "mode":
         return "{} {:04o} -> {:04o}".format(step.path, step.before, step.after)
+    if step.kind == "label":
+        return "{} {} -> {}".format(step.path, step.before, step.after)
     return "{} {}:{} -> {}:{}".format(step.path, *(step.before + step.after))

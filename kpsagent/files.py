@@ -14,6 +14,7 @@ import time
 from . import keys, swap
 from .errors import Changed, Refused
 from .host import Account, File
+from .labels import ATTRIBUTE
 from .permissions import Component
 
 TYPE_CHECKING = False
@@ -719,6 +720,44 @@ def set_owner(path: str, account: Account, expected: "List[int]", owner: "List[i
         os.fsync(opened)
     finally:
         os.close(opened)
+
+
+def set_label(path: str, account: Account, expected: str, label: str) -> None:
+    """Give a file or directory of the login's another SELinux label, or refuse: host.SetLabel.
+
+    By the descriptor through which it was looked at, and what is not the login's own stays as it is labelled: the login may have
+    moved there what others must not read.
+    """
+    directory, name, rights = _parent(path, account)
+    try:
+        with acting_as(rights):
+            parent = open_directory(directory)
+            try:
+                opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+            finally:
+                os.close(parent)
+    except FileNotFoundError:
+        raise _changed(path, account, "removed it")
+    try:
+        found = os.fstat(opened)
+        if found.st_uid != account.uid or (not stat.S_ISDIR(found.st_mode) and found.st_nlink != 1):
+            raise Refused("path_unsafe", "{}: not {}'s alone, so its label stays".format(path, account.name), path=path)
+        if _label(opened) != expected:
+            raise _changed(path, account, "changed its label")
+        # Root may, by SELinux's rules and without them; the login may only by SELinux's.
+        os.setxattr(opened, ATTRIBUTE, label.encode("ascii") + b"\0")
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def _label(opened: int) -> str:
+    try:
+        return os.getxattr(opened, ATTRIBUTE).rstrip(b"\0").decode("ascii", "replace")
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.ENOTSUP):
+            return ""
+        raise
 
 
 def _may_be_given(opened: int, found: os.stat_result) -> bool:

@@ -74,6 +74,10 @@ ReadFollowed = namedtuple("ReadFollowed", "path account")
 ReadFollowed.__doc__ = """-> File, as Read, of where Follow led: with the account's own rights also where only root can change the
 directory, for where a link leads is the choice of whoever made it."""
 
+Mislabelled = namedtuple("Mislabelled", "paths account")
+Mislabelled.__doc__ = """-> list of (path, label, the label that the policy has for it): of these paths those where the two
+differ, while SELinux denies what its policy does not allow; [] where it does not, or nothing there tells."""
+
 Glob = namedtuple("Glob", "pattern")
 Glob.__doc__ = "-> sorted list of root's files that match, as sshd's Include does."
 
@@ -114,6 +118,10 @@ SetOwner = namedtuple("SetOwner", "path account expected owner")
 SetOwner.__doc__ = """Owner and group are changed from expected to owner ([uid, gid] each); errors.Changed where they were others.
 Of what stands in the account's home, and only where nothing is given away by it: a file of key lines with one name, or a
 directory that holds nothing but files of keys; else Refused."""
+
+SetLabel = namedtuple("SetLabel", "path account expected label")
+SetLabel.__doc__ = """The SELinux label is changed from expected; errors.Changed where it was another. Only of what is the
+account's own and, where it is a file, has one name; else Refused."""
 
 SetPassword = namedtuple("SetPassword", "account expected hash")
 SetPassword.__doc__ = """On a disk at rest only: the account's hash in shadow, "hash:day it was set" as it stands there; without a

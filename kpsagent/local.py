@@ -4,7 +4,7 @@ import fcntl
 import os
 import time
 
-from . import accounts, arming, files, processes, wire
+from . import accounts, arming, files, labels, processes, wire
 from .errors import Changed, Lost, Refused
 from .host import MAIN_CONFIG, Daemon
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 PATIENCE_SECONDS = 2  # with whoever holds the lock at the deadline, before an undo goes on beside them
 _NAMES = ("armed", "revoking", "confirmed", "reverting")
 _NEW = "new-"
-SELINUX = "/sys/fs/selinux/enforce"  # there where SELinux is on
-RESTORECON = ("/usr/sbin/restorecon", "/sbin/restorecon")
+SELINUX = labels.ENFORCE
+RESTORECON = labels.RESTORECON
 
 NO_ROOT = (
     "without root no undo outlives this session: if the agent is killed or the server reboots in the middle, what was changed "
@@ -85,6 +85,13 @@ class LocalHost:
     def _ReadFollowed(self, effect: "Any") -> "Any":
         return files.read(effect.path, effect.account, True)
 
+    def _Mislabelled(self, effect: "Any") -> "List[Tuple[str, str, str]]":
+        program = _restorecon()
+        if program is None or self.at_rest or processes.slurp(SELINUX).strip() != "1" or not effect.paths:
+            return []
+        answer = processes.run(labels.question(program, effect.paths), account=effect.account)
+        return labels.wrong(answer.out + "\n" + answer.err, effect.paths)
+
     def _Glob(self, effect: "Any") -> "Any":
         return files.glob(effect.pattern)
 
@@ -102,7 +109,7 @@ class LocalHost:
 
     def _label(self, path: str, account: "Any") -> None:
         """Give what is new the label that SELinux's policy has for it; without it sshd might not be allowed to read it."""
-        program = next((each for each in RESTORECON if os.path.exists(each)), None)
+        program = _restorecon()
         if program is None or self.at_rest or not os.path.exists(SELINUX):
             return
         # As the login, which may swap any component of this path: then it gets nothing labelled but what is its own.
@@ -116,6 +123,9 @@ class LocalHost:
 
     def _SetOwner(self, effect: "Any") -> None:
         files.set_owner(effect.path, effect.account, effect.expected, effect.owner)
+
+    def _SetLabel(self, effect: "Any") -> None:
+        files.set_label(effect.path, effect.account, effect.expected, effect.label)
 
     def _SetPassword(self, effect: "Any") -> None:
         before = accounts.hash_of(effect.account.name)
@@ -292,6 +302,10 @@ class LocalHost:
     def _Say(self, effect: "Any") -> None:
         if self.rope is not None:
             self.rope.say(effect.phase, effect.detail)
+
+
+def _restorecon() -> "Optional[str]":
+    return next((each for each in RESTORECON if os.path.exists(each)), None)
 
 
 def _load(path: str) -> "Any":

@@ -53,8 +53,9 @@ and what they opened ends.
 """
 
 Step = namedtuple("Step", "kind path login before after")
-Step.__doc__ = """One change, and at once all that its undo needs. kind: "directory", "mode", "owner", "keys", "block" or
-"password"; login: whose file, None for root's; before and after: text, mode, [uid, gid] or hash (None: nothing there)."""
+Step.__doc__ = """One change, and at once all that its undo needs. kind: "directory", "mode", "owner", "label", "keys",
+"block" or "password"; login: whose file, None for root's; before and after: text, mode, [uid, gid], label or hash (None: nothing
+there)."""
 
 Question = namedtuple("Question", "way login want least key known")
 Question.__doc__ = """A proof asked of the controller. way: "key" or "password". want: "logged_in", "password_offered" or

@@ -45,6 +45,8 @@ def _change(step: "Step") -> "Dict[str, Any]":
         return dict(change, after="0700")
     if step.kind == "owner":
         return dict(change, before="{}:{}".format(*step.before), after="{}:{}".format(*step.after))
+    if step.kind == "label":
+        return dict(change, before=step.before, after=step.after)
     if step.kind == "password":
         return change
     return dict(change, diff=diff(step.path, step.before, step.after)[:_LONGEST_DIFF].split("\n")[:-1], made=step.before is None)

@@ -39,6 +39,7 @@ from .host import (
     Replace,
     Say,
     Sessions,
+    SetLabel,
     SetMode,
     SetOwner,
     SetPassword,
@@ -444,7 +445,7 @@ def _grounds(steps: "List[Step]", account: "Any") -> "Play":
     """Return path -> what it stands on, for each step in a login's own files."""
     grounds = {}  # type: Dict[str, List[Any]]
     for step in steps:
-        if step.kind in ("directory", "mode", "owner", "keys") and step.path not in grounds:
+        if step.kind in ("directory", "mode", "owner", "label", "keys") and step.path not in grounds:
             owner = account if step.login == account.name else (yield FindAccount(step.login))
             grounds[step.path] = list((yield Ground(step.path, owner)))
     return grounds
@@ -800,6 +801,8 @@ def _do(step: Step, account: "Any") -> "Play":
         yield SetMode(step.path, owner, step.before, step.after)
     elif step.kind == "owner":
         yield SetOwner(step.path, owner, step.before, step.after)
+    elif step.kind == "label":
+        yield SetLabel(step.path, owner, step.before, step.after)
     elif step.kind == "password":
         yield SetPassword(account, step.before, step.after)
     elif step.after is None:
@@ -981,12 +984,14 @@ def _undo_step(step: Step, account: "Any", journal: "Dict[str, Any]") -> "Play":
     yield from _refuse_other_ground(step.path, account, journal)
     if step.kind == "directory":
         yield RemoveDirectory(step.path, owner)
-    elif step.kind in ("mode", "owner", "password"):
+    elif step.kind in ("mode", "owner", "label", "password"):
         try:
             if step.kind == "mode":
                 yield SetMode(step.path, owner, step.after, step.before)
             elif step.kind == "owner":
                 yield SetOwner(step.path, owner, step.after, step.before)
+            elif step.kind == "label":
+                yield SetLabel(step.path, owner, step.after, step.before)
             else:
                 yield SetPassword(account, step.after, step.before)
         except Changed:

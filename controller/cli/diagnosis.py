@@ -58,7 +58,13 @@ def plan(task: Json) -> None:
 
 
 def _change(change: Json) -> None:
-    what = {"mode": "mode of", "owner": "owner of", "directory": "new directory", "password": "password in"}.get(change["kind"])
+    what = {
+        "mode": "mode of",
+        "owner": "owner of",
+        "label": "label of",
+        "directory": "new directory",
+        "password": "password in",
+    }.get(change["kind"])
     if what is not None:
         output.say(f"{what} {change['path']}" + (f": {change['before']} -> {change['after']}" if "before" in change else ""))
     for line in change.get("diff", []):

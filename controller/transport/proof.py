@@ -77,15 +77,23 @@ async def _close(connection: asyncssh.SSHClientConnection) -> None:
 
 
 async def key_logs_in(target: Target, login: str, public_line: str, private: Signer, path: str) -> dict[str, Any]:
-    """Prove that this key, and nothing else, logs in and can run a command."""
+    """Prove that this key, and nothing else, logs in and can run a command.
+
+    Where it does not, evidence says so: let_in, to run nothing; taken, where sshd would have the key and then closed.
+    """
+    offers: list[Offer] = []
 
     def client_of() -> tuple[Client, list[asyncssh.SSHKeyPair]]:
         client = Client()
-        return client, [Offer(public_line, private, client)]
+        offers.append(Offer(public_line, private, client))
+        return client, [offers[-1]]
 
     try:
         connection = await patiently(target, login, client_of)
     except NotConnected as error:
+        if error.cause == "connection_closed" and offers and offers[-1].accepted:
+            # What OpenSSH does where PAM's account rules say no: auth2.c.
+            error.evidence["taken"] = True
         return answer_failed(error, "new_key_refused" if error.cause == "key_refused" else None)
     return await _with_nonce(connection, path, login, "new_key_refused")
 

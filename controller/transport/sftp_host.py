@@ -246,6 +246,12 @@ class SftpHost:
     async def _SetOwner(self, effect: Any) -> None:
         raise Refused("path_permissions", f"{effect.path}: its owner is not changed over SFTP", path=effect.path)
 
+    async def _Mislabelled(self, effect: Any) -> list[tuple[str, str, str]]:
+        return []  # SFTP shows no label
+
+    async def _SetLabel(self, effect: Any) -> None:
+        raise Refused("path_permissions", f"{effect.path}: its label is not changed over SFTP", path=effect.path)
+
     async def _Sweep(self, effect: Any) -> None:
         directory, name = posixpath.split(effect.path)
         try:

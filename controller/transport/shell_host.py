@@ -12,7 +12,7 @@ from typing import Any
 
 from controller.transport import shell_journal
 from controller.transport.far import BLOCKS, LARGEST_FILE, Far, path_word, word
-from kpsagent import accounts, processes, wire
+from kpsagent import accounts, labels, processes, wire
 from kpsagent.errors import Changed, Failed, Lost, Refused
 from kpsagent.host import MAIN_CONFIG, Account, Daemon, File, Output, ReadFollowed
 from kpsagent.local import NO_ROOT, NOTHING_AT_BOOT
@@ -285,6 +285,16 @@ class ShellHost:
     def _unread_by_dropbear(self) -> list[str]:
         return [posixpath.join(account.home, ".ssh/authorized_keys2") for account in self._accounts.values()]
 
+    async def _Mislabelled(self, effect: Any) -> list[tuple[str, str, str]]:
+        if not effect.paths or (await self._text(labels.ENFORCE)).strip() != "1":
+            return []
+        for program in labels.RESTORECON:
+            # Unlike the agent as whoever we are: it only looks, and never follows the last name of a path.
+            answer = await self._run(*map(word, labels.question(program, effect.paths)))
+            if answer.code != 127:
+                return labels.wrong(f"{answer.out}\n{answer.err}", effect.paths)
+        return []
+
     async def _Glob(self, effect: Any) -> list[str]:
         said = (await self._far.ask("glob", path_word(effect.pattern))).text()
         return sorted(line for line in said.split("\n") if line)
@@ -331,7 +341,10 @@ class ShellHost:
             raise _changed(effect.path, effect.account, "changed its mode") from None
 
     async def _SetOwner(self, effect: Any) -> None:
-        raise _owner_refused(effect.path)
+        raise _left_alone(effect.path, "owner")
+
+    async def _SetLabel(self, effect: Any) -> None:
+        raise _left_alone(effect.path, "label")
 
     async def _Sweep(self, effect: Any) -> None:
         place = await self._place(effect.path, effect.account)
@@ -524,8 +537,8 @@ class ShellHost:
         places = []
         for kind, path, login, before, _ in journal["steps"]:
             owner = account if login is not None else None
-            if kind == "owner":
-                raise _owner_refused(path)
+            if kind in ("owner", "label"):
+                raise _left_alone(path, kind)
             places.append(await self._place(path, owner))
             if kind in ("keys", "block") and before is not None:
                 await self._refuse_unless_kept(places[-1], path, owner)
@@ -609,11 +622,12 @@ class ShellHost:
             raise Lost("deadline_passed", "the deadline passed")
 
 
-def _owner_refused(path: str) -> Refused:
+def _left_alone(path: str, what: str) -> Refused:
     # No tool of a shell gives away what it has just looked at, and not what stands at its path a moment later.
+    tool = {"owner": "chown", "label": "restorecon"}[what]
     return Refused(
         "path_permissions",
-        f"{path}: its owner is not changed without Python on the server; use chown by hand, or install python3-minimal",
+        f"{path}: its {what} is not changed without Python on the server; use {tool} by hand, or install python3-minimal",
         path=path,
     )
 

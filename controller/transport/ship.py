@@ -9,9 +9,9 @@ from importlib import resources
 from typing import Any
 
 # In the order in which they import each other.
-_BEFORE = ("errors", "wire", "swap", "keys", "permissions", "host", "sshd", "plan")
+_BEFORE = ("errors", "wire", "swap", "labels", "keys", "permissions", "host", "sshd", "plan")
 # What few runs need, and is shipped to those only.
-_FOR_SOME = ("reset", "revoke", "doctor", "preview")
+_FOR_SOME = ("reset", "revoke", "pam", "doctor", "preview")
 _AFTER = ("transaction", "accounts", "files", "processes", "arming", "sessions", "local", "__main__")
 
 _LOADER = """\
@@ -57,6 +57,7 @@ def needed(plan: Mapping[str, Any]) -> tuple[str, ...]:
     wanted = {
         "reset": plan["operation"] == "reset",
         "revoke": bool(plan.get("revoke")),
+        "pam": plan.get("diagnose") is not None,
         "doctor": plan.get("diagnose") is not None,
         "preview": bool(plan.get("only_plan")),
     }

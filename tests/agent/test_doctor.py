@@ -35,7 +35,7 @@ SPELLINGS = (
 
 
 def looked(text):
-    return doctor.Looked("/k", "/k", [], text, "")
+    return doctor.Looked("/k", "/k", [], text, "", [])
 
 
 def lets_in(text):

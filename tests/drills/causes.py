@@ -20,7 +20,7 @@ from rich.progress import Progress
 
 from controller.demo.fleet import Fleet, FleetUnavailable, Server, Spec
 from tests.drills.figures import Figure, Report, zero
-from tests.drills.plants import ADMIN, HEALTHY, PLANTS, UNREACHED, Case, Plant, case
+from tests.drills.plants import ADMIN, ALONE, HEALTHY, PLANTS, UNREACHED, Case, Plant, case
 from tests.fleet import judge
 from tests.fleet.product import Json, NotEnded, Product
 
@@ -46,6 +46,9 @@ APART = (
     {"where", "file"},
     {"broken", "pending"},
     {"pam", "expiry"},
+    {"pam", "rule"},
+    {"shadow", "pam"},
+    {"shadow", "expiry"},
 )
 _ADDING = threading.Lock()  # a fleet gives one name at a time
 QUIET = ("line", "path", "file", "expiry", "shell", "nologin")  # with these sshd does not have to read its configuration anew
@@ -85,7 +88,7 @@ Job = tuple[str, str, tuple[Plant, ...], str]  # kind, name, plants, tree
 
 
 def _chosen(dice: random.Random, sample: bool) -> list[Job]:
-    singles: list[Job] = [("single", plant.name, (plant,), plant.tree) for plant in (*PLANTS, *UNREACHED)]
+    singles: list[Job] = [("single", plant.name, (plant,), plant.tree) for plant in (*PLANTS, *ALONE, *UNREACHED)]
     couples = [couple for couple in itertools.combinations(PLANTS, 2) if _go_together(*couple)]
     pairs: list[Job] = [
         ("pair", f"{one.name} + {two.name}", (one, two), "host")
@@ -144,7 +147,7 @@ def _one(job: Job, fleet: Fleet, product: Product) -> Verdict:
         lets_in = all(plant.warns is not None for plant in plants)
         if plants[0].group != "reach" and _gets_in(made) != lets_in:
             return Verdict(name, kind, f"{'kept out' if lets_in else 'let in'} by OpenSSH's client: not planted well", False)
-        task = _checked(made, product)
+        task = _checked(made, product, all(plant.another_way for plant in plants))
         miss = _missed(plants, task)
         idle = [plant.name for plant in plants if plant.warns is not None and not plant.warns(made)]
         if idle:
@@ -159,7 +162,7 @@ def _in_at_first(made: Case) -> str:
     said = ""
     for _ in range(4):
         try:
-            if judge.key_login_works(made.server, made.login, made.private):
+            if judge.key_login_works(made.server, made.login, made.private, made.source):
                 return ""
             said = "permission denied"
         except judge.Puzzled as puzzled:
@@ -171,7 +174,7 @@ def _gets_in(made: Case) -> bool:
     """Whether OpenSSH's client gets in with the key and can run a command."""
     for _ in range(3):
         try:
-            return judge.key_login_works(made.server, made.login, made.private)
+            return judge.key_login_works(made.server, made.login, made.private, made.source)
         except judge.Puzzled as puzzled:
             # A machine that is out of breath is no cause.
             if "timed out" not in str(puzzled) and "Connection reset" not in str(puzzled):
@@ -179,9 +182,12 @@ def _gets_in(made: Case) -> bool:
     return False
 
 
-def _checked(made: Case, product: Product) -> Json:
+def _checked(made: Case, product: Product, another_way: bool = True) -> Json:
     """Check the key, with another way in at hand: root's password, or an administrator's where root itself is asked about."""
     given = {"identity": made.private}
+    if not another_way:
+        product.add(made.server)
+        return product.run("check", made.server, login=made.login, **given)
     if made.server.spec.logins == ADMIN:
         given |= {"password": ADMIN[0].password or "", "password_of": "admin"}
         product.add(made.server, login="admin")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from controller.demo.fleet import Login, Server, Spec
 
+_NOBODY = 0xFFFFFFFF  # in an access control list
 LOGIN, PASSWORD = "deploy", "walk the dog"
 FROM = "127.0.0.1"
 USERS = (Login(LOGIN, PASSWORD), Login("other", "fetch"))
@@ -31,6 +32,7 @@ class Case:
     public: str
     login: str = LOGIN
     reloads: bool = False
+    source: str | None = None  # from where OpenSSH's client comes; None: from anywhere
 
     @property
     def home(self) -> str:
@@ -73,6 +75,8 @@ class Plant:
     tree: str = "host"
     warns: Callable[[Case], bool] | None = None  # for what keeps nobody out yet: whether it has the effect that it warns of
     logins: tuple[Login, ...] = USERS
+    source: str | None = None
+    another_way: bool = True  # whether the check is given one more credential, to look inside with
 
 
 def _key_of(public: str) -> tuple[str, str, str]:
@@ -95,6 +99,11 @@ def _run(script: str) -> Callable[[Case], str]:
     return lambda case: case.sh(script.replace("LOGIN", case.login).replace("HOME", case.home).replace("KEYS", case.keys))
 
 
+def _pam(rule: str, script: str = "true") -> Callable[[Case], None]:
+    """Put one more account rule before sshd's own, as an administrator would."""
+    return lambda case: case.sh(f"{script}; sed -i '1i account required {rule}' /etc/pam.d/sshd".replace("LOGIN", case.login))
+
+
 def _other_key() -> str:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "key")
@@ -106,12 +115,12 @@ def _revoked(case: Case, how: str) -> None:
     path = "/etc/ssh/revoked"
     if how == "keys":
         case.server.write(path, f"{_other_key()}{case.public}\n", 0o644)
-    if how == "krl":
+    if how in ("krl", "cut"):
         with tempfile.TemporaryDirectory() as directory:
             public, krl = Path(directory, "key.pub"), Path(directory, "krl")
-            public.write_text(case.public + "\n")
+            public.write_text((case.public if how == "krl" else _other_key().strip()) + "\n")
             subprocess.run(["ssh-keygen", "-q", "-k", "-f", str(krl), str(public)], check=True)
-            encoded = base64.b64encode(krl.read_bytes()).decode()
+            encoded = base64.b64encode(krl.read_bytes()[: -20 if how == "cut" else None]).decode()
         case.sh(f"echo {encoded} | base64 -d > {path}")
     case.config(f"RevokedKeys {path}")
 
@@ -139,6 +148,46 @@ def _denied_after_reload(case: Case) -> bool:
     return "denyusers" in case.server.run(["/usr/sbin/sshd", "-T", "-C", f"user={case.login},host={FROM},addr={FROM}"]).stdout
 
 
+def _acl(case: Case, path: str, *entries: tuple[int, int, int]) -> None:
+    """Give a file the entries (tag, permissions, id) of an access control list: acl(5)."""
+    value = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    case.sh(f'python3 -c \'import os; os.setxattr("{path}", "system.posix_acl_access", bytes.fromhex("{value.hex()}"))\'')
+
+
+def _shut_out(case: Case) -> None:
+    """Everybody may read root's file but the login, by an entry of its own."""
+    case.sh(f"chown root:root {case.keys}; chmod 644 {case.keys}")
+    _acl(case, case.keys, (0x01, 6, _NOBODY), (0x02, 0, 1000), (0x04, 4, _NOBODY), (0x10, 4, _NOBODY), (0x20, 4, _NOBODY))
+
+
+# What SELinux would do is played, for this machine's kernel has none: it is said to be on, and a tool of the name knows a policy of
+# one rule. The label is a real attribute.
+RESTORECON = """#!/bin/sh
+[ "$1 $2" = "-n -v" ] || exit 1
+shift 2
+exec python3 - "$@" <<'END'
+import os, re, sys
+for path in sys.argv[1:]:
+    label = os.getxattr(path, "security.selinux").decode().rstrip("\\0") if os.listxattr(path) else "(null)"
+    wanted = re.sub("user_home_t|var_t", "ssh_home_t", label)
+    if "/.ssh" in path and wanted != label:
+        print("Would relabel {} from {} to {}".format(path, label, wanted))
+END
+"""
+
+
+def labelled(case: Case, label: str = "unconfined_u:object_r:user_home_t:s0", path: str = "") -> None:
+    case.sh("mkdir -p /sys/fs/selinux; echo 1 > /sys/fs/selinux/enforce")
+    case.server.write("/usr/sbin/restorecon", RESTORECON, 0o755)
+    command = f'import os; os.setxattr("{path or case.keys}", "security.selinux", b"{label}\\0")'
+    case.sh(f"python3 -c '{command}'")
+
+
+def _denied_by_name(case: Case) -> None:
+    """By the name that the DNS has for the controller's address: sshd_config(5), UseDNS."""
+    case.config(f"UseDNS yes\nDenyUsers {case.login}@localhost")
+
+
 def _program_is_gone(case: Case) -> bool:
     return "(deleted)" in case.sh("readlink /proc/$(cat /run/sshd.pid)/exe")
 
@@ -160,6 +209,12 @@ PLANTS = (
     Plant("shell false", "shell", ("shell_ends_at_once",), _run("usermod -s /bin/false LOGIN")),
     Plant("/etc/nologin", "nologin", ("nologin_file",), _run("echo maintenance > /etc/nologin")),
     Plant("/run/nologin", "nologin", ("nologin_file",), _run("echo booting > /run/nologin")),
+    Plant("access.conf", "rule", ("pam_rule",), _pam("pam_access.so", "echo '-:ALL EXCEPT root:ALL' >> /etc/security/access.conf")),
+    Plant("closed by time.conf", "rule", ("pam_rule",), _pam("pam_time.so", "echo 'sshd;*;LOGIN;!Al0000-2400' >> /etc/security/time.conf")),
+    Plant("a list of logins", "rule", ("pam_rule",), _pam("pam_listfile.so onerr=fail item=user sense=allow file=/etc/ssh/who", "echo root > /etc/ssh/who")),
+    Plant("a group is asked for", "rule", ("pam_rule",), _pam("pam_succeed_if.so user ingroup wheel", "groupadd wheel; gpasswd -a root wheel")),
+    Plant("a program that says no", "rule", ("pam_rule",), _pam("pam_exec.so quiet /etc/ssh/may-log-in", "printf '#!/bin/sh\\n[ $PAM_USER = root ]\\n' > /etc/ssh/may-log-in; chmod 755 /etc/ssh/may-log-in")),
+    Plant("no line in shadow", "shadow", ("shadow_line_missing",), _run("sed -i /^LOGIN:/d /etc/shadow")),
     Plant("home gone", "file", ("home_missing",), _run("mv HOME HOME.away")),
     # what sshd allows
     Plant("DenyUsers", "deny users", ("deny_users",), _config("DenyUsers LOGIN")),
@@ -180,7 +235,9 @@ PLANTS = (
     Plant("revoked in a list", "revoked", ("key_revoked",), lambda c: _revoked(c, "keys")),
     Plant("revoked in a KRL", "revoked", ("key_revoked",), lambda c: _revoked(c, "krl")),
     Plant("list of revoked keys gone", "revoked", ("revoked_keys_unreadable",), lambda c: _revoked(c, "gone")),
+    Plant("a KRL that was cut", "revoked", ("revoked_keys_unreadable",), lambda c: _revoked(c, "cut")),
     # the way to the file
+    Plant("an entry against the login", "path", ("keys_file_unreadable",), _shut_out),
     Plant("home writable by all", "path", ("path_writable",), _run("chmod 777 HOME")),
     Plant("home of a stranger", "path", ("path_owner",), _run("chown 4711 HOME; chmod 755 HOME")),
     Plant("home writable by a shared group", "path", ("path_writable",), _run("gpasswd -a other LOGIN; chmod 775 HOME")),
@@ -198,6 +255,8 @@ PLANTS = (
     Plant(".ssh is a link to a shared place", "file", ("link_leads_astray", "path_writable"), _run("mkdir -p /srv/keys; chmod 777 /srv/keys; mv HOME/.ssh /srv/keys/LOGIN; ln -s /srv/keys/LOGIN HOME/.ssh")),
     Plant("link to nowhere", "file", ("keys_file_missing",), _run("rm KEYS; ln -s HOME/keys.txt KEYS")),
     Plant("AuthorizedKeysFile none", "where", ("authorized_keys_elsewhere",), _config("AuthorizedKeysFile none")),
+    Plant("keys from a program", "where", ("keys_from_command",), _config("AuthorizedKeysFile none\nAuthorizedKeysCommand /bin/echo\nAuthorizedKeysCommandUser nobody")),
+    Plant("keys from a program that fails", "where", ("keys_from_command",), _config("AuthorizedKeysFile none\nAuthorizedKeysCommand /bin/false\nAuthorizedKeysCommandUser nobody")),
     Plant("AuthorizedKeysFile elsewhere", "where", ("keys_file_missing",), _config("AuthorizedKeysFile /etc/ssh/keys/%u")),
     Plant("AuthorizedKeysFile elsewhere for one", "where", ("keys_file_missing",), _config("Match User LOGIN\n  AuthorizedKeysFile .keys/%u")),
     # the line
@@ -242,11 +301,20 @@ PLANTS = (
 )  # fmt: skip
 
 
+# These go with no other: they take away what another would be planted on, or what would show it.
+ALONE = (
+    Plant("login gone", "alone", ("login_missing",), _run("userdel LOGIN")),
+    Plant("no way in but that", "alone", ("refused_unseen",), lambda c: c.install(_other_key()), another_way=False),
+    Plant("denied by a name in the DNS", "alone", ("unexplained",), _denied_by_name, source=FROM),
+    Plant("label of another place, SELinux played", "alone", ("path_label",), lambda c: (labelled(c), _denied_by_name(c)), source=FROM),
+)  # fmt: skip
+
+
 def case(plant: Plant, add: Callable[[Spec], Server], make_key: Callable[[str, int | None], tuple[str, str]]) -> Case:
     """Return a server with a login that gets in by its key, as it is before anything is planted."""
     server = add(Spec(tree=plant.tree, logins=plant.logins, max_startups=200))
     private, public = make_key(*plant.key)
-    made = Case(server, private, public, plant.login)
+    made = Case(server, private, public, plant.login, source=plant.source)
     made.install()
     return made
 
@@ -273,11 +341,9 @@ UNREACHED = (
 # -- nothing is wrong --------------------------------------------------------------------------------------------------
 
 
-def _acl(case: Case) -> None:
-    """Another login may write to the file too, by an entry of its own: acl(5); to sshd that looks like a mode of 0660."""
-    entries = [(0x01, 6, 0xFFFFFFFF), (0x02, 6, 1001), (0x04, 4, 0xFFFFFFFF), (0x10, 6, 0xFFFFFFFF), (0x20, 4, 0xFFFFFFFF)]
-    value = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
-    case.sh(f'python3 -c \'import os; os.setxattr("{case.keys}", "system.posix_acl_access", bytes.fromhex("{value.hex()}"))\'')
+def _lent(case: Case) -> None:
+    """Another login may write to the file too, by an entry of its own; to sshd that looks like a mode of 0660."""
+    _acl(case, case.keys, (0x01, 6, _NOBODY), (0x02, 6, 1001), (0x04, 4, _NOBODY), (0x10, 6, _NOBODY), (0x20, 4, _NOBODY))
 
 
 def _leading_zeros(kind: str, blob: str, comment: str) -> str:
@@ -309,7 +375,7 @@ HEALTHY = (
     _state(".ssh of root, open", _run("chown root:root HOME/.ssh; chmod 755 HOME/.ssh")),
     *(_state(f"home {mode}, private group", _run(f"chmod {mode} HOME")) for mode in ("775", "770", "2775", "700", "711")),
     _state("home, .ssh and file, private group", _run("chmod 775 HOME HOME/.ssh; chmod 660 KEYS")),
-    _state("an ACL for another login", _acl),
+    _state("an ACL for another login", _lent),
     _state("/home writable by all", _run("chmod 777 /home")),
     _state("/home of somebody else", _run("chown 4711 /home")),
     _state("a link to another file in the home", _run("mv KEYS HOME/keys; ln -s ../keys KEYS")),
@@ -367,6 +433,10 @@ HEALTHY = (
     _state("a banner", lambda c: (c.server.write("/etc/ssh/banner", "Welcome. Go away.\n"), c.config("Banner /etc/ssh/banner"))),
     _state("few sessions", _config("MaxSessions 2")),
     _state("reloaded twice", lambda c: (c.config("X11Forwarding no"), c.server.reload(), c.config("PrintMotd no"))),
+    _state("a rule of PAM's that lets it in", _pam("pam_access.so", "echo '-:ALL EXCEPT root LOGIN:ALL' >> /etc/security/access.conf")),
+    _state("a group that PAM asks for", _pam("pam_succeed_if.so user in LOGIN:root")),
+    _state("labels that SELinux's policy does not have", labelled),
+    _state("names of the DNS", _config("UseDNS yes\nAllowUsers LOGIN@localhost LOGIN@127.* other")),
     # root
     _state("root", _run("true"), login="root"),
     _state("root by keys only", _config("PermitRootLogin prohibit-password"), login="root"),
