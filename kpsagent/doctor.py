@@ -102,19 +102,19 @@ def _pam_rules() -> "Play":
 
 
 def _looked(path: str, account: "Any", settings: "Settings") -> "Play":
-    real, components, text, error, labels = path, [], None, "", []
+    real, components, text, error = path, [], None, ""
     try:
         components = yield Walk(path, account)
         if components[-1].kind == "link":
             # sshd follows it, and judges what it leads to.
             real = yield Follow(path, account)
             components = yield Walk(real, account)
-        labels = yield Mislabelled([part.path for part in components if part.kind in ("directory", "file")], account)
         text = (yield Read(path, account) if real == path else ReadFollowed(real, account)).text
     except (Stop, OSError) as stop:
         error = getattr(stop, "message", "") or getattr(stop, "strerror", "") or str(stop)
     if settings.get("strictmodes") == ["no"]:
         components = [part._replace(uid=account.uid, mode=part.mode & ~0o022) for part in components]
+    labels = yield Mislabelled([part.path for part in components if part.kind in ("directory", "file")], account)
     return Looked(path, real, components, text, error, labels)
 
 
@@ -223,15 +223,14 @@ def _whole(text: str) -> bool:
     listed = text.encode("utf-8", "surrogateescape")
     if not text.startswith(_KRL):
         return True
-    at = _KRL_HEAD
-    for number in range(2 + len(listed)):  # two strings, and then sections: a byte and a string
-        at += 1 if number >= 2 else 0
-        if number >= 2 and at > len(listed):
-            return at == len(listed) + 1
+    at, strings = _KRL_HEAD, 0
+    while strings < 2 or at < len(listed):  # two strings, and then sections: a byte and a string
+        at += 1 if strings >= 2 else 0
         at += 4 + int.from_bytes(listed[at : at + 4], "big")
+        strings += 1
         if at > len(listed):
             return False
-    return False
+    return True
 
 
 def _revoked(text: str, key: "keys.Key") -> bool:

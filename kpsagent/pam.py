@@ -60,4 +60,5 @@ def _lines(text: str) -> "Iterator[Tuple[int, str, str, str]]":
         elif kind.lower().lstrip("-") == "account":
             control, _, rest = rest.partition("]" if rest.startswith("[") else " ")
             module, _, arguments = rest.strip().partition(" ")
-            yield number, control.lower(), module, arguments.strip()
+            if module:
+                yield number, control.lower(), module, arguments.strip()

@@ -290,7 +290,7 @@ class ShellHost:
             return []
         for program in labels.RESTORECON:
             # Unlike the agent as whoever we are: it only looks, and never follows the last name of a path.
-            answer = await self._run(*map(word, labels.question(program, effect.paths)))
+            answer = await self._run("-", *map(word, labels.question(program, effect.paths)))
             if answer.code != 127:
                 return labels.wrong(f"{answer.out}\n{answer.err}", effect.paths)
         return []

@@ -96,10 +96,10 @@ class Judge:
                 if path in map(temporary, self.scenario.wanted):
                     continue
                 return f"{path} is there"
-            # Mode and owner are changed one after the other; each is at any time what it was, or what it is to be.
+            # Mode, owner and label are changed one after the other; each is at any time what it was, or what it is to be.
             owned = (now.uid, now.gid) in [(entry.uid, entry.gid) for entry in known]
-            if now.mode not in [entry.mode for entry in known] or not owned:
-                return f"{path} has mode {now.mode:o}, owner {now.uid}"
+            if now.mode not in [entry.mode for entry in known] or not owned or now.label not in [entry.label for entry in known]:
+                return f"{path} has mode {now.mode:o}, owner {now.uid}, label {now.label}"
             texts = [entry.text for entry in known] + self.scenario.passing.get(path, [])
             if now.text not in texts and not self._with_theirs(path, now.text, texts):
                 return f"{path} holds {now.text!r}"
@@ -140,7 +140,7 @@ class Judge:
         if now is None or sorted(each for each in now.text.split("\n") if each) != sorted([*lines, line]):
             raise Broken(f"{path} ends as {now}, not as {should} with {line!r}")
         if should is not None and now._replace(text="") != should._replace(text=""):
-            raise Broken(f"{path} ends with mode or owner {now[2:]}")
+            raise Broken(f"{path} ends with mode, owner or label {now[2:]}")
 
     def _access(self, world: World, committed: bool) -> None:
         works, refused = (self.scenario.works, self.scenario.refused) if committed else (self.at_start, ())

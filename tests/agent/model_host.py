@@ -39,6 +39,7 @@ class Entry(NamedTuple):
     mode: int
     uid: int
     gid: int
+    label: str = ""  # SELinux's; the policy of this world has "right" for whatever has one
 
 
 def directory(mode: int = 0o755, uid: int = 0) -> Entry:
@@ -437,6 +438,9 @@ class ModelHost:
         within = [path for path in self.world.disk if posixpath.dirname(path) == posixpath.dirname(effect.pattern)]
         return sorted(path for path in fnmatch.filter(within, effect.pattern) if not posixpath.basename(path).startswith("."))
 
+    def _Mislabelled(self, effect: Any) -> list[tuple[str, str, str]]:
+        return [(path, self.world.disk[path].label, "right") for path in effect.paths if self.world.disk[path].label == "wrong"]
+
     def _Limits(self, effect: Any) -> list[str]:
         return []
 
@@ -487,6 +491,14 @@ class ModelHost:
         if entry.kind == "file" and not all(line.startswith(("ssh-", "#")) for line in entry.text.split("\n") if line):
             raise Refused("path_unsafe", f"{effect.path}: holds more than keys", path=effect.path)
         self.world.put(effect.path, entry._replace(uid=effect.owner[0], gid=effect.owner[1]))
+
+    def _SetLabel(self, effect: Any) -> None:
+        entry = self.world.disk.get(effect.path)
+        if entry is None or entry.label != effect.expected:
+            raise Changed("authorized_keys_changed", f"{effect.path}: somebody else changed its label", path=effect.path)
+        if entry.uid != effect.account.uid:
+            raise Refused("path_unsafe", f"{effect.path}: not {effect.account.name}'s alone", path=effect.path)
+        self.world.put(effect.path, entry._replace(label=effect.label))
 
     def _SetPassword(self, effect: Any) -> None:
         name = effect.account.name

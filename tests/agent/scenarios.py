@@ -284,10 +284,16 @@ def _of(login: str) -> list[Scenario]:
             "check-repairing-owners-and-modes",
             dict(
                 disk(login, None),
-                **{path: file(f"{THEIRS}{NEW}\n", 0o664, 33), home(login) + "/.ssh": directory(0o777, 33)},
+                **{
+                    path: file(f"{THEIRS}{NEW}\n", 0o664, 33)._replace(label="wrong"),
+                    home(login) + "/.ssh": directory(0o777, 33)._replace(label="wrong"),
+                },
             ),
             _order("check", login, key=NEW, diagnose=NEW, repair=True),
-            {path: file(f"{THEIRS}{NEW}\n", 0o644, uid), home(login) + "/.ssh": directory(0o755, uid)},
+            {
+                path: file(f"{THEIRS}{NEW}\n", 0o644, uid)._replace(label="right"),
+                home(login) + "/.ssh": directory(0o755, uid)._replace(label="right"),
+            },
             [word, new],
             [new, word],
             [],

@@ -3,6 +3,7 @@
 import hashlib
 import random
 import struct
+import subprocess
 
 import pytest
 from hostile_keys import PublicKey
@@ -77,6 +78,23 @@ def test_a_damaged_line_is_named_by_one_word(line, at, put_in):
     state, found = doctor._in_file(PLAN, looked(text), keys.parse(LINE))
     assert all(each.code.startswith(("line_", "authorized_keys_")) for each in found)
     assert state in ("lets_in", "held", "absent")
+
+
+def test_a_krl_is_damaged_where_ssh_keygen_says_so(tmp_path):
+    need("ssh-keygen")
+    names = [tmp_path / name for name in ("one", "two")]
+    for name in names:
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", name], check=True)
+    made, other = tmp_path / "krl", names[1].with_suffix(".pub")
+    subprocess.run(["ssh-keygen", "-q", "-k", "-f", made, names[0].with_suffix(".pub")], check=True)
+    whole, wrong = made.read_bytes(), []
+    for end in range(len(b"SSHKRL\n\0"), len(whole) + 1):
+        made.write_bytes(whole[:end])
+        takes_it = subprocess.run(["ssh-keygen", "-Q", "-f", made, other], capture_output=True).returncode == 0
+        if doctor._whole(whole[:end].decode("utf-8", "surrogateescape")) != takes_it:
+            wrong.append(end)
+    assert wrong == []
+    assert doctor._whole(f"{LINE}\nwhatever\n")
 
 
 def krl(*digests):

@@ -115,3 +115,19 @@ def test_what_only_some_sshds_mind_is_the_reason_where_there_is_no_other():
 def test_a_refusal_that_nothing_explains_says_so():
     assert [one["code"] for one in diagnosis.explained([], "refused", SERVER="web-1", LOGIN="deploy")] == ["unexplained"]
     assert [one["code"] for one in diagnosis.explained([], "let_in", SERVER="web-1", LOGIN="deploy")] == ["session_fails"]
+
+
+def test_what_comes_once_a_key_was_taken_is_no_reason_for_a_refusal():
+    rule, label = finding("pam_rule", "doubt"), finding("path_label", "doubt")
+    assert diagnosis.believed([rule, label], "refused") == [label]
+    assert diagnosis.believed([rule, label], "taken") == [rule]
+    assert diagnosis.believed([finding("nologin_file", "session"), rule], "taken")[0]["code"] == "nologin_file"
+    for method in ("logged_in", "accepted", "let_in"):
+        assert diagnosis.believed([rule, label], method) == []
+
+
+def test_how_a_login_ended_is_read_from_what_was_seen():
+    assert [diagnosis.ended(evidence) for evidence in ({"let_in": True}, {"taken": True}, {}, {"login": "root"})] == [
+        "let_in", "taken", "refused", "refused",
+    ]  # fmt: skip
+    assert [one["code"] for one in diagnosis.explained([], "taken")] == ["session_fails"]

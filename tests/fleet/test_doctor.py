@@ -7,7 +7,7 @@ import tempfile
 import pytest
 
 from controller.demo.fleet import Login
-from tests.drills.plants import HEALTHY, PLANTS, case
+from tests.drills.plants import ALONE, HEALTHY, PLANTS, Case, case, labelled
 from tests.fleet import judge
 from tests.fleet.causes import install_key
 from tests.fleet.looks import changed, picture
@@ -15,7 +15,7 @@ from tests.fleet.looks import changed, picture
 DEPLOY = Login("deploy", "walk the dog")
 SEEN_FIRST = (
     "password locked, no PAM", "shell nologin", "DenyUsers", "file of root, closed", "commented out", "forced command before it",
-    "list of revoked keys gone", "link into /tmp", "edit not yet read",
+    "list of revoked keys gone", "link into /tmp", "edit not yet read", "access.conf", "no line in shadow", "keys from a program",
 )  # fmt: skip
 NO_ALARM = ("home 2775, private group", "a link to root's file", "in the second file, the first closed", "reloaded twice")
 
@@ -144,6 +144,47 @@ def test_a_repair_gives_away_nothing_that_holds_more_than_keys(product, make_ser
     assert mode_and_owner(server, "/home/deploy/.ssh/authorized_keys") == (0o600, "root")
 
 
+# SELinux is played (tests/drills/plants.py): a script says what its policy wants, and no kernel obeys the label, a real attribute
+# of the file.
+
+
+def shown_label(server, path):
+    return server.run(
+        ["python3", "-c", f"import os; print(os.getxattr('{path}', 'security.selinux').decode().rstrip(chr(0)))"]
+    ).stdout
+
+
+def test_a_repair_gives_what_is_the_login_s_the_label_of_the_policy_selinux_played(product, make_server):
+    server = make_server(logins=(DEPLOY,))
+    private, public = judge.new_key_pair()
+    made = Case(server, private, public)
+    made.install()
+    labelled(made)
+    labelled(made, "system_u:object_r:var_t:s0", "/home/deploy/.ssh")
+    labelled(made, "system_u:object_r:var_t:s0", "/home/deploy")  # the policy of the script has no word on a home
+    server.run(["chmod", "777", "/home/deploy/.ssh"])
+    product.add(server)
+    task = check(product, made, repair=True)
+    assert task["status"] == "succeeded", task
+    assert f"{made.keys} unconfined_u:object_r:user_home_t:s0 -> unconfined_u:object_r:ssh_home_t:s0" in task["message"]
+    assert shown_label(server, made.keys) == "unconfined_u:object_r:ssh_home_t:s0\n"
+    assert shown_label(server, "/home/deploy/.ssh") == "system_u:object_r:ssh_home_t:s0\n"
+    assert shown_label(server, "/home/deploy") == "system_u:object_r:var_t:s0\n"
+    assert judge.key_login_works(server, "deploy", private)
+
+
+def test_a_label_that_was_not_the_reason_is_put_back_selinux_played(product, make_server):
+    plant = next(plant for plant in ALONE if plant.codes == ("path_label",))
+    made = planted(make_server, product, plant)
+    assert not judge.key_login_works(made.server, "deploy", made.private, plant.source)
+    task = check(product, made, repair=True)
+    assert (task["cause"], task["server_state"], codes(task)) == ("key_refused", "reverted", ["path_label"])
+    assert task["evidence"]["findings"][0]["seen"] == {
+        "label": "unconfined_u:object_r:user_home_t:s0", "wanted": "unconfined_u:object_r:ssh_home_t:s0",
+    }  # fmt: skip
+    assert shown_label(made.server, made.keys) == "unconfined_u:object_r:user_home_t:s0\n"
+
+
 # -- failed tasks ------------------------------------------------------------------------------------------------------
 
 
@@ -168,6 +209,19 @@ def test_a_bind_that_is_refused_says_what_else_is_wrong(product, make_server):
     )  # fmt: skip
     assert sorted(codes(task)) == ["path_writable", "shell_ends_at_once"]
     assert "login_not_allowed" in {one["cause"] for one in task["evidence"]["findings"]}
+
+
+def test_a_bind_that_pam_turns_away_says_so(product, make_server):
+    server = make_server(logins=(DEPLOY,))
+    made = Case(server, *judge.new_key_pair())
+    next(plant for plant in PLANTS if plant.name == "a list of logins").sow(made)
+    product.add(server)
+    task = product.fails(
+        "connection_closed", "bind", server, login="deploy", keypair=product.keypair(), keep_password_login=True,
+        password=server.root_password, password_of="root",
+    )  # fmt: skip
+    assert (task["server_state"], codes(task)) == ("reverted", ["pam_rule"])
+    assert "/etc/pam.d/sshd:1 pam_listfile" in task["evidence"]["findings"][0]["message"]
 
 
 def test_where_nothing_gets_in_it_is_told_what_can_be_seen_from_outside(product, make_server):
