@@ -16,7 +16,8 @@ from . import plan as plans
 from . import wire
 from .errors import Lost
 from .local import LocalHost, boot_clock, standing
-from .transaction import disarmed, drive, operation, unattended
+from .transaction import drive, operation
+from .undo import disarmed, unattended
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import errno
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict
+    from typing import Any, Dict, List
 
 
 class Stop(Exception):
@@ -63,3 +63,13 @@ def from_os_error(error: OSError, path: str) -> Failed:
     elif number == errno.EACCES:
         cause, step = "path_permissions", "the login itself cannot get at it, so neither can sshd"
     return Failed(cause, "{}: {}; {}".format(path, error.strerror or error, step), path=path, errno=number)
+
+
+_MOST_SHOWN, LONGEST_SHOWN = 30, 250
+
+
+def shown(sentences: "List[str]") -> "List[str]":
+    """Return of these what a person and the controller will take: so many, each cut at a length; and how many more."""
+    some = [sentence[:LONGEST_SHOWN] for sentence in sentences[:_MOST_SHOWN]]
+    more = len(sentences) - len(some)
+    return some + ["and {} more".format(more)] * bool(more)

@@ -1,4 +1,6 @@
-"""Revoking a key that is in wrong hands: from which files it is taken, and what else on the server may still let it in. Pure.
+"""Revoking a key that is in wrong hands: from which files it is taken, and what else on the server may still let it in.
+
+look_elsewhere() reads, the rest is pure.
 
 Taken out of every file that serves the login, or somebody who is the same (the same home, the same uid); out of all logins'
 files, where that was asked for. What is not ours to change is named.
@@ -7,15 +9,19 @@ files, where that was asked for. What is not ours to change is named.
 from collections import namedtuple
 
 from . import keys, sshd
-from .errors import Refused
+from .errors import Refused, Stop
+from .host import ListAccounts, Read
+from .look import MOST_LOGINS, config_files, effective_for, key_files
 from .plan import ELSEWHERE, Question, has_shell, key_would_do, keys_removed_from, password_ways, refuse_unproved
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, List, Optional, Set, Tuple
+    from typing import Any, Dict, Generator, List, Optional, Set, Tuple
 
     from .host import Account
     from .plan import KeyFile, Plan, Seen, Steps
+
+    Play = Generator[Any, Any, Any]
 
 Elsewhere = namedtuple("Elsewhere", "accounts effective files unread authorities config unseen")
 Elsewhere.__doc__ = """What was found besides the login in question. accounts: the other logins; effective, files: as in
@@ -30,7 +36,38 @@ sessions the key may have opened, the login's own first: those out of whose file
 _COMMAND, _AUTHORITIES = "AuthorizedKeysCommand", "TrustedUserCAKeys"
 
 
-def authority_paths(effective: "List[Dict[str, List[str]]]", config: "List[Tuple[str, str]]") -> "List[str]":
+def look_elsewhere(plan: "Plan", seen: "Seen") -> "Play":
+    """Return the Elsewhere: who and what besides the login could let a key in. Reads only."""
+    main = seen.vendor or seen.config
+    texts = yield from config_files(main.path, main.text)
+    accounts, directory_service = yield ListAccounts()
+    me = seen.account
+    others = [other for other in accounts if other.name != me.name]
+    unseen, unread = [], list(seen.passed_over)
+    if seen.daemon.how == "hidden":
+        others = [other for other in others if other.uid == me.uid]
+        unseen.append("without root the files of other logins are not looked at")
+    if directory_service:
+        unseen.append("logins from a directory service are not looked at")
+    if len(others) > MOST_LOGINS:
+        others.sort(key=lambda other: other.uid != me.uid and other.home != me.home)
+        unseen.append("of {} logins only {} were looked at".format(len(others), MOST_LOGINS))
+    others = others[:MOST_LOGINS]
+    effective = yield from effective_for(plan, seen, others, texts, None)
+    files = {}
+    for other in others:
+        files[other.name] = yield from key_files(other, effective[other.name], False, texts, unread)
+    authorities = []
+    every = [settings for each in list(effective.values()) + [seen.effective[me.name]] for settings in each.values()]
+    for path in _authority_paths(every, texts):
+        try:
+            authorities.append((yield Read(path, None)))
+        except (Stop, OSError) as stop:
+            unread.append(("TrustedUserCAKeys", path, str(stop)))
+    return Elsewhere(others, dict(effective, **{me.name: seen.effective[me.name]}), files, unread, authorities, texts, unseen)
+
+
+def _authority_paths(effective: "List[Dict[str, List[str]]]", config: "List[Tuple[str, str]]") -> "List[str]":
     """Return the files of certificate authorities that sshd trusts, for whichever login or address."""
     found = [_value(settings.get(_AUTHORITIES.lower())) for settings in effective]
     found += [_value([place.text.partition(" ")[2]]) for place in sshd.places(config, _AUTHORITIES)]

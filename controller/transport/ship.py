@@ -9,7 +9,7 @@ from importlib import resources
 from typing import Any
 
 # In the order in which they import each other.
-_BEFORE = ("errors", "wire", "swap", "labels", "keys", "permissions", "host", "sshd", "plan")
+_BEFORE = ("errors", "wire", "swap", "labels", "keys", "permissions", "host", "sshd", "plan", "ground", "look", "removal", "undo")
 # What few runs need, and is shipped to those only.
 _FOR_SOME = ("reset", "revoke", "pam", "doctor", "preview")
 _AFTER = ("transaction", "accounts", "files", "processes", "arming", "sessions", "local", "__main__")

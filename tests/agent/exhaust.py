@@ -20,7 +20,8 @@ from scenarios import ACCOUNTS, BOBS, FOREIGN, NEW, OLD, PASSWORDS, Scenario
 
 from kpsagent.errors import Stop
 from kpsagent.host import Ask, AskSshd, Listening, MoveJournal, Reload
-from kpsagent.transaction import drive, operation, unattended
+from kpsagent.transaction import drive, operation
+from kpsagent.undo import unattended
 
 OURS = (f"{STATE}/", "/etc/cron.d/kps")
 

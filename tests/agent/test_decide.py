@@ -6,7 +6,8 @@ import pytest
 
 from kpsagent import plan as plans
 from kpsagent.errors import Refused
-from kpsagent.transaction import drive, look
+from kpsagent.look import look
+from kpsagent.transaction import drive
 from tests.agent import hostile_keys
 from tests.agent.model_host import CONNECTION, ModelHost
 from tests.agent.scenarios import BOBS, OPEN, SCENARIOS

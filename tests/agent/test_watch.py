@@ -14,7 +14,8 @@ from kpsagent import local
 from kpsagent.errors import Refused, Stop
 from kpsagent.host import DropJournal, Lock, MoveJournal, ReadJournal, ReadState, WriteJournal, WriteNonce, WriteState
 from kpsagent.local import LocalHost, boot_clock, standing
-from kpsagent.transaction import drive, unattended
+from kpsagent.transaction import drive
+from kpsagent.undo import unattended
 
 ROOT = Path(__file__).parents[2]
 CODE = "import sys; from kpsagent.__main__ import main; main(sys.argv[1:])"

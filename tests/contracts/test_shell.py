@@ -27,7 +27,8 @@ from kpsagent.host import (
     WriteState,
 )
 from kpsagent.local import LocalHost
-from kpsagent.transaction import drive, recover
+from kpsagent.transaction import drive
+from kpsagent.undo import recover
 from tests.contracts.shell_places import ShellDone, ShellPlace, shell_place
 from tests.needs import lacking
 

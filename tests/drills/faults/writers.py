@@ -62,6 +62,10 @@ class Writer:
     def succeeded(self) -> bool:
         return bool(self.results) and self.results[-1]["status"] in ("succeeded", "unchanged")
 
+    def outlived_by(self, copies: list[tuple[float, ...]]) -> bool:
+        """Whether a copy that others had read before we had ended came into place only after that."""
+        return any(begun < self.results[-1]["heard"] < there for begun, there in copies)
+
 
 def _operations(report: Report, scale: Scale, how: str) -> None:
     ours, foreign = (OURS_SAMPLE, FOREIGN_SAMPLE) if scale.sample else (OURS, FOREIGN)
@@ -75,9 +79,11 @@ def _operations(report: Report, scale: Scale, how: str) -> None:
         editors = [_foreign(server, how, foreign // count, n) for count in [4 if how == "append" else 1] for n in range(count)]
         with ThreadPoolExecutor(ours) as pool:
             list(pool.map(lambda writer: _write(server, writer, until), writers))
-        for editor in editors:
-            editor.wait()
+        copies = [tuple(map(float, line.split())) for editor in editors for line in editor.communicate()[0].decode().splitlines()]
         text = server.read(KEYS)
+        # Whoever read the file before we wrote it, and saves it after we have ended, is for the next check to find.
+        late = [writer for writer in writers if writer.succeeded and writer.key not in text.split("\n") and writer.outlived_by(copies)]
+        unfound = [writer for writer in late if _check(server, writer)]
         left = server.run(["ls", "-A", os.path.dirname(KEYS)]).stdout.split()
     lines = text.split("\n")
     lost = [
@@ -86,7 +92,7 @@ def _operations(report: Report, scale: Scale, how: str) -> None:
         for n in _numbers(foreign, len(editors))
         if f"# {place}-{n} theirs" not in lines
     ]
-    unseen = [writer for writer in writers if writer.succeeded and writer.key not in lines]
+    unseen = [each for each in writers if each.succeeded and each.key not in lines and each not in late] + unfound
     twice = [writer for writer in writers if lines.count(writer.key) > 1]
     against = [writer for writer in writers if not writer.succeeded and writer.key in lines]
     ends = Counter(result["cause"] or result["status"] for writer in writers for result in writer.results)
@@ -115,6 +121,7 @@ def _operations(report: Report, scale: Scale, how: str) -> None:
             0,
         ),
         zero(f"{name}: foreign lines lost", len(lost)),
+        Figure(f"{name}: ours lost to a copy that came after our end, and found by a check", len(late) - len(unfound)),
         zero(f"{name}: ours lost undetected", len(unseen) + len(against)),
         zero(f"{name}: ours twice or left over", len(twice) + (left != ["authorized_keys"])),
     )
@@ -134,17 +141,20 @@ for n in range(count):
         stream.write("# %s-%d theirs\\n" % (place, n))
     time.sleep(chance.uniform(0, 0.3))
 """
+# Says of each copy when it was read and when it is there: on the clock that is the same for every process.
 _RENAMES = """
 import os, random, sys, time
 path, count, place = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 chance = random.Random(place)
 for n in range(count):
+    begun = time.monotonic()
     with open(path) as stream:
         text = stream.read()
     time.sleep(chance.choice((0, 0, 0.002, 0.01)))
     with open(path + ".swp", "w") as stream:
         stream.write(text + "# %s-%d theirs\\n" % (place, n))
     os.rename(path + ".swp", path)
+    print(begun, time.monotonic(), flush=True)
     time.sleep(chance.uniform(0, 0.2))
 """
 
@@ -153,7 +163,7 @@ def _foreign(server: Server, how: str, count: int, place: int) -> subprocess.Pop
     """Somebody in the server who edits the file as the login, and honours no lock."""
     script = _APPENDS if how == "append" else _RENAMES
     inside = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "python3", "-c", script, KEYS, str(count), str(place)]
-    return subprocess.Popen([*server._way_in(), *inside])
+    return subprocess.Popen([*server._way_in(), *inside], stdout=subprocess.PIPE)
 
 
 def _write(server: Server, writer: Writer, until: float) -> None:
@@ -168,6 +178,13 @@ def _bind(server: Server, writer: Writer) -> Json:
     return run_agent(server, plan | {"deadline_seconds": 60, "key": writer.key, "provable": True}, SECONDS)
 
 
+def _check(server: Server, writer: Writer) -> bool:
+    """Whether a check takes the key for one that is there."""
+    plan = {"operation": "check", "id": f"{writer.number}-check", "generation": 1, "login": LOGIN, "diagnose": writer.key}
+    found = run_agent(server, plan, SECONDS)["findings"]
+    return "key_not_listed" not in [each["code"] for each in found]
+
+
 def run_agent(server: Server, plan: Json, seconds: float) -> Json:
     """Run our agent in the server as a controller does, with proofs that always hold; return its result, or that it said none."""
     python = ["python3", "-I", "-S", "-E", "-B", "-c", ship.BOOTSTRAP, "run", f"127.0.0.1 4711 {server.host} {server.port}"]
@@ -178,7 +195,7 @@ def run_agent(server: Server, plan: Json, seconds: float) -> Json:
     ending.start()
     span: list[float] = []  # from when we heard that it changes something, to our last answer: within that it holds the lock
     try:
-        agent.stdin.write(ship.payload() + json.dumps({"marker": MARKER, "plan": plan}).encode() + b"\n")
+        agent.stdin.write(ship.payload(*ship.needed(plan)) + json.dumps({"marker": MARKER, "plan": plan}).encode() + b"\n")
         agent.stdin.flush()
         for line in agent.stdout:
             frame = json.loads(line.partition(b" ")[2] or b"{}")
@@ -191,7 +208,7 @@ def run_agent(server: Server, plan: Json, seconds: float) -> Json:
                 agent.stdin.flush()
                 span[1:] = [time.monotonic()]
             elif frame.get("say") == "result":
-                return {"cause": None, "span": span} | frame
+                return {"cause": None, "span": span, "heard": time.monotonic()} | frame
     except BrokenPipeError:
         pass
     finally:

@@ -19,8 +19,9 @@ import asyncssh
 
 from controller.demo.fleet import Login
 from kpsagent import sshd
+from kpsagent.look import look
 from kpsagent.plan import addresses, password_gets_in, password_logins
-from kpsagent.transaction import drive, look
+from kpsagent.transaction import drive
 from tests.agent import hostile_configs
 from tests.drills import inside
 from tests.drills.fuzz.host import Host, Prover, carried_out, ordered

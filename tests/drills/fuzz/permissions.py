@@ -20,8 +20,9 @@ import asyncssh
 from controller.demo.fleet import Login
 from kpsagent import permissions
 from kpsagent.errors import Stop, from_os_error
+from kpsagent.look import look
 from kpsagent.plan import decide
-from kpsagent.transaction import drive, look
+from kpsagent.transaction import drive
 from tests.drills import inside
 from tests.drills.fuzz.host import Host, Prover, ordered
 
