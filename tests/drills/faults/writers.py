@@ -82,7 +82,9 @@ def _operations(report: Report, scale: Scale, how: str) -> None:
         copies = [tuple(map(float, line.split())) for editor in editors for line in editor.communicate()[0].decode().splitlines()]
         text = server.read(KEYS)
         # Whoever read the file before we wrote it, and saves it after we have ended, is for the next check to find.
-        late = [writer for writer in writers if writer.succeeded and writer.key not in text.split("\n") and writer.outlived_by(copies)]
+        late = [
+            writer for writer in writers if writer.succeeded and writer.key not in text.split("\n") and writer.outlived_by(copies)
+        ]
         unfound = [writer for writer in late if _check(server, writer)]
         left = server.run(["ls", "-A", os.path.dirname(KEYS)]).stdout.split()
     lines = text.split("\n")
