@@ -191,6 +191,10 @@ def main(arguments: "List[str]", bundle: bytes = b"") -> None:
         signal.signal(number, signal.SIG_IGN)
     os.umask(0o077)
     verb = arguments[0] if arguments else "run"
+    if verb == "run":
+        # logind ends what a session leaves (logind.conf(5), KillUserProcesses): first with this, then after a minute and a half
+        # for good. In between all can be undone. That the session is over the rope tells.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if verb == "watch":
         watch(arguments[1])
     elif verb == "boot":

@@ -115,6 +115,7 @@ def _detached(command: "List[str]") -> None:
         if os.fork():
             os._exit(0)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # no shutdown waits for it: the boot undoes
         os.chdir("/")
         null = os.open(os.devnull, os.O_RDWR)
         for number in (0, 1, 2):

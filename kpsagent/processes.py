@@ -54,7 +54,7 @@ def _become(arguments: "List[str]", pairs: "List[Any]", account: "Any") -> None:
         os.dup2(pairs[1][1], 1)
         os.dup2(pairs[2][1], 2)
         os.closerange(3, 256)
-        for number in (signal.SIGHUP, signal.SIGPIPE, signal.SIGINT):
+        for number in (signal.SIGHUP, signal.SIGPIPE, signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         os.execve(arguments[0], arguments, _ENVIRONMENT)
     except OSError:

@@ -429,6 +429,7 @@ disarm() {
 
 watch_beside() { # a process that no session owns
     (
+        trap - TERM # no shutdown waits for it: the boot undoes
         exec </dev/null >/dev/null 2>&1 9<&-
         { echo -900 >/proc/self/oom_score_adj; } 2>/dev/null
         locked=no above=$self
@@ -589,6 +590,8 @@ tools() { # those that we cannot do without and that are missing
 }
 
 run() { # CONNECTION DIRECTORY
+    # logind ends what a session leaves (logind.conf(5), KillUserProcesses): first with this, then after a minute and a half for good.
+    trap '' TERM
     who_am_i
     in_directory "$2"
     IFS= read -r marker || exit 0
@@ -606,8 +609,9 @@ run() { # CONNECTION DIRECTORY
         printf '%s . %s\n' "$marker" $?
     done
     exec </dev/null >/dev/null 2>&1
-    # Nobody is there any more: what stands armed is undone now, and not only at the deadline.
-    if [ $locked = yes ]; then recover; fi
+    # Nobody is there any more: what stands armed is undone now, and not only at the deadline. Once more where a tool had its end of
+    # what ends the session.
+    if [ $locked = yes ]; then recover || recover; fi
     leave
 }
 

@@ -57,9 +57,17 @@ def bind(
         return product.run("bind", server, keypair=product.keypair(), login=login, identity=private, **request)
 
 
+_AGENTS = ("-I -S -E -B", "kps-started", "/var/lib/kps/agent")
+
+
+def is_agent(title: str) -> bool:
+    """Whether a command line is of a process of ours, in Python or in shell, watchers too."""
+    return any(words in title for words in _AGENTS)
+
+
 def agents(server: Server) -> list[str]:
     """The processes of ours in a server, by their command lines."""
-    return [words for words in server.processes().values() if "-I -S -E -B" in words]
+    return [title for title in server.processes().values() if is_agent(title)]
 
 
 # -- servers -----------------------------------------------------------------------------------------------------------

@@ -37,6 +37,15 @@ def password_login_works(server: Server, login: str, password: str, method: str 
         return _logs_in(client)
 
 
+def said(server: Server, login: str, command: str, *, private_key: str | None = None, password: str | None = None) -> str:
+    """What a command printed that login ran in a session of its own; Puzzled where it failed."""
+    with _client(server, login, None, private_key=private_key, password=password) as (argv, environment):
+        finished = _run([*argv, command], environment)
+    if finished.returncode:
+        raise Puzzled(f"status {finished.returncode}: {finished.stdout}{finished.stderr}")
+    return finished.stdout
+
+
 def offered_methods(server: Server, login: str) -> frozenset[str]:
     """The ways to authenticate that sshd offers to login before anything was tried."""
     with _client(server, login, None, method="none") as (argv, environment):

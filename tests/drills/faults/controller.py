@@ -4,7 +4,6 @@ Within the deadline and a little the old or the new way in works on the server; 
 """
 
 import contextlib
-import functools
 import itertools
 import signal
 import tempfile
@@ -24,25 +23,56 @@ from tests.fleet.cable import Cable
 from tests.fleet.causes import agents
 from tests.fleet.product import Json, Product
 
-DEADLINE = 5
 GRACE = 5
 ON_RECORD_SECONDS = 30
+DOWN_SECONDS = 30  # systemd gives a process that passes over SIGTERM three times as long before it shuts down without it
 AT_ONCE = 6  # trials: most of the time each waits
 _STEP_SECONDS = 60
 _FINAL = ("succeeded", "unchanged", "failed", "cancelled")
 _SETTLES_SECONDS = 1.0  # in which an agent that has its answers comes to its end
 
-Ways = dict[str, Callable[[], bool]]
+OPERATIONS = ("bind", "replace", "unbind", "password-login-enable", "password-login-disable")
+LOSSES = ("killed", "killed late", "cut")  # of the controller, or of the network
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of server: how one is had and ended, and by name how one goes down and comes back.
+
+    name: how its figures begin. deadline: of its agents. losses: those of LOSSES that are tried. where: in what the agents of a
+    server are at this moment; each trial keeps that.
+    """
+
+    name: str
+    add: Callable[[], Any]
+    remove: Callable[[Any], None]
+    reboots: dict[str, Callable[[Any], None]]
+    operations: tuple[str, ...] = OPERATIONS
+    losses: tuple[str, ...] = LOSSES
+    deadline: int = 5
+    where: Callable[[Any], set[str]] = lambda server: set()
+
+    @property
+    def whats(self) -> tuple[str, ...]:
+        """Everything that may be lost: one of its losses, or the server by one of its reboots."""
+        return (*self.losses, *self.reboots)
+
+    @property
+    def most_seconds(self) -> int:
+        """In which a way in must work."""
+        return self.deadline + GRACE
 
 
 @dataclass
 class Trial:
-    """One operation, disturbed once its task has so many events. what: killed, killed late, cut or rebooted."""
+    """One operation, disturbed once its task has so many events. what: one of its kind's whats."""
 
     operation: str
     events: int
     what: str
     reached: str = ""
+    where: set[str] = field(default_factory=set)
+    down_seconds: float = 0.0
     open_seconds: float = 0.0
     known_seconds: float = 0.0
     misses: list[str] = field(default_factory=list)
@@ -54,7 +84,7 @@ class Trial:
 class _Setting:
     """A server and a controller of its own, brought to where the operation begins."""
 
-    def __init__(self, product: Product, server: Server, place: Any, operation: str) -> None:
+    def __init__(self, product: Product, server: Any, place: Any, operation: str) -> None:
         self.product, self.server, self.place, self.operation = product, server, place, operation
         self.keys: dict[str, str] = {}
         product.add(place)
@@ -103,7 +133,7 @@ def _at_event(product: Product, task_id: str, events: int, stack: contextlib.Exi
     return ""
 
 
-def _disturbed(setting: _Setting, trial: Trial, cable: Cable) -> str | None:
+def _disturbed(kind: Kind, setting: _Setting, trial: Trial, cable: Cable) -> str | None:
     """Begin the operation, disturb it, and return its task; None where it had ended before."""
     product = setting.product
     with contextlib.ExitStack() as stack:
@@ -111,6 +141,7 @@ def _disturbed(setting: _Setting, trial: Trial, cable: Cable) -> str | None:
         trial.reached = _at_event(product, task_id, trial.events, stack)
         if not trial.reached:
             return None
+        trial.where = kind.where(setting.server)
         if trial.what == "killed late":
             time.sleep(_SETTLES_SECONDS)
         if trial.what.startswith("killed"):
@@ -118,35 +149,37 @@ def _disturbed(setting: _Setting, trial: Trial, cable: Cable) -> str | None:
         elif trial.what == "cut":
             cable.is_cut = True
         else:
-            setting.server.reboot()
+            begun = time.monotonic()
+            kind.reboots[trial.what](setting.server)
+            trial.down_seconds = time.monotonic() - begun
     return task_id
 
 
-def _try(trial: Trial, fleet: Fleet, one_by_one: threading.Lock, home: Path) -> Trial:
-    with one_by_one:
-        server = fleet.add(Spec())
+def _try(kind: Kind, home: Path, trial: Trial) -> Trial:
+    server = None
     try:
-        with Product(home, deadline_seconds=DEADLINE, connect_timeout_seconds=2) as product, Cable(server) as cable:
-            _judged(trial, _Setting(product, server, cable.place, trial.operation), cable)
+        server = kind.add()
+        with Product(home, deadline_seconds=kind.deadline, connect_timeout_seconds=2) as product, Cable(server) as cable:
+            _judged(kind, trial, _Setting(product, server, cable.place, trial.operation), cable)
     except Exception as error:  # one trial that cannot be made is a miss, not the end of the drill
         trial.miss(f"{type(error).__name__}: {error}"[:600])
     finally:
-        with one_by_one:
-            fleet.remove(server)
+        if server is not None:
+            kind.remove(server)
     return trial
 
 
-def _judged(trial: Trial, setting: _Setting, cable: Cable) -> None:
-    task_id = _disturbed(setting, trial, cable)
+def _judged(kind: Kind, trial: Trial, setting: _Setting, cable: Cable) -> None:
+    task_id = _disturbed(kind, setting, trial, cable)
     if task_id is None:
         return
     begun = time.monotonic()
     ways: set[str] = set()
-    while time.monotonic() - begun < DEADLINE + GRACE and not (setting.decided() and (ways := setting.opens())):
+    while time.monotonic() - begun < kind.most_seconds and not (setting.decided() and (ways := setting.opens())):
         time.sleep(0.1)
     trial.open_seconds = time.monotonic() - begun
     if not ways:
-        trial.miss(f"no way in within {DEADLINE + GRACE} s: decided {setting.decided()}, open {setting.opens()}")
+        trial.miss(f"no way in within {kind.most_seconds} s: decided {setting.decided()}, open {setting.opens()}")
     cable.is_cut = False
     begun = time.monotonic()
     if setting.product.process is None:
@@ -194,28 +227,22 @@ def _left(server: Server) -> list[str]:
     return [*server.run(["sh", "-c", find], check=False).stdout.split(), *agents(server)]
 
 
-def _counted(fleet: Fleet, one_by_one: threading.Lock, new_home: Callable[[], Path], operation: str) -> int:
+def _counted(kind: Kind, home: Path, operation: str) -> int:
     """Return how many events a task of this operation has when nothing disturbs it, the one of its end not counted."""
-    with one_by_one:
-        server = fleet.add(Spec())
-    with Product(new_home(), deadline_seconds=DEADLINE) as product:
-        setting = _Setting(product, server, server, operation)
-        task_id = setting.begin()
-        product.ended(task_id)
-        count = len(product.events(task_id)) - 1
-    with one_by_one:
-        fleet.remove(server)
-    return count
+    server = kind.add()
+    try:
+        with Product(home, deadline_seconds=kind.deadline) as product:
+            setting = _Setting(product, server, server, operation)
+            task_id = setting.begin()
+            product.ended(task_id)
+            return len(product.events(task_id)) - 1
+    finally:
+        kind.remove(server)
 
 
-OPERATIONS = ("bind", "replace", "unbind", "password-login-enable", "password-login-disable")
-WHATS = ("killed", "killed late", "cut", "rebooted")
-
-
-def controller(report: Report, scale: Scale) -> None:
-    """The part: every operation, every event, everything that may be lost."""
-    one_by_one = threading.Lock()
-    with tempfile.TemporaryDirectory(prefix="kps-drill-") as directory, Fleet() as fleet, ThreadPoolExecutor(AT_ONCE) as pool:
+def try_all(report: Report, scale: Scale, kind: Kind, at_once: int = AT_ONCE) -> list[Trial]:
+    """Try every operation of a kind, at every event, with everything that may be lost; report it, and return the trials made."""
+    with tempfile.TemporaryDirectory(prefix="kps-drill-") as directory, ThreadPoolExecutor(at_once) as pool:
         numbers = itertools.count()
 
         def new_home() -> Path:
@@ -223,37 +250,46 @@ def controller(report: Report, scale: Scale) -> None:
             home.parent.mkdir()
             return home
 
-        count = functools.partial(_counted, fleet, one_by_one, new_home)
-        counts = dict(zip(OPERATIONS, pool.map(count, OPERATIONS), strict=True))
+        counted = pool.map(lambda operation: _counted(kind, new_home(), operation), kind.operations)
         every = [
             Trial(operation, events, what)
-            for operation in OPERATIONS
-            for what in WHATS
-            for events in range(1, counts[operation] + 1)
+            for operation, count in zip(kind.operations, counted, strict=True)
+            for what in kind.whats
+            for events in range(1, count + 1)
         ]
-        chosen = scale.some(every, AT_ONCE)
-        trials = list(pool.map(lambda trial: _try(trial, fleet, one_by_one, new_home()), chosen))
+        trials = list(pool.map(lambda trial: _try(kind, new_home(), trial), scale.some(every, at_once)))
     reached = [trial for trial in trials if trial.reached]
+    slowest_reboot = max((trial.down_seconds for trial in reached), default=0)
+    slowest_way_in = max((trial.open_seconds for trial in reached), default=0)
+    slowest_record = max((trial.known_seconds for trial in reached), default=0)
     report.add(
-        Figure("controller: lost at an event", len(reached), at_least=1 if scale.sample else len(chosen) / 2),
-        Figure("controller: through before it was lost", len(chosen) - len(reached)),
-        zero("controller: trials missed", sum(bool(trial.misses) for trial in trials)),
-        Figure(
-            "controller: slowest way in",
-            round(max((trial.open_seconds for trial in reached), default=0), 1),
-            at_most=DEADLINE + GRACE,
-            unit=" s",
-        ),
-        Figure(
-            "controller: slowest record",
-            round(max((trial.known_seconds for trial in reached), default=0), 1),
-            at_most=ON_RECORD_SECONDS,
-            unit=" s",
-        ),
+        Figure(f"{kind.name}: lost at an event", len(reached), at_least=1 if scale.sample else len(trials) / 2),
+        Figure(f"{kind.name}: through before it was lost", len(trials) - len(reached)),
+        zero(f"{kind.name}: trials missed", sum(bool(trial.misses) for trial in trials)),
+        Figure(f"{kind.name}: slowest reboot", round(slowest_reboot, 1), at_most=DOWN_SECONDS, unit=" s"),
+        Figure(f"{kind.name}: slowest way in", round(slowest_way_in, 1), at_most=kind.most_seconds, unit=" s"),
+        Figure(f"{kind.name}: slowest record", round(slowest_record, 1), at_most=ON_RECORD_SECONDS, unit=" s"),
     )
     if not scale.sample:
         met = {(trial.operation, trial.what) for trial in reached}
-        never = [f"{operation}, {what}" for operation in OPERATIONS for what in WHATS if (operation, what) not in met]
-        report.add(zero("controller: losses never met", len(never)))
-        report.misses += [f"controller: at no event: {words}" for words in never]
-    report.misses += [miss for trial in trials for miss in trial.misses]
+        never = [f"{operation}, {what}" for operation in kind.operations for what in kind.whats if (operation, what) not in met]
+        report.add(zero(f"{kind.name}: losses never met", len(never)))
+        report.misses += [f"{kind.name}: at no event: {words}" for words in never]
+    report.misses += [f"{kind.name}: {miss}" for trial in trials for miss in trial.misses]
+    return trials
+
+
+def controller(report: Report, scale: Scale) -> None:
+    """The part: on servers without systemd."""
+    one_by_one = threading.Lock()
+    with Fleet() as fleet:
+
+        def add() -> Server:
+            with one_by_one:
+                return fleet.add(Spec())
+
+        def remove(server: Server) -> None:
+            with one_by_one:
+                fleet.remove(server)
+
+        try_all(report, scale, Kind("controller", add, remove, {"rebooted": Server.reboot}))

@@ -189,7 +189,9 @@ def _kinds() -> Iterator[list[Kind]]:
         def of_docker(flavour: flavours.Flavour, kills: str) -> Any:
             with one_by_one:
                 server = boxes.start(flavour)
-            server.write("/etc/systemd/logind.conf.d/zz-drill.conf", f"[Login]\nKillUserProcesses={kills}\nKillExcludeUsers=\n")
+            server.write(
+                "/etc/systemd/logind.conf.d/zz-drill.conf", f"[Login]\nKillUserProcesses={kills}\nKillExcludeUsers=nobody\n"
+            )
             server.run(["systemctl", "restart", "systemd-logind"])
             return server
 

@@ -7,7 +7,7 @@
         box.stop(); disk = box.mounted_root(); box.start(); box.reboot()
 
 A box shares this machine's network and has an address of its own, 127.78.N.M, port 22. Files, processes, users and boots are its
-own. reboot() kills its process 1 and starts it again on the same files, with an empty /run.
+own. reboot() kills its process 1 and starts it again on the same files, with an empty /run; restart() shuts it down in order.
 """
 
 import contextlib
@@ -112,6 +112,7 @@ class Box:
             # What systemd needs for mounts and a cgroup namespace; the others get what a container has, and no more.
             cap_add=["SYS_ADMIN"] if flavour.systemd else [],
             security_opt=["seccomp=unconfined", "apparmor=unconfined"] if flavour.systemd else [],
+            stop_signal="SIGRTMIN+3" if flavour.systemd else "SIGTERM",  # systemd(1): shut down in order
             tmpfs={"/run": "mode=755,exec", "/tmp": "mode=1777,exec"},
         )
         try:
@@ -149,9 +150,7 @@ class Box:
         """Boot the server and return when it greets; ServerFailed with what it said where it does not."""
         self._detach()
         self.container.start()
-        self.container.reload()
-        self._pid = int(self.container.attrs["State"]["Pid"])
-        self.await_greeting()
+        self._booted()
 
     def stop(self) -> None:
         """Shut the server down at once, like a power cut; its files stay."""
@@ -165,6 +164,16 @@ class Box:
         """Kill process 1, and with it all others, and boot again from the same files."""
         self.stop()
         self.start()
+
+    def restart(self) -> None:
+        """Have Docker restart the container: process 1 is asked to shut down, and gets the time that it takes."""
+        self.container.restart(timeout=BOOT_SECONDS)
+        self._booted()
+
+    def _booted(self) -> None:
+        self.container.reload()
+        self._pid = int(self.container.attrs["State"]["Pid"])
+        self.await_greeting()
 
     def mounted_root(self) -> Path:
         """The whole disk of the stopped server as a directory of this machine, until the server starts again."""

@@ -19,6 +19,7 @@ from tests.drills.fleet.boxes import Box, Boxes
 from tests.drills.fleet.flavours import Flavour
 from tests.drills.fleet.line import Line
 from tests.fleet import judge
+from tests.fleet.causes import is_agent
 from tests.fleet.looks import Picture, disk_picture, left, until
 from tests.fleet.product import Json, Product
 
@@ -35,7 +36,6 @@ OUTCOMES = (SUCCEEDS, REFUSED, FAILS, KILLED, SILENT, REBOOTED)
 
 # Where an operation could write by mistake, and where nobody else writes meanwhile.
 _LOOKED_AT = ("etc", "home", "opt", "root", "srv", "usr/etc", "usr/local", "var/lib/kps", "var/spool/cron")
-_AGENTS = ("-I -S -E -B", "kps-started", "/var/lib/kps/agent")
 _STATE = ("/var/lib/kps", "/home/{login}/.kps")
 
 
@@ -127,7 +127,7 @@ class Story:
 
     def agents(self) -> list[int]:
         """Our processes in the server, whichever of our agents they are of: in Python, or in shell."""
-        return [pid for pid, title in self.box.processes().items() if any(word in title for word in _AGENTS)]
+        return [pid for pid, title in self.box.processes().items() if is_agent(title)]
 
     @contextlib.contextmanager
     def as_before(self) -> Iterator[None]:
