@@ -104,7 +104,8 @@ CAUSES: dict[str, Cause] = {
     ),
     "connection_closed": Cause(
         "The connection was closed or reset before or during the log-in.",
-        "sshd may be at MaxStartups, may have banned the controller's address (fail2ban, PerSourcePenalties), or be restarting.",
+        "sshd may be at MaxStartups, may have banned the controller's address (fail2ban, PerSourcePenalties), or be restarting. "
+        "Where it took the key before (taken), PAM's account rules turn the login away: the findings name them.",
         True,
     ),
     "not_ssh": Cause(

@@ -250,7 +250,9 @@ async def check(
     repair: Annotated[
         bool,
         typer.Option(
-            "--repair", metavar="", help="Mend owners and modes of .ssh and the file of keys; undone unless the key then gets in."
+            "--repair",
+            metavar="",
+            help="Mend owners, modes and labels of .ssh and the file of keys; undone unless the key then gets in.",
         ),
     ] = False,
     agent: options.SshAgent = None,

@@ -445,7 +445,8 @@ async def _before_login(target: Target, line: Line, error: Exception, evidence: 
     """
     where = target.where
     heard = await knock.knock(line.opens, target.timeout_seconds)
-    if heard.silent:
+    # Who is denied by hosts.deny is kept waiting for as long as we listen here, and then sent away.
+    if heard.silent and isinstance(error, TimeoutError):
         return NotConnected(
             "connection_timed_out",
             f"{where}: it accepts the connection and then says nothing; is that sshd, and is it overloaded?",

@@ -69,6 +69,21 @@ def test_a_connection_that_ends_before_the_greeting(impatient, told, answer):
 
 
 @pytest.mark.cause("connection_closed")
+def test_a_connection_that_ends_before_the_greeting_after_a_while(impatient, told):
+    """As one that hosts.deny turns away: first nothing, for longer than is listened the second time, and then the end."""
+    came = []
+
+    def answer(connection: socket.socket) -> None:
+        came.append(connection)
+        while len(came) % 2 == 0 and connection.recv(1 << 16):
+            pass
+
+    with listener(answer) as place:
+        task = told(arrive(impatient, place))
+    assert task["evidence"]["stage"] == "banner"
+
+
+@pytest.mark.cause("connection_closed")
 def test_an_sshd_that_is_at_its_limit_of_logins_under_way(impatient, make_server, told):
     server = make_server(max_startups=1)
     with unchanged(server), socket.create_connection((server.host, server.port)) as waiting:
