@@ -19,6 +19,7 @@ from typing import Self
 from controller.demo.fleet import Server
 
 CONNECT_SECONDS = 10
+LOGIN_SECONDS = 120  # in which a login that is let in, or not, has come to its end
 
 
 class Puzzled(Exception):
@@ -186,7 +187,12 @@ def _logs_in(client: Client) -> bool:
 
 
 def _run(argv: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(argv, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    try:
+        return subprocess.run(
+            argv, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LOGIN_SECONDS
+        )
+    except subprocess.TimeoutExpired as error:
+        raise Puzzled(f"it neither ended nor failed within {LOGIN_SECONDS} s") from error
 
 
 def _new_source() -> str:

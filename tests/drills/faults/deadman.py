@@ -242,13 +242,14 @@ def _try(product: Product, private: str, order: dict[str, Any], chosen: tuple[Ki
 
 def _lost(product: Product, private: str, order: dict[str, Any], loss: Loss, server: Any, cable: Cable, trial: Trial) -> None:
     before = picture(server)
-    gate = Gate(server, _HELD)
-    if loss.name == DIES_OF_RELOAD:
+    if loss.name == DIES_OF_RELOAD:  # it never gets to a proof, and a gate would hold the judge
         server.run(["sh", "-c", _WRAP], _DIES_ONCE)
+    else:
+        gate = Gate(server, _HELD)
     product.add(cable.place)
     (task_id,) = product.begin("bind", cable.place, password=server.root_password, **order)
     if loss.name == DIES_OF_RELOAD:
-        due = _due(server)  # it never gets to the proof: the undo begins at once
+        due = _due(server)  # the undo begins at once
     else:
         gate.await_login()
         due = _due(server)
