@@ -8,27 +8,24 @@ from concurrent.futures import Executor
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, TypeVar, cast
 from weakref import WeakValueDictionary
 
 import asyncssh
 from passlib.hash import sha512_crypt
 
-from controller import causes, diagnosis, keyfiles, order, sessions
+from controller import causes, diagnosis, keyfiles, order
 from controller.causes import CAUSES
 from controller.entrance import Entrance, Inside
 from controller.errors import Damaged, NotFound, Problem, Unavailable
 from controller.keyfiles import apart, certificate
 from controller.kms import Kms
 from controller.model import (
-    Binding,
     Credential,
     KeyPair,
     Outcome,
-    PasswordLogin,
     Secret,
     Server,
-    ServerNotes,
     ServerState,
     Task,
     now,
@@ -36,6 +33,7 @@ from controller.model import (
 )
 from controller.order import Bound, Order, Way
 from controller.prover import Prover
+from controller.record import NOTHING_WRITTEN, Record, named
 from controller.settings import Settings
 from controller.store import Store
 from controller.transport import at_rest, proof, sshagent
@@ -51,11 +49,7 @@ _SETTLE_SECONDS = 8.0
 _LOOK_AGAIN_SECONDS = 20.0
 # What a server's journal says of an operation that has ended, in our words.
 _SERVER_STATES = {"reverted": "reverted", "partial": "partial", "succeeded": "as_asked", "unchanged": "as_asked"}
-_LARGEST_GENERATION = 1 << 31
-_MOST_NOTES = 3  # in a message; evidence has them all
 _ONLY_LOOK = ("password-login-status",)
-# Before these phases are over nothing has been written.
-_NOTHING_WRITTEN = ("queued", "connect", "look", "decide")
 
 
 class Runner:
@@ -170,10 +164,10 @@ class _Job:
         self.phase = "connect"
         self.handed_over = False  # the agent has the plan: from now on the server may be touched
         self.touched = False  # the agent has said that it begins to write
-        self.boot = ""
         self.prover: Prover | None = None
         self.server: Server
         self.order: Order
+        self.record: Record
         self.identity: Held | None = None
         self.road: list[Jump] = []  # the jump servers on the way, the nearest to us first
         self.without_key = False  # nothing is known to get in; what an earlier task may have left there is only tried
@@ -184,7 +178,7 @@ class _Job:
         self.server = await self.runner.off(self.store.server_by_id, self.task.server_id)
         self.order = await self._order()
         if self.task.operation == "reset":
-            return self._concluded(await self._at_rest())
+            return self.record.concluded(await self._at_rest())
         async with self._reached() as target:
             return await self._online(target)
 
@@ -200,7 +194,7 @@ class _Job:
                 return await self._from_outside(target)
             await self._nothing_gets_in(target, refused)
             raise
-        self.boot = inside.boot
+        self.record.boot = inside.boot
         try:
             result = await self._on_server(target, inside)
             result = await self._explained(target, entrance, inside, result)
@@ -214,7 +208,7 @@ class _Job:
         finally:
             inside.connection.close()
         await self._settle_others(result)
-        return self._concluded(result)
+        return self.record.concluded(result)
 
     # -- prepare -------------------------------------------------------------------------------------------------------
 
@@ -233,6 +227,7 @@ class _Job:
         if made.keypair is not None and made.keypair.managed and "key" in made.plan:
             # Now, while nothing is touched: what does not open can be neither proved nor used.
             await self._private(made.keypair)
+        self.record = Record(self.task, self.server, made)
         return made
 
     @property
@@ -256,7 +251,7 @@ class _Job:
         for task in reversed(await self.runner.off(self.store.tasks, self.task.tenant_id, server_id=self.server.id)):
             if task.status == "succeeded":
                 break  # it has settled whatever was left
-            unsettled = task.server_state == "unknown" or (task.server_state == "partial" and task.phase not in _NOTHING_WRITTEN)
+            unsettled = task.server_state == "unknown" or (task.server_state == "partial" and task.phase not in NOTHING_WRITTEN)
             name = task.request.get("keypair_id")
             if task.status != "failed" or not unsettled or name is None:
                 continue
@@ -449,7 +444,7 @@ class _Job:
             evidence={"logins": {self.task.login: state}, "password_offered": offered},
             proofs=proofs,
         )
-        return outcome, self._notes(state if self.task.login == self.server.login else None)
+        return outcome, self.record.notes(state if self.task.login == self.server.login else None)
 
     # -- why a key can or can't log in -----------------------------------------------------------------------------------
 
@@ -594,7 +589,7 @@ class _Job:
                 finally:
                     inside.connection.close()
                 if said and said[0].cause != "busy":
-                    rebooted, self.boot = inside.boot != self.boot, inside.boot
+                    rebooted, self.record.boot = inside.boot != self.record.boot, inside.boot
                     return self._from_journal(said[0].model_dump(), lost, rebooted)
             except Stop as stop:
                 why = stop
@@ -648,8 +643,8 @@ class _Job:
             inside.connection.close()
         if not said or said[0].status == "failed":
             return None
-        self.boot = inside.boot
-        return self._told(said[0].model_dump(), inside.as_root)
+        self.record.boot = inside.boot
+        return self.record.told(said[0].model_dump(), inside.as_root)
 
     def _seen_from_outside(self, refused: NotConnected) -> tuple[ServerState, dict[str, Any]]:
         """Return what it says that the only key on record is refused while passwords are asked for; if nothing, raise refused."""
@@ -663,25 +658,6 @@ class _Job:
             # What was removed and not committed would be back by now.
             return "as_asked", {"unbind": (self.server.id, self.task.login)}
         raise refused
-
-    def _told(self, said: dict[str, Any], as_root: bool) -> tuple[ServerState, dict[str, Any]] | None:
-        """Return what the server's own journal says of this task, and the changes on record."""
-        told = said.get("recovered") or said.get("last") or {}
-        if told.get("operation") != self.task.id:
-            # It has gone on to something newer; or it never came to write anything for this task. An agent that is not root sees
-            # no journal but its login's own.
-            older = told.get("generation", 0) < self.task.generation
-            return ("as_before", {}) if older and as_root and self.task.phase in _NOTHING_WRITTEN else None
-        if told.get("result") == "reverted":
-            return "reverted", self._notes(_login_state(said, self.server))
-        # An agent commits on our proofs only.
-        method = "logged_in" if self.order.plan.get("provable") else "accepted"
-        proofs = [{"way": "key", "login": self.task.login, "method": method}] if self.order.plan.get("key") else []
-        if told.get("result") == "partial":
-            outcome = Outcome("failed", "partial", proofs=proofs)
-            changes = self._notes(_login_state(said, self.server))
-            return "partial", changes | self._replaced_all_the_same(dict(said, removed=[]), outcome)
-        return "as_asked", self._changes(said, Outcome("succeeded", "as_asked", proofs=proofs))
 
     def _only_look(self) -> dict[str, Any]:
         return {
@@ -704,90 +680,6 @@ class _Job:
                 if state and other.id == told.get("operation") and other.server_state in open_ones and other.status == "failed":
                     await self.runner.off(self.store.settle, other.id, state)
 
-    def _concluded(self, result: dict[str, Any]) -> tuple[Outcome, dict[str, Any]]:
-        """Turn what the agent said into the outcome and the changes of the inventory."""
-        evidence = dict(result.get("evidence") or {})
-        for name in ("findings", "plan", "first", "logins", "armed", "limits", "removed", "remains", "notes", "leftover"):
-            if result.get(name):
-                evidence.setdefault(name, result[name])
-        live = sessions.named(result)
-        if live:
-            evidence["sessions"] = live
-        status = result["status"]
-        cause = result.get("cause")
-        if status == "failed" and cause not in CAUSES:
-            cause = "unexpected"  # the list is closed, whatever a server says
-        outcome = Outcome(
-            status=status,
-            server_state=result["server_state"],
-            phase=result.get("phase") or "done",
-            cause=cause,
-            message=_named(self.server.name, plain(_told(result, self.order.plan))),
-            evidence=small(evidence),
-            proofs=self._proofs(result),
-            handling=causes.handling(cause, **self.place) if cause in CAUSES else None,
-            retryable=cause in CAUSES and CAUSES[cause].retryable and not self.order.plan["only_plan"],
-        )
-        if self.order.plan["only_plan"]:
-            return outcome, self._notes(_login_state(result, self.server))
-        if status == "failed":
-            changes = self._caught_up(outcome) or self._notes(_login_state(result, self.server))
-            return outcome, changes | self._replaced_all_the_same(result, outcome)
-        return outcome, self._changes(result, outcome)
-
-    def _caught_up(self, outcome: Outcome) -> dict[str, Any]:
-        """After orders that came to the server from elsewhere (a backup was restored, it was added anew), the next is newer."""
-        seen = outcome.evidence.get("generation")
-        if outcome.cause != "stale_generation" or not isinstance(seen, int) or not 0 < seen < _LARGEST_GENERATION:
-            return {}
-        return {"notes": ServerNotes(generation=seen)}
-
-    def _replaced_all_the_same(self, result: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
-        """After a revoke that is not whole the new key is there for good; that the old one is refused is for the next order."""
-        keypair, removed = self.order.keypair, self.order.plan.get("remove")
-        shown = [each["method"] for each in outcome.proofs if each["way"] == "key" and each["method"] != "refused"]
-        if outcome.server_state != "partial" or result.get("removed") is None or keypair is None or not shown:
-            return {}
-        here = next((each.binding for each in self.order.bound if each.binding.login == self.task.login), None)
-        closed = here is not None and here.closed_password_login
-        waiting = self.order.after_reset | {self.task.login: {"remove": removed, "close_passwords": False}}
-        notes = cast(ServerNotes, self._notes(_login_state(result, self.server))["notes"] | {"after_reset": waiting})
-        return {"binding": self._binding(keypair, shown[0], closed), "notes": notes}
-
-    def _binding(self, keypair: KeyPair, method: str, closed: bool) -> Binding:
-        return Binding(self.server.id, self.task.login, keypair.id, method, closed, self.task.id, now())
-
-    def _proofs(self, result: dict[str, Any]) -> list[dict[str, str]]:
-        found = [{name: str(each[name]) for name in ("way", "login", "method")} for each in result.get("proofs") or []]
-        if self.task.operation == "reset" and result["status"] == "succeeded":
-            return [{"way": "key", "login": self.task.login, "method": "not_applicable"}]
-        return found
-
-    def _changes(self, result: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
-        operation, keypair = self.task.operation, self.order.keypair
-        changes: dict[str, Any] = self._notes(_login_state(result, self.server))
-        methods = [each["method"] for each in outcome.proofs if each["way"] == "key" and each["method"] != "refused"]
-        here = next((each.binding for each in self.order.bound if each.binding.login == self.task.login), None)
-        if operation == "unbind":
-            changes["unbind"] = (self.server.id, self.task.login)
-        elif keypair is not None:
-            closed = bool(result.get("closed")) and self.order.plan.get("passwords") == "off"
-            if self.order.plan.get("passwords") is None and here is not None:
-                closed = here.closed_password_login
-            method = methods[0] if methods else "not_applicable"
-            changes["binding"] = self._binding(keypair, method, closed and operation != "reset")
-        if self.order.after_reset != (self.server.after_reset or {}):
-            changes["notes"]["after_reset"] = self.order.after_reset or None
-        return changes
-
-    def _notes(self, password_login: str | None) -> dict[str, Any]:
-        notes: ServerNotes = {}
-        if password_login in get_args(PasswordLogin):
-            notes["password_login"] = cast(PasswordLogin, password_login)
-        if self.boot:
-            notes["boot_id"] = self.boot
-        return {"notes": notes}
-
 
 def _with_left(known: list[Way], left: list[Way]) -> list[Way]:
     """Return the ways with those that earlier tasks may have left there: the newest of these before all others.
@@ -807,32 +699,10 @@ def _usable(key_type: str, stored: Secret) -> asyncssh.SSHKey:
         text.wipe()
 
 
-def _login_state(result: dict[str, Any], server: Server) -> str | None:
-    logins = result.get("logins")
-    state = logins.get(server.login) if isinstance(logins, dict) else None
-    return state if isinstance(state, str) else None
-
-
 def _reason(known: dict[str, Any]) -> str:
     """Return what keeps the key out, where that was found: it says more than that a login has failed."""
     reasons = diagnosis.keeps_out(known.get("findings") or [])
     return str(reasons[0]["message"]) if reasons else ""
-
-
-def _told(result: dict[str, Any], plan: dict[str, Any]) -> str:
-    """Return why it failed, and what became of the sessions that a removed key had opened."""
-    told = [str(result.get("message") or "")]
-    if plan.get("remove"):
-        told.append(sessions.told(result, planned=bool(plan.get("only_plan"))))
-    if plan.get("revoke") and result.get("notes"):
-        told.append(f"mind: {'; '.join(result['notes'][:_MOST_NOTES])}")
-    if result.get("repairs") and result["status"] == "succeeded":
-        told.append(f"mended: {', '.join(result['repairs'])}")
-    return "; ".join(each for each in told if each)
-
-
-def _named(server: str, message: str) -> str:
-    return message if not message or message.startswith(server) else f"{server}: {message}"
 
 
 def _failed(job: _Job, stop: Stop) -> Outcome:
@@ -844,7 +714,7 @@ def _failed(job: _Job, stop: Stop) -> Outcome:
         server_state="unknown" if touched else "as_before",
         phase=job.phase,  # type: ignore[arg-type]
         cause=cause,
-        message=_named(job.task.server_name, plain(stop.message)),
+        message=named(job.task.server_name, plain(stop.message)),
         evidence=small(stop.evidence),
         handling=causes.handling(cause, SOURCE=stop.evidence.get("source"), **job.place),
         retryable=CAUSES[cause].retryable,
