@@ -11,7 +11,7 @@ import secrets
 from typing import Any
 
 from controller.transport import shell_journal
-from controller.transport.far import BLOCKS, LARGEST_FILE, Far, path_word, word
+from controller.transport.far import BLOCKS, LARGEST_FILE, Answer, Far, path_word, word
 from kpsagent import accounts, labels, processes, wire
 from kpsagent.errors import Changed, Failed, Lost, Refused
 from kpsagent.host import MAIN_CONFIG, Account, Daemon, File, Output, ReadFollowed
@@ -53,6 +53,7 @@ _ERRORS = (
 )
 _MOST_PROGRAMS = 2000  # of sshd, say, in one operation
 _PATIENT, _IMPATIENT = "40", "1"
+_NOT_KEPT = 250
 _RELOAD_SECONDS = 15.0
 _LOST_SECONDS = 5.0
 _SETTLE_SECONDS = 1.0
@@ -414,6 +415,8 @@ class ShellHost:
         if self._programs > _MOST_PROGRAMS:
             raise Failed("session_disturbed", "the server's configuration makes us ask more than is sane")
         answer = await self._far.ask("program", *words)
+        if answer.code == _NOT_KEPT:
+            raise self._told(answer)
         return Output(answer.code, answer.text(0), answer.text(1))
 
     async def _Unread(self, effect: Any) -> list[str]:
@@ -493,10 +496,14 @@ class ShellHost:
     # -- our own state -------------------------------------------------------------------------------------------------
 
     async def _Lock(self, effect: Any) -> bool:
-        code = (await self._far.ask("lock", _IMPATIENT if effect.must else _PATIENT)).code
+        answer = await self._far.ask("lock", _IMPATIENT if effect.must else _PATIENT)
+        code = answer.code
         if code == 1 and effect.must:
             raise Refused("busy", "another operation is at work on this server; retry when it is done")
         if code not in (0, 1):
+            error = self._told(answer)
+            if isinstance(error, OSError) and error.errno != errno.EEXIST:
+                raise error
             raise Refused(
                 "path_unsafe", f"{self._directory} is not ours, or cannot be made; look who made it", path=self._directory
             )
@@ -519,8 +526,13 @@ class ShellHost:
         await self._written("state", str(int(generation)), word(wire.encode(effect.state) + "\n"))
 
     async def _written(self, verb: str, *words: str) -> None:
-        if (await self._far.ask(verb, *words)).code != 0:
-            raise OSError(errno.EIO, "could not be written", self._directory)
+        answer = await self._far.ask(verb, *words)
+        if answer.code != 0:
+            raise self._told(answer)
+
+    def _told(self, answer: Answer) -> Exception:
+        """Return the error of which the program says why."""
+        return _error("error " + (answer.text().strip() or "could not be written"), self._directory)
 
     async def _ReadJournal(self, effect: Any) -> tuple[str, dict[str, Any]] | None:
         if self._locked:
@@ -575,7 +587,10 @@ class ShellHost:
         return [f"{int(connection[3]):04X}", address[-8:], journal["boot"], word(daemon.unit), *command]
 
     async def _MoveJournal(self, effect: Any) -> bool:
-        moved = (await self._far.ask("move", effect.to)).code == 0
+        answer = await self._far.ask("move", effect.to)
+        if answer.code not in (0, 1):
+            raise self._told(answer)
+        moved = answer.code == 0
         self._armed = self._armed and not moved
         return moved
 
@@ -585,11 +600,11 @@ class ShellHost:
     async def _Arm(self, effect: Any) -> list[str]:
         answer = await self._far.ask("arm")
         if answer.code != 0:
-            raise OSError(errno.EIO, "the undo could not be put in place", self._directory)
+            raise self._told(answer)
         return [line for line in answer.text().split("\n") if line]
 
     async def _Disarm(self, effect: Any) -> None:
-        await self._far.ask("disarm")
+        await self._written("disarm")
 
     async def _Clock(self, effect: Any) -> tuple[float, str]:
         up, _, boot = (await self._far.ask("clock")).text().partition("\n")

@@ -93,8 +93,21 @@ touch_file() { # RIGHTS VERB DIRECTORY NAME MODE LINKS RANDOM: files.sh, with th
     )
 }
 
-durable() {
-    sync "$1" 2>/dev/null || sync
+durable() { # FILE: it is on the disk. Not every sync takes a name; but one that could not be written is told
+    said=$(sync "$1" 2>&1) && return
+    case $said in
+        *'/O error'* | *'output error'* | *space* | *uota* | *ead-only*)
+            printf '%s\n' "$said" >&2
+            return 1
+            ;;
+    esac
+    sync
+}
+
+pour() { # WORD FILE: into the file, all of it
+    printf '%b' "${1#=}" | cat >"$2" && printf '%b' "${1#=}" | cmp -s - "$2" && return
+    echo 'not all of it was written' >&2
+    return 1
 }
 
 # -- our own state -----------------------------------------------------------------------------------------------------
@@ -120,7 +133,7 @@ take_lock() { # TRIES: 0 where we have it, 1 where another has, 2 where the dire
     tries=$1
     mkdir -p "${state%/*}" 2>/dev/null
     while :; do
-        if mkdir -m 711 "$state" 2>/dev/null; then
+        if said=$(mkdir -m 711 "$state" 2>&1); then
             chmod 711 "$state"
         fi
         # shellcheck disable=SC2046
@@ -152,8 +165,7 @@ leave() {
 
 write() { # NAME MODE WORD: durable, old or new at every instant
     new=$state/new-$self
-    { printf '%b' "${3#=}" >"$new"; } 2>/dev/null && printf '%b' "${3#=}" | cmp -s - "$new" && chmod "$2" "$new" && durable "$new" \
-        && mv -f "$new" "$state/$1" && durable "$state" && return 0
+    pour "$3" "$new" && chmod "$2" "$new" && durable "$new" && mv -f "$new" "$state/$1" && durable "$state" && return 0
     rm -f "$new"
     return 1
 }
@@ -170,14 +182,18 @@ write_state() { # GENERATION WORD
 
 drop_journal() {
     for each in nonce journal.armed journal.revoking journal.confirmed journal.reverting; do
-        rm -f "$state/$each"
+        rm -f "$state/$each" || return 1
     done
     durable "$state"
 }
 
-move_journal() { # TO
-    mv -f "$state/journal.armed" "$state/journal.$1" 2>/dev/null || return 1
-    durable "$state"
+move_journal() { # TO: 1 where somebody has decided before, 2 where it cannot be done
+    if ! said=$(mv -f "$state/journal.armed" "$state/journal.$1" 2>&1); then
+        [ -e "$state/journal.armed" ] || return 1
+        printf '%s\n' "$said" >&2
+        return 2
+    fi
+    durable "$state" || return 2
 }
 
 journal_line() { # JOURNAL KIND: our lines of this kind in it, bare of JSON
@@ -221,8 +237,7 @@ recover() { # finish what was left: 0 where nothing remains, 1 where something d
     if grep -q '"owed"' "$state/state.json" 2>/dev/null; then return 1; fi # not to be written over: the next run keeps it
     word name "$operation"
     write_state "$generation" "={\"operation\":\"$name\",\"generation\":$generation,\"result\":\"$ended\"}\\n" || return 1
-    drop_journal
-    disarm
+    drop_journal && disarm
 }
 
 undo_steps() { # KIND OF LINE: what narrowed whatever else cannot be, what widened only while nothing is left
@@ -322,8 +337,8 @@ reload_after_undo() { # have sshd run on the restored file, unless it does not a
     else
         "$@" 9<&- </dev/null >/dev/null 2>&1
     fi || return 1
-    for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
-        sleep 1
+    for wait in .2 .2 .2 .2 .2 1 1 1 1 1 1 1 1 1 1 1 1 1 1; do
+        sleep $wait 2>/dev/null || sleep 1
         for socket in $(listening "$port" "$address"); do
             case " $(printf '%s ' "$before" | tr '\n' ' ') " in *" $socket "*) ;; *) return 0 ;; esac
             if [ -n "$(first_holds "$socket")" ]; then return 0; fi
@@ -344,7 +359,28 @@ watch() {
             return
         fi
         sleep 1
-        [ "$(undecided)" = "$ours" ] || return
+        if [ "$(undecided)" != "$ours" ]; then
+            tidy_up "$ours"
+            return
+        fi
+    done
+}
+
+tidy_up() { # OURS: where the agent has died between its commit and its end; while it lives it does so itself
+    tried=0
+    while [ $tried -lt 60 ]; do
+        sleep 1
+        standing=$(undecided)$(journal_line "$state/journal.confirmed" head)
+        if [ -z "$standing" ]; then
+            [ -e "$state/agent" ] || return
+        elif [ "$standing" != "$1" ]; then
+            return
+        fi
+        (
+            who_am_i
+            take_lock 1 && recover
+        ) && return
+        tried=$((tried + 1))
     done
 }
 
@@ -418,7 +454,9 @@ disarm() {
     armed=
     for each in $boot_link $boot_unit $boot_script $boot_cron "$state/agent"; do
         if [ -e "$each" ] || [ -h "$each" ]; then
-            rm -f "$each" && durable "${each%/*}"
+            # Where one stays, so does the agent, which is the last of them: by that it is seen that something was left.
+            rm -f "$each" || return 1
+            durable "${each%/*}" || return 1
             armed=yes
         fi
     done
@@ -440,19 +478,35 @@ watch_beside() { # a process that no session owns
 
 # -- commands ----------------------------------------------------------------------------------------------------------
 
-program_of() { # OUT ERR TEXT PROGRAM WORD...: run it; a text stands at "candidate" meanwhile
+program_of() { # OUT ERR TEXT PROGRAM WORD...: run it; a text stands at "candidate" meanwhile. 250 where what it says cannot be kept
     out=$1 err=$2
-    [ "$3" = - ] || { printf '%b' "${3#=}" >"$state/candidate"; } || return 1
+    if [ "$3" != - ] && ! pour "$3" "$state/candidate"; then
+        rm -f "$state/candidate"
+        return 250
+    fi
     shift 3
     for each; do
         word each "$each"
         set -- "$@" "$each"
         shift
     done
+    # What it says goes through cat, which tells when the disk is full: half of what sshd says of itself is not to be gone by.
     # shellcheck disable=SC2086
-    $bounded "$@" </dev/null >"$out" 2>"$err" 9<&-
-    code=$?
+    said=$({ { { $bounded "$@" </dev/null 2>"$err" 9<&- 3>&-; } 2>&3; printf '%s' $? >&3; } | { cat >"$out"; } 2>&3; } 3>&1)
     rm -f "$state/candidate"
+    case $said in
+        *[!0-9]* | '')
+            printf '%s\n' "$said" >&2
+            return 250
+            ;;
+    esac
+    return "$said"
+}
+
+reported() { # COMMAND...: where it fails, a part of the answer says why
+    told=$("$@" 2>&1)
+    code=$?
+    [ $code = 0 ] || printf '%s' "$told" | part
     return $code
 }
 
@@ -488,7 +542,12 @@ answer() { # COMMAND WORD...
     verb=$1
     shift
     case $verb in
-        lock) take_lock "$1" ;;
+        lock)
+            take_lock "$1"
+            code=$?
+            [ $code != 2 ] || printf '%s' "$said" | part
+            return $code
+            ;;
         close)
             if [ $locked = yes ]; then
                 rmdir "$state" 2>/dev/null
@@ -520,13 +579,18 @@ answer() { # COMMAND WORD...
             rm -f "$state"/new-* "$state/candidate" "$state/nonce"
             set -f
             ;;
-        state) write_state "$1" "$2" ;;
-        journal) write journal.armed 600 "$1" && watch_beside ;;
-        move) move_journal "$1" ;;
-        drop) drop_journal ;;
-        nonce) write nonce 644 "$1" ;;
-        arm) arm | part ;;
-        disarm) disarm ;;
+        state) reported write_state "$1" "$2" ;;
+        journal) reported write journal.armed 600 "$1" && watch_beside ;;
+        move) reported move_journal "$1" ;;
+        drop) reported drop_journal ;;
+        nonce) reported write nonce 644 "$1" ;;
+        arm)
+            told=$(arm 2>&1)
+            code=$?
+            printf '%s\n' "$told" | part
+            return $code
+            ;;
+        disarm) reported disarm ;;
         clock)
             { cat /proc/uptime; which_boot; } | part
             [ -e "$state/journal.armed" ]
@@ -568,10 +632,14 @@ answer() { # COMMAND WORD...
             ;;
         alive) [ -d "/proc/$1" ] ;;
         program)
-            program_of "$state/new-out" "$state/new-err" "$@"
+            told=$(program_of "$state/new-out" "$state/new-err" "$@" 2>&1)
             code=$?
-            part <"$state/new-out"
-            part <"$state/new-err"
+            if [ $code = 250 ]; then
+                printf '%s' "$told" | part
+            else
+                part <"$state/new-out"
+                part <"$state/new-err"
+            fi
             rm -f "$state/new-out" "$state/new-err"
             return $code
             ;;

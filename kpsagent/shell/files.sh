@@ -16,9 +16,16 @@ temp=./.$kps_name.kps-$kps_random
 case $kps_verb in replace | undo) ;; *) temp= ;; esac
 
 ends() { # WORD...: the last line, and out; nothing of ours stays
-    [ -z "$temp" ] || rm -f "$temp" "$temp.seen" "$temp.want" 2>/dev/null
+    if [ -n "$temp" ] && ! swept && ! swept && [ "$1" = ok ]; then
+        # Told as a failure, so that it is undone; and that takes away what is left of us here.
+        set -- error "$(printf '%s' "$said" | tr '\n\000' '  ')"
+    fi
     printf '\n%s' "$*"
     exit 0
+}
+
+swept() { # whether nothing of ours is left beside the file
+    said=$(rm -f "$temp" "$temp.seen" "$temp.want" 2>&1)
 }
 
 fails() { # TEXT OF A SYSTEM ERROR
@@ -55,8 +62,10 @@ facts() { # FILE: its mode, number of names, owner and group
     printf '%s %s %s %s' "$1" "$2" "$3" "$4"
 }
 
-durable() { # FILE: it is on the disk
-    sync "$1" 2>/dev/null || sync
+durable() { # FILE: it is on the disk. Not every sync takes a name; but one that could not be written is told
+    said=$(sync "$1" 2>&1) && return
+    case $said in *'/O error'* | *'output error'* | *space* | *uota* | *ead-only*) fails "$said" ;; esac
+    sync
 }
 
 holds() { # FILE TEXT: whether that is what it holds; "-" for no file

@@ -14,8 +14,9 @@ from typing import Any
 
 from tests.drills.faults import Scale, points, power
 from tests.drills.faults.lab import Lab
-from tests.drills.faults.points import ERRORS, HALF_WRITTEN, LATE, LEFT_OVER, LOCK_OUT, UNTOLD, WRONG_END, Point, Trial
+from tests.drills.faults.points import BACK, ERRORS, HALF_WRITTEN, LATE, LEFT_OVER, LOCK_OUT, UNTOLD, WRONG_END, Point, Trial
 from tests.drills.faults.power import Disk
+from tests.drills.faults.shell_lab import KILLS, ShellLab
 from tests.drills.faults.tracer import Call
 from tests.drills.figures import Figure, Report, zero
 
@@ -24,9 +25,11 @@ MOST_SECONDS = 90 * 60  # a whole run of errors; kills need a quarter of an hour
 LEAST_POINTS = 20  # of each operation, on an average, in a whole run
 _SHOWN = 40  # misses of one part; the rest is counted
 _DISK = ("reset", "reset of a shut server")
+_GRAVE = ERRORS[:5]
 _ARMED = ("bind", "unbind", "password-login-enable", "password-login-disable")
+_REVOKES = ("unbind --revoke", "replace --revoke")
 
-_lab: list[Lab] = []  # of this process
+_labs: dict[str, Lab] = {}  # of this process, by the suffix of its cases; each from when on one of them is asked for
 _loop: list[asyncio.AbstractEventLoop] = []
 _disk: list[Disk] = []  # that the servers of this process are on, where their power is to fail
 
@@ -41,27 +44,35 @@ def _open(on_a_disk: bool) -> None:
         multiprocessing.util.Finalize(None, _disk[0].close, exitpriority=5)
         # Where a fleet makes its servers, and what of.
         tempfile.tempdir, os.environ["KPS_FLEET_CACHE"] = str(_disk[0].directory), str(_disk[0].trees)
-    _lab.append(Lab())
-    multiprocessing.util.Finalize(None, _lab[0].close, exitpriority=10)
-    _loop[0].run_until_complete(_lab[0].prepare())
 
 
-def _calls(of: str, name: str) -> list[Call]:
-    lab = _lab[0]
+def _lab(case: str) -> Lab:
+    kind: type[Lab] = ShellLab if case.endswith(ShellLab.suffix) else Lab
+    if kind.suffix not in _labs:
+        lab = _labs[kind.suffix] = kind()
+        multiprocessing.util.Finalize(None, lab.close, exitpriority=10)
+        _loop[0].run_until_complete(lab.prepare())
+    return _labs[kind.suffix]
+
+
+def _calls(of: str, name: str) -> list[tuple[int, Call]]:
+    """Return the changing calls of an operation or an undo, each with its number."""
+    lab = _lab(name)
     case = lab.cases[name]
     how = {"operation": points.calls, "disk": points.disk_calls}.get(of) or functools.partial(points.recovery_calls, of=of)
-    return _loop[0].run_until_complete(how(lab, case))
+    return lab.numbered(_loop[0].run_until_complete(how(lab, case)))
 
 
 def _try(point: Point) -> Trial:
     how = {"operation": points.operation, "disk": points.disk, "power": _power}.get(point.of, points.recovery)
+    lab = _lab(point.case)
     for _ in range(2):
         try:
-            trial = _loop[0].run_until_complete(how(_lab[0], point))
+            trial = _loop[0].run_until_complete(how(lab, point))
         except Exception as error:  # one trial that cannot be made is a miss, not the end of the drill
             trial = Trial(point, reached=True)
             trial.miss(WRONG_END, f"the drill itself failed: {type(error).__name__}: {error}")
-            _lab[0].server.reboot()
+            lab.server.reboot()
         if trial.reached:  # else a deadline has passed, or a signal was given twice, on a busy machine
             break
     return trial
@@ -81,17 +92,25 @@ def _pool(on_a_disk: bool) -> ProcessPoolExecutor:
 def _listed(pool: ProcessPoolExecutor, wanted: list[tuple[str, str]]) -> Iterator[tuple[str, str, int, Call]]:
     asked = {each: pool.submit(_calls, *each) for each in wanted}
     for (of, name), calls in asked.items():
-        for at, call in enumerate(calls.result()):
+        for at, call in calls.result():
             yield of, name, at, call
 
 
-_OPERATIONS = [("operation", name) for name in (*_ARMED, "replace", "bind of another login")]
+_OPERATIONS = [("operation", name) for name in (*_ARMED, "replace", "bind of another login", *_REVOKES, "check --repair")]
 _EVERYTHING = [
     *_OPERATIONS,
     *(("disk", name) for name in _DISK),
     *(("recovery", name) for _, name in _OPERATIONS),
-    *(("boot", name) for name in _ARMED),
+    *(("boot", name) for name in (*_ARMED, "unbind --revoke")),
 ]
+_OF_SHELL = [
+    (of, name + ShellLab.suffix)
+    for of, name in (
+        *(("operation", name) for name in ("bind", "replace", "unbind", "password-login-disable", "unbind --revoke")),
+        *((of, name) for name in ("bind", "unbind", "unbind --revoke") for of in ("recovery", "boot")),
+    )
+]
+_SAMPLE_OF_SHELL = [_OF_SHELL[0]]
 
 
 def _tried(pool: ProcessPoolExecutor, every: list[Point], until: float) -> Iterator[Trial]:
@@ -135,7 +154,7 @@ def _drill(
         report.misses.append(f"{name}: {len(every) - len(trials)} points for which no time was left")
         report.misses += [f"{name}: not reached: {trial.point}" for trial in trials if not trial.reached][:_SHOWN]
     counted = Counter(kind for trial in reached for kind, _ in trial.misses)
-    for kind in (LOCK_OUT, HALF_WRITTEN, LEFT_OVER, WRONG_END):
+    for kind in (LOCK_OUT, HALF_WRITTEN, BACK, LEFT_OVER, WRONG_END):
         report.add(zero(f"{name}: {kind}s", counted[kind]))
     report.add(zero(f"{name}: late recoveries", counted[LATE]))
     report.misses += [words for trial in reached for _, words in trial.misses][:_SHOWN]
@@ -148,9 +167,28 @@ def kills(report: Report, scale: Scale) -> None:
     def wanted(listed: list[tuple[str, str, int, Call]]) -> list[Point]:
         return [Point(of, name, at, "kill", str(call)) for of, name, at, call in listed]
 
+    def of_shell(listed: list[tuple[str, str, int, Call]]) -> list[Point]:
+        return [
+            Point(of, name, at, how, str(call))
+            for how in KILLS
+            for of, name, at, call in _once(listed)
+            # What goes through a pipe changes nothing but what comes of it: whole, it is the next call's turn.
+            if call.can_fail or how == "kill one"
+        ]
+
     reached = _drill(report, scale, "kills", wanted, 30)
+    reached += _drill(report, scale, "kills without Python", of_shell, 6, _of_shell(scale))
     slowest = max((trial.late_seconds for trial in reached), default=0.0)
     report.add(Figure("kills: slowest recovery", round(slowest, 1), at_most=points.GRACE, unit=" s after its deadline"))
+
+
+def _of_shell(scale: Scale) -> list[tuple[str, str]]:
+    return _SAMPLE_OF_SHELL if scale.sample else _OF_SHELL
+
+
+def _once(listed: list[tuple[str, str, int, Call]]) -> list[tuple[str, str, int, Call]]:
+    """Return every call of the shell agent's once: it does many the same way, over and over."""
+    return [each for each in listed if each[2] == 0]
 
 
 def power_failures(report: Report, scale: Scale) -> None:
@@ -163,9 +201,9 @@ def power_failures(report: Report, scale: Scale) -> None:
 
 
 def _may_be(error: str, of: str, call: Call) -> bool:
-    """Whether this error is tried here: in an undo the gravest two; what chattr and mounts refuse, where names change."""
+    """Whether this error is tried here: in an undo those of disks; what chattr and mounts refuse, where names change."""
     if of in ("recovery", "boot"):
-        return error in ("ENOSPC", "EIO")
+        return error in _GRAVE
     return error not in ("EPERM", "EBUSY") or call.name.startswith(("rename", "link", "unlink", "rmdir"))
 
 
@@ -180,7 +218,18 @@ def errors(report: Report, scale: Scale) -> None:
             if call.can_fail and _may_be(error, of, call)
         ]
 
+    def of_shell(listed: list[tuple[str, str, int, Call]]) -> list[Point]:
+        once = [each for each in _once(listed) if each[3].can_fail]
+        return [
+            Point(of, name, at, error, str(call))
+            for turn, (of, name, at, call) in enumerate(once)
+            for place, error in enumerate(_GRAVE)
+            # Its tools say what failed, and it takes no error for another: of most calls each fails with one, in turn.
+            if (name.startswith("bind ") and of == "operation") or turn % len(_GRAVE) == place
+        ]
+
     reached = _drill(report, scale, "errors", wanted, 36)
+    reached += _drill(report, scale, "errors without Python", of_shell, 6, _of_shell(scale))
     told = Counter(trial.state for trial in reached if trial.point.of in ("operation", "disk"))
     report.add(zero("errors: not named in the evidence", sum(kind == UNTOLD for trial in reached for kind, _ in trial.misses)))
     report.add(*(Figure(f"errors: ended {state}", told[state]) for state in sorted(told) if state))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -23,14 +24,14 @@ from controller.prover import Prover
 from controller.transport import rope, ship
 from controller.transport.connect import Target
 from controller.transport.frames import Ask, Result, parse
+from controller.transport.played import Played
 from kpsagent.errors import Stop
-from tests.drills.faults.files import STATE, Files, apart_from_state, looked_at, put_back
-from tests.drills.faults.tracer import Tracer
+from tests.drills.faults.files import STATE, Entry, Files, apart_from_state, looked_at, put_back
+from tests.drills.faults.tracer import Call, Tracer
 
 LOGIN_SECONDS = 10
 RETRY_SECONDS = 6.0  # a listener that re-reads its configuration refuses connections for a moment
 CONFIG = "/etc/ssh/sshd_config"
-_AGENT = "-I -S -E -B"
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,10 @@ class Way:
 
 @dataclass
 class Case:
-    """One operation from one state of the server to the next."""
+    """One operation from one state of the server to the next.
+
+    revoked: a way in that is never to come back once it is gone; has_session: and a session by it is open meanwhile.
+    """
 
     name: str
     plan: dict[str, Any]
@@ -60,8 +64,27 @@ class Case:
     old: Way
     new: Way
     password: str = ""
+    revoked: Way | None = None
+    has_session: bool = False
     after: Files = field(default_factory=dict)
     on_the_way: list[Files] = field(default_factory=list)
+
+    @property
+    def commit(self) -> str:
+        """What the journal is called from when on the operation stays."""
+        return "confirmed" if self.revoked is None else "revoking"
+
+    @property
+    def finished(self) -> Files:
+        """The files once somebody has finished what was cut off as it was all but committed, or a revoke just after that."""
+        return self.before if self.revoked is None else self.after
+
+    def holding(self, now: Files) -> set[str]:
+        """Return the files that hold the revoked key."""
+        if self.revoked is None:
+            return set()
+        material = self.revoked.line.split()[1].encode()
+        return {path for path, entry in now.items() if path.startswith(("/root/", "/home/")) and material in entry.held}
 
     def is_whole(self, now: Files) -> list[str]:
         """Return the paths of now that hold neither what they held before, nor at any proof, nor afterwards."""
@@ -74,8 +97,14 @@ class Case:
 class Lab:
     """One server, its cases, and what is done to agents on it."""
 
+    suffix = ""  # of its cases' names
+    with_python = True
+    deadline_seconds = 5
+    title = "-I -S -E -B"  # in the command line of everything that is of the agent
+    boot = "/usr/bin/python3 -I -S -E -B {state}/agent boot {state}"
+
     def __init__(self) -> None:
-        self._fleet = Fleet([Spec(logins=(Login("alice"),))])
+        self._fleet = Fleet([Spec(logins=(Login("alice"),), python=self.with_python)])
         self._fleet.open()
         self.server = self._fleet.servers[0]
         self.key, self.other = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
@@ -158,7 +187,7 @@ class Lab:
     def kill_agents(self) -> None:
         """Kill whatever of the agent runs on the server, its watchers too."""
         for pid, title in self.server.processes().items():
-            if _AGENT in title:
+            if self._is_agent(title):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
@@ -172,7 +201,22 @@ class Lab:
         return True
 
     def agents(self) -> list[str]:
-        return [title for title in self.server.processes().values() if _AGENT in title]
+        return [title for title in self.server.processes().values() if self._is_agent(title)]
+
+    def _is_agent(self, title: str) -> bool:
+        return self.title in title
+
+    def tracer(self, at: int | None = None, how: str = "", call: str = "") -> Tracer:
+        """Return what follows an agent, and disturbs it at a call: how is "" for nothing, a kill, or an errno's name."""
+        return Tracer(at, getattr(errno, how, 0))
+
+    def unfollowed(self) -> Tracer:
+        """Return a tracer for a run that is only to be carried out."""
+        return Tracer()
+
+    def numbered(self, calls: list[Call]) -> list[tuple[int, Call]]:
+        """Return each call with the number by which tracer() knows it."""
+        return list(enumerate(calls))
 
     # -- agents
 
@@ -181,6 +225,21 @@ class Lab:
 
         looks: keep how the files are at each question.
         """
+        async with contextlib.AsyncExitStack() as held:
+            if case.has_session:
+                await self._session(case, held)
+            return await self._run(case, plan, tracer, way, looks)
+
+    async def _session(self, case: Case, held: contextlib.AsyncExitStack) -> None:
+        """Have a session open by the key that is revoked, where it still gets in; and no other is."""
+        assert case.revoked is not None
+        await self.quiet(LOGIN_SECONDS, lambda: not self.server.sessions())
+        with contextlib.suppress(asyncssh.PermissionDenied):
+            connection = await self.connected(case.revoked)
+            held.callback(connection.abort)
+            await connection.create_process("exec sleep 300")
+
+    async def _run(self, case: Case, plan: dict[str, Any], tracer: Tracer, way: Way, looks: bool) -> Result | None:
         connection = await self.connected(way)
         try:
             process = await connection.create_process(
@@ -188,24 +247,30 @@ class Lab:
             )
             while (line := await process.stdout.readline()).strip() != ship.STARTED:
                 assert line, "the agent did not start"
-            ours, theirs = connection.get_extra_info("sockname"), connection.get_extra_info("peername")
-            tracer.seize(_agent_of(f"{ours[0]} {ours[1]} {theirs[0]} {theirs[1]}"))
+            self._seized(connection, tracer)
             order = json.dumps({"marker": marker, "plan": plan}).encode() + b"\n"
             process.stdin.write(ship.payload(*ship.needed(plan)) + order)
-            agent = rope.Rope(process, marker, None, silence_seconds=60, whole_seconds=120)
-            password = Secret(case.password) if case.password else None
-            prover = Prover(self.target, plan, self._private_of, password)
-            with contextlib.suppress(Stop):
-                async for frame in agent.frames():
-                    if isinstance(frame, Result):
-                        return frame
-                    if isinstance(frame, Ask):
-                        if looks:
-                            case.on_the_way.append(self.files())
-                        await agent.answer(await prover.answers(frame))
-            return None
+            return await self._heard(case, plan, rope.Rope(process, marker, None, silence_seconds=60, whole_seconds=120), looks)
         finally:
             connection.abort()
+
+    def _seized(self, connection: asyncssh.SSHClientConnection, tracer: Tracer) -> None:
+        """Have the agent at the end of this connection followed; it waits for something."""
+        ours, theirs = connection.get_extra_info("sockname"), connection.get_extra_info("peername")
+        tracer.seize(_agent_of(f"{ours[0]} {ours[1]} {theirs[0]} {theirs[1]}", self.with_python))
+
+    async def _heard(self, case: Case, plan: dict[str, Any], agent: rope.Rope | Played, looks: bool) -> Result | None:
+        password = Secret(case.password) if case.password else None
+        prover = Prover(self.target, plan, self._private_of, password)
+        with contextlib.suppress(Stop):
+            async for frame in agent.frames():
+                if isinstance(frame, Result):
+                    return frame
+                if isinstance(frame, Ask):
+                    if looks:
+                        case.on_the_way.append(self.files())
+                    await agent.answer(await prover.answers(frame))
+        return None
 
     async def _private_of(self, line: str) -> asyncssh.SSHKey | None:
         return next((key for key in (self.key, self.other) if Way("", key=key).line == line), None)
@@ -247,6 +312,18 @@ class Lab:
 
     async def prepare(self) -> None:
         """Make every case: each is carried out once, undisturbed, to see where it leads."""
+        fresh, bound, password, one, other = await self._keys_and_passwords()
+        alice = Way("alice", key=self.key)
+        await self._case("bind", fresh, password, alice, name="bind of another login", key=alice.line, login="alice")
+        await self._reset("reset", bound, one, other)
+        config = fresh[CONFIG]._replace(held=b"PubkeyAuthentication no\nPermitRootLogin no\n" + fresh[CONFIG].held)
+        await self._revokes(bound, one, other, password)
+        await self._repair(fresh, password, alice)
+        hashed = sha512_crypt.hash("drill", rounds=1000)
+        await self._reset("reset of a shut server", fresh | {CONFIG: config}, other, other, password_hash=hashed)
+
+    async def _keys_and_passwords(self) -> tuple[Files, Files, Way, Way, Way]:
+        """Make the cases of root's own; return the files before and after a bind, and the ways in."""
         password = Way("root", password=self.server.root_password)
         one, other = Way("root", key=self.key), Way("root", key=self.other)
         fresh = self.files()
@@ -257,19 +334,50 @@ class Lab:
         )
         opened = await self._case("password-login-enable", bound, one, password, passwords="on")
         await self._case("password-login-disable", opened, password, one, key=one.line, passwords="off")
-        alice = Way("alice", key=self.key)
-        await self._case("bind", fresh, password, alice, name="bind of another login", key=alice.line, login="alice")
-        await self._reset("reset", bound, one, other)
-        config = fresh[CONFIG]._replace(held=b"PubkeyAuthentication no\nPermitRootLogin no\n" + fresh[CONFIG].held)
-        hashed = sha512_crypt.hash("drill", rounds=1000)
-        await self._reset("reset of a shut server", fresh | {CONFIG: config}, other, other, password_hash=hashed)
+        return fresh, bound, password, one, other
+
+    async def _revokes(self, bound: Files, one: Way, other: Way, password: Way) -> None:
+        """A key in wrong hands: it is in several files, and in another login's, who also has a key of his own."""
+        both = f"{one.line}\n# his own\n{other.line}\n".encode()
+        spread = bound | {
+            "/root/.ssh/authorized_keys2": Entry("-", 0o600, 0, 0, f"no-pty {one.line}\n".encode()),
+            "/home/alice/.ssh": Entry("d", 0o700, 1000, 1000, b""),
+            "/home/alice/.ssh/authorized_keys": Entry("-", 0o600, 1000, 1000, both),
+        }
+        about: dict[str, Any] = {"remove": [one.line], "revoke": True, "everywhere": True}
+        given = {"given": password.password, "password_known": True}
+        await self._case("unbind", spread, one, password, "unbind --revoke", revoked=one, passwords="restore", **given, **about)
+        about.update(key=other.line, end_sessions=True)
+        await self._case("replace", spread, one, other, "replace --revoke", revoked=one, has_session=True, **about)
+
+    async def _repair(self, fresh: Files, password: Way, alice: Way) -> None:
+        crooked = fresh | {
+            "/home/alice/.ssh": Entry("d", 0o777, 1000, 1000, b""),
+            "/home/alice/.ssh/authorized_keys": Entry("-", 0o666, 0, 0, f"{alice.line}\n".encode()),
+        }
+        about = {"login": "alice", "key": alice.line, "diagnose": alice.line, "repair": True}
+        await self._case("check", crooked, password, alice, "check --repair", **about)
+        # Owner and mode are changed one after the other.
+        owned = crooked["/home/alice/.ssh/authorized_keys"]._replace(uid=1000, gid=1000)
+        self.cases["check --repair"].on_the_way.append(crooked | {"/home/alice/.ssh/authorized_keys": owned})
 
     async def _case(
-        self, operation: str, before: Files, old: Way, new: Way, name: str = "", given: str = "", **wanted: Any
+        self,
+        operation: str,
+        before: Files,
+        old: Way,
+        new: Way,
+        name: str = "",
+        given: str = "",
+        revoked: Way | None = None,
+        has_session: bool = False,
+        **wanted: Any,
     ) -> Files:
-        case = Case(name or operation, self.plan(operation, **wanted), before, old, new, given)
+        case = Case(
+            (name or operation) + self.suffix, self.plan(operation, **wanted), before, old, new, given, revoked, has_session
+        )
         await self.become(before)
-        result = await self.run(case, case.plan, Tracer(), old, looks=True)
+        result = await self.run(case, case.plan, self.unfollowed(), old, looks=True)
         assert result is not None
         assert result.status == "succeeded", (case.name, result)
         case.after = self.files()
@@ -282,24 +390,24 @@ class Lab:
         await self.become(before)
         await asyncio.to_thread(self.server.stop)
         disk = await asyncio.to_thread(self.server.mounted_root)
-        result = await asyncio.to_thread(self.at_rest, case.plan, Tracer(), disk)
+        result = await asyncio.to_thread(self.at_rest, case.plan, self.unfollowed(), disk)
         assert result is not None
         assert result.status == "succeeded", (name, result)
         case.after = looked_at(disk)
         # Once more: the same settings may then stand in another order.
-        await asyncio.to_thread(self.at_rest, case.plan | {"generation": 11}, Tracer(), disk)
+        await asyncio.to_thread(self.at_rest, case.plan | {"generation": 11}, self.unfollowed(), disk)
         case.on_the_way.append(looked_at(disk))
         self.cases[name] = case
 
 
-def _agent_of(connection: str) -> int:
+def _agent_of(connection: str, is_python: bool) -> int:
     """Return the process whose last argument is this connection: the agent that it carries."""
     wanted = b"\0run\0" + connection.encode() + b"\0"
     for name in os.listdir("/proc"):
         if name.isdigit():
             with contextlib.suppress(OSError):
                 said = Path("/proc", name, "cmdline").read_bytes()
-                if said.endswith(wanted) and not said.startswith(b"/bin/sh"):
+                if said.endswith(wanted) and said.startswith(b"/bin/sh\0") is not is_python:
                     return int(name)
     raise AssertionError("no agent is to be seen")
 

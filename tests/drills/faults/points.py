@@ -13,19 +13,18 @@ from tests.drills.faults.files import STATE, Files, apart_from_state, difference
 from tests.drills.faults.lab import CONFIG, Case, Lab, Way, left_over
 from tests.drills.faults.tracer import Call, Tracer
 
-DEADLINE = 5
 GRACE = 5
 ERRORS = ("ENOSPC", "EIO", "EDQUOT", "EROFS", "EACCES", "EPERM", "EBUSY")
-LOCK_OUT, HALF_WRITTEN, LEFT_OVER, LATE, UNTOLD, WRONG_END = (
+LOCK_OUT, HALF_WRITTEN, BACK, LEFT_OVER, LATE, UNTOLD, WRONG_END = (
     "lock-out",
     "half-written file",
+    "removed key that is back",
     "leftover",
     "late recovery",
     "error not named",
     "wrong end",
 )
 _QUIET_SECONDS = 6  # a watcher looks once a second whether it is still needed
-_BOOT = "read go; exec /usr/bin/python3 -I -S -E -B {state}/agent boot {state}"
 
 
 @dataclass(frozen=True)
@@ -44,20 +43,21 @@ class Point:
 
 @dataclass
 class Trial:
-    """What came of a point. state: as the agent told it."""
+    """What came of a point. state: as the agent told it; holding: the files that held the revoked key when it was last looked."""
 
     point: Point
     reached: bool = False
     misses: list[tuple[str, str]] = field(default_factory=list)
     late_seconds: float = 0.0  # after its deadline, when all was quiet again
     state: str = ""
+    holding: set[str] | None = None
 
     def miss(self, kind: str, words: object) -> None:
         self.misses.append((kind, f"{kind}: {self.point}: {words}"))
 
 
-def tracer_of(point: Point) -> Tracer:
-    return Tracer(point.at, 0 if point.how == "kill" else getattr(errno, point.how))
+def tracer_of(lab: Lab, point: Point) -> Tracer:
+    return lab.tracer(point.at, point.how, point.call)
 
 
 def like(files: Files, *others: Files) -> bool:
@@ -74,7 +74,7 @@ def unlike(files: Files, other: Files) -> str:
 async def calls(lab: Lab, case: Case) -> list[Call]:
     """Return the changing calls of one whole operation."""
     await lab.become(case.before)
-    tracer = Tracer()
+    tracer = lab.tracer()
     await lab.run(case, case.plan, tracer, case.old)
     return tracer.calls
 
@@ -83,19 +83,26 @@ async def operation(lab: Lab, point: Point) -> Trial:
     """Disturb an operation at one point."""
     case, trial = lab.cases[point.case], Trial(point)
     await lab.become(case.before)
-    tracer = tracer_of(point)
-    kills = point.how == "kill"
-    result = await lab.run(case, case.plan | {"deadline_seconds": DEADLINE if kills else 60}, tracer, case.old)
+    tracer = tracer_of(lab, point)
+    kills = not hasattr(errno, point.how)
+    result = await lab.run(case, case.plan | {"deadline_seconds": lab.deadline_seconds if kills else 60}, tracer, case.old)
     trial.reached = tracer.reached.is_set()
     if not trial.reached:
         return trial
     await asyncio.to_thread(tracer.ended.wait, 30)
+    ends = ends_of(case, lab.files())
     if kills:
         await _alone(lab, case, trial)
     else:
         _told(lab, case, trial, result)
-    await next_run(lab, case, trial, (case.before, case.after))
+    await next_run(lab, case, trial, ends)
     return trial
+
+
+def ends_of(case: Case, files: Files) -> tuple[Files, ...]:
+    """Return how the server may be once all is finished: what is committed stays."""
+    committed = any(f"{STATE}/journal.{name}" in files for name in ("confirmed", "revoking"))
+    return (case.after,) if committed else (case.before, case.after)
 
 
 async def _alone(lab: Lab, case: Case, trial: Trial) -> None:
@@ -105,10 +112,10 @@ async def _alone(lab: Lab, case: Case, trial: Trial) -> None:
     watched = bool(lab.agents())
     if not await lab.quiet(due + GRACE - time.monotonic()):
         trial.miss(LATE, f"{GRACE} s after the deadline these still run: {lab.agents()}")
-        await lab.quiet(2 * DEADLINE)
+        await lab.quiet(2 * lab.deadline_seconds)
     trial.late_seconds = time.monotonic() - due if watched else 0.0
     files = lab.files()
-    undecided = [name for name in ("armed", "reverting") if f"{STATE}/journal.{name}" in files]
+    undecided = [name for name in ("armed", "revoking", "reverting") if f"{STATE}/journal.{name}" in files]
     if watched:
         if undecided or not like(without_arms(files), case.before, case.after):
             trial.miss(WRONG_END, f"{undecided} after its own undo: {unlike(files, case.before)}")
@@ -128,9 +135,14 @@ def _due(files: Files) -> float:
 
 
 async def judged(lab: Lab, case: Case, trial: Trial, when: str) -> Way | None:
-    half = [path for path in case.is_whole(lab.files()) if ".kps-" not in path and "kps-undo" not in path]
+    files = lab.files()
+    half = [path for path in case.is_whole(files) if ".kps-" not in path and "kps-undo" not in path]
     if half:
         trial.miss(HALF_WRITTEN, f"{when}: {half}")
+    holding = {path for path in case.holding(files) if ".kps-" not in path}
+    if trial.holding is not None and holding - trial.holding:
+        trial.miss(BACK, f"{when}: {sorted(holding - trial.holding)}")
+    trial.holding = holding
     way = await lab.way_in(case)
     if way is None:
         trial.miss(LOCK_OUT, f"{when}: neither {case.old} nor {case.new}")
@@ -151,6 +163,9 @@ def _told(lab: Lab, case: Case, trial: Trial, result: Result | None) -> None:
             trial.miss(UNTOLD, f"{result.cause}: {result.message} {result.evidence}")
         if result.server_state in ("as_before", "reverted") and not like(files, case.before):
             trial.miss(WRONG_END, f"{result.server_state}, but {unlike(files, case.before)}")
+        unnamed = [path for path in case.holding(files) if not any(path in each for each in result.remains)]
+        if result.server_state == "partial" and unnamed:
+            trial.miss(UNTOLD, f"partial, and these hold the key: {unnamed}; told is {result.remains}")
     elif not like(without_arms(files), case.after):
         trial.miss(WRONG_END, f"{result.status}, but {unlike(files, case.after)}")
 
@@ -164,10 +179,9 @@ async def next_run(lab: Lab, case: Case, trial: Trial, ends: tuple[Files, ...]) 
     way = await judged(lab, case, trial, "before the next run")
     if way is None:
         return
-    if case.old.login == "root":
-        way = case.old if await lab.lets_in(case.old) else way  # another login finds nothing of root's
+    way = await _roots(lab, case, way)
     plan = lab.plan("check", generation=20, login=case.plan["login"])
-    result = await lab.run(case, plan, Tracer(), way)
+    result = await lab.run(case, plan, lab.unfollowed(), way)
     if result is None or result.status != "unchanged":
         trial.miss(WRONG_END, f"the next run ended with {result}")
         return
@@ -176,18 +190,27 @@ async def next_run(lab: Lab, case: Case, trial: Trial, ends: tuple[Files, ...]) 
     if not like(lab.files(), *ends):
         trial.miss(WRONG_END, f"after the next run: {unlike(lab.files(), ends[0])}")
     await judged(lab, case, trial, "after the next run")
+    if case.revoked is not None and not trial.holding and await lab.lets_in(case.revoked):
+        trial.miss(BACK, f"in no file, and {case.revoked} gets in")
+    state = lab.files().get(f"{STATE}/state.json")
+    if state is not None and b'"owed"' in state.held:
+        trial.miss(WRONG_END, "a removal is owed, and nothing keeps it from being made")
 
 
 # -- the undo ----------------------------------------------------------------------------------------------------------
 
 
 async def broken(lab: Lab, case: Case) -> Files:
-    """Return the files of a server on which all was done and nothing confirmed, its agent and its watchers dead."""
+    """Return the files of a server on which all was done and nothing confirmed, its agent and its watchers dead.
+
+    Of a revoke: on which all was committed and nothing removed.
+    """
     if case.name not in lab.broken:
         steps = await calls(lab, case)
-        last = next(number for number, call in enumerate(steps) if call.what.endswith("journal.confirmed"))
+        place = next(number for number, call in enumerate(steps) if call.what.endswith(f"journal.{case.commit}"))
+        at, call = lab.numbered(steps)[place + (case.revoked is not None)]
         await lab.become(case.before)
-        await lab.run(case, case.plan, Tracer(last), case.old)
+        await lab.run(case, case.plan, lab.tracer(at, "kill", str(call)), case.old)
         lab.kill_agents()
         lab.broken[case.name] = lab.files()
     return lab.broken[case.name]
@@ -195,7 +218,7 @@ async def broken(lab: Lab, case: Case) -> Files:
 
 async def recovery_calls(lab: Lab, case: Case, of: str) -> list[Call]:
     """Return the changing calls of the undo, by the next run or by what runs at boot."""
-    tracer = Tracer()
+    tracer = lab.tracer()
     await lab.become(await broken(lab, case))
     await (_boots(lab, tracer) if of == "boot" else _recovers(lab, case, tracer))
     return tracer.calls
@@ -203,7 +226,7 @@ async def recovery_calls(lab: Lab, case: Case, of: str) -> list[Call]:
 
 async def recovery(lab: Lab, point: Point) -> Trial:
     """Disturb the undo at one point; it is then begun anew, by the same and by the next run."""
-    case, trial, tracer = lab.cases[point.case], Trial(point), tracer_of(point)
+    case, trial, tracer = lab.cases[point.case], Trial(point), tracer_of(lab, point)
     await lab.become(await broken(lab, case))
     if point.of == "boot":
         await _boots(lab, tracer)
@@ -216,22 +239,33 @@ async def recovery(lab: Lab, point: Point) -> Trial:
     lab.kill_agents()  # one that goes on trying
     await judged(lab, case, trial, "right after")
     if point.of == "boot" and f"{STATE}/agent" in lab.files():
-        await _boots(lab, Tracer())
-        if not like(without_arms(lab.files()), case.before):
-            trial.miss(WRONG_END, f"after the next boot: {unlike(lab.files(), case.before)}")
-    await next_run(lab, case, trial, (case.before,))
+        await _boots(lab, lab.unfollowed())
+        if not like(without_arms(lab.files()), case.finished):
+            trial.miss(WRONG_END, f"after the next boot: {unlike(lab.files(), case.finished)}")
+    await next_run(lab, case, trial, (case.finished,))
     return trial
 
 
 async def _recovers(lab: Lab, case: Case, tracer: Tracer) -> None:
     way = await lab.way_in(case)
     if way is not None:
-        await lab.run(case, lab.plan("check", generation=15, login=case.plan["login"]), tracer, way)
+        plan = lab.plan("check", generation=15, login=case.plan["login"])
+        await lab.run(case, plan, tracer, await _roots(lab, case, way))
+
+
+async def _roots(lab: Lab, case: Case, way: Way) -> Way:
+    """Return root's way in, where it works: another login finds nothing of root's."""
+    return case.old if case.old.login == "root" and await lab.lets_in(case.old) else way
 
 
 async def _boots(lab: Lab, tracer: Tracer) -> None:
     process = await asyncio.create_subprocess_exec(
-        *lab.server._way_in(), "/bin/sh", "-c", _BOOT.format(state=STATE), "kps-boots", stdin=asyncio.subprocess.PIPE
+        *lab.server._way_in(),
+        "/bin/sh",
+        "-c",
+        "read go; exec " + lab.boot.format(state=STATE),
+        "kps-boots",
+        stdin=asyncio.subprocess.PIPE,
     )
     assert process.stdin is not None
     await lab.quiet(5, lambda: _booting(lab))
@@ -263,25 +297,25 @@ async def _disk(lab: Lab, case: Case, files: Files | None) -> Path:
 
 async def disk_calls(lab: Lab, case: Case) -> list[Call]:
     """Return the changing calls of a reset."""
-    tracer = Tracer()
+    tracer = lab.tracer()
     await asyncio.to_thread(lab.at_rest, case.plan, tracer, await _disk(lab, case, case.before))
     return tracer.calls
 
 
 async def disk(lab: Lab, point: Point) -> Trial:
     """Disturb a reset at one point; then the server boots, is shut down once more, and the reset is ordered again."""
-    case, trial, tracer = lab.cases[point.case], Trial(point), tracer_of(point)
+    case, trial, tracer = lab.cases[point.case], Trial(point), tracer_of(lab, point)
     result = await asyncio.to_thread(lab.at_rest, case.plan, tracer, await _disk(lab, case, case.before))
     trial.reached = tracer.reached.is_set()
     if not trial.reached:
         return trial
     await asyncio.to_thread(lab.server.start)
-    if point.how != "kill":
+    if hasattr(errno, point.how):
         _told(lab, case, trial, result)
     if case.old != case.new:
         await judged(lab, case, trial, "after a boot")
     where = await _disk(lab, case, None)
-    result = await asyncio.to_thread(lab.at_rest, case.plan | {"generation": 20}, Tracer(), where)
+    result = await asyncio.to_thread(lab.at_rest, case.plan | {"generation": 20}, lab.unfollowed(), where)
     if result is None or result.status not in ("succeeded", "unchanged"):
         trial.miss(WRONG_END, f"the next reset ended with {result}")
     await asyncio.to_thread(lab.server.start)

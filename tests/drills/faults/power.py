@@ -16,7 +16,19 @@ from pathlib import Path
 from controller.demo.trees import HOST, root_tree
 from tests.drills.faults.files import STATE, Files, looked_at, put_back
 from tests.drills.faults.lab import Case, Lab
-from tests.drills.faults.points import LATE, WRONG_END, Point, Trial, judged, like, next_run, tracer_of, unlike, without_arms
+from tests.drills.faults.points import (
+    LATE,
+    WRONG_END,
+    Point,
+    Trial,
+    ends_of,
+    judged,
+    like,
+    next_run,
+    tracer_of,
+    unlike,
+    without_arms,
+)
 
 _SIZE = 400 << 20
 # Nothing becomes durable but what somebody waits for: ext4(5), commit; the kernel's own writing back begins later still.
@@ -80,7 +92,7 @@ def _files_left(lab: Lab, disk: Disk) -> Files:
 
 async def power(lab: Lab, disk: Disk, point: Point) -> Trial:
     """Disturb an operation at one point; then the server boots from what is left."""
-    case, trial, tracer = lab.cases[point.case], Trial(point), tracer_of(point)
+    case, trial, tracer = lab.cases[point.case], Trial(point), tracer_of(lab, point)
     await lab.become(case.before)
     await asyncio.to_thread(subprocess.run, ["sync", "-f", str(disk.directory)], check=True)
     await lab.run(case, case.plan, tracer, case.old)
@@ -91,7 +103,7 @@ async def power(lab: Lab, disk: Disk, point: Point) -> Trial:
     await _boots_with(lab, left)
     await judged(lab, case, trial, "after the boot")
     await _undone_at_boot(lab, case, trial, left)
-    await next_run(lab, case, trial, (case.before, case.after))
+    await next_run(lab, case, trial, ends_of(case, left))
     return trial
 
 
@@ -108,6 +120,6 @@ async def _undone_at_boot(lab: Lab, case: Case, trial: Trial, left: Files) -> No
     if not await lab.quiet(10, lambda: not lab.agents()):
         trial.miss(LATE, f"10 s after the boot these still run: {lab.agents()}")
     files = lab.files()
-    undecided = [name for name in ("armed", "reverting") if f"{STATE}/journal.{name}" in files]
+    undecided = [name for name in ("armed", "revoking", "reverting") if f"{STATE}/journal.{name}" in files]
     if undecided or not like(without_arms(files), case.before, case.after):
         trial.miss(WRONG_END, f"{undecided} after the boot: {unlike(files, case.before)}")

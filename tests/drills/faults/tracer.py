@@ -76,10 +76,11 @@ _libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c
 
 
 class Call(NamedTuple):
-    """One changing call. what: the files it names, without what is another in each run."""
+    """One changing call. what: the files it names, without what is another in each run; by: who makes it, where many may."""
 
     name: str
     what: str
+    by: str = ""
 
     @property
     def can_fail(self) -> bool:
@@ -87,7 +88,7 @@ class Call(NamedTuple):
         return self.name not in _NO_FILES and not self.what.startswith(("pipe:", "socket:"))
 
     def __str__(self) -> str:
-        return f"{self.name}({self.what})"
+        return f"{self.by} {self.name}({self.what})".lstrip()
 
 
 class Tracer:
@@ -175,7 +176,18 @@ class Tracer:
         for kind in kinds:
             directory = self._descriptor(next(arguments)) if kind in "d@" else ""
             name = self._text(next(arguments)) if kind in "p@" else ""
-            yield _same_in_all_runs(os.path.join(directory, name) if kind == "@" else directory or name)
+            yield self._same(os.path.join(directory, name) if kind == "@" else directory or name)
+
+    def _same(self, path: str) -> str:
+        """Return path as it is in every run."""
+        path = path.removesuffix(" (deleted)")
+        head, mark, _ = path.partition(".kps-")
+        if mark:
+            return head + ".kps-*"
+        head, mark, tail = path.partition("/new-")
+        if mark and tail.isdigit():
+            return head + "/new-*"
+        return path.partition("[")[0] if path.startswith(("pipe:", "socket:")) else path
 
     def _descriptor(self, number: int) -> str:
         if number & 0xFFFFFFFF == 0xFFFFFF9C:
@@ -190,17 +202,6 @@ class Tracer:
         with open(f"/proc/{self._pid}/mem", "rb", buffering=0) as memory:
             memory.seek(address)
             return memory.read(200).partition(b"\0")[0].decode("utf-8", "replace")
-
-
-def _same_in_all_runs(path: str) -> str:
-    path = path.removesuffix(" (deleted)")
-    head, mark, _ = path.partition(".kps-")
-    if mark:
-        return head + ".kps-*"
-    head, mark, tail = path.partition("/new-")
-    if mark and tail.isdigit():
-        return head + "/new-*"
-    return path.partition("[")[0] if path.startswith(("pipe:", "socket:")) else path
 
 
 def _ptrace(request: int, pid: int, address: int = 0, data: int = 0) -> int:
