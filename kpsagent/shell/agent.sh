@@ -94,7 +94,7 @@ touch_file() { # RIGHTS VERB DIRECTORY NAME MODE LINKS RANDOM: files.sh, with th
 }
 
 durable() { # FILE: it is on the disk. Not every sync takes a name; but one that could not be written is told
-    said=$(sync "$1" 2>&1) && return
+    said=$(sync "$1" 2>&1) || said=$(sync "$1" 2>&1) && return
     case $said in
         *'/O error'* | *'output error'* | *space* | *uota* | *ead-only*)
             printf '%s\n' "$said" >&2
@@ -187,6 +187,12 @@ drop_journal() {
     durable "$state"
 }
 
+sweep_state() { # what a killed run left half written, and its nonce; the lock is ours
+    set +f
+    rm -f "$state"/new-* "$state/candidate" "$state/nonce"
+    set -f
+}
+
 move_journal() { # TO: 1 where somebody has decided before, 2 where it cannot be done
     if ! said=$(mv -f "$state/journal.armed" "$state/journal.$1" 2>&1); then
         [ -e "$state/journal.armed" ] || return 1
@@ -211,6 +217,7 @@ undecided() { # what identifies the operation that is neither confirmed nor undo
 # -- the undo ----------------------------------------------------------------------------------------------------------
 
 recover() { # finish what was left: 0 where nothing remains, 1 where something does, 2 where only the lock was missing
+    if [ $locked = yes ]; then sweep_state; fi
     if [ -e "$state/journal.armed" ]; then move_journal reverting; fi
     if [ -e "$state/journal.revoking" ]; then
         # Never undone: the keys go, by the lines that were found to hold them. Where none are named, the next run says which.
@@ -221,8 +228,9 @@ recover() { # finish what was left: 0 where nothing remains, 1 where something d
     elif [ -e "$state/journal.reverting" ]; then
         ended=reverted journal=$state/journal.reverting
     else
-        if [ $locked = yes ]; then disarm; fi
-        return 0
+        [ $locked = yes ] || return 0
+        disarm
+        return
     fi
     head=$(journal_line "$journal" head)
     [ -n "$head" ] || return 1 # of an agent in Python: the next run goes on
@@ -574,11 +582,7 @@ answer() { # COMMAND WORD...
             [ -e "$state/$1" ] || return 1
             dd if="$state/$1" bs=65536 count="$2" 2>/dev/null | part
             ;;
-        tidy)
-            set +f
-            rm -f "$state"/new-* "$state/candidate" "$state/nonce"
-            set -f
-            ;;
+        tidy) sweep_state ;;
         state) reported write_state "$1" "$2" ;;
         journal) reported write journal.armed 600 "$1" && watch_beside ;;
         move) reported move_journal "$1" ;;

@@ -63,7 +63,7 @@ facts() { # FILE: its mode, number of names, owner and group
 }
 
 durable() { # FILE: it is on the disk. Not every sync takes a name; but one that could not be written is told
-    said=$(sync "$1" 2>&1) && return
+    said=$(sync "$1" 2>&1) || said=$(sync "$1" 2>&1) && return
     case $said in *'/O error'* | *'output error'* | *space* | *uota* | *ead-only*) fails "$said" ;; esac
     sync
 }

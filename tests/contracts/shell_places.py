@@ -170,18 +170,19 @@ def _busybox_root(root: Path) -> None:
     for applet in subprocess.run([_BUSYBOX, "--list"], capture_output=True, text=True, check=True).stdout.split():
         if applet != "busybox":
             (root / "bin" / applet).symlink_to("busybox")
-    _with_flock(root)
+    with_program(root, "flock", "flock")  # Debian builds its BusyBox without the one that others have
     for name in ("passwd", "group"):
         shutil.copy(f"/etc/{name}", root / "etc" / name)
 
 
-def _with_flock(root: Path) -> None:
-    """Debian builds its BusyBox without the flock that others have: this machine's own, with the libraries it needs."""
-    program = shutil.which("flock") or lacking("flock")
+def with_program(root: Path, name: str, called: str) -> None:
+    """Put this machine's own program into the root directory's bin, with the libraries it needs."""
+    program = shutil.which(name) or lacking(name)
     needed = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
     for path in [program, *(word for word in needed.split() if word.startswith("/"))]:
-        there = root / (f"bin/{Path(path).name}" if path == program else path.lstrip("/"))
+        there = root / (f"bin/{called}" if path == program else path.lstrip("/"))
         there.parent.mkdir(parents=True, exist_ok=True)
+        there.unlink(missing_ok=True)
         shutil.copy(path, there)
 
 
