@@ -24,12 +24,13 @@ LOCK_OUT, HALF_WRITTEN, BACK, LEFT_OVER, LATE, UNTOLD, WRONG_END = (
     "error not named",
     "wrong end",
 )
+ENDS_THE_AGENT = ("kill", "kill the shell")
 _QUIET_SECONDS = 6  # a watcher looks once a second whether it is still needed
 
 
 @dataclass(frozen=True)
 class Point:
-    """Where and how: how is "kill" or an errno's name; of what is "operation", "recovery", "boot" or "disk"."""
+    """Where and how: how is a kill (shell_lab.KILLS) or an errno's name; of is "operation", "recovery", "boot" or "disk"."""
 
     of: str
     case: str
@@ -84,14 +85,14 @@ async def operation(lab: Lab, point: Point) -> Trial:
     case, trial = lab.cases[point.case], Trial(point)
     await lab.become(case.before)
     tracer = tracer_of(lab, point)
-    kills = not hasattr(errno, point.how)
-    result = await lab.run(case, case.plan | {"deadline_seconds": lab.deadline_seconds if kills else 60}, tracer, case.old)
+    dies = point.how in ENDS_THE_AGENT
+    result = await lab.run(case, case.plan | {"deadline_seconds": lab.deadline_seconds if dies else 60}, tracer, case.old)
     trial.reached = tracer.reached.is_set()
     if not trial.reached:
         return trial
     await asyncio.to_thread(tracer.ended.wait, 30)
     ends = ends_of(case, lab.files())
-    if kills:
+    if dies:
         await _alone(lab, case, trial)
     else:
         _told(lab, case, trial, result)
@@ -150,8 +151,8 @@ async def judged(lab: Lab, case: Case, trial: Trial, when: str) -> Way | None:
 
 
 def _told(lab: Lab, case: Case, trial: Trial, result: Result | None) -> None:
-    """The call failed and the agent lives: it has to say so, and to have left the server as it says."""
-    number = getattr(errno, trial.point.how)
+    """The call failed, or who made it for the agent died: it lives, has to say so, and to have left the server as it says."""
+    number = getattr(errno, trial.point.how, 0)
     if result is None:
         trial.miss(UNTOLD, "it ended without a word")
         return
@@ -159,7 +160,7 @@ def _told(lab: Lab, case: Case, trial: Trial, result: Result | None) -> None:
     files = lab.files()
     if result.status == "failed":
         named = result.evidence.get("errno") == number or os.strerror(number) in " ".join([result.message, *result.remains])
-        if not named:
+        if number and not named:
             trial.miss(UNTOLD, f"{result.cause}: {result.message} {result.evidence}")
         if result.server_state in ("as_before", "reverted") and not like(files, case.before):
             trial.miss(WRONG_END, f"{result.server_state}, but {unlike(files, case.before)}")

@@ -29,7 +29,7 @@ class ShellLab(Lab):
 
     suffix = SUFFIX
     with_python = False
-    deadline_seconds = 15  # its operations take some seconds
+    deadline_seconds = 20  # its operations take some seconds
     boot = "/bin/sh {state}/agent boot {state}"
 
     def _is_agent(self, title: str) -> bool:
