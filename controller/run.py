@@ -483,7 +483,8 @@ class _Job:
         result["findings"] = diagnosis.believed(result["findings"], method) if method else result["findings"]
         if result["cause"] == "new_key_refused":
             result["cause"] = "key_refused"
-        if result["status"] == "failed":
+        # One that was refused, for want of a tool or of rights, says so itself.
+        if result["status"] == "failed" and result["server_state"] != "as_before":
             result["message"] = _reason(result) or result["message"]
         return result
 

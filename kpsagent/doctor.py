@@ -283,6 +283,9 @@ def _not_listed(notes: Notes, account: "Any", key: "keys.Key") -> Finding:
     names = ", ".join(each.path for each in notes.files)
     command = _value(notes.settings, "authorizedkeyscommand")
     unless = "; {} may list keys too".format(command) if command else ""
+    patterns = [each.path for each in notes.files if any(letter in each.path for letter in "*?[")]
+    if patterns:  # since OpenSSH 10.0
+        unless += "; files that fit {} are not looked at".format(", ".join(patterns))
     if not there:
         said = "there is no file of keys for {}: sshd looks for {}{}".format(account.name, names, unless)
         return _finding("keys_file_missing", said, notes.files[0].path, files=names, fingerprint=keys.fingerprint(key))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from judge import Logins, need
 
 from kpsagent import doctor, keys
+from kpsagent.host import Account
 from kpsagent.plan import parse
 
 KEY = PublicKey("ssh-ed25519", (bytes(range(32)),))
@@ -78,6 +79,16 @@ def test_a_damaged_line_is_named_by_one_word(line, at, put_in):
     state, found = doctor._in_file(PLAN, looked(text), keys.parse(LINE))
     assert all(each.code.startswith(("line_", "authorized_keys_")) for each in found)
     assert state in ("lets_in", "held", "absent")
+
+
+def test_where_it_does_not_look_it_says_so():
+    account = Account("root", 0, 0, [], [], "/root", "/bin/sh", "none", "", "")
+    for pattern, said in (("/root/.ssh/keys.d/*", True), ("/root/.ssh/authorized_keys", False)):
+        files = [looked("# none\n"), doctor.Looked(pattern, pattern, [], None, "", [])]
+        notes = doctor.Notes({}, files, None, "", [], [], False, [])
+        (finding,) = doctor._lines(PLAN, notes, account, keys.parse(LINE))
+        assert finding.code == "key_not_listed"
+        assert (f"; files that fit {pattern} are not looked at" in finding.message) is said
 
 
 def test_a_krl_is_damaged_where_ssh_keygen_says_so(tmp_path):

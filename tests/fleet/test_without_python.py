@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from controller.demo.fleet import Login
+from tests.drills.plants import PLANTS, Case
 from tests.fleet import judge
 from tests.fleet.causes import Gate, Place, unchanged
 from tests.fleet.looks import until
@@ -52,6 +53,25 @@ def test_a_key_pair_is_bound_replaced_and_unbound(product, make_server, sudo):
     assert server.run(["cat", f"{home}/.ssh/authorized_keys"]).stdout == ""
     assert server.run(["ls", "-A", home, f"{home}/.ssh"]).stdout.count(".kps-") == 0
     assert judge.password_login_works(server, login, word)
+
+
+def test_a_check_says_why_a_key_is_refused_and_what_it_cannot_mend_here(product, make_server):
+    server = made(make_server, NOPASSWD)
+    case = Case(server, *judge.new_key_pair())
+    case.install()
+    given = {"identity": case.private, "password": server.root_password, "password_of": "root", "login": "deploy"}
+    product.add(server)
+    assert product.run("check", server, **given)["status"] == "unchanged"
+    server.run(["chown", "root:root", case.keys])
+    refused = product.fails("key_refused", "check", server, **given)
+    assert [one["code"] for one in refused["evidence"]["findings"]] == ["path_unreadable"]
+    task = product.fails("path_permissions", "check", server, repair=True, **given)
+    assert task["server_state"] == "as_before"
+    assert f"{case.keys}: its owner is not changed without Python on the server; use chown by hand" in task["message"]
+    server.run(["chown", "deploy:deploy", case.keys])
+    next(plant for plant in PLANTS if plant.name == "a list of logins").sow(case)
+    turned_away = product.fails("login_not_allowed", "check", server, **given)
+    assert [one["code"] for one in turned_away["evidence"]["findings"]] == ["pam_rule"]
 
 
 def test_password_login_is_switched_off_and_on(product, make_server):
