@@ -34,5 +34,5 @@ def wrong(said: str, paths: "List[str]") -> "List[Tuple[str, str, str]]":
 
 def _is_label(text: str) -> bool:
     """Whether this is user:role:type, or that and a level."""
-    plain = all(letter.isalnum() or letter in "_.:,-" for letter in text)
+    plain = all((letter.isalnum() and letter < "\x7f") or letter in "_.:,-" for letter in text)
     return plain and text.count(":") >= 2 and len(text) <= _LONGEST

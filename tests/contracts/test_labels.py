@@ -130,6 +130,7 @@ def test_both_wordings_of_the_tool_are_known():
 restorecon reset /h/.ssh/keys context {WRONG}->{RIGHT}:c0.c1023
 Would relabel /h/none from (null) to {RIGHT}
 Would relabel /h/.ssh/keys2 from {WRONG} to the moon
+Would relabel /h/.ssh/keys2 from {WRONG} to u:object_r:caf\xe9_t:s0
 restorecon: something else about /h/other
 """
     asked = ["/h/.ssh", "/h/.ssh/keys", "/h/none", "/h/.ssh/keys2", "/h/other", "/h"]
