@@ -181,9 +181,9 @@ def _judged(kind: Kind, trial: Trial, setting: _Setting, cable: Cable) -> None:
     if not ways:
         trial.miss(f"no way in within {kind.most_seconds} s: decided {setting.decided()}, open {setting.opens()}")
     cable.is_cut = False
-    begun = time.monotonic()
     if setting.product.process is None:
         setting.product.serve()
+    begun = time.monotonic()
     task = setting.product.task(task_id)
     while task["status"] not in _FINAL or task["server_state"] == "unknown":
         if time.monotonic() - begun > ON_RECORD_SECONDS:
