@@ -675,8 +675,9 @@ class _Job:
             if not isinstance(told, dict) or told.get("operation") == self.task.id:
                 continue
             state = _SERVER_STATES.get(str(told.get("result")))
-            # An undo that had got stuck, and now was gone on with.
-            open_ones = ("unknown", "partial") if told is result.get("recovered") else ("unknown",)
+            # An undo that had got stuck, and now was gone on with, or has come to its end there meanwhile.
+            through = told is result.get("recovered") or state == "reverted"
+            open_ones = ("unknown", "partial") if through else ("unknown",)
             for other in await self.runner.off(self.store.tasks, self.task.tenant_id, server_id=self.server.id):
                 if state and other.id == told.get("operation") and other.server_state in open_ones and other.status == "failed":
                     await self.runner.off(self.store.settle, other.id, state)

@@ -142,7 +142,10 @@ def test_a_server_whose_cable_is_cut_opens_again_and_tells_when_it_is_mended(ser
     assert not judge.password_login_works(server, "root", server.root_password)
 
 
-def test_a_reboot_at_which_the_homes_are_mounted_late_opens_sshd_and_takes_the_key_away_when_they_are_there(make_server, product):
+@pytest.mark.parametrize("by", ["the next order", "the server itself"])
+def test_a_reboot_at_which_the_homes_are_mounted_late_opens_sshd_and_takes_the_key_away_when_they_are_there(
+    make_server, product, by
+):
     server = make_server(logins=(Login("alice", "alice's own word"),))
     server.run(["sh", "-c", "mkdir -p /srv/home && mv /home/* /srv/home"])
     mount_homes = ["mount", "--bind", "/srv/home", "/home"]
@@ -160,6 +163,8 @@ def test_a_reboot_at_which_the_homes_are_mounted_late_opens_sshd_and_takes_the_k
     assert task["server_state"] in ("unknown", "partial"), task  # whether it has been asked again by now
     assert judge.password_login_works(server, "root", server.root_password)
     server.run(mount_homes)
+    if by == "the server itself":
+        until(lambda: agents(server) == [], what="the undo of the boot goes on")
     assert product.run("check", server, password=server.root_password)["status"] == "unchanged"
     assert product.task(task_id)["server_state"] == "reverted"
     assert not judge.key_login_works(server, "alice", product.private(pair))
