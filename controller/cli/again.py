@@ -3,6 +3,13 @@
 from typing import Any
 
 Json = dict[str, Any]
+# What is kept of a credential (controller/service/tasks.py), and the option with which it is given.
+_OPTIONS = {
+    "identity": "--identity FILE",
+    "passphrase": "--passphrase-stdin",
+    "agent": "--agent KEY",
+    "certificate": "--certificate FILE",
+}
 PASSWORD_HELPS = frozenset({"wrong_password", "credential_needed"})
 
 
@@ -25,11 +32,8 @@ def repair(task: Json) -> str:
 def credentials(task: Json) -> list[str]:
     """Return the options with which a task's credentials are given again."""
     request = task.get("request", {})
-    given, words = request.get("given", []), []
-    if "identity" in given:
-        words.append("--identity FILE")
-    if "agent" in given:
-        words.append("--agent KEY")
+    given = request.get("given", [])
+    words = [option for name, option in _OPTIONS.items() if name in given]
     if "password" in given or task.get("cause") in PASSWORD_HELPS:
         words.append("--password-stdin")
         if request.get("password_of"):

@@ -27,7 +27,13 @@ def given(operation: str, credential: Credential | None) -> dict[str, list[str] 
     # What comes with a reset is what it sets.
     if credential is None or operation == "reset":
         return {}
-    kinds = {"password": credential.password, "identity": credential.identity, "agent": credential.agent_key}
+    kinds = {
+        "password": credential.password,
+        "identity": credential.identity,
+        "passphrase": credential.passphrase,
+        "agent": credential.agent_key,
+        "certificate": credential.certificate,
+    }
     kept: dict[str, list[str] | str] = {"given": [name for name, secret in kinds.items() if secret is not None]}
     return kept | ({"password_of": credential.password_of} if credential.password_of else {})
 

@@ -444,3 +444,16 @@ def test_a_task_says_what_was_given_with_it_but_not_what_it_was(kps: Kps, two: N
     assert f"kps task retry {failed['id']} --identity FILE --password-stdin" in kps("task", "show", failed["id"]).stdout
     (again,) = parsed(kps("task", "retry", failed["id"], "--json", code=1))
     assert "given" not in again["request"]
+
+
+def test_what_opens_a_key_or_vouches_for_it_is_asked_for_again_too(kps: Kps, two: None, tmp_path: Path) -> None:
+    for name in ("mine", "authority"):
+        locked = ["-N", "open sesame" if name == "mine" else ""]
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", *locked, "-f", str(tmp_path / name)], check=True)
+    sign = ["ssh-keygen", "-q", "-s", str(tmp_path / "authority"), "-I", "me", "-n", "root", str(tmp_path / "mine.pub")]
+    subprocess.run(sign, check=True)
+    key = ("--identity", str(tmp_path / "mine"), "--passphrase-stdin", "--certificate", str(tmp_path / "mine-cert.pub"))
+    (failed,) = parsed(kps("bind", "web-2", "--keypair", "ops", *key, "--json", stdin="open sesame\n", code=1))
+    assert failed["request"]["given"] == ["identity", "passphrase", "certificate"]
+    shown = " ".join(kps("task", "show", failed["id"]).stdout.split())
+    assert f"kps task retry {failed['id']} --identity FILE --passphrase-stdin --certificate FILE" in shown
