@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from typing import Any
 
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
+
 from tests.drills.faults import Scale, points, power
 from tests.drills.faults.lab import Lab
 from tests.drills.faults.points import BACK, ERRORS, HALF_WRITTEN, LATE, LEFT_OVER, LOCK_OUT, UNTOLD, WRONG_END, Point, Trial
@@ -72,7 +75,8 @@ def _try(point: Point) -> Trial:
         except Exception as error:  # one trial that cannot be made is a miss, not the end of the drill
             trial = Trial(point, reached=True)
             trial.miss(WRONG_END, f"the drill itself failed: {type(error).__name__}: {error}")
-            lab.server.reboot()
+            multiprocessing.util.Finalize(None, _labs.pop(lab.suffix).close, exitpriority=10)
+            lab = _lab(point.case)  # another, whatever became of this one
         if trial.reached:  # else a deadline has passed, or a signal was given twice, on a busy machine
             break
     return trial
@@ -140,7 +144,8 @@ def _drill(
     with _pool(on_a_disk) as pool:
         listed = list(_listed(pool, listing))
         every = scale.some(points_of(listed), most)
-        trials = list(_tried(pool, every, begun + MOST_SECONDS))
+        with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as progress:
+            trials = list(progress.track(_tried(pool, every, begun + MOST_SECONDS), total=len(every), description=name))
     reached = [trial for trial in trials if trial.reached]
     # An operation of which the tracer lists no call would otherwise go missing without a word.
     empty = sorted(set(listing) - {(of, operation) for of, operation, *_ in listed})

@@ -29,6 +29,7 @@ from kpsagent.errors import Stop
 from tests.drills.faults.files import STATE, Entry, Files, apart_from_state, looked_at, put_back
 from tests.drills.faults.tracer import Call, Tracer
 
+_MOST_SECONDS = 3 * 3600  # that a lab is there: longer than any part takes
 LOGIN_SECONDS = 10
 RETRY_SECONDS = 6.0  # a listener that re-reads its configuration refuses connections for a moment
 CONFIG = "/etc/ssh/sshd_config"
@@ -104,7 +105,8 @@ class Lab:
     boot = "/usr/bin/python3 -I -S -E -B {state}/agent boot {state}"
 
     def __init__(self) -> None:
-        self._fleet = Fleet([Spec(logins=(Login("alice"),), python=self.with_python)])
+        spec = Spec(logins=(Login("alice"),), python=self.with_python)
+        self._fleet = Fleet([spec], max_age_seconds=_MOST_SECONDS)
         self._fleet.open()
         self.server = self._fleet.servers[0]
         self.key, self.other = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
