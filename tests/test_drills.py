@@ -77,7 +77,7 @@ class NoPool:
 
 
 def test_a_tracer_that_lists_nothing_is_missed(monkeypatch):
-    monkeypatch.setattr(kills, "_pool", lambda on_a_disk: NoPool())
+    monkeypatch.setattr(kills, "_pool", lambda *_: NoPool())
     monkeypatch.setattr(kills, "_listed", lambda pool, listing: iter(()))
     report = Report("faults")
     kills.kills(report, Scale(True))

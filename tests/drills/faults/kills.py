@@ -33,6 +33,7 @@ _ARMED = ("bind", "unbind", "password-login-enable", "password-login-disable")
 _REVOKES = ("unbind --revoke", "replace --revoke")
 
 _labs: dict[str, Lab] = {}  # of this process, by the suffix of its cases; each from when on one of them is asked for
+_sample: list[bool] = []
 _loop: list[asyncio.AbstractEventLoop] = []
 _disk: list[Disk] = []  # that the servers of this process are on, where their power is to fail
 
@@ -40,7 +41,8 @@ _disk: list[Disk] = []  # that the servers of this process are on, where their p
 # -- in a process of the pool ------------------------------------------------------------------------------------------
 
 
-def _open(on_a_disk: bool) -> None:
+def _open(on_a_disk: bool, sample: bool) -> None:
+    _sample.append(sample)
     _loop.append(asyncio.new_event_loop())
     if on_a_disk:
         _disk.append(Disk())
@@ -54,7 +56,7 @@ def _lab(case: str) -> Lab:
     if kind.suffix not in _labs:
         lab = _labs[kind.suffix] = kind()
         multiprocessing.util.Finalize(None, lab.close, exitpriority=10)
-        _loop[0].run_until_complete(lab.prepare())
+        _loop[0].run_until_complete(lab.prepare(_sample[0]))
     return _labs[kind.suffix]
 
 
@@ -89,8 +91,8 @@ async def _power(lab: Lab, point: Point) -> Trial:
 # -- here --------------------------------------------------------------------------------------------------------------
 
 
-def _pool(on_a_disk: bool) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(WORKERS, multiprocessing.get_context("spawn"), _open, (on_a_disk,))
+def _pool(on_a_disk: bool, workers: int, sample: bool) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _open, (on_a_disk, sample))
 
 
 def _listed(pool: ProcessPoolExecutor, wanted: list[tuple[str, str]]) -> Iterator[tuple[str, str, int, Call]]:
@@ -141,7 +143,8 @@ def _drill(
     on_a_disk: bool = False,
 ) -> list[Trial]:
     begun = time.monotonic()
-    with _pool(on_a_disk) as pool:
+    # Each process has servers of its own to make ready.
+    with _pool(on_a_disk, min(WORKERS, most if scale.sample else WORKERS), scale.sample) as pool:
         listed = list(_listed(pool, listing))
         every = scale.some(points_of(listed), most)
         with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as progress:
@@ -182,7 +185,7 @@ def kills(report: Report, scale: Scale) -> None:
         ]
 
     reached = _drill(report, scale, "kills", wanted, 30)
-    reached += _drill(report, scale, "kills without Python", of_shell, 6, _of_shell(scale))
+    reached += _drill(report, scale, "kills without Python", of_shell, 3, _of_shell(scale))
     slowest = max((trial.late_seconds for trial in reached), default=0.0)
     report.add(Figure("kills: slowest recovery", round(slowest, 1), at_most=points.GRACE, unit=" s after its deadline"))
 
@@ -234,7 +237,7 @@ def errors(report: Report, scale: Scale) -> None:
         ]
 
     reached = _drill(report, scale, "errors", wanted, 36)
-    reached += _drill(report, scale, "errors without Python", of_shell, 6, _of_shell(scale))
+    reached += _drill(report, scale, "errors without Python", of_shell, 3, _of_shell(scale))
     told = Counter(trial.state for trial in reached if trial.point.of in ("operation", "disk"))
     report.add(zero("errors: not named in the evidence", sum(kind == UNTOLD for trial in reached for kind, _ in trial.misses)))
     report.add(*(Figure(f"errors: ended {state}", told[state]) for state in sorted(told) if state))

@@ -312,8 +312,8 @@ class Lab:
             "deadline_seconds": 60,
         } | more
 
-    async def prepare(self) -> None:
-        """Make every case: each is carried out once, undisturbed, to see where it leads."""
+    async def prepare(self, sample: bool = False) -> None:
+        """Make every case, or those of a sample: each is carried out once, undisturbed, to see where it leads."""
         fresh, bound, password, one, other = await self._keys_and_passwords()
         alice = Way("alice", key=self.key)
         await self._case("bind", fresh, password, alice, name="bind of another login", key=alice.line, login="alice")
@@ -324,12 +324,17 @@ class Lab:
         hashed = sha512_crypt.hash("drill", rounds=1000)
         await self._reset("reset of a shut server", fresh | {CONFIG: config}, other, other, password_hash=hashed)
 
-    async def _keys_and_passwords(self) -> tuple[Files, Files, Way, Way, Way]:
-        """Make the cases of root's own; return the files before and after a bind, and the ways in."""
+    async def _bind(self) -> tuple[Files, Files, Way, Way, Way]:
+        """Make the case of a bind; return the files before and after it, and the ways in: by password, and two keys."""
         password = Way("root", password=self.server.root_password)
         one, other = Way("root", key=self.key), Way("root", key=self.other)
         fresh = self.files()
         bound = await self._case("bind", fresh, password, one, key=one.line, passwords="off", given=password.password)
+        return fresh, bound, password, one, other
+
+    async def _keys_and_passwords(self) -> tuple[Files, Files, Way, Way, Way]:
+        """Make all cases of root's own, and return the same."""
+        fresh, bound, password, one, other = await self._bind()
         await self._case("replace", bound, one, other, key=other.line, remove=[one.line])
         await self._case(
             "unbind", bound, one, password, remove=[one.line], passwords="restore", given=password.password, password_known=True

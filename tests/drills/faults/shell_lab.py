@@ -60,8 +60,11 @@ class ShellLab(Lab):
         finally:
             connection.abort()
 
-    async def prepare(self) -> None:
-        """Make every case: each is carried out once, undisturbed, to see where it leads."""
+    async def prepare(self, sample: bool = False) -> None:
+        """As of any lab; a sample is of a bind."""
+        if sample:
+            await self._bind()
+            return
         _, bound, password, one, _ = await self._keys_and_passwords()
         about = {"remove": [one.line], "revoke": True, "passwords": "restore", "password_known": True}
         await self._case("unbind", bound, one, password, "unbind --revoke", given=password.password, revoked=one, **about)
