@@ -122,15 +122,15 @@ put() { # EXPECTED TEXT: the file holds the text, or what it held before, at eve
 }
 
 pass_on() { # EXPECTED: what the displaced file holds over it is written at the end of ours, and told
-    cat <&8 >"$temp.want"
+    said=$({ cat <&8 >"$temp.want"; } 2>&1) || fails "$said"
     holds "$temp.want" "$1" && return
     if [ "$1" = seen ]; then cat "$temp.seen"; else printf '%b' "${1#=}"; fi >"$temp"
     count=$(grep -c '' "$temp")
     [ -z "$(tail -c 1 "$temp")" ] || echo >>"$temp"
     # shellcheck disable=SC2086
-    cat "$temp" "$temp.want" | without $count >"$temp.late"
+    kept "$temp.want" $count "$temp.late"
     [ -z "$(tail -c 1 "$file")" ] || echo >>"$file"
-    cat "$temp.late" >>"$file"
+    said=$({ cat "$temp.late" >>"$file"; } 2>&1) || fails "$said"
     durable "$file"
     rm -f "$temp.late"
     ends changed
@@ -146,24 +146,28 @@ without() { # how many lines of the input are to be taken out, each once, from w
     awk -v most="$1" 'NR <= most { gone[$0]++; next } gone[$0] > 0 { gone[$0]--; next } { print }'
 }
 
+kept() { # TEXT COUNT FILE: into the file, the text without the lines in $temp, all of it
+    cat "$temp" "$1" | without "$2" >"$3" && cat "$temp" "$1" | without "$2" | cmp -s - "$3" || fails 'No space left on device'
+}
+
 undone() { # ADDED REMOVED WHERE: $temp.want is what was seen, without the lines added and with those removed, at its top or end
     # shellcheck disable=SC2094
     tr -d '\000' <"$temp.seen" | cmp -s - "$temp.seen" || fails 'it holds NUL bytes by now'
-    printf '%b' "${1#=}" >"$temp"
+    pour "$1" "$temp"
     count=$(wc -l <"$temp")
     # shellcheck disable=SC2086 # BusyBox and others put blanks before the number
-    cat "$temp" "$temp.seen" | without $count >"$temp.want"
+    kept "$temp.seen" $count "$temp.want"
     if [ -n "$(tail -c 1 "$temp.seen")" ] && [ -s "$temp.want" ] && [ "$(tail -n 1 "$temp.seen")" = "$(tail -n 1 "$temp.want")" ]; then
         # The last line had no end, and awk gave it one.
         printf '%s' "$(cat "$temp.want")" >"$temp" && mv -f "$temp" "$temp.want"
     fi
-    printf '%b' "${2#=}" >"$temp"
+    pour "$2" "$temp"
     if [ "$3" = top ]; then
-        cat "$temp" "$temp.want" >"$temp.seen.new" && mv -f "$temp.seen.new" "$temp.want"
+        said=$({ cat "$temp" "$temp.want" >"$temp.seen.new" && mv -f "$temp.seen.new" "$temp.want"; } 2>&1) || fails "$said"
     elif [ -s "$temp" ]; then
         [ -z "$(tail -c 1 "$temp.want")" ] || echo >>"$temp.want"
         while IFS= read -r line; do
-            grep -qxF -e "$line" "$temp.want" || printf '%s\n' "$line" >>"$temp.want"
+            grep -qxF -e "$line" "$temp.want" || printf '%s\n' "$line" >>"$temp.want" || fails 'No space left on device'
         done <"$temp"
     fi
     rm -f "$temp"

@@ -118,3 +118,14 @@ def test_a_copy_that_cannot_be_taken_away_is_no_success(bare):
     with pytest.raises(OSError, match=DISK):
         work.host.do(Replace(work.removed, bare.account, bare.look(work.removed)[1], THEIRS))
     broken.unlink()
+
+
+@pytest.mark.parametrize("tool", ["awk", "cat"])
+def test_an_undo_that_cannot_be_written_whole_leaves_what_others_wrote(bare, tool):
+    work = Work(bare)
+    work.do(5)
+    edited = "somebody's\n" + THEIRS + "and somebody else's\n"
+    bare.put(work.removed, edited)
+    fail(bare, tool, "", "No space left on device")
+    work.host.end_rope()
+    assert bare.look(work.removed)[1] == edited
