@@ -34,6 +34,13 @@ ROWS = (
         "faults",
         r"kills: ",
     ),
+    Row(
+        "K1",
+        "the shell agent, or one of its processes, killed at each such call",
+        "the same",
+        "faults",
+        r"kills without Python: ",
+    ),
     Row("K1", "the power fails at every such call", "the same", "faults", r"power: "),
     Row(
         "K2",
@@ -42,6 +49,7 @@ ROWS = (
         "faults",
         r"errors: (?!ended)",
     ),
+    Row("K2", "the shell agent's calls fail", "the same", "faults", r"errors without Python: "),
     Row(
         "K3, K4",
         "controller killed, network cut, reboot, at every event of a task",

@@ -162,9 +162,9 @@ def _drill(
         report.misses.append(f"{name}: {len(every) - len(trials)} points for which no time was left")
         report.misses += [f"{name}: not reached: {trial.point}" for trial in trials if not trial.reached][:_SHOWN]
     counted = Counter(kind for trial in reached for kind, _ in trial.misses)
-    for kind in (LOCK_OUT, HALF_WRITTEN, BACK, LEFT_OVER, WRONG_END):
+    for kind in (LOCK_OUT, HALF_WRITTEN, LEFT_OVER, WRONG_END):
         report.add(zero(f"{name}: {kind}s", counted[kind]))
-    report.add(zero(f"{name}: late recoveries", counted[LATE]))
+    report.add(zero(f"{name}: revoked keys back", counted[BACK]), zero(f"{name}: late recoveries", counted[LATE]))
     report.misses += [words for trial in reached for _, words in trial.misses][:_SHOWN]
     return reached
 

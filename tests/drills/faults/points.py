@@ -18,7 +18,7 @@ ERRORS = ("ENOSPC", "EIO", "EDQUOT", "EROFS", "EACCES", "EPERM", "EBUSY")
 LOCK_OUT, HALF_WRITTEN, BACK, LEFT_OVER, LATE, UNTOLD, WRONG_END = (
     "lock-out",
     "half-written file",
-    "removed key that is back",
+    "return of a revoked key",
     "leftover",
     "late recovery",
     "error not named",
