@@ -265,7 +265,7 @@ def try_all(report: Report, scale: Scale, kind: Kind, at_once: int = AT_ONCE) ->
             for what in kind.whats
             for events in range(1, count + 1)
         ]
-        trials = list(pool.map(lambda trial: _try(kind, new_home(), trial), scale.some(every, at_once)))
+        trials = list(pool.map(lambda trial: _try(kind, new_home(), trial), scale.some(every, at_once + 1)))
     reached = [trial for trial in trials if trial.reached]
     slowest_reboot = max((trial.down_seconds for trial in reached), default=0)
     slowest_way_in = max((trial.open_seconds for trial in reached), default=0)
