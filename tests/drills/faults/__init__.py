@@ -7,6 +7,7 @@ from typing import TypeVar
 from tests.drills.figures import Report
 
 T = TypeVar("T")
+FLEET_SECONDS = 3 * 3600  # that a fleet of a drill is there: longer than any part takes, on a busy machine too
 
 
 @dataclass(frozen=True)

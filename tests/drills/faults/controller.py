@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from controller.demo.fleet import Fleet, Server, Spec
-from tests.drills.faults import Scale
+from tests.drills.faults import FLEET_SECONDS, Scale
 from tests.drills.figures import Figure, Report, zero
 from tests.fleet import judge
 from tests.fleet.cable import Cable
@@ -290,7 +290,7 @@ def try_all(report: Report, scale: Scale, kind: Kind, at_once: int = AT_ONCE) ->
 def controller(report: Report, scale: Scale) -> None:
     """The part: on servers without systemd."""
     one_by_one = threading.Lock()
-    with Fleet() as fleet:
+    with Fleet(max_age_seconds=FLEET_SECONDS) as fleet:
 
         def add() -> Server:
             with one_by_one:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from controller.demo.fleet import Fleet, Spec
-from tests.drills.faults import Scale
+from tests.drills.faults import FLEET_SECONDS, Scale
 from tests.drills.figures import Figure, Report, zero
 from tests.drills.fleet import flavours
 from tests.drills.fleet.boxes import Boxes
@@ -164,7 +164,7 @@ class Kind:
 def _kinds() -> Iterator[list[Kind]]:
     """Yield the kinds of server: of each init, KillUserProcesses on and off, and one that has nothing that runs at boot."""
     one_by_one = threading.Lock()
-    with Fleet() as fleet, contextlib.ExitStack() as closing:
+    with Fleet(max_age_seconds=FLEET_SECONDS) as fleet, contextlib.ExitStack() as closing:
 
         def of_fleet(tree: str, *removed: str) -> Any:
             with one_by_one:

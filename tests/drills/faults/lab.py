@@ -26,10 +26,10 @@ from controller.transport.connect import Target
 from controller.transport.frames import Ask, Result, parse
 from controller.transport.played import Played
 from kpsagent.errors import Stop
+from tests.drills.faults import FLEET_SECONDS
 from tests.drills.faults.files import STATE, Entry, Files, apart_from_state, looked_at, put_back
 from tests.drills.faults.tracer import Call, Tracer
 
-_MOST_SECONDS = 3 * 3600  # that a lab is there: longer than any part takes
 LOGIN_SECONDS = 10
 RETRY_SECONDS = 6.0  # a listener that re-reads its configuration refuses connections for a moment
 CONFIG = "/etc/ssh/sshd_config"
@@ -106,7 +106,7 @@ class Lab:
 
     def __init__(self) -> None:
         spec = Spec(logins=(Login("alice"),), python=self.with_python)
-        self._fleet = Fleet([spec], max_age_seconds=_MOST_SECONDS)
+        self._fleet = Fleet([spec], max_age_seconds=FLEET_SECONDS)
         self._fleet.open()
         self.server = self._fleet.servers[0]
         self.key, self.other = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))

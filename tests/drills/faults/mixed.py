@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from controller.demo.fleet import Fleet, Login, Server, ServerFailed, Spec
-from tests.drills.faults import Scale
+from tests.drills.faults import FLEET_SECONDS, Scale
 from tests.drills.faults.mixed_faults import FAULTS, FOREIGN, PRELUDE, Fault, drop, mend, shell
 from tests.drills.figures import Figure, Report, joined, zero
 from tests.fleet import judge
@@ -102,7 +102,7 @@ def part(report: Report, scale: Scale) -> None:
 def _servers(faults: list[Fault], old: Keys, first: int) -> Iterator[list[Case]]:
     logins = (Login(LOGIN, WORD, sudo="nopasswd"),)
     specs = [Spec(name=f"s{first + n:03}", logins=logins, **fault.spec) for n, fault in enumerate(faults)]
-    with Fleet(specs) as fleet:
+    with Fleet(specs, max_age_seconds=FLEET_SECONDS) as fleet:
         cases = [
             Case(server, fault, Random(f"{SEED} {server.name}"), bool((first + n) % 2 == (first + n) // len(FAULTS) % 2))
             for n, (server, fault) in enumerate(zip(fleet, faults, strict=True))
