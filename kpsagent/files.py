@@ -674,23 +674,15 @@ def remove_directory(path: str, account: Account) -> bool:
 
 def set_mode(path: str, account: Account, expected: int, mode: int) -> None:
     """Change the mode of a file or directory of the login's from expected to mode; errors.Changed where it was another."""
-    directory, name, rights = _parent(path, account)
-    with acting_as(rights):
-        try:
-            parent = open_directory(directory)
-            try:
-                opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
-            finally:
-                os.close(parent)
-        except FileNotFoundError:
-            raise _changed(path, account, "removed it")
-        try:
-            if stat.S_IMODE(os.fstat(opened).st_mode) != expected:
-                raise _changed(path, account, "changed its mode")
+    opened, rights = _opened(path, account, True)
+    try:
+        if stat.S_IMODE(os.fstat(opened).st_mode) != expected:
+            raise _changed(path, account, "changed its mode")
+        with acting_as(rights):
             os.fchmod(opened, mode)
-            os.fsync(opened)
-        finally:
-            os.close(opened)
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def set_owner(path: str, account: Account, expected: "List[int]", owner: "List[int]") -> None:
@@ -700,16 +692,7 @@ def set_owner(path: str, account: Account, expected: "List[int]", owner: "List[i
     through the descriptor by which it is given: a file that holds anything but key lines, or goes by another name too, stays
     whose it is, and so does a directory in which there is more than files of keys.
     """
-    directory, name, rights = _parent(path, account)
-    try:
-        with acting_as(rights):
-            parent = open_directory(directory)
-        try:
-            opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
-        finally:
-            os.close(parent)
-    except FileNotFoundError:
-        raise _changed(path, account, "removed it")
+    opened, _ = _opened(path, account, False)
     try:
         found = os.fstat(opened)
         if [found.st_uid, found.st_gid] != expected:
@@ -728,16 +711,7 @@ def set_label(path: str, account: Account, expected: str, label: str) -> None:
     By the descriptor through which it was looked at, and what is not the login's own stays as it is labelled: the login may have
     moved there what others must not read.
     """
-    directory, name, rights = _parent(path, account)
-    try:
-        with acting_as(rights):
-            parent = open_directory(directory)
-            try:
-                opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
-            finally:
-                os.close(parent)
-    except FileNotFoundError:
-        raise _changed(path, account, "removed it")
+    opened, _ = _opened(path, account, True)
     try:
         found = os.fstat(opened)
         if found.st_uid != account.uid or (not stat.S_ISDIR(found.st_mode) and found.st_nlink != 1):
@@ -749,6 +723,25 @@ def set_label(path: str, account: Account, expected: str, label: str) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
+
+
+def _opened(path: str, account: Account, as_login: bool) -> "Tuple[int, Optional[Account]]":
+    """Open what stands there and is no link, with the login's rights or root's; return it, and the rights for its directory.
+
+    The way there is gone with the login's rights in either case. Changed where there is nothing.
+    """
+    directory, name, rights = _parent(path, account)
+    try:
+        with acting_as(rights):
+            parent = open_directory(directory)
+        try:
+            with acting_as(rights if as_login else None):
+                opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+        finally:
+            os.close(parent)
+    except FileNotFoundError:
+        raise _changed(path, account, "removed it")
+    return opened, rights
 
 
 def _label(opened: int) -> str:
