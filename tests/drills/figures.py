@@ -46,6 +46,9 @@ def zero(name: str, value: float) -> Figure:
     return Figure(name, value, 0, 0)
 
 
+_NO_MATTER = ("--json", "--into", "--keep", "--within", "--workers")
+
+
 @dataclass
 class Report:
     """The figures of one drill. misses: each failure in words, so that it can be looked at and run again.
@@ -82,7 +85,7 @@ class Report:
 
     def _keep(self) -> None:
         """Add the figures to those of earlier runs, for the scorecard: a drill may be run part by part."""
-        arguments = shlex.join(sys.argv[1:])
+        arguments = shlex.join(_of_what(sys.argv[1:]))
         how = {
             "date": time.strftime("%Y-%m-%d", time.gmtime()),
             "command": f"make {self.drill}" + (f" ARGS={shlex.quote(arguments)}" if arguments else ""),
@@ -96,6 +99,17 @@ class Report:
                 kept[figure.name] = {"value": figure.value, "unit": figure.unit, "goal": figure.goal, "met": figure.met} | how
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def _of_what(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments without those that say where a run's files go, or how many processes share it."""
+    left, kept = iter(arguments), []
+    for word in left:
+        if word in _NO_MATTER:
+            next(left, None)
+        else:
+            kept.append(word)
+    return kept
 
 
 def joined(words: Sequence[str], most: int = 5) -> str:
