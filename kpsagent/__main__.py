@@ -14,7 +14,7 @@ import time
 
 from . import plan as plans
 from . import wire
-from .errors import Lost
+from .errors import Lost, Refused, Stop, from_os_error  # noqa: F401 - in a comment
 from .local import LocalHost, boot_clock, standing
 from .transaction import drive, operation
 from .undo import disarmed, unattended
@@ -98,17 +98,21 @@ def _confined(rope: Rope, root: str) -> bool:
     from . import reset  # shipped for this only
 
     boot_clock()  # /proc is on this side
-    if reset.confine(root):
-        return True
+    stop = Refused("disk_gone", "{}: no system's disk is mounted there (no etc/passwd)".format(root), path=root)  # type: Stop
+    try:
+        if reset.confine(root):
+            return True
+    except OSError as error:
+        stop = from_os_error(error, root)
     rope.send(
         {
             "say": "result",
             "status": "failed",
             "server_state": "as_before",
             "phase": "look",
-            "cause": "disk_gone",
-            "message": "{}: no system's disk is mounted there (no etc/passwd)".format(root),
-            "evidence": {"path": root},
+            "cause": stop.cause,
+            "message": stop.message,
+            "evidence": stop.evidence,
         }
     )
     return False
