@@ -23,7 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def fleet() -> Iterator[Fleet]:
     """A fleet without servers yet; they are added in some 50 ms each."""
-    started = Fleet()
+    started = Fleet(max_age_seconds=2 * 3600)  # longer than all tests take, on a busy machine too
     try:
         started.open()
     except FleetUnavailable as error:
