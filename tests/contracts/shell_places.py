@@ -6,6 +6,7 @@ import os
 import posixpath
 import pwd
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -64,9 +65,13 @@ class ShellDone:
             self._wait(ended())
 
     def close(self) -> None:
-        with contextlib.suppress(Lost):
-            self._wait(self.host.close())
-        self.end_rope()
+        try:
+            with contextlib.suppress(Lost):
+                self._wait(self.host.close())
+            self.end_rope()
+        except TimeoutError:
+            os.killpg(self.process.pid, signal.SIGKILL)  # it would go on for ever
+            raise
 
 
 class ShellPlace:
@@ -105,7 +110,11 @@ class ShellPlace:
 
     async def _started(self) -> ShellDone:
         process = await asyncio.create_subprocess_exec(
-            *self.command(), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=1 << 18
+            *self.command(),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=1 << 18,
+            start_new_session=True,
         )
         assert process.stdin is not None
         process.stdin.write(payload() + MARKER.encode() + b"\n")
