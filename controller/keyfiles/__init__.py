@@ -104,7 +104,7 @@ def read_public(text: str) -> PublicKey:
         raise Invalid("public_key_unreadable", "not a public key: that begins with one of " + ", ".join(_NAMES))
     try:
         found = load_ssh_public_key(" ".join(parts[:2]).encode())
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (ValueError, NotImplementedError, UnsupportedAlgorithm) as error:
         raise Invalid("public_key_unreadable", "its Base64 holds no public key of the type that it says") from error
     blob = found.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).split(b" ")[1]
     key_type = _type_of(found)
@@ -280,7 +280,7 @@ def _load(label: str, lines: bytes, passphrase: Secret | None) -> PrivateKey:
     block = bytearray(f"-----BEGIN {label}-----\n".encode() + lines + f"\n-----END {label}-----\n".encode())
     try:
         key = load(block, None if passphrase is None else passphrase.open(), unsafe_skip_rsa_key_validation=True)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, NotImplementedError, UnsupportedAlgorithm) as error:
         # From nothing: what the library says may quote what it read.
         if passphrase is not None and isinstance(error, ValueError):
             raise Invalid("passphrase_wrong", "the passphrase does not open this private key") from None

@@ -23,7 +23,7 @@ def read(text: str, public_line: str, at: datetime) -> str:
     try:
         line = " ".join(words[:2])
         found = load_ssh_public_identity(line.encode("ascii"))
-    except (ValueError, UnsupportedAlgorithm, UnicodeEncodeError, binascii.Error):
+    except (ValueError, NotImplementedError, UnsupportedAlgorithm, UnicodeEncodeError, binascii.Error):
         raise _unusable("it cannot be read; give the file that ends in -cert.pub") from None
     if not isinstance(found, SSHCertificate):
         raise _unusable("it is a plain public key; give the file that ends in -cert.pub")

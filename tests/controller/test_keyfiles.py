@@ -199,6 +199,22 @@ def test_what_is_no_private_key_is_unreadable(text: bytes) -> None:
     assert code(text, PASSPHRASE) == "private_key_unreadable"
 
 
+def test_a_point_of_a_curve_that_is_written_in_short_is_refused_cleanly() -> None:
+    """As SEC 1 allows and RFC 5656 does too, and as nobody's software reads it here."""
+    public, _ = a_key("ecdsa-nistp256")
+    whole = keyfiles.openssh_private("ecdsa-nistp256", stored("ecdsa-nistp256")).open()
+    first, *lines, last, _ = whole.split(b"\n")
+    blob = base64.b64decode(b"".join(lines))
+    point = public.blob[-65:]
+    assert blob.count(point) == 2
+    short = base64.b64encode(blob.replace(point, b"\x02" + point[1:]))
+    assert code(b"\n".join([first, short, last, b""])) == "private_key_unreadable"
+    line = b"ecdsa-sha2-nistp256 " + base64.b64encode(public.blob[:-65] + b"\x02" + point[1:])
+    with pytest.raises(Invalid) as refused:
+        keyfiles.read_public(line.decode())
+    assert refused.value.code == "public_key_unreadable"
+
+
 def test_every_cut_of_a_file_is_refused_cleanly(tmp_path: Path) -> None:
     for text in (
         written("ecdsa-nistp256", "pkcs8", False),
