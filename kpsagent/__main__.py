@@ -6,6 +6,7 @@ is passed over by the reader.
 Verbs: `run CONNECTION`, `rest ROOT` (on a mounted disk), `watch DIRECTORY` (undo at the deadline), `boot DIRECTORY` (undo now).
 """
 
+import errno
 import os
 import select
 import signal
@@ -104,6 +105,9 @@ def _confined(rope: Rope, root: str) -> bool:
             return True
     except OSError as error:
         stop = from_os_error(error, root)
+        if error.errno == errno.EPERM:
+            said = "{}: this process may not make that its root directory; run it as root that has CAP_SYS_CHROOT".format(root)
+            stop = Refused("sudo_refused", said, path=root, errno=errno.EPERM)
     rope.send(
         {
             "say": "result",

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -248,3 +250,25 @@ def test_modes_that_keep_the_key_out_are_mended_on_the_disk(make_server, product
     server.start()
     assert key_works(server, product.private(new), "alice")
     assert server.read("/home/alice/.ssh/authorized_keys") == f"# mine\n{new['public_key']}\n"
+
+
+_WITHOUT_CHROOT = """import asyncio, json, sys
+from controller.transport import at_rest
+plan = {"operation": "reset", "id": "op-1", "generation": 1, "login": "root", "deadline_seconds": 60, "key": sys.argv[2]}
+print(json.dumps(asyncio.run(at_rest.run(sys.argv[1], plan))))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root, as a reset does")
+def test_a_root_that_may_not_go_into_the_disk_is_told_so(tmp_path):
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\n")
+    before = disk_picture(tmp_path)
+    less = ["setpriv", "--bounding-set=-sys_chroot", "--inh-caps=-sys_chroot"]
+    words = [sys.executable, "-c", _WITHOUT_CHROOT, str(tmp_path), judge.new_key_pair()[1]]
+    ran = subprocess.run([*less, *words], capture_output=True, text=True, check=True, timeout=60)
+    result = json.loads(ran.stdout)
+    assert (result["status"], result["server_state"], result["cause"]) == ("failed", "as_before", "sudo_refused"), result
+    assert str(tmp_path) in result["message"]
+    assert "CAP_SYS_CHROOT" in result["message"]
+    assert disk_picture(tmp_path) == before
