@@ -241,7 +241,8 @@ def _carry_out(plan: Plan, seen: Seen, steps: Steps, story: "Dict[str, Any]", re
     if result["status"] == "succeeded":
         put_back = yield from _put_back(all_steps, seen.account)
         if put_back is not None:
-            return _stopped(dict(result, remains=[put_back.message]), put_back, "partial")
+            # Not "removed": whatever stands there now, it is not for the record to take the new key for bound.
+            return _stopped(dict(result, removed=None, remains=[put_back.message]), put_back, "partial")
     return result
 
 
