@@ -22,7 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
-VERSION = "0002"  # the newest migration
+VERSION = "0006"  # the newest migration
 
 
 class Instant(TypeDecorator[datetime]):

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 import controller.app
-from controller.api import fleet
+from controller.api.fleet import operations
 from controller.api.problems import BODY_BYTES
 from controller.app import in_process
 from controller.client import Client, Refused, Unreachable
@@ -412,10 +412,10 @@ def test_a_password_given_to_a_reset_is_never_set(asked: Asked, given: Given, tm
 
 
 def test_one_time_passwords_can_be_read_out() -> None:
-    password = fleet.one_time_password()
-    assert len(password) == fleet.ONE_TIME_PASSWORD_CHARACTERS
-    assert set(password) <= set(fleet.LEGIBLE)
-    assert not set(fleet.LEGIBLE) & set("0O1lI")
+    password = operations.one_time_password()
+    assert len(password) == operations.ONE_TIME_PASSWORD_CHARACTERS
+    assert set(password) <= set(operations.LEGIBLE)
+    assert not set(operations.LEGIBLE) & set("0O1lI")
 
 
 def test_the_schema_describes_the_routes(asked: Asked) -> None:

@@ -1,0 +1,21 @@
+"""Our own REST API, /fleet/v1: the services' verbs as routes, and nothing more."""
+
+from fastapi import APIRouter
+
+from controller.api.fleet import keypairs, operations, servers
+from controller.api.fleet.asking import Fleet
+from controller.api.shapes import Json
+
+__all__ = ["Fleet", "router"]
+
+router = APIRouter(prefix="/fleet/v1")
+
+
+@router.get("/health")
+async def health() -> Json:
+    """Say that the controller answers."""
+    return {"status": "ok"}
+
+
+for part in (keypairs, servers, operations):
+    router.include_router(part.router)

@@ -1,0 +1,42 @@
+"""What every route needs: the services, and who asks."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Query, Request
+
+from controller.model import Caller
+from controller.service.bindings import Bindings
+from controller.service.keypairs import Keypairs
+from controller.service.servers import Servers
+from controller.service.tasks import Tasks
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """What the routes work with."""
+
+    keypairs: Keypairs
+    servers: Servers
+    bindings: Bindings
+    tasks: Tasks
+    caller: Callable[[Request], Awaitable[Caller]]
+
+
+def fleet_of(request: Request) -> Fleet:
+    """Return what the application was started with."""
+    fleet: Fleet = request.app.state.fleet
+    return fleet
+
+
+Serving = Annotated[Fleet, Depends(fleet_of)]
+
+
+async def caller_of(request: Request, fleet: Serving) -> Caller:
+    """Return who asks."""
+    return await fleet.caller(request)
+
+
+Asking = Annotated[Caller, Depends(caller_of)]
+Words = Annotated[list[str], Query(default_factory=list, max_length=1000)]

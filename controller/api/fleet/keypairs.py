@@ -1,0 +1,59 @@
+"""Key pairs."""
+
+from fastapi import APIRouter
+
+from controller.api import shapes
+from controller.api.fleet.asking import Asking, Serving
+from controller.api.shapes import Json
+
+router = APIRouter()
+
+
+@router.get("/keypairs")
+async def list_keypairs(fleet: Serving, who: Asking) -> list[Json]:
+    """List the key pairs that the caller may see."""
+    return [shapes.keypair(found) for found in await fleet.keypairs.list(who)]
+
+
+@router.post("/keypairs", status_code=201)
+async def create_keypair(fleet: Serving, who: Asking, asked: shapes.NewKeypair) -> Json:
+    """Generate a key pair; the private half of an unmanaged one is in this answer and nowhere else."""
+    made, private = await fleet.keypairs.create(who, asked.name, asked.type, asked.scope, asked.managed)
+    shape = shapes.keypair(made)
+    if private is not None:
+        shape["private_key"] = private.open().decode("ascii")
+    return shape
+
+
+@router.post("/keypairs/import", status_code=201)
+async def import_keypair(fleet: Serving, who: Asking, asked: shapes.ImportedKeypair) -> Json:
+    """Take in a public key, or a private key and with it both halves."""
+    return shapes.keypair(
+        await fleet.keypairs.import_(
+            who,
+            asked.name,
+            scope=asked.scope,
+            public_key=asked.public_key,
+            private_key=shapes.secret(asked.private_key),
+            passphrase=shapes.secret(asked.passphrase),
+        )
+    )
+
+
+@router.get("/keypairs/{name}")
+async def show_keypair(fleet: Serving, who: Asking, name: str) -> Json:
+    """Show one key pair."""
+    return shapes.keypair(await fleet.keypairs.get(who, name))
+
+
+@router.post("/keypairs/{name}/export")
+async def export_keypair(fleet: Serving, who: Asking, name: str) -> Json:
+    """Give the private half to the person who asks for it."""
+    private = await fleet.keypairs.export(who, name)
+    return {"name": name, "private_key": private.open().decode("ascii")}
+
+
+@router.delete("/keypairs/{name}", status_code=204)
+async def delete_keypair(fleet: Serving, who: Asking, name: str) -> None:
+    """Delete a key pair that is bound nowhere."""
+    await fleet.keypairs.delete(who, name)

@@ -1,0 +1,61 @@
+"""Key pairs on the logins of servers."""
+
+from sqlalchemy import ColumnElement, Connection, delete, select
+
+from controller.model import Binding
+from controller.store import engine, rows, tables
+from controller.store.base import Base
+from controller.store.queries import keypair_row, server_row
+
+
+class Bindings(Base):
+    """Which key pair is on which login, as proved."""
+
+    def bindings(self, tenant_id: str, *, server_id: str | None = None, keypair_id: str | None = None) -> list[Binding]:
+        """Return a tenant's bindings, by server and login."""
+        table = tables.bindings
+        query = select(table).join(tables.servers).where(tables.servers.c.tenant_id == tenant_id)
+        if server_id is not None:
+            query = query.where(table.c.server_id == server_id)
+        if keypair_id is not None:
+            query = query.where(table.c.keypair_id == keypair_id)
+        with engine.reading(self._engine) as connection:
+            ordered = query.order_by(tables.servers.c.name, table.c.login)
+            return [rows.binding(found) for found in connection.execute(ordered).mappings()]
+
+    def named_bindings(self, tenant_id: str, server_id: str | None = None) -> list[tuple[Binding, str]]:
+        """Return bindings as bindings() does, each with its key pair's name."""
+        table = tables.bindings
+        query = select(table, tables.keypairs.c.name).join(tables.servers).join(tables.keypairs)
+        query = query.where(tables.servers.c.tenant_id == tenant_id)
+        if server_id is not None:
+            query = query.where(table.c.server_id == server_id)
+        with engine.reading(self._engine) as connection:
+            found = connection.execute(query.order_by(tables.servers.c.name, table.c.login)).mappings()
+            return [(rows.binding(row), row["name"]) for row in found]
+
+    def _bind(self, connection: Connection, binding: Binding) -> None:
+        server = server_row(connection, binding.server_id)
+        name = keypair_row(connection, binding.keypair_id)["name"]
+        connection.execute(delete(tables.bindings).where(*_on(binding.server_id, binding.login)))
+        connection.execute(tables.bindings.insert().values(rows.row(binding)))
+        self._event(
+            connection,
+            server.tenant_id,
+            "binding_set",
+            {"server": server.name, "login": binding.login, "keypair": name, "proof": binding.proof},
+            task_id=binding.task_id,
+            server_id=server.id,
+        )
+
+    def _unbind(self, connection: Connection, server_id: str, login: str, task_id: str | None) -> bool:
+        server = server_row(connection, server_id)
+        gone = connection.execute(delete(tables.bindings).where(*_on(server_id, login))).rowcount == 1
+        if gone:
+            detail = {"server": server.name, "login": login}
+            self._event(connection, server.tenant_id, "binding_removed", detail, task_id=task_id, server_id=server_id)
+        return gone
+
+
+def _on(server_id: str, login: str) -> list[ColumnElement[bool]]:
+    return [tables.bindings.c.server_id == server_id, tables.bindings.c.login == login]

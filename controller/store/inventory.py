@@ -1,0 +1,179 @@
+"""The servers that we reach."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Connection, delete, select
+
+from controller.errors import AlreadyExists, Conflict, NotFound
+from controller.model import FINAL, Server, ServerNotes, route
+from controller.store import engine, rows, tables
+from controller.store.base import Base
+from controller.store.queries import of_server, one, server_row, server_where, update_server
+
+
+class Inventory(Base):
+    """The servers, and how each is reached."""
+
+    def add_servers(self, servers: Sequence[Server]) -> list[Server]:
+        """Take servers into the inventory, all or none; returns them.
+
+        One at the address of a server that was removed goes on from its generation: the machine may be the same, and
+        refuses an older order.
+        """
+        added = []
+        with engine.writing(self._engine) as connection:
+            reached = _reached(connection, {server.tenant_id for server in servers})
+            for given in servers:
+                before = reached.get((given.tenant_id, given.host, given.port), 0)
+                server = replace(given, generation=max(given.generation, before))
+                added.append(server)
+                if server_where(connection, server.tenant_id, tables.servers.c.name == server.name) is not None:
+                    raise AlreadyExists("server_exists", f"{server.name}: there is a server of this name already")
+                connection.execute(tables.servers.insert().values(rows.row(server)))
+                self._event(
+                    connection,
+                    server.tenant_id,
+                    "server_added",
+                    {"name": server.name, "host": server.host, "port": server.port, "host_key": server.host_key}
+                    | _how_reached(server),
+                    server_id=server.id,
+                )
+            _check_ways(connection, {server.tenant_id for server in servers})
+        return added
+
+    def change_server(self, server_id: str, *, jumps: list[str] | None = None, old_algorithms: list[str] | None = None) -> Server:
+        """Change how a server is reached; what is None stays. Conflict(jump_loop) where no way would lead there any more."""
+        with engine.writing(self._engine) as connection:
+            server = server_row(connection, server_id)
+            asked = {"jumps": jumps, "old_algorithms": old_algorithms}
+            changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+            changed = replace(server, **changes)
+            if changed == server:
+                return server
+            connection.execute(update_server(server_id).values(changes))
+            _check_ways(connection, {server.tenant_id})
+            detail = {"name": server.name, "before": _how_reached(server), "after": _how_reached(changed)}
+            self._event(connection, server.tenant_id, "server_changed", detail, server_id=server_id)
+            return changed
+
+    def servers(self, tenant_id: str) -> list[Server]:
+        """Return a tenant's servers by name."""
+        query = select(tables.servers).where(tables.servers.c.tenant_id == tenant_id).order_by(tables.servers.c.name)
+        with engine.reading(self._engine) as connection:
+            return [rows.server(found) for found in connection.execute(query).mappings()]
+
+    def server(self, tenant_id: str, name_or_id: str) -> Server:
+        """Return one server of a tenant; its name is looked at first."""
+        with engine.reading(self._engine) as connection:
+            found = server_where(connection, tenant_id, tables.servers.c.name == name_or_id)
+            if found is None:
+                found = server_where(connection, tenant_id, tables.servers.c.id == name_or_id)
+        if found is None:
+            raise NotFound("server_not_found", f"{name_or_id}: no server of this name", server=name_or_id)
+        return found
+
+    def server_by_id(self, server_id: str) -> Server:
+        """Return a server of whatever tenant; for who runs a task, not for who asks."""
+        with engine.reading(self._engine) as connection:
+            return server_row(connection, server_id)
+
+    def remove_server(self, server_id: str, *, forget_bindings: bool = False) -> None:
+        """Take a server out of the inventory, not while a task runs there or a key pair is bound there.
+
+        With forget_bindings what was bound there is forgotten; the keys stay on the server, and work.
+        """
+        with engine.writing(self._engine) as connection:
+            server = server_row(connection, server_id)
+            waiting = one(connection, tables.tasks, of_server(server_id), tables.tasks.c.status.not_in(FINAL))
+            if waiting is not None:
+                cancelling = f", or kps task delete {waiting['id']}" if waiting["status"] == "ready" else ""
+                raise Conflict(
+                    "server_busy",
+                    f"{server.name}: task {waiting['id']} is {waiting['status']}; wait until it has ended{cancelling}",
+                )
+            led_to = [each.name for each in _servers_of(connection, server.tenant_id) if server_id in each.jumps]
+            if led_to:
+                raise Conflict(
+                    "jump_in_use",
+                    f"{server.name}: the way to {', '.join(led_to[:10])} leads through it; change that first (kps server set)",
+                    servers=led_to,
+                )
+            bound = connection.execute(
+                select(tables.bindings.c.login, tables.keypairs.c.name)
+                .join(tables.keypairs)
+                .where(tables.bindings.c.server_id == server_id)
+            ).all()
+            if bound and not forget_bindings:
+                listed = ", ".join(f"{name} on {login}" for login, name in bound)
+                raise Conflict(
+                    "already_bound",
+                    f"{server.name}: {listed} is bound here and would go on working; unbind first, or where that cannot be "
+                    "done any more, as when the server was rebuilt: --force forgets it here",
+                    bindings=[{"login": login, "keypair": name} for login, name in bound],
+                )
+            connection.execute(delete(tables.bindings).where(tables.bindings.c.server_id == server_id))
+            connection.execute(delete(tables.servers).where(tables.servers.c.id == server_id))
+            detail = {
+                "name": server.name,
+                "host": server.host,
+                "port": server.port,
+                "generation": server.generation,
+                "forgotten": [{"login": login, "keypair": name} for login, name in bound],
+            }
+            self._event(connection, server.tenant_id, "server_removed", detail, server_id=server_id)
+
+    def pin_host_key(self, server_id: str, host_key: str) -> Server:
+        """Record the host key of a server that has none. Conflict(host_key_changed) where it has another."""
+        with engine.writing(self._engine) as connection:
+            server = server_row(connection, server_id)
+            if server.host_key == host_key:
+                return server
+            if server.host_key is not None:
+                raise Conflict(
+                    "host_key_changed",
+                    f"{server.name}: another host key is pinned",
+                    pinned=server.host_key,
+                    seen=host_key,
+                )
+            connection.execute(update_server(server_id).values(host_key=host_key))
+            self._event(connection, server.tenant_id, "host_key_pinned", {"host_key": host_key}, server_id=server_id)
+            return replace(server, host_key=host_key)
+
+    def _note(self, connection: Connection, server: Server, notes: ServerNotes) -> None:
+        if notes:
+            connection.execute(update_server(server.id).values(**notes))
+            self._event(connection, server.tenant_id, "server_noted", dict(notes), server_id=server.id)
+
+
+def _servers_of(connection: Connection, tenant_id: str) -> list[Server]:
+    query = select(tables.servers).where(tables.servers.c.tenant_id == tenant_id)
+    return [rows.server(found) for found in connection.execute(query).mappings()]
+
+
+def _check_ways(connection: Connection, tenant_ids: Collection[str]) -> None:
+    """Conflict(jump_loop) unless a way leads to every server of these tenants, as the tables are now."""
+    for tenant_id in tenant_ids:
+        known = {server.id: server for server in _servers_of(connection, tenant_id)}
+        for server in known.values():
+            try:
+                route(server, known)
+            except ValueError as error:
+                raise Conflict("jump_loop", str(error), server=server.name) from None
+
+
+def _how_reached(server: Server) -> dict[str, Any]:
+    return {"jumps": server.jumps, "old_algorithms": server.old_algorithms}
+
+
+def _reached(connection: Connection, tenant_ids: Collection[str]) -> dict[tuple[str, str, int], int]:
+    """Return by tenant, host and port the generation that was reached at the address of a server since removed."""
+    table = tables.events
+    query = select(table.c.tenant_id, table.c.detail).where(table.c.kind == "server_removed", table.c.tenant_id.in_(tenant_ids))
+    found: dict[tuple[str, str, int], int] = {}
+    for tenant_id, detail in connection.execute(query.order_by(table.c.id)):
+        if "generation" in detail:  # events of the first versions do not have it
+            address = (tenant_id, detail["host"], detail["port"])
+            found[address] = max(found.get(address, 0), detail["generation"])
+    return found

@@ -1,0 +1,8 @@
+"""The chain of events."""
+
+revision = "0003"
+down_revision = "0002"
+
+
+def upgrade() -> None:
+    """Nothing yet."""

@@ -1,0 +1,43 @@
+"""Queries that several nouns share; each a step inside somebody's transaction."""
+
+from sqlalchemy import ColumnElement, Connection, RowMapping, Table, Update, select, update
+
+from controller.errors import NotFound
+from controller.model import Server, Task
+from controller.store import rows, tables
+
+
+def one(connection: Connection, table: Table, *where: ColumnElement[bool]) -> RowMapping | None:
+    return connection.execute(select(table).where(*where)).mappings().first()
+
+
+def server_where(connection: Connection, tenant_id: str, which: ColumnElement[bool]) -> Server | None:
+    found = one(connection, tables.servers, tables.servers.c.tenant_id == tenant_id, which)
+    return None if found is None else rows.server(found)
+
+
+def server_row(connection: Connection, server_id: str) -> Server:
+    found = one(connection, tables.servers, tables.servers.c.id == server_id)
+    if found is None:
+        raise NotFound("server_not_found", f"{server_id}: no server of this id", server=server_id)
+    return rows.server(found)
+
+
+def update_server(server_id: str) -> Update:
+    return update(tables.servers).where(tables.servers.c.id == server_id)
+
+
+def keypair_row(connection: Connection, keypair_id: str) -> RowMapping:
+    found = one(connection, tables.keypairs, tables.keypairs.c.id == keypair_id)
+    if found is None:
+        raise NotFound("keypair_not_found", f"{keypair_id}: no key pair of this id", keypair=keypair_id)
+    return found
+
+
+def task_where(connection: Connection, *where: ColumnElement[bool]) -> Task | None:
+    found = one(connection, tables.tasks, *where)
+    return None if found is None else rows.task(found)
+
+
+def of_server(server_id: str) -> ColumnElement[bool]:
+    return tables.tasks.c.server_id == server_id

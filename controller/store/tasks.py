@@ -1,0 +1,347 @@
+"""Tasks: the truth about what was asked for, and how it ended."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, delete, exists, or_, select, update
+
+from controller.causes import CAUSES
+from controller.errors import Conflict, NotFound
+from controller.model import FINAL, Binding, Outcome, ServerNotes, ServerState, Task
+from controller.store import engine, rows, tables
+from controller.store.bindings import Bindings
+from controller.store.inventory import Inventory
+from controller.store.queries import of_server, one, server_row, server_where, task_where, update_server
+
+INTERRUPTED = Outcome(
+    status="failed",
+    server_state="unknown",
+    cause="interrupted",
+    message="who ran this task was heard no more; the server undoes by itself what was not confirmed",
+    handling=CAUSES["interrupted"].handling,
+    retryable=CAUSES["interrupted"].retryable,
+)
+NEVER_BEGUN = replace(
+    INTERRUPTED,
+    server_state="as_before",
+    phase="queued",
+    message="who was to run this task ended before it was begun, and what it was given ended with it",
+)
+
+
+class Tasks(Bindings, Inventory):
+    """What was asked for, who runs it, and how it ended."""
+
+    def add_tasks(self, tasks: Sequence[Task], holder: str | None = None, lease_seconds: float = 0) -> list[Task]:
+        """Keep new tasks, all or none; returns them with their place in the order.
+
+        holder: the process that has in its memory what they need, and renews their lease until they are begun; None:
+        they need nobody's memory, and wait as long as it takes. Conflict(task_retried) for a retry of a task that has
+        been retried already.
+        """
+        table = tables.tasks
+        until = None if holder is None else self._now() + timedelta(seconds=lease_seconds)
+        with engine.writing(self._engine) as connection:
+            kept = []
+            for task in tasks:
+                newer = None if task.retry_of is None else task_where(connection, table.c.retry_of == task.retry_of)
+                if newer is not None:
+                    raise Conflict(
+                        "task_retried", f"task {task.retry_of} was retried as {newer.id}; retry that one", task=newer.id
+                    )
+                held = replace(task, lease_owner=holder, lease_until=until)
+                columns = rows.row(held)
+                del columns["seq"]
+                statement = table.insert().values(columns).returning(table.c.seq)
+                seq = connection.execute(statement).scalar_one()
+                kept.append(replace(held, seq=seq))
+                detail = {"operation": task.operation, "server": task.server_name, "login": task.login}
+                self._task_event(connection, task, "task_ready", detail)
+            return kept
+
+    def claim(self, task_id: str, owner: str, lease_seconds: float) -> Task | None:
+        """Take a ready task to run it, or return None: it is not ready, or another task of its server runs.
+
+        Raises the server's generation. A task of the server whose lease ran out is interrupted on the way.
+        """
+        with engine.writing(self._engine) as connection:
+            task = task_where(connection, tables.tasks.c.id == task_id)
+            if task is None or task.status != "ready":
+                return None
+            self._interrupt(connection, of_server(task.server_id), tables.tasks.c.id != task_id)
+            if one(connection, tables.tasks, of_server(task.server_id), tables.tasks.c.status == "running"):
+                return None
+            server = server_where(connection, task.tenant_id, tables.servers.c.id == task.server_id)
+            if server is None:
+                return None
+            generation = server.generation + 1
+            connection.execute(update_server(server.id).values(generation=generation))
+            at = self._now()
+            claimed = replace(
+                task,
+                status="running",
+                phase="connect",
+                server_state="unknown",
+                generation=generation,
+                started_at=at,
+                lease_owner=owner,
+                lease_until=at + timedelta(seconds=lease_seconds),
+            )
+            self._save(connection, claimed)
+            self._task_event(connection, claimed, "task_running", {"generation": generation})
+            return claimed
+
+    def renew(self, task_ids: Collection[str], owner: str, lease_seconds: float) -> set[str]:
+        """Go on holding tasks, begun or not; returns which of them are still ours."""
+        table = tables.tasks
+        until = self._now() + timedelta(seconds=lease_seconds)
+        ours = (table.c.lease_owner == owner) & table.c.status.in_(("ready", "running"))
+        with engine.writing(self._engine) as connection:
+            held = set(connection.execute(select(table.c.id).where(ours)).scalars()) & set(task_ids)
+            connection.execute(update(table).where(ours, table.c.id.in_(held)).values(lease_until=until))
+            return held
+
+    def progress(self, task_id: str, owner: str, phase: str, detail: dict[str, Any]) -> bool:
+        """Say where a running task has come to; False when it is no longer ours."""
+        table = tables.tasks
+        with engine.writing(self._engine) as connection:
+            task = _running(connection, task_id, owner)
+            if task is None:
+                return False
+            connection.execute(update(table).where(table.c.id == task_id).values(phase=phase))
+            self._task_event(connection, task, "task_phase", detail, phase=phase)
+            return True
+
+    def finish(
+        self,
+        task_id: str,
+        owner: str,
+        generation: int,
+        outcome: Outcome,
+        *,
+        binding: Binding | None = None,
+        unbind: tuple[str, str] | None = None,
+        notes: ServerNotes | None = None,
+    ) -> bool:
+        """End a task with what it changed, all or nothing; False, and nothing recorded, when it is no longer ours.
+
+        unbind: server id and login.
+        """
+        if outcome.status not in FINAL:
+            raise ValueError(f"{outcome.status} is not an end")
+        with engine.writing(self._engine) as connection:
+            task = _running(connection, task_id, owner)
+            if task is None or task.generation != generation:
+                return False
+            self._record(connection, task, binding, unbind, notes)
+            self._end(connection, task, outcome, "task_finished")
+            return True
+
+    def cancel(self, tenant_id: str, task_id: str, message: str) -> bool:
+        """Give up a task of a tenant that nobody has begun; False when somebody has."""
+        table = tables.tasks
+        with engine.writing(self._engine) as connection:
+            task = task_where(connection, table.c.tenant_id == tenant_id, table.c.id == task_id)
+            if task is None or task.status != "ready":
+                return False
+            outcome = Outcome("cancelled", "as_before", phase="queued", message=message, retryable=True)
+            self._end(connection, task, outcome, "task_cancelled")
+            return True
+
+    def abandon(self, owner: str) -> list[Task]:
+        """End what a process holds and has not begun, because it ends itself. Returns them."""
+        table = tables.tasks
+        query = select(table).where(table.c.lease_owner == owner, table.c.status == "ready").order_by(table.c.seq)
+        with engine.writing(self._engine) as connection:
+            left = [rows.task(found) for found in connection.execute(query).mappings()]
+            return [self._end(connection, task, NEVER_BEGUN, "task_interrupted") for task in left]
+
+    def settle(
+        self,
+        task_id: str,
+        server_state: ServerState,
+        *,
+        binding: Binding | None = None,
+        unbind: tuple[str, str] | None = None,
+        notes: ServerNotes | None = None,
+    ) -> bool:
+        """Record how an ended task whose server's state was unknown has left it, with what that changes; False when it is known.
+
+        What was partial may have been brought to its end since. unbind: server id and login.
+        """
+        table = tables.tasks
+        with engine.writing(self._engine) as connection:
+            task = task_where(connection, table.c.id == task_id)
+            if task is None or task.status not in FINAL or server_state == "unknown":
+                return False
+            if task.server_state != "unknown" and not (task.server_state == "partial" != server_state):
+                return False
+            connection.execute(update(table).where(table.c.id == task_id).values(server_state=server_state))
+            self._record(connection, task, binding, unbind, notes)
+            self._task_event(connection, task, "task_settled", {"server_state": server_state})
+            return True
+
+    def _record(
+        self,
+        connection: Connection,
+        task: Task,
+        binding: Binding | None,
+        unbind: tuple[str, str] | None,
+        notes: ServerNotes | None,
+    ) -> None:
+        if unbind is not None:
+            self._unbind(connection, *unbind, task.id)
+        if binding is not None:
+            self._bind(connection, binding)
+        if notes:
+            self._note(connection, server_row(connection, task.server_id), notes)
+
+    def unsettled(self, server_id: str | None = None) -> list[Task]:
+        """Return the ended tasks of which nobody knows how they left their servers, oldest first: of one server, or (None) of
+        all on which nobody works now."""
+        table = tables.tasks
+        query = select(table).where(table.c.status == "failed", table.c.server_state == "unknown")
+        if server_id is not None:
+            query = query.where(table.c.server_id == server_id)
+        else:
+            other = table.alias("other")
+            busy = exists().where(other.c.server_id == table.c.server_id, other.c.status.in_(("ready", "running")))
+            query = query.where(~busy)
+        with engine.reading(self._engine) as connection:
+            return [rows.task(found) for found in connection.execute(query.order_by(table.c.seq)).mappings()]
+
+    def tasks(
+        self,
+        tenant_id: str | None,
+        *,
+        ids: Collection[str] | None = None,
+        failed: bool = False,
+        running: bool = False,
+        server_id: str | None = None,
+    ) -> list[Task]:
+        """Return tasks, oldest first, of a tenant or (None) of all.
+
+        running: not ended yet, whether begun or not. failed: and nobody has retried it. Both: either of them.
+        """
+        table = tables.tasks
+        query = select(table)
+        if tenant_id is not None:
+            query = query.where(table.c.tenant_id == tenant_id)
+        if ids is not None:
+            query = query.where(table.c.id.in_(ids))
+        if server_id is not None:
+            query = query.where(table.c.server_id == server_id)
+        wanted: list[ColumnElement[bool]] = []
+        if failed:
+            again = table.alias("again")
+            wanted.append((table.c.status == "failed") & ~exists().where(again.c.retry_of == table.c.id))
+        if running:
+            wanted.append(table.c.status.in_(("ready", "running")))
+        if wanted:
+            query = query.where(or_(*wanted))
+        with engine.reading(self._engine) as connection:
+            return [rows.task(found) for found in connection.execute(query.order_by(table.c.seq)).mappings()]
+
+    def task(self, tenant_id: str, task_id: str) -> Task:
+        """Return one task of a tenant."""
+        with engine.reading(self._engine) as connection:
+            task = task_where(connection, tables.tasks.c.tenant_id == tenant_id, tables.tasks.c.id == task_id)
+        if task is None:
+            raise NotFound("task_not_found", f"{task_id}: no task of this id", task=task_id)
+        return task
+
+    def delete_failed(self, tenant_id: str, ids: Collection[str] | None = None) -> int:
+        """Take failed tasks (these, or all) off the list, all or none; returns how many. Their events stay.
+
+        What one of these was a retry of goes with it. Conflict(task_not_failed) for a task that has not failed.
+        """
+        table = tables.tasks
+        with engine.writing(self._engine) as connection:
+            query = select(table).where(table.c.tenant_id == tenant_id)
+            query = query.where(table.c.status == "failed") if ids is None else query.where(table.c.id.in_(ids))
+            found = [rows.task(row) for row in connection.execute(query).mappings()]
+            for missing in set(ids or ()) - {task.id for task in found}:
+                raise NotFound("task_not_found", f"{missing}: no task of this id", task=missing)
+            for task in found:
+                if task.status != "failed":
+                    raise Conflict("task_not_failed", f"task {task.id} is {task.status}; only failed tasks are deleted")
+            deleted = 0
+            for task in found:
+                last: Task | None = task
+                while last is not None and connection.execute(delete(table).where(table.c.id == last.id)).rowcount:
+                    self._task_event(connection, last, "task_deleted", {"cause": last.cause})
+                    deleted += 1
+                    last = None if last.retry_of is None else task_where(connection, table.c.id == last.retry_of)
+            return deleted
+
+    def interrupt_expired(self, dead: str | None = None) -> list[Task]:
+        """End the tasks whose lease ran out, or which belong to a process whose name begins with dead. Returns them.
+
+        Of those that were begun nobody knows how they left their servers; the others never touched theirs.
+        """
+        table = tables.tasks
+        with engine.writing(self._engine) as connection:
+            ended = self._interrupt(connection)
+            if dead is not None:
+                ended += self._interrupt_these(connection, table.c.lease_owner.startswith(dead, autoescape=True))
+            return ended
+
+    def _task_event(
+        self, connection: Connection, task: Task, kind: str, detail: dict[str, Any], phase: str | None = None
+    ) -> None:
+        self._event(
+            connection,
+            task.tenant_id,
+            kind,
+            detail,
+            task_id=task.id,
+            server_id=task.server_id,
+            phase=phase or task.phase,
+        )
+
+    def _save(self, connection: Connection, task: Task) -> None:
+        connection.execute(update(tables.tasks).where(tables.tasks.c.id == task.id).values(rows.row(task)))
+
+    def _end(self, connection: Connection, task: Task, outcome: Outcome, kind: str) -> Task:
+        ended = replace(
+            task,
+            status=outcome.status,
+            server_state=outcome.server_state,
+            phase=outcome.phase,
+            cause=outcome.cause,
+            message=outcome.message,
+            evidence=outcome.evidence,
+            proofs=outcome.proofs,
+            handling=outcome.handling,
+            retryable=outcome.retryable,
+            finished_at=self._now(),
+            lease_owner=None,
+            lease_until=None,
+        )
+        self._save(connection, ended)
+        detail = {"status": ended.status, "server_state": ended.server_state, "cause": ended.cause}
+        self._task_event(connection, ended, kind, detail | {"message": ended.message})
+        return ended
+
+    def _interrupt(self, connection: Connection, *where: Any) -> list[Task]:
+        # What has ended has no lease, nor has what nobody holds.
+        return self._interrupt_these(connection, tables.tasks.c.lease_until <= self._now(), *where)
+
+    def _interrupt_these(self, connection: Connection, *where: Any) -> list[Task]:
+        table = tables.tasks
+        query = select(table).where(*where)
+        expired = [rows.task(found) for found in connection.execute(query.order_by(table.c.seq)).mappings()]
+        return [self._end(connection, task, _interruption(task), "task_interrupted") for task in expired]
+
+
+def _interruption(task: Task) -> Outcome:
+    # The phase it was in is part of what is known about it.
+    ended = NEVER_BEGUN if task.status == "ready" else replace(INTERRUPTED, phase=task.phase)
+    return replace(ended, message=f"{task.server_name}: {ended.message}")
+
+
+def _running(connection: Connection, task_id: str, owner: str) -> Task | None:
+    table = tables.tasks
+    return task_where(connection, table.c.id == task_id, table.c.lease_owner == owner, table.c.status == "running")
