@@ -4,7 +4,7 @@ import base64
 import hashlib
 import secrets
 import uuid
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
@@ -12,10 +12,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from controller.errors import Damaged, Unavailable
 from controller.kms import envelope
+from controller.kms.envelope import Context
 from controller.kms.root import KEY_BYTES, NONCE_BYTES, TAG_BYTES, FileRootKey, RootKey
 from controller.model import KeyPair, MasterKeyVersion, Sealed, Secret, now
 
-__all__ = ["DEFAULT_ALIAS", "FileRootKey", "Kms", "RootKey"]
+__all__ = ["DEFAULT_ALIAS", "Context", "FileRootKey", "Kms", "RootKey"]
 
 DEFAULT_ALIAS = "kps/default"
 
@@ -35,27 +36,32 @@ class Kms:
         self._store = store
         self._root = root
 
-    def seal(self, tenant_id: str, secret: Secret, context: Mapping[str, str], *, alias: str = DEFAULT_ALIAS) -> Sealed:
+    def seal(self, tenant_id: str, secret: Secret, context: Context, *, alias: str = DEFAULT_ALIAS) -> Sealed:
         """Return the secret sealed for exactly this context, under the tenant's master key of this alias.
 
-        context: immutable ids, never names; they are not in the record, and have to be given again to open it. The
-        default master key is made at its first use.
+        The context is not in the record (a digest of it is), and has to be given again to open it. The default master key is
+        made at its first use.
         """
         master = self._store.master_key(tenant_id, alias) or self._store.add_master_key(self._new(tenant_id, alias))
+        opened = self._open_master(master)
         data_key = Secret(bytearray(secrets.token_bytes(KEY_BYTES)))
         wrapped_nonce, nonce = secrets.token_bytes(NONCE_BYTES), secrets.token_bytes(NONCE_BYTES)
-        opened = self._open_master(master)
-        wrapped = AESGCM(opened.view()).encrypt(wrapped_nonce, data_key.view(), _data_key_bond(master))
-        ciphertext = AESGCM(data_key.view()).encrypt(nonce, secret.view(), envelope.bound_to_context("kps secret", context))
+        ciphertext = AESGCM(data_key.view()).encrypt(nonce, secret.view(), context.bond())
+        record = envelope.Record(
+            master.key_id, master.version, context.object_digest, context.facts_digest, context.version,
+            wrapped_nonce, nonce, ciphertext,
+        )  # fmt: skip
+        wrapped = AESGCM(opened.view()).encrypt(wrapped_nonce, data_key.view(), record.bond(tenant_id))
         opened.wipe()
         data_key.wipe()
-        return envelope.Record(master.key_id, master.version, wrapped_nonce, wrapped, nonce, ciphertext).sealed()
+        return replace(record, wrapped_key=wrapped).sealed()
 
-    def open(self, sealed: Sealed, context: Mapping[str, str]) -> Secret:
+    def open(self, sealed: Sealed, context: Context) -> Secret:
         """Return what was sealed for this context.
 
-        Damaged says what does not fit: record_unreadable, master_key_unknown, master_key_damaged, data_key_damaged,
-        sealed_for_another (the secret itself, or what it is bound to). Unavailable(root_key_wrong): another root key.
+        Damaged says what does not fit: record_unreadable, record_length_wrong, master_key_unknown, master_key_damaged,
+        data_key_damaged (or what the record says of itself), sealed_for_another, secret_version_old, secret_version_wrong,
+        facts_changed, secret_damaged. Unavailable(root_key_wrong): another root key.
         """
         record = envelope.record(sealed)
         master = self._store.master_key_version(record.master_key_id, record.master_key_version)
@@ -68,19 +74,20 @@ class Kms:
         opened = self._open_master(master)
         data_key = bytearray(KEY_BYTES)
         try:
-            AESGCM(opened.view()).decrypt_into(record.wrapped_nonce, record.wrapped_key, _data_key_bond(master), data_key)
+            AESGCM(opened.view()).decrypt_into(
+                record.wrapped_nonce, record.wrapped_key, record.bond(master.tenant_id), data_key
+            )  # fmt: skip
         except InvalidTag as error:
             raise Damaged("data_key_damaged", "the data key of this secret was changed; restore a backup") from error
         finally:
             opened.wipe()
         plain = bytearray(len(record.ciphertext) - TAG_BYTES)
         try:
-            AESGCM(data_key).decrypt_into(
-                record.nonce, record.ciphertext, envelope.bound_to_context("kps secret", context), plain
-            )
+            envelope.check(record, context)
+            AESGCM(data_key).decrypt_into(record.nonce, record.ciphertext, context.bond(), plain)
         except InvalidTag as error:
-            message = "this secret was changed, or sealed for something else than where it was found; restore a backup"
-            raise Damaged("sealed_for_another", message, **context) from error
+            message = f"the secret of {context.kind} {context.id} was changed; restore a backup"
+            raise Damaged("secret_damaged", message) from error
         finally:
             Secret(data_key).wipe()
         return Secret(plain)
@@ -122,19 +129,13 @@ def _master_key_bond(tenant_id: str, key_id: str, version: int) -> bytes:
     return envelope.bound_to("kps master key", tenant_id, key_id, version)
 
 
-def _data_key_bond(master: MasterKeyVersion) -> bytes:
-    return envelope.bound_to("kps data key", master.tenant_id, master.key_id, master.version)
-
-
-def _private_key_context(keypair: KeyPair) -> dict[str, str]:
+def _private_key_context(keypair: KeyPair) -> Context:
     blob = base64.b64decode(keypair.public_key.split(" ")[1])
-    return {
-        "kind": "private key",
+    facts = {
         "tenant": keypair.tenant_id,
         "owner": keypair.owner_id,
         "scope": keypair.scope,
-        "keypair": keypair.id,
-        "version": str(keypair.version),
         "type": keypair.type,
         "public": hashlib.sha256(blob).hexdigest(),
     }
+    return Context("private key", keypair.id, keypair.version, facts)

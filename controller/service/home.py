@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from controller.errors import Unavailable
-from controller.kms import FileRootKey, Kms
+from controller.kms import Context, FileRootKey, Kms
 from controller.model import Caller, Secret
 from controller.settings import Settings
 from controller.store import Store
@@ -55,9 +55,9 @@ def require(settings: Settings) -> None:
     _check_directory(settings.home)
 
 
-def access_key_context(who: Caller, access_key: str) -> dict[str, str]:
+def access_key_context(who: Caller, access_key: str) -> Context:
     """Return what the secret of an access key is sealed for."""
-    return {"kind": "access key", "tenant": who.tenant_id, "user": who.user_id, "access_key": access_key}
+    return Context("access key", access_key, facts={"tenant": who.tenant_id, "user": who.user_id})
 
 
 def _first(settings: Settings, store: Store, show: Callable[[dict[str, Any]], None]) -> dict[str, Any]:

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from controller.errors import Damaged, Problem, Unavailable
-from controller.kms import FileRootKey, Kms, envelope
-from controller.kms.envelope import bound_to, bound_to_context
+from controller.kms import Context, FileRootKey, Kms, envelope
+from controller.kms.envelope import bound_to, bound_to_facts
 from controller.model import Caller, KeyPair, Sealed, Secret, now
 from controller.store import Store
 
 TENANT = "1" * 32
-CONTEXT = {"kind": "test", "keypair": "4711", "version": "1"}
+CONTEXT = Context("test", "4711", 3, {"owner": "somebody", "scope": "private"})
 
 
 def changed(sealed: Sealed, place: int, bit: int = 1) -> Sealed:
@@ -32,7 +32,7 @@ def test_what_is_sealed_opens(kms: Kms) -> None:
 def test_it_opens_after_a_restart(kms: Kms, store: Store, settings: Any) -> None:
     sealed = kms.seal(TENANT, Secret("x"), CONTEXT)
     again = Kms(store, FileRootKey(settings.root_key))
-    assert again.open(sealed, dict(reversed(CONTEXT.items()))).open() == b"x"
+    assert again.open(sealed, replace(CONTEXT, facts=dict(reversed(CONTEXT.facts.items())))).open() == b"x"
 
 
 def test_the_secret_is_left_to_its_owner(kms: Kms) -> None:
@@ -80,44 +80,92 @@ def test_a_record_with_any_byte_changed_does_not_open_and_says_what_is_wrong(kms
                 kms.open(changed(sealed, place, bit), CONTEXT)
         codes.append(refused.value.code)
     assert codes == (
-        ["record_unreadable"] * 5 + ["master_key_unknown"] * 20 + ["data_key_damaged"] * 60
-        + ["sealed_for_another"] * (12 + 32 + 16)
+        ["record_unreadable"] * 5 + ["master_key_unknown"] * 20 + ["data_key_damaged"] * 36 + ["record_length_wrong"] * 4
+        + ["data_key_damaged"] * 60 + ["secret_damaged"] * (12 + 32 + 16)
     )  # fmt: skip
 
 
 def test_a_record_cut_short_or_made_longer_does_not_open(kms: Kms) -> None:
     sealed = kms.seal(TENANT, Secret("x"), CONTEXT)
-    for length in range(len(sealed.record)):
-        with pytest.raises(Damaged):
-            kms.open(Sealed(sealed.record[:length]), CONTEXT)
-    with pytest.raises(Damaged):
-        kms.open(Sealed(sealed.record + b"\0"), CONTEXT)
+    for text in [*(sealed.record[:length] for length in range(len(sealed.record))), sealed.record + b"\0"]:
+        assert refusal(kms, Sealed(text), CONTEXT) == "record_length_wrong"
+
+
+def refusal(kms: Kms, sealed: Sealed, context: Context) -> str:
+    with pytest.raises(Damaged) as refused:
+        kms.open(sealed, context)
+    assert "restore a backup" in refused.value.message
+    return refused.value.code
 
 
 @pytest.mark.parametrize(
-    "context",
+    ("change", "code"),
     [
-        {},
-        CONTEXT | {"keypair": "4712"},
-        CONTEXT | {"more": ""},
-        {"kind": "test", "keypair": "47111", "version": ""},
-        {"kind": "test", "keypair": "471", "version": "11"},
-        {name: CONTEXT[name] for name in ("kind", "keypair")},
-        dict(zip(CONTEXT, reversed(CONTEXT.values()), strict=True)),
+        ({"kind": "test4711", "id": ""}, "sealed_for_another"),
+        ({"kind": "another"}, "sealed_for_another"),
+        ({"id": "4712"}, "sealed_for_another"),
+        ({"id": "471", "version": 13}, "sealed_for_another"),
+        ({"version": 4}, "secret_version_old"),
+        ({"version": 2}, "secret_version_wrong"),
+        ({"facts": {}}, "facts_changed"),
+        ({"facts": CONTEXT.facts | {"more": ""}}, "facts_changed"),
+        ({"facts": CONTEXT.facts | {"owner": "somebody else"}}, "facts_changed"),
+        ({"facts": {"owner": "private", "scope": "somebody"}}, "facts_changed"),
+        ({"facts": {"owner": "somebody"}}, "facts_changed"),
     ],
 )
-def test_a_record_opens_in_its_own_context_alone(kms: Kms, context: dict[str, str]) -> None:
+def test_a_record_opens_in_its_own_context_alone(kms: Kms, change: dict[str, Any], code: str) -> None:
     sealed = kms.seal(TENANT, Secret("x"), CONTEXT)
-    with pytest.raises(Damaged) as refused:
-        kms.open(sealed, context)
-    assert refused.value.code == "sealed_for_another"
+    assert refusal(kms, sealed, replace(CONTEXT, **change)) == code
+
+
+def test_each_way_to_tamper_has_a_reason_of_its_own(kms: Kms) -> None:
+    old, new = CONTEXT, replace(CONTEXT, version=4)
+    other = replace(CONTEXT, id="4712")
+    sealed, theirs = kms.seal(TENANT, Secret("x"), old), kms.seal(TENANT, Secret("y"), other)
+    later = kms.seal(TENANT, Secret("z"), new)
+    reasons = {
+        "swapped rows": refusal(kms, theirs, old),
+        "cut short": refusal(kms, Sealed(sealed.record[:-1]), old),
+        "a bit of the secret": refusal(kms, changed(sealed, -1), old),
+        "a bit of the data key": refusal(kms, changed(sealed, 100), old),
+        "a bit of the master key's id": refusal(kms, changed(sealed, 6), old),
+        "a bit of the mark": refusal(kms, changed(sealed, 0), old),
+        "wrong context": refusal(kms, sealed, replace(old, facts=CONTEXT.facts | {"scope": "account"})),
+        "an old version put back": refusal(kms, sealed, new),
+        "an old number put back": refusal(kms, later, old),
+    }
+    assert len(set(reasons.values())) == len(reasons), reasons
+
+
+def test_what_a_record_says_of_itself_cannot_be_put_there(kms: Kms) -> None:
+    """Neither the head of another record, nor its version, nor its ciphertext."""
+    mine = kms.seal(TENANT, Secret("x"), CONTEXT)
+    theirs = kms.seal(TENANT, Secret("y"), replace(CONTEXT, id="4712", version=9))
+    one, two = envelope.record(mine), envelope.record(theirs)
+    for forged, code in (
+        (replace(two, object=one.object, version=one.version), "data_key_damaged"),
+        (replace(one, version=9), "data_key_damaged"),
+        (replace(one, facts=bytes(16)), "data_key_damaged"),
+        (replace(one, wrapped_key=two.wrapped_key, wrapped_nonce=two.wrapped_nonce), "data_key_damaged"),
+        (replace(one, ciphertext=two.ciphertext, nonce=two.nonce), "secret_damaged"),
+    ):
+        assert refusal(kms, forged.sealed(), CONTEXT) == code
+
+
+def test_the_secret_is_bound_to_its_whole_context_whatever_the_record_says(kms: Kms, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The digests tell the reason; what holds is the bond of the ciphertext to the whole context."""
+    sealed = kms.seal(TENANT, Secret("x"), CONTEXT)
+    monkeypatch.setattr(envelope, "check", lambda found, context: None)
+    for change in ({"id": "4712"}, {"version": 4}, {"facts": {}}, {"kind": "another"}):
+        assert refusal(kms, sealed, replace(CONTEXT, **change)) == "secret_damaged"
 
 
 def test_parts_never_run_into_each_other() -> None:
     assert bound_to("ab", "c") != bound_to("a", "bc")
     assert bound_to("ab") != bound_to("ab", "")
-    assert bound_to_context("p", {"a": "b"}) != bound_to_context("p", {"ab": ""})
-    assert bound_to_context("p", {"a": "b"}) != bound_to_context("q", {"a": "b"})
+    assert bound_to_facts("p", {"a": "b"}) != bound_to_facts("p", {"ab": ""})
+    assert bound_to_facts("p", {"a": "b"}) != bound_to_facts("q", {"a": "b"})
 
 
 def a_keypair(who: Caller, **more: Any) -> KeyPair:
@@ -130,25 +178,26 @@ def a_keypair(who: Caller, **more: Any) -> KeyPair:
 
 
 @pytest.mark.parametrize(
-    "difference",
+    ("difference", "code"),
     [
-        {"id": "k2"},
-        {"owner_id": "2" * 32},
-        {"tenant_id": "2" * 32},
-        {"scope": "account"},
-        {"version": 2},
-        {"type": "rsa-2048"},
-        {"public_key": "ssh-ed25519 BBBB laptop"},
+        ({"id": "k2"}, "sealed_for_another"),
+        ({"version": 2}, "secret_version_old"),
+        ({"version": 0}, "secret_version_wrong"),
+        ({"owner_id": "2" * 32}, "facts_changed"),
+        ({"tenant_id": "2" * 32}, "facts_changed"),
+        ({"scope": "account"}, "facts_changed"),
+        ({"type": "rsa-2048"}, "facts_changed"),
+        ({"public_key": "ssh-ed25519 BBBB laptop"}, "facts_changed"),
     ],
-    ids=lambda difference: next(iter(difference)),
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else value,
 )
-def test_a_private_half_moved_to_another_row_does_not_open(kms: Kms, who: Caller, difference: dict[str, Any]) -> None:
+def test_a_private_half_moved_to_another_row_does_not_open(kms: Kms, who: Caller, difference: dict[str, Any], code: str) -> None:
     mine = a_keypair(who)
     sealed = kms.seal_private(mine, Secret("seed"))
     assert kms.open_private(mine, sealed).open() == b"seed"
     with pytest.raises(Damaged) as refused:
         kms.open_private(replace(mine, **difference), sealed)
-    assert refused.value.code == "sealed_for_another"
+    assert refused.value.code == code
 
 
 def test_a_new_name_does_not_matter(kms: Kms, who: Caller) -> None:

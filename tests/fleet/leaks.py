@@ -258,8 +258,7 @@ def _keys_over(name: str, sealed: Sealed, store: Store, kms: Kms) -> Secrets:
     version = store.master_key_version(record.master_key_id, record.master_key_version)
     assert version is not None
     master = kms._open_master(version).open()
-    bond = envelope.bound_to("kps data key", version.tenant_id, version.key_id, version.version)
-    data_key = AESGCM(master).decrypt(record.wrapped_nonce, record.wrapped_key, bond)
+    data_key = AESGCM(master).decrypt(record.wrapped_nonce, record.wrapped_key, record.bond(version.tenant_id))
     return search.raw("master key", master) | search.raw(f"{name}: data key", data_key)
 
 
