@@ -1,6 +1,7 @@
 """The values that everything else passes around. Frozen: a change is a new value and an event."""
 
 import hmac
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -38,6 +39,7 @@ OLD_ALGORITHMS: dict[str, tuple[str, ...]] = {
     "MAC": ("hmac-md5",),
 }
 OLD_NAMES = tuple(name for names in OLD_ALGORITHMS.values() for name in names)
+_KEY_ID = slice(5, 21)  # where a sealed record names its master key, in whatever suite
 FINAL: frozenset[Status] = frozenset({"succeeded", "unchanged", "failed", "cancelled"})
 
 
@@ -97,6 +99,12 @@ class Sealed:
     """A secret as it is stored: one record that says itself how it was sealed (layout: controller/kms/envelope.py)."""
 
     record: bytes = field(repr=False)
+
+    @property
+    def master_key_id(self) -> str | None:
+        """The id of the customer master key that it is sealed under, as it says itself; None where it is no such record."""
+        head = self.record[_KEY_ID]
+        return str(uuid.UUID(bytes=head)) if len(head) == 16 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +203,7 @@ class KeyPair:
     fingerprint_md5: str  # aa:bb:...
     created_at: datetime
     version: int = 1  # of the private half
+    master_key_id: str | None = None  # the customer master key that its private half is sealed under, where it is in custody
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +217,18 @@ class Binding:
     closed_password_login: bool
     task_id: str
     created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class BoundKey:
+    """A binding in the light of who could still get in: by name of the server, and whether the private half can be opened."""
+
+    server: str
+    login: str
+    keypair_id: str
+    proof: str
+    in_custody: bool
+    password_login: PasswordLogin  # of the server, as last seen
 
 
 @dataclass(frozen=True, slots=True)

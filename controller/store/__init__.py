@@ -1,5 +1,6 @@
 """The verbs, by noun. Each is one transaction; each may be called from any thread, and by several processes at once."""
 
+from controller.store.custody import Custody
 from controller.store.events import Events
 from controller.store.keypairs import Keypairs
 from controller.store.masterkeys import MasterKeys
@@ -9,7 +10,7 @@ from controller.store.tasks import Tasks
 __all__ = ["Store"]
 
 
-class Store(People, MasterKeys, Keypairs, Tasks, Events):
+class Store(People, MasterKeys, Keypairs, Custody, Tasks, Events):
     """What the controller remembers.
 
     A verb that names something which is not there raises NotFound; a name taken is AlreadyExists.

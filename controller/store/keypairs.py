@@ -1,8 +1,9 @@
 """Key pairs, their private halves sealed."""
 
+from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, or_, select
+from sqlalchemy import ColumnElement, Connection, delete, or_, select
 
 from controller.errors import AlreadyExists, Conflict, NotFound
 from controller.model import FINAL, KeyPair, Sealed
@@ -24,17 +25,18 @@ class Keypairs(Base):
         same: list[ColumnElement[bool]] = [table.c.tenant_id == keypair.tenant_id, table.c.name == keypair.name]
         if keypair.scope == "private":
             same.append(~hidden)
+        kept = replace(keypair, master_key_id=None if sealed is None else sealed.master_key_id)
         with engine.writing(self._engine) as connection:
             if one(connection, table, *same) is not None:
                 raise AlreadyExists("keypair_exists", f"{keypair.name}: there is a key pair of this name already")
-            connection.execute(table.insert().values(rows.row(keypair) | {"sealed": sealed and sealed.record}))
+            connection.execute(table.insert().values(in_custody(sealed) | rows.row(kept)))
             self._event(
                 connection,
                 keypair.tenant_id,
                 "keypair_imported" if imported else "keypair_created",
                 _told(keypair) | {"managed": keypair.managed, "user_id": keypair.owner_id},
             )
-        return keypair
+        return kept
 
     def keypairs(self, tenant_id: str, user_id: str) -> list[KeyPair]:
         """Return the key pairs that a user may see, by name: their own and the account's."""
@@ -89,17 +91,32 @@ class Keypairs(Base):
                     f"{keypair.name}: still bound to {listed}; unbind or replace it there first",
                     servers=[name for name, _ in bound],
                 )
-            open_tasks = select(tables.tasks).where(
-                tables.tasks.c.tenant_id == keypair.tenant_id, tables.tasks.c.status.not_in(FINAL)
-            )
-            for task in connection.execute(open_tasks).mappings():
-                if task["request"].get("keypair_id") == keypair.id:
-                    raise Conflict(
-                        "keypair_busy",
-                        f"{keypair.name}: task {task['id']} on {task['server_name']} works with it; wait until it has ended",
-                    )
+            refuse_while_busy(connection, keypair)
             connection.execute(delete(tables.keypairs).where(tables.keypairs.c.id == keypair_id))
             self._event(connection, keypair.tenant_id, "keypair_deleted", _told(keypair) | {"user_id": user_id})
+
+
+def in_custody(sealed: Sealed | None) -> dict[str, Any]:
+    """Return the columns that hold a private half; every change of one is a change of all."""
+    if sealed is None:
+        return {"managed": False, "sealed": None, "master_key_id": None}
+    return {"managed": True, "sealed": sealed.record, "master_key_id": sealed.master_key_id}
+
+
+def refuse_while_busy(connection: Connection, keypair: KeyPair) -> None:
+    """Conflict(keypair_busy) while a task that has not ended is about this key pair."""
+    open_tasks = select(tables.tasks).where(tables.tasks.c.tenant_id == keypair.tenant_id, tables.tasks.c.status.not_in(FINAL))
+    for task in connection.execute(open_tasks).mappings():
+        if task["request"].get("keypair_id") == keypair.id:
+            raise Conflict(
+                "keypair_busy",
+                f"{keypair.name}: task {task['id']} on {task['server_name']} works with it; wait until it has ended",
+            )
+
+
+def told(keypair: KeyPair) -> dict[str, Any]:
+    """Return what an event says of a key pair."""
+    return {"keypair_id": keypair.id, "name": keypair.name, "scope": keypair.scope, "fingerprint": keypair.fingerprint}
 
 
 def _seen_by(tenant_id: str, user_id: str) -> list[ColumnElement[bool]]:

@@ -124,6 +124,7 @@ keypairs = Table(
     Column("version", Integer, nullable=False),
     Column("created_at", Instant, nullable=False),
     Column("sealed", LargeBinary),
+    Column("master_key_id", String(36), index=True),  # as the sealed record says, to be found by it
     CheckConstraint("managed = (sealed IS NOT NULL)", name="managed_is_sealed"),
     UniqueConstraint("tenant_id", "owner_id", "name", name="keypairs_by_owner"),
     Index("keypairs_by_name", "tenant_id", "name"),

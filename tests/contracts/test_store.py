@@ -20,6 +20,7 @@ from controller.events import KINDS
 from controller.model import (
     FINAL,
     Binding,
+    BoundKey,
     Caller,
     KeyPair,
     MasterKeyVersion,
@@ -30,6 +31,7 @@ from controller.model import (
     Task,
 )
 from controller.store import Store
+from tests.controller import given
 
 START = datetime(2030, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 spawn = multiprocessing.get_context("spawn")
@@ -301,6 +303,48 @@ def test_an_unmanaged_key_pair_has_no_private_half(store: Store, who: Caller) ->
     with pytest.raises(NotFound) as refused:
         store.sealed_private(keypair.id)
     assert refused.value.code == "private_key_not_kept"
+
+
+RECORD = b"kps\x01\x01" + uuid.UUID(int=7).bytes + b"\0\0\0\1" + bytes(99)
+
+
+def test_a_key_pair_is_found_by_the_master_key_that_seals_it(store: Store, who: Caller) -> None:
+    kept = store.add_keypair(a_keypair(who), Sealed(RECORD))
+    store.add_keypair(a_keypair(who, "other"), Sealed(RECORD.replace(b"\7\0\0\0\1", b"\x08\0\0\0\1")))
+    assert store.sealed_under(str(uuid.UUID(int=7))) == [kept]
+    assert kept.master_key_id == str(uuid.UUID(int=7))
+    moved = store.move_private(kept.id, Sealed(RECORD), Sealed(RECORD.replace(b"\7\0\0\0\1", b"\x09\0\0\0\1")), who.user_id)
+    assert store.sealed_under(str(uuid.UUID(int=9))) == [moved]
+    with pytest.raises(Conflict) as refused:
+        store.move_private(kept.id, Sealed(RECORD), Sealed(RECORD), who.user_id)
+    assert refused.value.code == "keypair_changed"
+    cleared = store.clear_private(kept.id, who.user_id, lambda bound: None)
+    assert (cleared.managed, cleared.master_key_id) == (False, None)
+    assert store.sealed_under(str(uuid.UUID(int=9))) == []
+    assert store.keep_private(kept.id, Sealed(RECORD), who.user_id) == kept
+    assert [event.kind for event in store.events(who.tenant_id)][-3:] == ["keypair_moved", "keypair_cleared", "keypair_managed"]
+
+
+def test_what_is_bound_on_the_servers_of_a_key_pair_is_told_together(store: Store, who: Caller, keypair: KeyPair) -> None:
+    other = store.add_keypair(a_keypair(who, "other", managed=False), None)
+    here, there = store.add_servers([a_server(who, password_login="off"), a_server(who, "web-2")])
+    given.bind(store, a_binding(here, keypair, "deploy"))
+    given.bind(store, a_binding(here, other, proof="accepted"))
+    given.bind(store, a_binding(there, other))
+    assert set(store.standing([keypair.id])) == {
+        BoundKey("web-1", "deploy", keypair.id, "logged_in", True, "off"),
+        BoundKey("web-1", "root", other.id, "accepted", False, "off"),
+    }
+    assert store.standing([]) == []
+
+
+def test_clearing_asks_about_the_ways_in_and_changes_nothing_when_refused(store: Store, who: Caller, keypair: KeyPair) -> None:
+    def refuse(bound: object) -> None:
+        raise Conflict("only_way_in", "no")
+
+    with pytest.raises(Conflict):
+        store.clear_private(keypair.id, who.user_id, refuse)
+    assert store.keypair_by_id(keypair.id) == keypair
 
 
 OTHER = "9" * 32

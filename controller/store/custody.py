@@ -1,0 +1,100 @@
+"""Private halves in custody: taken in later, opened on record, sealed anew, destroyed."""
+
+from collections.abc import Callable, Collection, Sequence
+
+from sqlalchemy import Connection, select, update
+
+from controller.errors import Conflict, NotFound
+from controller.model import BoundKey, KeyPair, Sealed
+from controller.store import engine, rows, tables
+from controller.store.base import Base
+from controller.store.keypairs import in_custody, refuse_while_busy, told
+from controller.store.queries import keypair_row
+
+# Called with what is bound on the servers in question, inside the transaction that takes a private half away; raises to stop it.
+Check = Callable[[Sequence[BoundKey]], None]
+MOST_AT_ONCE = 500  # of the variables of one statement
+
+
+class Custody(Base):
+    """What happens to a private half between its first sealing and its end."""
+
+    def note_opening(
+        self, keypair_id: str, purpose: str, user_id: str, *, task_id: str | None = None, server_id: str | None = None
+    ) -> None:
+        """Record who has a private half opened, for what, and for which task."""
+        with engine.writing(self._engine) as connection:
+            keypair = rows.keypair(keypair_row(connection, keypair_id))
+            detail = told(keypair) | {"purpose": purpose, "user_id": user_id}
+            self._event(connection, keypair.tenant_id, "keypair_opened", detail, task_id=task_id, server_id=server_id)
+
+    def keep_private(self, keypair_id: str, sealed: Sealed, user_id: str) -> KeyPair:
+        """Take the private half of an unmanaged key pair into custody. Conflict(already_managed) where there is one."""
+        with engine.writing(self._engine) as connection:
+            found = keypair_row(connection, keypair_id)
+            if found["sealed"] is not None:
+                raise Conflict("already_managed", f"{found['name']}: its private half is in custody already")
+            return self._change(connection, keypair_id, sealed, "keypair_managed", user_id)
+
+    def clear_private(self, keypair_id: str, user_id: str, check: Check) -> KeyPair:
+        """Destroy a private half; the key pair stays, unmanaged.
+
+        NotFound(private_key_not_kept) where there is none, Conflict(keypair_busy) while a task works with it, and whatever
+        check raises.
+        """
+        with engine.writing(self._engine) as connection:
+            found = keypair_row(connection, keypair_id)
+            if found["sealed"] is None:
+                raise NotFound("private_key_not_kept", f"{found['name']}: the private half is not in custody")
+            refuse_while_busy(connection, rows.keypair(found))
+            check(self._standing(connection, [keypair_id]))
+            return self._change(connection, keypair_id, None, "keypair_cleared", user_id)
+
+    def move_private(self, keypair_id: str, before: Sealed, after: Sealed, user_id: str) -> KeyPair:
+        """Put a private half, as it is sealed under one master key, in the place of what it was under another.
+
+        Conflict(keypair_changed) where it is not the one any more that was read before.
+        """
+        with engine.writing(self._engine) as connection:
+            found = keypair_row(connection, keypair_id)
+            if found["sealed"] != before.record:
+                raise Conflict("keypair_changed", f"{found['name']}: it was changed meanwhile; try again")
+            return self._change(connection, keypair_id, after, "keypair_moved", user_id)
+
+    def sealed_under(self, key_id: str) -> list[KeyPair]:
+        """Return the key pairs whose private halves a customer master key seals, of whatever owner."""
+        query = select(tables.keypairs).where(tables.keypairs.c.master_key_id == key_id).order_by(tables.keypairs.c.name)
+        with engine.reading(self._engine) as connection:
+            return [rows.keypair(found) for found in connection.execute(query).mappings()]
+
+    def standing(self, keypair_ids: Collection[str]) -> list[BoundKey]:
+        """Return all that is bound on every server where one of these key pairs is bound."""
+        with engine.reading(self._engine) as connection:
+            return self._standing(connection, keypair_ids)
+
+    # -- steps inside a transaction
+
+    def _standing(self, connection: Connection, keypair_ids: Collection[str]) -> list[BoundKey]:
+        bindings, servers, keypairs = tables.bindings, tables.servers, tables.keypairs
+        wanted = sorted(keypair_ids)
+        where: set[str] = set()
+        for start in range(0, len(wanted), MOST_AT_ONCE):
+            some = bindings.c.keypair_id.in_(wanted[start : start + MOST_AT_ONCE])
+            where.update(connection.execute(select(bindings.c.server_id).where(some)).scalars())
+        columns = (servers.c.name, bindings.c.login, bindings.c.keypair_id, bindings.c.proof, keypairs.c.managed)
+        query = select(*columns, servers.c.password_login).select_from(bindings.join(servers).join(keypairs))
+        found: list[BoundKey] = []
+        there = sorted(where)
+        for start in range(0, len(there), MOST_AT_ONCE):
+            some = bindings.c.server_id.in_(there[start : start + MOST_AT_ONCE])
+            found += [BoundKey(*row) for row in connection.execute(query.where(some))]
+        return found
+
+    def _change(self, connection: Connection, keypair_id: str, sealed: Sealed | None, kind: str, user_id: str) -> KeyPair:
+        table = tables.keypairs
+        before = rows.keypair(keypair_row(connection, keypair_id))
+        connection.execute(update(table).where(table.c.id == keypair_id).values(in_custody(sealed)))
+        after = rows.keypair(keypair_row(connection, keypair_id))
+        keys = {"master_key_id": after.master_key_id, "before": before.master_key_id}
+        self._event(connection, after.tenant_id, kind, told(after) | keys | {"user_id": user_id})
+        return after
