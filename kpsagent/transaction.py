@@ -18,6 +18,7 @@ from .host import (
     Clock,
     Delete,
     DropJournal,
+    FindAccount,
     Limits,
     Listening,
     Lock,
@@ -239,7 +240,7 @@ def _carry_out(plan: Plan, seen: Seen, steps: Steps, story: "Dict[str, Any]", re
     if plan.remove and not plan.revoke:
         result["sessions"] = told_of((yield from sessions_of(plan, [seen.account])))
     if result["status"] == "succeeded":
-        put_back = yield from _put_back(all_steps, seen.account)
+        put_back = yield from _put_back(all_steps + steps.revoke, seen.account)
         if put_back is not None:
             # Not "removed": whatever stands there now, it is not for the record to take the new key for bound.
             return _stopped(dict(result, removed=None, remains=[put_back.message]), put_back, "partial")
@@ -448,7 +449,9 @@ def _put_back(steps: "List[Step]", account: "Any") -> "Play":
     """
     for step in _whole(steps):
         try:
-            now = (yield Read(step.path, account if step.login is not None else None)).text
+            whose = account if step.login in (None, account.name) else (yield FindAccount(step.login))
+            # With the rights of the login whose file it is, or not at all.
+            now = step.after if whose is None else (yield Read(step.path, whose if step.login is not None else None)).text
         except Exception:
             now = step.after  # it was proved, and nothing else is seen now
         if now != step.after and not _holds(step, now or ""):
