@@ -4,6 +4,7 @@ import base64
 import hashlib
 import secrets
 import uuid
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -16,7 +17,7 @@ from controller.kms.envelope import Context
 from controller.kms.root import KEY_BYTES, NONCE_BYTES, TAG_BYTES, FileRootKey, RootKey
 from controller.model import KeyPair, MasterKeyVersion, Sealed, Secret, now
 
-__all__ = ["DEFAULT_ALIAS", "Context", "FileRootKey", "Kms", "RootKey"]
+__all__ = ["DEFAULT_ALIAS", "Context", "FileRootKey", "Kms", "RootKey", "master_key_bond", "open_master"]
 
 DEFAULT_ALIAS = "kps/default"
 
@@ -32,9 +33,11 @@ class MasterKeys(Protocol):
 class Kms:
     """Seals secrets and opens them again."""
 
-    def __init__(self, store: MasterKeys, root: RootKey) -> None:
+    def __init__(self, store: MasterKeys, root: RootKey, *former: RootKey) -> None:
+        """root: wraps every new master key. former: what older ones may still be wrapped with."""
         self._store = store
         self._root = root
+        self._roots = (root, *former)
 
     def seal(self, tenant_id: str, secret: Secret, context: Context, *, alias: str = DEFAULT_ALIAS) -> Sealed:
         """Return the secret sealed for exactly this context, under the tenant's master key of this alias.
@@ -107,25 +110,32 @@ class Kms:
     def _new(self, tenant_id: str, alias: str) -> MasterKeyVersion:
         key_id, version = str(uuid.uuid4()), 1
         key = Secret(bytearray(secrets.token_bytes(KEY_BYTES)))
-        wrapped = self._root.wrap(key, _master_key_bond(tenant_id, key_id, version))
+        wrapped = self._root.wrap(key, master_key_bond(tenant_id, key_id, version))
         key.wipe()
         return MasterKeyVersion(key_id, tenant_id, alias, version, wrapped, self._root.check_value, now())
 
     def _open_master(self, master: MasterKeyVersion) -> Secret:
-        if master.root_check != self._root.check_value:
-            raise Unavailable(
-                "root_key_wrong",
-                f"this root key (check value {self._root.check_value}) is not the one that the master keys are wrapped "
-                f"with ({master.root_check}); put that one back",
-            )
-        try:
-            return self._root.unwrap(master.wrapped, _master_key_bond(master.tenant_id, master.key_id, master.version))
-        except Damaged as error:
-            message = f"version {master.version} of master key {master.key_id} was changed; restore a backup"
-            raise Damaged("master_key_damaged", message) from error
+        return open_master(master, self._roots)
 
 
-def _master_key_bond(tenant_id: str, key_id: str, version: int) -> bytes:
+def open_master(master: MasterKeyVersion, roots: Sequence[RootKey]) -> Secret:
+    """Return a master key, opened by the root key that wrapped it. Unavailable(root_key_wrong), Damaged(master_key_damaged)."""
+    root = next((root for root in roots if root.check_value == master.root_check), None)
+    if root is None:
+        raise Unavailable(
+            "root_key_wrong",
+            f"this root key (check value {roots[0].check_value}) is not the one that the master keys are wrapped "
+            f"with ({master.root_check}); put that one back",
+        )
+    try:
+        return root.unwrap(master.wrapped, master_key_bond(master.tenant_id, master.key_id, master.version))
+    except Damaged as error:
+        message = f"version {master.version} of master key {master.key_id} was changed; restore a backup"
+        raise Damaged("master_key_damaged", message) from error
+
+
+def master_key_bond(tenant_id: str, key_id: str, version: int) -> bytes:
+    """Return what a wrapped master key is bound to."""
     return envelope.bound_to("kps master key", tenant_id, key_id, version)
 
 

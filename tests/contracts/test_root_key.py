@@ -1,4 +1,4 @@
-"""What every root key does, wherever it lives. The file is the first."""
+"""What every root key does, wherever it lives: in a file, in a token, in a cloud's key service."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,17 +6,18 @@ from pathlib import Path
 import pytest
 
 from controller.errors import Damaged
-from controller.kms import FileRootKey, RootKey
+from controller.kms import RootKey
 from controller.model import Secret
+from tests import roots
 
 KEY = bytes(range(32))
 CONTEXT = b"kps master key of somebody"
 
 
-@pytest.fixture(params=["file"])
+@pytest.fixture(params=roots.KINDS)
 def another(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], RootKey]:
     """Return a root key by name: the same name, the same key."""
-    return {"file": lambda name: FileRootKey.make(tmp_path / name)}[request.param]
+    return lambda name: roots.root(request.param, tmp_path, name)
 
 
 @pytest.fixture

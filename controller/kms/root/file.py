@@ -1,37 +1,20 @@
-"""The root key: the one secret that everything else hangs on. A port; here the file it can live in."""
+"""file: the root key in a file."""
 
 import contextlib
 import hashlib
 import hmac
 import os
 import secrets
-import stat
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from controller.errors import Damaged, Unavailable
+from controller.kms.root import owned
+from controller.kms.root.port import KEY_BYTES, NONCE_BYTES, TAG_BYTES
 from controller.model import Secret
-
-KEY_BYTES = 32
-NONCE_BYTES = 12
-TAG_BYTES = 16
-
-
-class RootKey(Protocol):
-    """Wraps the customer master keys. Every implementation runs tests/contracts/test_root_key.py."""
-
-    @property
-    def check_value(self) -> str:
-        """What tells one root key from another, and nothing else about it."""
-
-    def wrap(self, key: Secret, context: bytes) -> bytes:
-        """Return the key wrapped for this context; it says itself how."""
-
-    def unwrap(self, wrapped: bytes, context: bytes) -> Secret:
-        """Return what was wrapped for this context. Damaged(root_wrap_damaged) for everything else."""
 
 
 class FileRootKey:
@@ -100,29 +83,7 @@ class FileRootKey:
 
 
 def _read(path: Path) -> bytearray:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError as error:
-        message = f"{path}: there is no root key; put it back from its backup: no other opens what is stored"
-        raise Unavailable("root_key_missing", message) from error
-    except OSError as error:
-        message = f"{path}: {error.strerror}; the root key is a file of its own, readable by its owner"
-        raise Unavailable("root_key_exposed", message) from error
-    try:
-        found = os.fstat(descriptor)
-        mode = stat.S_IMODE(found.st_mode)
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or mode & 0o077:
-            raise Unavailable(
-                "root_key_exposed",
-                f"{path}: mode {mode:04o}, owner {found.st_uid}; it must be a file of user {os.geteuid()}, mode 0600; "
-                "others may have read it: make a new home unless you know better",
-            )
-        if found.st_size != KEY_BYTES:
-            raise Unavailable(
-                "root_key_malformed", f"{path}: {found.st_size} bytes; a root key has {KEY_BYTES}; restore its backup"
-            )
-        key = bytearray(KEY_BYTES)
-        os.readv(descriptor, [key])
-        return key
-    finally:
-        os.close(descriptor)
+    key = owned.read(path, "root key", "root_key", KEY_BYTES)
+    if len(key) != KEY_BYTES:
+        raise Unavailable("root_key_malformed", f"{path}: {len(key)} bytes; a root key has {KEY_BYTES}; restore its backup")
+    return key
