@@ -67,7 +67,7 @@ async def opened(settings: Settings, serving: bool = False) -> AsyncIterator[Fle
             background.append(asyncio.create_task(settle(runner)))
         try:
             yield Fleet(
-                keypairs=Keypairs(store, kms, worker),
+                keypairs=Keypairs(store, kms, worker, settings.quotas),
                 servers=Servers(store, hostkeys, settings.connect_timeout_seconds, worker),
                 bindings=Bindings(store, dispatch, worker),
                 tasks=Tasks(store, dispatch, worker),

@@ -2,6 +2,14 @@
 
 KINDS: dict[str, str] = {
     "home_initialised": "the home, its first tenant and its administrator were made",
+    "tenant_created": "a tenant, its project and its administrator were made",
+    "user_created": "a user was taken in",
+    "user_changed": "a user's role, source networks, or whether they are enabled was changed",
+    "user_deleted": "a user was deleted, with their access keys",
+    "access_key_created": "a user was given an access key, perhaps in the place of another one",
+    "access_key_changed": "an access key was enabled or disabled",
+    "access_key_deleted": "an access key was deleted",
+    "quota_changed": "a quota of the tenant or of a user was set",
     "master_key_created": "a customer master key was made at its first use",
     "keypair_created": "a key pair was generated",
     "keypair_imported": "a key pair was taken in",
@@ -10,6 +18,7 @@ KINDS: dict[str, str] = {
     "keypair_managed": "the private half of a key pair was taken into custody later",
     "keypair_cleared": "the private half was destroyed; the key pair stays, unmanaged",
     "keypair_moved": "the private half was put under another customer master key, unopened",
+    "keypair_upgraded": "a private key pair became one of the account",
     "keypair_deleted": "a key pair and its private half were deleted",
     "server_added": "a server came into the inventory",
     "server_changed": "how a server is reached was changed: its jump servers, or the old algorithms that it is allowed",

@@ -12,6 +12,7 @@ KeyType = Literal[
 ]  # fmt: skip
 Scope = Literal["private", "account"]
 Role = Literal["administrator", "operator", "auditor"]
+UserKind = Literal["local", "federated", "delegated"]
 PasswordLogin = Literal["on", "off", "unknown"]
 Operation = Literal[
     "bind",
@@ -115,6 +116,70 @@ class Caller:
     project_id: str
     user_id: str
     role: Role
+    kind: UserKind = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """An account."""
+
+    id: str
+    name: str
+    projects: list[str]  # ids
+    account_keypairs_since: (
+        datetime | None
+    )  # when its first account key pair came: from then on not only administrators make them
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A person or a program in a tenant."""
+
+    id: str
+    tenant_id: str
+    name: str
+    role: Role
+    kind: UserKind = "local"
+    external_id: str | None = None  # by which the identity provider knows a federated user
+    enabled: bool = True
+    source_networks: list[str] = field(default_factory=list)  # from which they may ask; none: from everywhere
+    created_at: datetime | None = None  # not known of the first user of a home made by the first version
+
+
+@dataclass(frozen=True, slots=True)
+class AccessKey:
+    """What a user signs requests with; the secret is sealed, and not in this."""
+
+    access_key: str
+    user_id: str
+    project_id: str
+    created_at: datetime
+    enabled: bool = True
+    expires_at: datetime | None = None
+    last_used_at: datetime | None = None
+
+
+QuotaName = Literal["private_keypairs", "account_keypairs", "users"]
+
+
+@dataclass(frozen=True, slots=True)
+class Quotas:
+    """How much of what there may be, where nothing else was said: private key pairs for each user, the others for each tenant."""
+
+    private_keypairs: int
+    account_keypairs: int
+    users: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """One quota: how much is used of how much."""
+
+    name: QuotaName
+    user_id: str | None  # None: of the tenant
+    used: int
+    limit: int
+    set: bool  # by somebody; else the default
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +269,10 @@ class KeyPair:
     created_at: datetime
     version: int = 1  # of the private half
     master_key_id: str | None = None  # the customer master key that its private half is sealed under, where it is in custody
+
+    def seen_by(self, user_id: str) -> bool:
+        """Whether this user of the same tenant may know of it and use it."""
+        return self.scope == "account" or self.owner_id == user_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from controller.errors import Invalid
+from controller.model import Quotas
 
 
 class Settings(BaseSettings):
@@ -20,6 +21,10 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(default=30, ge=2, le=600)  # a task whose process is not heard for longer is interrupted
     jump_connections: int = Field(default=6, ge=1, le=100)  # at the same time, to each jump server; MaxStartups begins at 10
     concurrency: int = Field(default=32, ge=1, le=1000)  # servers worked on at the same time
+    # What holds where nobody has set a quota: of a user, and of a tenant.
+    quota_private_keypairs: int = Field(default=100, ge=0, le=1_000_000)
+    quota_account_keypairs: int = Field(default=1000, ge=0, le=1_000_000)
+    quota_users: int = Field(default=1000, ge=0, le=1_000_000)
 
     @classmethod
     def read(cls, home: Path) -> Self:
@@ -29,6 +34,11 @@ class Settings(BaseSettings):
         except ValidationError as error:
             names = dict.fromkeys(str(item["loc"][0]) for item in error.errors() if item["loc"])
             raise Invalid("setting_unusable", "; ".join(_may_be(name) for name in names)) from error
+
+    @property
+    def quotas(self) -> Quotas:
+        """How much of what there may be, where nobody has set anything."""
+        return Quotas(self.quota_private_keypairs, self.quota_account_keypairs, self.quota_users)
 
     @property
     def database(self) -> Path:

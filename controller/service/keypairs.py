@@ -4,15 +4,17 @@ import builtins
 import re
 import uuid
 from concurrent.futures import Executor
+from typing import get_args
 
 from controller import keyfiles
-from controller.errors import Invalid
+from controller.errors import Conflict, Invalid
 from controller.keyfiles import PublicKey, apart
 from controller.kms import Kms
-from controller.model import KEY_TYPES, Caller, KeyPair, KeyType, Scope, Secret, now
-from controller.service.roles import may_administer, may_change
+from controller.model import KEY_TYPES, Caller, KeyPair, KeyType, Quotas, Scope, Sealed, Secret, now
+from controller.service.roles import allow, may_be_first
 from controller.service.worker import off_loop
 from controller.store import Store
+from controller.store.keypairs import upgraded
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,255}")
 
@@ -20,10 +22,12 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,255}")
 class Keypairs:
     """The key pairs that a caller may see: their own private ones, and the account's."""
 
-    def __init__(self, store: Store, kms: Kms, executor: Executor | None = None) -> None:
+    def __init__(self, store: Store, kms: Kms, executor: Executor | None = None, quotas: Quotas | None = None) -> None:
+        """quotas: what holds where nobody has set any; None: nothing is limited."""
         self._store = store
         self._kms = kms
         self._executor = executor
+        self._quotas = quotas
 
     async def create(
         self, who: Caller, name: str, type: KeyType = "ed25519", scope: Scope = "private", managed: bool = True
@@ -36,7 +40,7 @@ class Keypairs:
         keypair = _keypair(who, name, scope, public, managed)
         try:
             given = None if managed else keyfiles.openssh_private(type, stored, name)
-            return await self._keep(keypair, stored if managed else None, imported=False), given
+            return await self._keep(who, keypair, stored if managed else None, imported=False), given
         finally:
             stored.wipe()
 
@@ -59,7 +63,7 @@ class Keypairs:
         if private_key is None:
             if public is None:
                 raise Invalid("key_missing", f"{name}: give a public key or a private key file")
-            return await self._keep(_keypair(who, name, scope, public, managed=False), None, imported=True)
+            return await self._keep(who, _keypair(who, name, scope, public, managed=False), None, imported=True)
         derived, stored = await apart.read_private(private_key, passphrase)
         try:
             if public is not None and public.blob != derived.blob:
@@ -68,7 +72,7 @@ class Keypairs:
                     f"{name}: the private key belongs to {derived.fingerprint}, the public key is {public.fingerprint}; "
                     "give two halves of one pair",
                 )
-            return await self._keep(_keypair(who, name, scope, derived, managed=True), stored, imported=True)
+            return await self._keep(who, _keypair(who, name, scope, derived, managed=True), stored, imported=True)
         finally:
             stored.wipe()
 
@@ -82,20 +86,26 @@ class Keypairs:
 
     async def export(self, who: Caller, name: str) -> Secret:
         """Return the private half as the text of an OpenSSH private key file. Recorded."""
-        may_change(who)
         return await off_loop(self._executor, self._export, who, name)
+
+    async def upgrade(self, who: Caller, name: str) -> KeyPair:
+        """Make a private key pair of the caller's one of the account: all users of the tenant use it from now on.
+
+        Its private half is sealed anew, for what it is now. Conflict(already_account); and what refuses a new account key pair.
+        """
+        return await off_loop(self._executor, self._upgrade, who, name)
 
     async def delete(self, who: Caller, name: str) -> None:
         """Delete a key pair. Conflict(already_bound) names the servers where it is still bound."""
         keypair = await self.get(who, name)
-        _check(who, name, keypair.scope)
+        allow(who, "keypair.delete", keypair.scope, name)
         await off_loop(self._executor, self._store.delete_keypair, keypair.id, who.user_id)
 
     def _export(self, who: Caller, name: str) -> Secret:
         keypair = self._store.keypair(who.tenant_id, who.user_id, name)
-        if keypair.scope == "account":
-            may_administer(who, f"{name}: exporting a key pair of the account")
-        stored = self._kms.open_private(keypair, self._store.sealed_private(keypair.id))
+        allow(who, "keypair.export", keypair.scope, name)
+        keypair, sealed = self._store.keypair_in_custody(keypair.id)
+        stored = self._kms.open_private(keypair, sealed)
         try:
             # First on record, then given: an export that nobody knows of is worse than one that did not come through.
             self._store.note_export(keypair.id, who.user_id)
@@ -103,10 +113,27 @@ class Keypairs:
         finally:
             stored.wipe()
 
-    async def _keep(self, keypair: KeyPair, stored: Secret | None, *, imported: bool) -> KeyPair:
+    def _upgrade(self, who: Caller, name: str) -> KeyPair:
+        keypair = self._store.keypair(who.tenant_id, who.user_id, name)
+        allow(who, "keypair.upgrade", "account", name)
+        if keypair.scope == "account":
+            raise Conflict("already_account", f"{name}: it is a key pair of the account already", keypair=name)
+        sealed: Sealed | None = None
+        if keypair.managed:
+            keypair, sealed = self._store.keypair_in_custody(keypair.id)
+            stored = self._kms.open_private(keypair, sealed)
+            try:
+                sealed = self._kms.seal_private(upgraded(keypair), stored)
+            finally:
+                stored.wipe()
+        return self._store.upgrade_keypair(keypair, sealed, may_be_first=may_be_first(who), defaults=self._quotas)
+
+    async def _keep(self, who: Caller, keypair: KeyPair, stored: Secret | None, *, imported: bool) -> KeyPair:
         def keep() -> KeyPair:
             sealed = None if stored is None else self._kms.seal_private(keypair, stored)
-            return self._store.add_keypair(keypair, sealed, imported=imported)
+            return self._store.add_keypair(
+                keypair, sealed, imported=imported, may_be_first=may_be_first(who), defaults=self._quotas
+            )
 
         return await off_loop(self._executor, keep)
 
@@ -114,12 +141,9 @@ class Keypairs:
 def _check(who: Caller, name: str, scope: Scope) -> None:
     if not _NAME.fullmatch(name):
         raise Invalid("name_unusable", f"{name!r}: a key pair's name is 1 to 255 letters, digits, _ and -")
-    if scope == "account":
-        may_administer(who, f"{name}: a key pair of the account")
-    elif scope == "private":
-        may_change(who)
-    else:
+    if scope not in get_args(Scope):
         raise Invalid("scope_unknown", f"{scope}: a scope is private or account")
+    allow(who, "keypair.create", scope, name)
 
 
 def _keypair(who: Caller, name: str, scope: Scope, public: PublicKey, managed: bool) -> KeyPair:

@@ -1,16 +1,18 @@
 """The verbs, by noun. Each is one transaction; each may be called from any thread, and by several processes at once."""
 
+from controller.store.accesskeys import AccessKeys
 from controller.store.custody import Custody
 from controller.store.events import Events
 from controller.store.keypairs import Keypairs
 from controller.store.masterkeys import MasterKeys
 from controller.store.people import People
+from controller.store.quotas import QuotaTable
 from controller.store.tasks import Tasks
 
 __all__ = ["Store"]
 
 
-class Store(People, MasterKeys, Keypairs, Custody, Tasks, Events):
+class Store(People, AccessKeys, QuotaTable, MasterKeys, Keypairs, Custody, Tasks, Events):
     """What the controller remembers.
 
     A verb that names something which is not there raises NotFound; a name taken is AlreadyExists.

@@ -3,40 +3,69 @@
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, or_, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, delete, or_, select, update
 
-from controller.errors import AlreadyExists, Conflict, NotFound
-from controller.model import FINAL, KeyPair, Sealed
+from controller.errors import AlreadyExists, Conflict, NotAllowed, NotFound
+from controller.model import FINAL, KeyPair, Quotas, Sealed
 from controller.store import engine, rows, tables
 from controller.store.base import Base
 from controller.store.queries import keypair_row, one
+from controller.store.quotas import check_quota
 
 
 class Keypairs(Base):
     """The key pairs of all tenants, and who sees which."""
 
-    def add_keypair(self, keypair: KeyPair, sealed: Sealed | None, *, imported: bool = False) -> KeyPair:
+    def add_keypair(
+        self,
+        keypair: KeyPair,
+        sealed: Sealed | None,
+        *,
+        imported: bool = False,
+        may_be_first: bool = True,
+        defaults: Quotas | None = None,
+    ) -> KeyPair:
         """Keep a key pair, its private half sealed.
 
-        A name is one key pair to everyone who may see it: no private one is called like one of the account.
+        A name is one key pair to everyone who may see it: no private one is called like one of the account. may_be_first: whether
+        it may be the first one of the account. Refused: keypair_exists, keypair_name_taken (by another user's private key
+        pair), first_account_keypair, quota_exceeded.
         """
-        table = tables.keypairs
-        hidden = (table.c.scope == "private") & (table.c.owner_id != keypair.owner_id)
-        same: list[ColumnElement[bool]] = [table.c.tenant_id == keypair.tenant_id, table.c.name == keypair.name]
-        if keypair.scope == "private":
-            same.append(~hidden)
         kept = replace(keypair, master_key_id=None if sealed is None else sealed.master_key_id)
         with engine.writing(self._engine) as connection:
-            if one(connection, table, *same) is not None:
-                raise AlreadyExists("keypair_exists", f"{keypair.name}: there is a key pair of this name already")
-            connection.execute(table.insert().values(in_custody(sealed) | rows.row(kept)))
+            self._take_place(connection, keypair, may_be_first=may_be_first, defaults=defaults)
+            connection.execute(tables.keypairs.insert().values(in_custody(sealed) | rows.row(kept)))
             self._event(
                 connection,
                 keypair.tenant_id,
                 "keypair_imported" if imported else "keypair_created",
-                _told(keypair) | {"managed": keypair.managed, "user_id": keypair.owner_id},
+                told(keypair) | {"managed": keypair.managed, "user_id": keypair.owner_id},
             )
         return kept
+
+    def upgrade_keypair(
+        self,
+        before: KeyPair,
+        sealed: Sealed | None,
+        *,
+        may_be_first: bool = True,
+        defaults: Quotas | None = None,
+    ) -> KeyPair:
+        """Make a private key pair one of the account. before: as it was read; sealed: its private half, for what it becomes.
+
+        Refused as in add_keypair, and Conflict(keypair_changed) where it is not what was read any more.
+        """
+        table = tables.keypairs
+        after = replace(upgraded(before), master_key_id=None if sealed is None else sealed.master_key_id)
+        with engine.writing(self._engine) as connection:
+            if rows.keypair(keypair_row(connection, before.id)) != before:
+                raise Conflict("keypair_changed", f"{before.name}: it was changed meanwhile; try again")
+            self._take_place(connection, after, may_be_first=may_be_first, defaults=defaults)
+            values = {"scope": after.scope, "version": after.version} | in_custody(sealed)
+            connection.execute(update(table).where(table.c.id == before.id).values(values))
+            detail = told(after) | {"version": after.version, "user_id": before.owner_id}
+            self._event(connection, after.tenant_id, "keypair_upgraded", detail)
+        return after
 
     def keypairs(self, tenant_id: str, user_id: str) -> list[KeyPair]:
         """Return the key pairs that a user may see, by name: their own and the account's."""
@@ -57,19 +86,22 @@ class Keypairs(Base):
         with engine.reading(self._engine) as connection:
             return rows.keypair(keypair_row(connection, keypair_id))
 
+    def keypair_in_custody(self, keypair_id: str) -> tuple[KeyPair, Sealed]:
+        """Return a key pair with its sealed private half, as they belong together. Errors: as sealed_private()."""
+        with engine.reading(self._engine) as connection:
+            found = keypair_row(connection, keypair_id)
+        return rows.keypair(found), _sealed(found)
+
     def sealed_private(self, keypair_id: str) -> Sealed:
         """Return the sealed private half. NotFound(private_key_not_kept) for an unmanaged key pair."""
         with engine.reading(self._engine) as connection:
-            found = keypair_row(connection, keypair_id)
-        if found["sealed"] is None:
-            raise NotFound("private_key_not_kept", f"{found['name']}: the private half is not in custody")
-        return Sealed(found["sealed"])
+            return _sealed(keypair_row(connection, keypair_id))
 
     def note_export(self, keypair_id: str, user_id: str) -> None:
         """Record who was given the private half."""
         with engine.writing(self._engine) as connection:
             keypair = rows.keypair(keypair_row(connection, keypair_id))
-            self._event(connection, keypair.tenant_id, "keypair_exported", _told(keypair) | {"user_id": user_id})
+            self._event(connection, keypair.tenant_id, "keypair_exported", told(keypair) | {"user_id": user_id})
 
     def delete_keypair(self, keypair_id: str, user_id: str) -> None:
         """Delete a key pair and its private half; Conflict(already_bound) names the servers where it is bound.
@@ -93,7 +125,35 @@ class Keypairs(Base):
                 )
             refuse_while_busy(connection, keypair)
             connection.execute(delete(tables.keypairs).where(tables.keypairs.c.id == keypair_id))
-            self._event(connection, keypair.tenant_id, "keypair_deleted", _told(keypair) | {"user_id": user_id})
+            self._event(connection, keypair.tenant_id, "keypair_deleted", told(keypair) | {"user_id": user_id})
+
+    # -- steps inside a transaction
+
+    def _take_place(self, connection: Connection, keypair: KeyPair, *, may_be_first: bool, defaults: Quotas | None) -> None:
+        """Refuse what would take a name or a place that is not free, and what may not be the first."""
+        table = tables.keypairs
+        same = [table.c.tenant_id == keypair.tenant_id, table.c.name == keypair.name, table.c.id != keypair.id]
+        if one(connection, table, *same, _seen(keypair.owner_id)) is not None:
+            raise AlreadyExists("keypair_exists", f"{keypair.name}: there is a key pair of this name already")
+        if keypair.scope == "private":
+            check_quota(connection, "private_keypairs", keypair.tenant_id, keypair.owner_id, defaults, keypair.name)
+            return
+        if one(connection, table, *same) is not None:
+            raise AlreadyExists(
+                "keypair_name_taken",
+                f"{keypair.name}: another user has a private key pair of this name, and would see two; take another name",
+            )
+        tenants, here = tables.tenants, tables.tenants.c.id == keypair.tenant_id
+        tenant = one(connection, tenants, here)
+        if tenant is not None and tenant["account_keypairs_since"] is None:
+            if not may_be_first:
+                raise NotAllowed(
+                    "first_account_keypair",
+                    f"{keypair.name}: the tenant has no account key pair yet, and the first one is an administrator's to make or "
+                    "to upgrade; after that operators may",
+                )
+            connection.execute(update(tenants).where(here).values(account_keypairs_since=self._now()))
+        check_quota(connection, "account_keypairs", keypair.tenant_id, keypair.owner_id, defaults, keypair.name)
 
 
 def in_custody(sealed: Sealed | None) -> dict[str, Any]:
@@ -116,13 +176,31 @@ def refuse_while_busy(connection: Connection, keypair: KeyPair) -> None:
 
 def told(keypair: KeyPair) -> dict[str, Any]:
     """Return what an event says of a key pair."""
-    return {"keypair_id": keypair.id, "name": keypair.name, "scope": keypair.scope, "fingerprint": keypair.fingerprint}
+    return {
+        "keypair_id": keypair.id,
+        "name": keypair.name,
+        "scope": keypair.scope,
+        "owner_id": keypair.owner_id,
+        "fingerprint": keypair.fingerprint,
+    }
+
+
+def upgraded(keypair: KeyPair) -> KeyPair:
+    """Return what a private key pair is as one of the account: its private half is sealed for this."""
+    return replace(keypair, scope="account", version=keypair.version + 1)
+
+
+def _sealed(found: RowMapping) -> Sealed:
+    if found["sealed"] is None:
+        raise NotFound("private_key_not_kept", f"{found['name']}: the private half is not in custody")
+    return Sealed(found["sealed"])
 
 
 def _seen_by(tenant_id: str, user_id: str) -> list[ColumnElement[bool]]:
+    return [tables.keypairs.c.tenant_id == tenant_id, _seen(user_id)]
+
+
+def _seen(user_id: str) -> ColumnElement[bool]:
+    """In SQL what KeyPair.seen_by says."""
     table = tables.keypairs
-    return [table.c.tenant_id == tenant_id, or_(table.c.scope == "account", table.c.owner_id == user_id)]
-
-
-def _told(keypair: KeyPair) -> dict[str, Any]:
-    return {"keypair_id": keypair.id, "name": keypair.name, "scope": keypair.scope, "fingerprint": keypair.fingerprint}
+    return or_(table.c.scope == "account", table.c.owner_id == user_id)

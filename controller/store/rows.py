@@ -5,10 +5,10 @@ from typing import Any
 
 from sqlalchemy import RowMapping
 
-from controller.model import Binding, Event, KeyPair, MasterKeyVersion, Server, Task
+from controller.model import AccessKey, Binding, Event, KeyPair, MasterKeyVersion, Server, Task, User
 
 
-def row(value: Server | KeyPair | Binding | Task | MasterKeyVersion) -> dict[str, Any]:
+def row(value: Server | KeyPair | Binding | Task | MasterKeyVersion | User | AccessKey) -> dict[str, Any]:
     """Return the columns of a value; they are its fields."""
     return {field.name: getattr(value, field.name) for field in fields(value)}
 
@@ -35,3 +35,11 @@ def event(found: RowMapping) -> Event:
 
 def master_key_version(found: RowMapping) -> MasterKeyVersion:
     return MasterKeyVersion(**found)
+
+
+def user(found: RowMapping) -> User:
+    return User(**{field.name: found[field.name] for field in fields(User)})
+
+
+def access_key(found: RowMapping) -> AccessKey:
+    return AccessKey(**{field.name: found[field.name] for field in fields(AccessKey)})

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     text,
+    true,
 )
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
@@ -44,6 +45,7 @@ tenants = Table(
     "tenants", metadata,
     Column("id", String(32), primary_key=True),
     Column("name", Text, nullable=False),
+    Column("account_keypairs_since", Instant),
 )  # fmt: skip
 
 projects = Table(
@@ -58,7 +60,14 @@ users = Table(
     Column("tenant_id", ForeignKey("tenants.id"), nullable=False),
     Column("name", Text, nullable=False),
     Column("role", Text, nullable=False),
+    Column("kind", Text, nullable=False, server_default="local"),
+    Column("external_id", Text),
+    Column("enabled", Boolean, nullable=False, server_default=true()),
+    Column("source_networks", JSON, nullable=False, server_default="[]"),
+    Column("created_at", Instant),
+    Column("deleted_at", Instant),  # the row stays: what they did, and what they made for the account, goes on naming them
     UniqueConstraint("tenant_id", "name", name="users_by_name"),
+    Index("users_by_external_id", "tenant_id", "external_id", unique=True),
 )  # fmt: skip
 
 access_keys = Table(
@@ -68,13 +77,26 @@ access_keys = Table(
     Column("project_id", ForeignKey("projects.id"), nullable=False),
     Column("sealed", LargeBinary, nullable=False),
     Column("created_at", Instant, nullable=False),
+    Column("enabled", Boolean, nullable=False, server_default=true()),
+    Column("expires_at", Instant),
+    Column("last_used_at", Instant),
+)  # fmt: skip
+
+# What was set by somebody; where there is no row the default holds. user_id "": of the tenant, or of each of its users.
+quotas = Table(
+    "quotas", metadata,
+    Column("tenant_id", ForeignKey("tenants.id"), primary_key=True),
+    Column("user_id", String(32), primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("most", Integer, nullable=False),
 )  # fmt: skip
 
 # At most one row: whose home this is.
 home = Table(
     "home", metadata,
     Column("one", Integer, CheckConstraint("one = 1", name="home_is_one"), primary_key=True),
-    Column("access_key", ForeignKey("access_keys.access_key"), nullable=False),
+    Column("user_id", ForeignKey("users.id"), nullable=False),
+    Column("project_id", ForeignKey("projects.id"), nullable=False),
 )  # fmt: skip
 
 master_keys = Table(

@@ -353,7 +353,7 @@ OTHER = "9" * 32
 def add_user(url: str, who: Caller) -> None:
     path = url.removeprefix("sqlite:///")
     connection = sqlite3.connect(path)
-    connection.execute("INSERT INTO users VALUES (?, ?, 'other', 'operator')", (OTHER, who.tenant_id))
+    connection.execute("INSERT INTO users (id, tenant_id, name, role) VALUES (?, ?, 'other', 'operator')", (OTHER, who.tenant_id))
     connection.commit()
     connection.close()
 

@@ -47,6 +47,8 @@ def other(who: Caller, settings: Settings) -> Caller:
     """Another user of the same tenant: an operator."""
     user = replace(who, user_id="9" * 32, role="operator")
     with sqlite3.connect(settings.database) as connection:
-        connection.execute("INSERT INTO users VALUES (?, ?, 'other', 'operator')", (user.user_id, user.tenant_id))
+        connection.execute(
+            "INSERT INTO users (id, tenant_id, name, role) VALUES (?, ?, 'other', 'operator')", (user.user_id, user.tenant_id)
+        )
     connection.close()
     return user
