@@ -68,6 +68,13 @@ CAUSES: dict[str, Cause] = {
         f"Put the root key back from its backup (the message names its check value), start kps serve again, then {_RETRY}.",
         True,
     ),
+    "master_key_unusable": Cause(
+        "The customer master key under which the private half is sealed is disabled, waits for its deletion or its material, or "
+        "was destroyed.",
+        f"Enable the master key again (kps kms key show KEY says how it stands), then {_RETRY}. Where it was destroyed: bind or "
+        "replace with another key pair, and give a password (--password-stdin) or a key (--identity) to get in.",
+        True,
+    ),
     "prompt_not_password": Cause(
         "The server asks for something that is not the login's password: a one-time code, a new password, or what nobody can "
         "tell. No secret was given as an answer to that.",

@@ -17,7 +17,7 @@ from controller.transport.offer import Held, Offer
 from kpsagent.errors import Failed, Refused
 
 # After one of these another way in may still work; after anything else it would meet the same.
-_NOTHING_SENT = ("password_refused", "custody_damaged", "root_key_missing")
+_NOTHING_SENT = ("password_refused", "custody_damaged", "root_key_missing", "master_key_unusable")
 _NEXT_WAY = ("wrong_password", "key_refused", "key_mismatch", *_NOTHING_SENT)
 _MOST_FAILED_LOGINS = 2  # OpenSSH 9.8 and later slow down an address that fails more often
 _MOST_OF_A_CHECK = 3  # which nothing comes after that the address would have to wait for

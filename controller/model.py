@@ -360,14 +360,77 @@ class Event:
     at: datetime
 
 
+KeySpec = Literal[
+    "AES_256", "HMAC_256", "HMAC_384", "HMAC_512", "HMAC_SM3", "RSA_2048", "RSA_3072", "RSA_4096", "EC_P256", "EC_P384",
+]  # fmt: skip
+KeyUsage = Literal["ENCRYPT_DECRYPT", "SIGN_VERIFY", "GENERATE_VERIFY_MAC"]
+KeyOrigin = Literal["kms", "external"]  # whose randomness the material is: ours, or somebody's who brought it
+MasterKeyState = Literal["enabled", "disabled", "pending_deletion", "pending_import", "destroyed"]
+
+
+@dataclass(frozen=True, slots=True)
+class MasterKey:
+    """A customer master key without its material (rules: controller/kms/keys.py)."""
+
+    id: str
+    tenant_id: str
+    alias: str
+    created_at: datetime
+    spec: KeySpec = "AES_256"
+    usage: KeyUsage = "ENCRYPT_DECRYPT"
+    origin: KeyOrigin = "kms"
+    state: MasterKeyState = "enabled"
+    default: bool = False  # made by the service at its first use, never by hand
+    description: str = ""
+    version: int = 1  # the newest; 0 before the first material came
+    public_key: bytes | None = None  # SubjectPublicKeyInfo in DER
+    deletes_at: datetime | None = None  # when a key pending deletion is destroyed
+    rotates_every: int | None = None  # days; None: it is not rotated by itself
+    rotation_days: int = 365  # what was last asked for, also while rotation is off
+    rotation_from: datetime | None = None  # what the days are counted from
+    rotated_at: datetime | None = None
+    rotations: int = 0
+    material_expires_at: datetime | None = None  # of imported material
+    material_digest: bytes | None = field(default=None, repr=False)  # keyed; by which imported material is known again
+
+
 @dataclass(frozen=True, slots=True)
 class MasterKeyVersion:
-    """One version of a customer master key, wrapped by the root key."""
+    """The material of one version of a customer master key, wrapped by the root key.
+
+    The root key only ever wraps 32 bytes: the material itself of an AES key, else a key that seals the material.
+    """
 
     key_id: str
     tenant_id: str
-    alias: str
     version: int
     wrapped: bytes = field(repr=False)
     root_check: str  # key check value of the root key that wrapped it
     created_at: datetime
+    sealed: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Leave for somebody to do something with one customer master key, whatever their role."""
+
+    id: str
+    key_id: str
+    tenant_id: str
+    grantee: str  # a user's id, or the tenant's for all its users
+    operations: list[str]
+    issuer: str
+    created_at: datetime
+    name: str = ""
+    retiring: str | None = None  # who else may retire it
+
+
+@dataclass(frozen=True, slots=True)
+class KeyAlias:
+    """A further name of a customer master key, which can be moved to another one."""
+
+    tenant_id: str
+    alias: str  # begins with "alias/"
+    key_id: str
+    created_at: datetime
+    updated_at: datetime

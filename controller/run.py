@@ -17,7 +17,7 @@ from passlib.hash import sha512_crypt
 from controller import causes, diagnosis, keyfiles, order
 from controller.causes import CAUSES
 from controller.entrance import Entrance, Inside
-from controller.errors import Damaged, NotFound, Problem, Unavailable
+from controller.errors import Conflict, Damaged, NotFound, Problem, Unavailable
 from controller.keyfiles import apart, certificate
 from controller.kms import Kms
 from controller.model import (
@@ -350,14 +350,15 @@ class _Job:
     async def _private(self, keypair: KeyPair) -> asyncssh.SSHKey:
         """Return the private half from custody, opened once for this task.
 
-        NotConnected custody_damaged or root_key_missing: nothing gets in with it, but another way may.
+        NotConnected custody_damaged, root_key_missing or master_key_unusable: nothing gets in with it, but another way may.
         """
         if keypair.id not in self.opened:
             sealed = await self.runner.off(self.store.sealed_private, keypair.id)
             try:
                 stored = await self.runner.off(self.runner._kms.open_private, keypair, sealed)
-            except (Damaged, Unavailable) as problem:
-                cause = "custody_damaged" if isinstance(problem, Damaged) else "root_key_missing"
+            except (Conflict, Damaged, Unavailable) as problem:
+                unusable = "master_key_unusable" if isinstance(problem, Conflict) else "root_key_missing"
+                cause = "custody_damaged" if isinstance(problem, Damaged) else unusable
                 message = f"{self.server.name}: {problem.message}"
                 raise NotConnected(cause, message, keypair=keypair.name, custody=problem.code) from problem
             try:

@@ -4,49 +4,57 @@ import base64
 import hashlib
 import secrets
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from controller.errors import Damaged, Unavailable
-from controller.kms import envelope
+from controller.errors import Conflict, Damaged, NotFound, Unavailable
+from controller.kms import envelope, keys
 from controller.kms.envelope import Context
+from controller.kms.keys import DEFAULT_ALIAS, DEFAULT_ALIASES
 from controller.kms.root import KEY_BYTES, NONCE_BYTES, TAG_BYTES, FileRootKey, RootKey
-from controller.model import KeyPair, MasterKeyVersion, Sealed, Secret, now
+from controller.model import KeyPair, MasterKey, MasterKeyVersion, Sealed, Secret, now
 
-__all__ = ["DEFAULT_ALIAS", "Context", "FileRootKey", "Kms", "RootKey", "master_key_bond", "open_master"]
-
-DEFAULT_ALIAS = "kps/default"
+__all__ = ["DEFAULT_ALIAS", "DEFAULT_ALIASES", "Context", "FileRootKey", "Kms", "RootKey", "master_key_bond", "open_master"]
 
 
 class MasterKeys(Protocol):
     """Where the wrapped master keys are kept: the store."""
 
-    def master_key(self, tenant_id: str, alias: str) -> MasterKeyVersion | None: ...
+    def master_key(self, tenant_id: str, name: str) -> MasterKey | None: ...
+    def master_key_by_id(self, key_id: str) -> MasterKey | None: ...
     def master_key_version(self, key_id: str, version: int) -> MasterKeyVersion | None: ...
-    def add_master_key(self, made: MasterKeyVersion) -> MasterKeyVersion: ...
+    def add_default_key(self, made: MasterKey, version: MasterKeyVersion) -> MasterKey: ...
 
 
 class Kms:
     """Seals secrets and opens them again."""
 
-    def __init__(self, store: MasterKeys, root: RootKey, *former: RootKey) -> None:
+    def __init__(self, store: MasterKeys, root: RootKey, *former: RootKey, clock: Callable[[], datetime] = now) -> None:
         """root: wraps every new master key. former: what older ones may still be wrapped with."""
         self._store = store
         self._root = root
         self._roots = (root, *former)
+        self._now = clock
+
+    # -- secrets in custody
 
     def seal(self, tenant_id: str, secret: Secret, context: Context, *, alias: str = DEFAULT_ALIAS) -> Sealed:
-        """Return the secret sealed for exactly this context, under the tenant's master key of this alias.
+        """Return the secret sealed for exactly this context, under the tenant's master key of this alias or id.
 
-        The context is not in the record (a digest of it is), and has to be given again to open it. The default master key is
-        made at its first use.
+        The context is not in the record (a digest of it is), and has to be given again to open it. A default master key is
+        made at its first use; any other must be there (NotFound, master_key_not_found), be enabled (Conflict, by its state)
+        and seal data keys (Invalid: asymmetric_key_not_possible, mac_key_not_possible).
         """
-        master = self._store.master_key(tenant_id, alias) or self._store.add_master_key(self._new(tenant_id, alias))
-        opened = self._open_master(master)
+        key = self.key(tenant_id, alias)
+        keys.for_data_keys(key)
+        keys.refuse_unless_enabled(key, self._now())
+        master = self.version(key)
+        opened = self.material(key, master)
         data_key = Secret(bytearray(secrets.token_bytes(KEY_BYTES)))
         wrapped_nonce, nonce = secrets.token_bytes(NONCE_BYTES), secrets.token_bytes(NONCE_BYTES)
         ciphertext = AESGCM(data_key.view()).encrypt(nonce, secret.view(), context.bond())
@@ -64,9 +72,13 @@ class Kms:
 
         Damaged says what does not fit: record_unreadable, record_length_wrong, master_key_unknown, master_key_damaged,
         data_key_damaged (or what the record says of itself), sealed_for_another, secret_version_old, secret_version_wrong,
-        facts_changed, secret_damaged. Unavailable(root_key_wrong): another root key.
+        facts_changed, secret_damaged. Unavailable(root_key_wrong): another root key. Conflict, by the state of the master key:
+        master_key_disabled, master_key_pending_deletion, master_key_without_material, master_key_destroyed.
         """
         record = envelope.record(sealed)
+        key = self._store.master_key_by_id(record.master_key_id)
+        if key is not None:
+            keys.refuse_unless_enabled(key, self._now())
         master = self._store.master_key_version(record.master_key_id, record.master_key_version)
         if master is None:
             raise Damaged(
@@ -103,16 +115,71 @@ class Kms:
         """Return the private half of a key pair in its stored form (controller/keyfiles); as open(), and names the key pair."""
         try:
             return self.open(sealed, _private_key_context(keypair))
-        except (Damaged, Unavailable) as problem:
+        except (Conflict, Damaged, Unavailable) as problem:
             message = f"the private half of {keypair.name} does not open: {problem.message}"
             raise type(problem)(problem.code, message, keypair=keypair.name) from problem
 
-    def _new(self, tenant_id: str, alias: str) -> MasterKeyVersion:
-        key_id, version = str(uuid.uuid4()), 1
-        key = Secret(bytearray(secrets.token_bytes(KEY_BYTES)))
-        wrapped = self._root.wrap(key, master_key_bond(tenant_id, key_id, version))
-        key.wipe()
-        return MasterKeyVersion(key_id, tenant_id, alias, version, wrapped, self._root.check_value, now())
+    # -- master keys
+
+    def key(self, tenant_id: str, name: str = DEFAULT_ALIAS) -> MasterKey:
+        """Return the tenant's master key of this id, alias or further alias; a default one is made where it is not there.
+
+        NotFound(master_key_not_found).
+        """
+        found = self._store.master_key(tenant_id, name)
+        if found is not None:
+            return found
+        if name not in DEFAULT_ALIASES:
+            raise NotFound("master_key_not_found", f"{name}: no master key of this id or alias", key=name)
+        made = MasterKey(str(uuid.uuid4()), tenant_id, name, self._now(), default=True)
+        material = Secret(bytearray(secrets.token_bytes(KEY_BYTES)))
+        try:
+            return self._store.add_default_key(made, self.wrapped(made, material))
+        finally:
+            material.wipe()
+
+    def version(self, key: MasterKey, version: int | None = None) -> MasterKeyVersion:
+        """Return a version of a master key that is there, the newest where none is said. Damaged(master_key_unknown)."""
+        number = key.version if version is None else version
+        found = self._store.master_key_version(key.id, number)
+        if found is None:
+            raise Damaged("master_key_unknown", f"version {number} of master key {key.id} is not here; restore a backup")
+        return found
+
+    def wrapped(self, key: MasterKey, material: Secret) -> MasterKeyVersion:
+        """Return material as the newest version of a master key, wrapped for that key and version alone.
+
+        What is not the 32 bytes of an AES key is sealed under a key that is wrapped in its place.
+        """
+        direct = keys.kind(key).family == "aes"
+        wrapping = material if direct else Secret(bytearray(secrets.token_bytes(KEY_BYTES)))
+        try:
+            wrapped = self._root.wrap(wrapping, master_key_bond(key.tenant_id, key.id, key.version))
+            sealed = None
+            if not direct:
+                nonce = secrets.token_bytes(NONCE_BYTES)
+                bond = _material_bond(key, key.version)
+                sealed = nonce + AESGCM(wrapping.view()).encrypt(nonce, material.view(), bond)
+        finally:
+            if not direct:
+                wrapping.wipe()
+        return MasterKeyVersion(key.id, key.tenant_id, key.version, wrapped, self._root.check_value, self._now(), sealed)
+
+    def material(self, key: MasterKey, version: MasterKeyVersion) -> Secret:
+        """Return the material of a version, to be wiped after use. Damaged(master_key_damaged), Unavailable(root_key_wrong)."""
+        opened = self._open_master(version)
+        if version.sealed is None and keys.kind(key).family == "aes":
+            return opened
+        sealed = version.sealed or b""
+        plain = bytearray(max(0, len(sealed) - NONCE_BYTES - TAG_BYTES))
+        try:
+            nonce, body = sealed[:NONCE_BYTES], sealed[NONCE_BYTES:]
+            AESGCM(opened.view()).decrypt_into(nonce, body, _material_bond(key, version.version), plain)
+        except (InvalidTag, ValueError) as error:
+            raise _changed(version) from error
+        finally:
+            opened.wipe()
+        return Secret(plain)
 
     def _open_master(self, master: MasterKeyVersion) -> Secret:
         return open_master(master, self._roots)
@@ -130,13 +197,23 @@ def open_master(master: MasterKeyVersion, roots: Sequence[RootKey]) -> Secret:
     try:
         return root.unwrap(master.wrapped, master_key_bond(master.tenant_id, master.key_id, master.version))
     except Damaged as error:
-        message = f"version {master.version} of master key {master.key_id} was changed; restore a backup"
-        raise Damaged("master_key_damaged", message) from error
+        raise _changed(master) from error
 
 
 def master_key_bond(tenant_id: str, key_id: str, version: int) -> bytes:
     """Return what a wrapped master key is bound to."""
     return envelope.bound_to("kps master key", tenant_id, key_id, version)
+
+
+def _material_bond(key: MasterKey, version: int) -> bytes:
+    # The public half too: opening the material is what shows that it is this key's.
+    public = hashlib.sha256(key.public_key or b"").hexdigest()
+    return envelope.bound_to("kps master key material", key.tenant_id, key.id, version, key.spec, key.usage, public)
+
+
+def _changed(master: MasterKeyVersion) -> Damaged:
+    message = f"version {master.version} of master key {master.key_id} was changed; restore a backup"
+    return Damaged("master_key_damaged", message)
 
 
 def _private_key_context(keypair: KeyPair) -> Context:

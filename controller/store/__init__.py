@@ -3,6 +3,7 @@
 from controller.store.accesskeys import AccessKeys
 from controller.store.custody import Custody
 from controller.store.events import Events
+from controller.store.keybelongings import KeyBelongings
 from controller.store.keypairs import Keypairs
 from controller.store.masterkeys import MasterKeys
 from controller.store.people import People
@@ -12,7 +13,7 @@ from controller.store.tasks import Tasks
 __all__ = ["Store"]
 
 
-class Store(People, AccessKeys, QuotaTable, MasterKeys, Keypairs, Custody, Tasks, Events):
+class Store(People, AccessKeys, QuotaTable, MasterKeys, KeyBelongings, Keypairs, Custody, Tasks, Events):
     """What the controller remembers.
 
     A verb that names something which is not there raises NotFound; a name taken is AlreadyExists.

@@ -47,7 +47,7 @@ class Custody(Base):
             if found["sealed"] is None:
                 raise NotFound("private_key_not_kept", f"{found['name']}: the private half is not in custody")
             refuse_while_busy(connection, rows.keypair(found))
-            check(self._standing(connection, [keypair_id]))
+            check(standing(connection, [keypair_id]))
             return self._change(connection, keypair_id, None, "keypair_cleared", user_id)
 
     def move_private(self, keypair_id: str, before: Sealed, after: Sealed, user_id: str) -> KeyPair:
@@ -70,25 +70,9 @@ class Custody(Base):
     def standing(self, keypair_ids: Collection[str]) -> list[BoundKey]:
         """Return all that is bound on every server where one of these key pairs is bound."""
         with engine.reading(self._engine) as connection:
-            return self._standing(connection, keypair_ids)
+            return standing(connection, keypair_ids)
 
     # -- steps inside a transaction
-
-    def _standing(self, connection: Connection, keypair_ids: Collection[str]) -> list[BoundKey]:
-        bindings, servers, keypairs = tables.bindings, tables.servers, tables.keypairs
-        wanted = sorted(keypair_ids)
-        where: set[str] = set()
-        for start in range(0, len(wanted), MOST_AT_ONCE):
-            some = bindings.c.keypair_id.in_(wanted[start : start + MOST_AT_ONCE])
-            where.update(connection.execute(select(bindings.c.server_id).where(some)).scalars())
-        columns = (servers.c.name, bindings.c.login, bindings.c.keypair_id, bindings.c.proof, keypairs.c.managed)
-        query = select(*columns, servers.c.password_login).select_from(bindings.join(servers).join(keypairs))
-        found: list[BoundKey] = []
-        there = sorted(where)
-        for start in range(0, len(there), MOST_AT_ONCE):
-            some = bindings.c.server_id.in_(there[start : start + MOST_AT_ONCE])
-            found += [BoundKey(*row) for row in connection.execute(query.where(some))]
-        return found
 
     def _change(self, connection: Connection, keypair_id: str, sealed: Sealed | None, kind: str, user_id: str) -> KeyPair:
         table = tables.keypairs
@@ -98,3 +82,21 @@ class Custody(Base):
         keys = {"master_key_id": after.master_key_id, "before": before.master_key_id}
         self._event(connection, after.tenant_id, kind, told(after) | keys | {"user_id": user_id})
         return after
+
+
+def standing(connection: Connection, keypair_ids: Collection[str]) -> list[BoundKey]:
+    """Return all that is bound on every server where one of these key pairs is bound."""
+    bindings, servers, keypairs = tables.bindings, tables.servers, tables.keypairs
+    wanted = sorted(keypair_ids)
+    where: set[str] = set()
+    for start in range(0, len(wanted), MOST_AT_ONCE):
+        some = bindings.c.keypair_id.in_(wanted[start : start + MOST_AT_ONCE])
+        where.update(connection.execute(select(bindings.c.server_id).where(some)).scalars())
+    columns = (servers.c.name, bindings.c.login, bindings.c.keypair_id, bindings.c.proof, keypairs.c.managed)
+    query = select(*columns, servers.c.password_login).select_from(bindings.join(servers).join(keypairs))
+    found: list[BoundKey] = []
+    there = sorted(where)
+    for start in range(0, len(there), MOST_AT_ONCE):
+        some = bindings.c.server_id.in_(there[start : start + MOST_AT_ONCE])
+        found += [BoundKey(*row) for row in connection.execute(query.where(some))]
+    return found

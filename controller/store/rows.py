@@ -5,10 +5,24 @@ from typing import Any
 
 from sqlalchemy import RowMapping
 
-from controller.model import AccessKey, Binding, Event, KeyPair, MasterKeyVersion, Server, Task, User
+from controller.model import (
+    AccessKey,
+    Binding,
+    Event,
+    Grant,
+    KeyAlias,
+    KeyPair,
+    MasterKey,
+    MasterKeyVersion,
+    Server,
+    Task,
+    User,
+)
+
+Value = Server | KeyPair | Binding | Task | MasterKey | MasterKeyVersion | Grant | KeyAlias | User | AccessKey
 
 
-def row(value: Server | KeyPair | Binding | Task | MasterKeyVersion | User | AccessKey) -> dict[str, Any]:
+def row(value: Value) -> dict[str, Any]:
     """Return the columns of a value; they are its fields."""
     return {field.name: getattr(value, field.name) for field in fields(value)}
 
@@ -43,3 +57,15 @@ def user(found: RowMapping) -> User:
 
 def access_key(found: RowMapping) -> AccessKey:
     return AccessKey(**{field.name: found[field.name] for field in fields(AccessKey)})
+
+
+def master_key(found: RowMapping) -> MasterKey:
+    return MasterKey(**found)
+
+
+def grant(found: RowMapping) -> Grant:
+    return Grant(**found)
+
+
+def key_alias(found: RowMapping) -> KeyAlias:
+    return KeyAlias(**found)

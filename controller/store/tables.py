@@ -101,14 +101,78 @@ home = Table(
 
 master_keys = Table(
     "master_keys", metadata,
-    Column("key_id", String(36), primary_key=True),
-    Column("version", Integer, primary_key=True),
+    Column("id", String(36), primary_key=True),
     Column("tenant_id", String(32), nullable=False),  # made before its tenant is, in one go with it
     Column("alias", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("spec", Text, nullable=False),
+    Column("usage", Text, nullable=False),
+    Column("origin", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("default", Boolean, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("public_key", LargeBinary),
+    Column("deletes_at", Instant),
+    Column("rotates_every", Integer),
+    Column("rotation_days", Integer, nullable=False),
+    Column("rotation_from", Instant),
+    Column("rotated_at", Instant),
+    Column("rotations", Integer, nullable=False),
+    Column("material_expires_at", Instant),
+    Column("material_digest", LargeBinary),
+    # What is destroyed stays on record, and its name is free.
+    Index("master_keys_by_alias", "tenant_id", "alias", unique=True,
+          sqlite_where=text("state <> 'destroyed'"), postgresql_where=text("state <> 'destroyed'")),
+)  # fmt: skip
+
+master_key_versions = Table(
+    "master_key_versions", metadata,
+    Column("key_id", ForeignKey("master_keys.id"), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("tenant_id", String(32), nullable=False),
     Column("wrapped", LargeBinary, nullable=False),
     Column("root_check", Text, nullable=False),
     Column("created_at", Instant, nullable=False),
-    UniqueConstraint("tenant_id", "alias", "version", name="master_keys_by_alias"),
+    Column("sealed", LargeBinary),
+)  # fmt: skip
+
+master_key_aliases = Table(
+    "master_key_aliases", metadata,
+    Column("tenant_id", String(32), primary_key=True),
+    Column("alias", Text, primary_key=True),
+    Column("key_id", ForeignKey("master_keys.id"), nullable=False, index=True),
+    Column("created_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+)  # fmt: skip
+
+master_key_tags = Table(
+    "master_key_tags", metadata,
+    Column("key_id", ForeignKey("master_keys.id"), primary_key=True),
+    Column("tag", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)  # fmt: skip
+
+master_key_grants = Table(
+    "master_key_grants", metadata,
+    Column("id", String(64), primary_key=True),
+    Column("key_id", ForeignKey("master_keys.id"), nullable=False, index=True),
+    Column("tenant_id", String(32), nullable=False),
+    Column("grantee", String(64), nullable=False),
+    Column("operations", JSON, nullable=False),
+    Column("issuer", String(64), nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("retiring", String(64)),
+)  # fmt: skip
+
+# The private halves of the keys under which material travels here, each until its token expires.
+import_tokens = Table(
+    "import_tokens", metadata,
+    Column("digest", LargeBinary, primary_key=True),
+    Column("key_id", ForeignKey("master_keys.id"), nullable=False, index=True),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("expires_at", Instant, nullable=False),
 )  # fmt: skip
 
 servers = Table(

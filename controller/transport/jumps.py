@@ -12,7 +12,7 @@ from controller.transport.offer import Held, Offer
 # What says that the jump server does not let us in, in contrast to that it could not be reached.
 _NOT_LET_IN = (
     "wrong_password", "password_refused", "key_refused", "key_mismatch", "login_expired", "credential_needed", "custody_damaged",
-    "root_key_missing", "prompt_not_password", "agent_unusable",
+    "root_key_missing", "master_key_unusable", "prompt_not_password", "agent_unusable",
 )  # fmt: skip
 # These say already what they are, whichever server on the way they are about.
 _AS_IT_IS = ("host_key_changed", "host_key_unknown", "jump_forbids_forwarding")

@@ -23,6 +23,7 @@ from controller.model import (
     BoundKey,
     Caller,
     KeyPair,
+    MasterKey,
     MasterKeyVersion,
     Outcome,
     Sealed,
@@ -167,21 +168,19 @@ def test_migrating_again_changes_nothing(store: Store, server: Server, who: Call
 # -- master keys
 
 
-def test_of_two_first_master_keys_one_is_kept(store: Store, who: Caller) -> None:
-    first, second = (
-        MasterKeyVersion(str(uuid.uuid4()), who.tenant_id, "kps/default", 1, wrapped, "check", START)
-        for wrapped in (b"first", b"second")
-    )
+def a_version(key: MasterKey, wrapped: bytes = b"wrapped") -> MasterKeyVersion:
+    return MasterKeyVersion(key.id, key.tenant_id, key.version, wrapped, "check", START)
+
+
+def test_of_two_first_default_keys_one_is_kept(store: Store, who: Caller) -> None:
+    first, second = (MasterKey(str(uuid.uuid4()), who.tenant_id, "kps/default", START, default=True) for _ in range(2))
     assert store.master_key(who.tenant_id, "kps/default") is None
-    assert store.add_master_key(first) == first
-    assert store.add_master_key(second) == first
+    assert store.add_default_key(first, a_version(first)) == first
+    assert store.add_default_key(second, a_version(second, b"other")) == first
     assert store.master_key(who.tenant_id, "kps/default") == first
-    assert store.master_key_version(first.key_id, 1) == first
-    assert store.master_key_version(first.key_id, 2) is None
-    assert store.master_key_version(second.key_id, 1) is None
-    newer = replace(first, version=2, wrapped=b"newer")
-    assert store.add_master_key(newer) == newer
-    assert store.master_key(who.tenant_id, "kps/default") == newer
+    assert store.master_key_version(first.id, 1) == a_version(first)
+    assert store.master_key_version(first.id, 2) is None
+    assert store.master_key_version(second.id, 1) is None
 
 
 # -- servers

@@ -223,22 +223,27 @@ class Rows:
     def __init__(self, store: Store, **change: Any) -> None:
         self.store, self.change = store, change
 
-    def master_key(self, tenant_id: str, alias: str) -> Any:
-        return self.store.master_key(tenant_id, alias)
+    def master_key(self, tenant_id: str, name: str) -> Any:
+        return self.store.master_key(tenant_id, name)
+
+    def master_key_by_id(self, key_id: str) -> Any:
+        return self.store.master_key_by_id(key_id)
 
     def master_key_version(self, key_id: str, version: int) -> Any:
         found = self.store.master_key_version(key_id, version)
         assert found is not None
         return replace(found, **self.change)
 
-    def add_master_key(self, made: Any) -> Any:
-        return self.store.add_master_key(made)
+    def add_default_key(self, made: Any, version: Any) -> Any:
+        return self.store.add_default_key(made, version)
 
 
 def test_a_master_key_moved_or_changed_does_not_open(kms: Kms, store: Store, settings: Any) -> None:
     sealed = kms.seal(TENANT, Secret("x"), CONTEXT)
     elsewhere = kms.seal("2" * 32, Secret("x"), CONTEXT)
-    theirs = store.master_key("2" * 32, "kps/default")
+    key = store.master_key("2" * 32, "kps/default")
+    assert key is not None
+    theirs = store.master_key_version(key.id, 1)
     assert theirs is not None
     root = FileRootKey(settings.root_key)
     for change in ({"tenant_id": "2" * 32}, {"key_id": theirs.key_id}, {"version": 2}, {"wrapped": theirs.wrapped}):

@@ -73,6 +73,26 @@ def test_a_private_half_with_one_bit_changed(product, server, told):
         told(product.run("bind", server, keypair=pair, password=server.root_password))
 
 
+@pytest.mark.cause("master_key_unusable")
+def test_a_private_half_under_a_master_key_that_is_disabled(product, server, told):
+    product.add(server)
+    pair = product.keypair()
+
+    def set_state(state):
+        """As nobody can: a default key is never disabled."""
+        with closing(sqlite3.connect(product.home / "kps.db")) as connection, connection:
+            connection.execute("UPDATE master_keys SET state = ?", (state,))
+
+    set_state("disabled")
+    done = product.kps("keypair", "export", pair["name"], "--json", ends=exits.REFUSED)
+    assert json.loads(done.stderr)["error"]["code"] == "master_key_disabled"
+    with unchanged(server):
+        task = told(product.run("bind", server, keypair=pair, password=server.root_password))
+    assert task["evidence"] == {"keypair": pair["name"], "custody": "master_key_disabled"}
+    set_state("enabled")
+    assert product.retry(task, password=server.root_password)["status"] == "succeeded"
+
+
 @pytest.mark.cause("root_key_missing")
 def test_another_root_key_than_the_one_that_everything_is_sealed_under(server, told, tmp_path):
     product = Product(tmp_path / "home")
