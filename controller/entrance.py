@@ -8,6 +8,7 @@ from typing import Any
 
 import asyncssh
 
+from controller.keyfiles.signing import SigningKey
 from controller.model import Credential, KeyPair, Secret
 from controller.order import Order, Way, same
 from controller.transport import played, rope
@@ -25,7 +26,7 @@ _MOST_OF_A_CHECK = 3  # which nothing comes after that the address would have to
 _START_SECONDS = 20.0  # from a login to the agent's first word
 
 Attach = Callable[..., Awaitable[rope.Rope | played.Played]]
-PrivateHalf = Callable[[KeyPair], Awaitable[asyncssh.SSHKey]]
+PrivateHalf = Callable[[KeyPair], Awaitable[SigningKey]]
 
 
 @dataclass(frozen=True, slots=True)

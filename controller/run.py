@@ -11,14 +11,14 @@ from functools import partial
 from typing import Any, TypeVar, cast
 from weakref import WeakValueDictionary
 
-import asyncssh
 from passlib.hash import sha512_crypt
 
-from controller import causes, diagnosis, keyfiles, order
+from controller import causes, diagnosis, opening, order
 from controller.causes import CAUSES
 from controller.entrance import Entrance, Inside
 from controller.errors import Conflict, Damaged, NotFound, Problem, Unavailable
 from controller.keyfiles import apart, certificate
+from controller.keyfiles.signing import SigningKey
 from controller.kms import Kms
 from controller.model import (
     Credential,
@@ -171,7 +171,7 @@ class _Job:
         self.identity: Held | None = None
         self.road: list[Jump] = []  # the jump servers on the way, the nearest to us first
         self.without_key = False  # nothing is known to get in; what an earlier task may have left there is only tried
-        self.opened: dict[str, asyncssh.SSHKey] = {}  # private halves from custody, by the id of their key pair
+        self.opened: dict[str, SigningKey] = {}  # private halves from custody, by the id of their key pair
 
     async def done(self) -> tuple[Outcome, dict[str, Any]]:
         """Return how it ended, and what changes in the inventory with it."""
@@ -272,7 +272,10 @@ class _Job:
             held = await sshagent.find(given.agent_socket or "", given.agent_key)
         else:
             public, stored = await apart.read_private(cast(Secret, given.identity), given.passphrase)
-            held = Held(public.line(), _usable(public.type, stored))
+            try:
+                held = Held(public.line(), SigningKey(public.type, stored))
+            finally:
+                stored.wipe()
         if given.certificate is None:
             return held
         return replace(held, certificate=certificate.read(given.certificate, held.line, now()))
@@ -347,22 +350,24 @@ class _Job:
             return replace(target, host_key=pinned.host_key)
         return target
 
-    async def _private(self, keypair: KeyPair) -> asyncssh.SSHKey:
-        """Return the private half from custody, opened once for this task.
+    async def _private(self, keypair: KeyPair) -> SigningKey:
+        """Return the private half from custody, opened once for this task and on record once.
 
         NotConnected custody_damaged, root_key_missing or master_key_unusable: nothing gets in with it, but another way may.
         """
         if keypair.id not in self.opened:
-            sealed = await self.runner.off(self.store.sealed_private, keypair.id)
+            asked = (self.store, self.runner._kms, keypair.id, opening.LOGIN, self.task.user_id, self.task)
             try:
-                stored = await self.runner.off(self.runner._kms.open_private, keypair, sealed)
+                keypair, stored = await self.runner.off(opening.opened, *asked)
             except (Conflict, Damaged, Unavailable) as problem:
+                if problem.code == "store_unusable":
+                    raise
                 unusable = "master_key_unusable" if isinstance(problem, Conflict) else "root_key_missing"
                 cause = "custody_damaged" if isinstance(problem, Damaged) else unusable
                 message = f"{self.server.name}: {problem.message}"
                 raise NotConnected(cause, message, keypair=keypair.name, custody=problem.code) from problem
             try:
-                self.opened[keypair.id] = _usable(keypair.type, stored)
+                self.opened[keypair.id] = SigningKey(keypair.type, stored)
             finally:
                 stored.wipe()
         return self.opened[keypair.id]
@@ -690,16 +695,6 @@ def _with_left(known: list[Way], left: list[Way]) -> list[Way]:
     The rest of them comes last: a login that fails costs one of the few that a server puts up with.
     """
     return list(dict.fromkeys([*left[:1], *known, *left[1:]]))
-
-
-def _usable(key_type: str, stored: Secret) -> asyncssh.SSHKey:
-    """Return a private key with which asyncssh can sign."""
-    text = keyfiles.openssh_private(key_type, stored)  # type: ignore[arg-type]
-    try:
-        # Looked at when it was read or made: keyfiles.signing_key.
-        return asyncssh.import_private_key(text.open(), unsafe_skip_rsa_key_validation=True)
-    finally:
-        text.wipe()
 
 
 def _reason(known: dict[str, Any]) -> str:

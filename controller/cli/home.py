@@ -32,17 +32,23 @@ def register(app: typer.Typer) -> None:
     @command(app, "serve", "kps serve", "kps serve --home /srv/kps")
     async def serve(session: Session) -> None:
         """Serve the home on a Unix socket in it, until interrupted; while it runs, every command uses it."""
+        from controller.privacy import forget_what_is_freed, keep_out_of_swap
+
+        forget_what_is_freed()
         from controller.app import serve
 
         through_with_start()
+        kept_out = keep_out_of_swap()
 
         settings = session.settings()
 
         def ready() -> None:
             if session.json:
-                output.as_json({"socket": str(settings.socket)})
+                output.as_json({"socket": str(settings.socket), "out_of_swap": kept_out})
             else:
                 output.say(f"serving on {settings.socket}")
+                if not kept_out:
+                    output.say("its memory may be swapped out: encrypt the swap, or allow it LimitMEMLOCK=infinity")
 
         await serve(settings, ready)
 

@@ -6,7 +6,7 @@ import uuid
 from concurrent.futures import Executor
 from typing import get_args
 
-from controller import keyfiles
+from controller import keyfiles, opening
 from controller.errors import Conflict, Invalid
 from controller.keyfiles import PublicKey, apart
 from controller.kms import Kms
@@ -104,10 +104,8 @@ class Keypairs:
     def _export(self, who: Caller, name: str) -> Secret:
         keypair = self._store.keypair(who.tenant_id, who.user_id, name)
         allow(who, "keypair.export", keypair.scope, name)
-        keypair, sealed = self._store.keypair_in_custody(keypair.id)
-        stored = self._kms.open_private(keypair, sealed)
+        keypair, stored = self._opened(keypair, opening.EXPORT, who)
         try:
-            # First on record, then given: an export that nobody knows of is worse than one that did not come through.
             self._store.note_export(keypair.id, who.user_id)
             return keyfiles.openssh_private(keypair.type, stored, keypair.name)
         finally:
@@ -120,13 +118,15 @@ class Keypairs:
             raise Conflict("already_account", f"{name}: it is a key pair of the account already", keypair=name)
         sealed: Sealed | None = None
         if keypair.managed:
-            keypair, sealed = self._store.keypair_in_custody(keypair.id)
-            stored = self._kms.open_private(keypair, sealed)
+            keypair, stored = self._opened(keypair, opening.UPGRADE, who)
             try:
                 sealed = self._kms.seal_private(upgraded(keypair), stored)
             finally:
                 stored.wipe()
         return self._store.upgrade_keypair(keypair, sealed, may_be_first=may_be_first(who), defaults=self._quotas)
+
+    def _opened(self, keypair: KeyPair, purpose: str, who: Caller) -> tuple[KeyPair, Secret]:
+        return opening.opened(self._store, self._kms, keypair.id, purpose, who.user_id)
 
     async def _keep(self, who: Caller, keypair: KeyPair, stored: Secret | None, *, imported: bool) -> KeyPair:
         def keep() -> KeyPair:

@@ -2,8 +2,15 @@
 
 import uuid
 
-from controller.model import Binding, Outcome, Task, now
+from controller.model import Binding, Caller, Outcome, Server, Task, now
 from controller.store import Store
+
+
+def task(store: Store, who: Caller, server: str = "web-1") -> Task:
+    """Have a task for a server that is new, ready and held by nobody."""
+    added = store.add_servers([Server(str(uuid.uuid4()), who.tenant_id, server, "192.0.2.1")])[0]
+    made = Task(str(uuid.uuid4()), who.tenant_id, who.user_id, added.id, added.name, "root", "bind", {}, now())
+    return store.add_tasks([made])[0]
 
 
 def bind(store: Store, binding: Binding) -> None:

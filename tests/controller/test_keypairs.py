@@ -165,7 +165,9 @@ def test_what_happened_is_on_record_without_the_secret(keypairs: Keypairs, who: 
     run(keypairs.export(who, "laptop"))
     run(keypairs.delete(who, "laptop"))
     happened = store.events(who.tenant_id, before)
-    assert [event.kind for event in happened] == ["keypair_created", "keypair_exported", "keypair_deleted"]
+    kinds = ["keypair_created", "keypair_opened", "keypair_exported", "keypair_deleted"]
+    assert [event.kind for event in happened] == kinds
+    assert (happened[1].detail["purpose"], happened[1].task_id) == ("export", None)
     assert {event.detail["user_id"] for event in happened} == {who.user_id}
 
 

@@ -1,0 +1,31 @@
+"""A private half in custody is opened here and nowhere else: on record, and only then given to who asked."""
+
+from controller.kms import Kms
+from controller.model import KeyPair, Secret, Task
+from controller.store import Store
+
+# Why one is opened; in the event as `purpose`.
+LOGIN = "login"  # a task: to get in, to prove that the key works, to pass a jump server
+EXPORT = "export"  # given to the person who asked
+UPGRADE = "upgrade"  # sealed anew for another scope
+DECRYPT_PASSWORD = "decrypt_password"  # noqa: S105
+VERIFY = "verify"  # compared with its public half, as after a restore
+
+
+def opened(
+    store: Store, kms: Kms, keypair_id: str, purpose: str, user_id: str, task: Task | None = None
+) -> tuple[KeyPair, Secret]:
+    """Return a key pair as it is now with its private half in the stored form, to be wiped by who asked.
+
+    The event keypair_opened is on the disk before it is given: an opening that nobody knows of is worse than one that came
+    to nothing. NotFound(private_key_not_kept), and what Kms.open_private raises; then there is no event.
+    """
+    keypair, sealed = store.keypair_in_custody(keypair_id)
+    stored = kms.open_private(keypair, sealed)
+    try:
+        where = {} if task is None else {"task_id": task.id, "server_id": task.server_id}
+        store.note_opening(keypair.id, purpose, user_id, **where)
+    except BaseException:
+        stored.wipe()
+        raise
+    return keypair, stored
