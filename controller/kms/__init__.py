@@ -79,6 +79,20 @@ class Kms:
         key = self._store.master_key_by_id(record.master_key_id)
         if key is not None:
             keys.refuse_unless_enabled(key, self._now())
+        data_key = self._data_key(record)
+        plain = bytearray(len(record.ciphertext) - TAG_BYTES)
+        try:
+            envelope.check(record, context)
+            AESGCM(data_key.view()).decrypt_into(record.nonce, record.ciphertext, context.bond(), plain)
+        except InvalidTag as error:
+            message = f"the secret of {context.kind} {context.id} was changed; restore a backup"
+            raise Damaged("secret_damaged", message) from error
+        finally:
+            data_key.wipe()
+        return Secret(plain)
+
+    def _data_key(self, record: envelope.Record) -> Secret:
+        """Return the data key of a record, to be wiped after use."""
         master = self._store.master_key_version(record.master_key_id, record.master_key_version)
         if master is None:
             raise Damaged(
@@ -96,20 +110,45 @@ class Kms:
             raise Damaged("data_key_damaged", "the data key of this secret was changed; restore a backup") from error
         finally:
             opened.wipe()
-        plain = bytearray(len(record.ciphertext) - TAG_BYTES)
-        try:
-            envelope.check(record, context)
-            AESGCM(data_key).decrypt_into(record.nonce, record.ciphertext, context.bond(), plain)
-        except InvalidTag as error:
-            message = f"the secret of {context.kind} {context.id} was changed; restore a backup"
-            raise Damaged("secret_damaged", message) from error
-        finally:
-            Secret(data_key).wipe()
-        return Secret(plain)
+        return Secret(data_key)
 
     def seal_private(self, keypair: KeyPair, stored: Secret) -> Sealed:
-        """Return the private half of a key pair sealed for that key pair, owner, scope and version alone."""
-        return self.seal(keypair.tenant_id, stored, _private_key_context(keypair))
+        """Return the private half of a key pair sealed for that key pair, owner, scope and version alone.
+
+        Under the master key that the key pair names, else the default one; errors: as seal().
+        """
+        alias = keypair.master_key_id or DEFAULT_ALIAS
+        return self.seal(keypair.tenant_id, stored, _private_key_context(keypair), alias=alias)
+
+    def rewrap(self, tenant_id: str, sealed: Sealed, alias: str) -> Sealed:
+        """Return the record under another master key of the tenant: only its data key is wrapped anew, nothing else is opened.
+
+        Errors: of open() for the key it is under, of seal() for the other.
+        """
+        record = envelope.record(sealed)
+        before = self._store.master_key_by_id(record.master_key_id)
+        if before is not None:
+            keys.refuse_unless_enabled(before, self._now())
+        after = self.key(tenant_id, alias)
+        keys.for_data_keys(after)
+        keys.refuse_unless_enabled(after, self._now())
+        version = self.version(after)
+        data_key = self._data_key(record)
+        try:
+            moved = replace(
+                record,
+                master_key_id=version.key_id,
+                master_key_version=version.version,
+                wrapped_nonce=secrets.token_bytes(NONCE_BYTES),
+            )
+            opened = self.material(after, version)
+            try:
+                wrapped = AESGCM(opened.view()).encrypt(moved.wrapped_nonce, data_key.view(), moved.bond(tenant_id))
+            finally:
+                opened.wipe()
+        finally:
+            data_key.wipe()
+        return replace(moved, wrapped_key=wrapped).sealed()
 
     def open_private(self, keypair: KeyPair, sealed: Sealed) -> Secret:
         """Return the private half of a key pair in its stored form (controller/keyfiles); as open(), and names the key pair."""

@@ -33,7 +33,7 @@ def test_who_why_and_for_which_task(store: Store, kms: Kms, who: Caller, keypair
     assert (event.kind, event.task_id, event.server_id) == ("keypair_opened", task.id, task.server_id)
     assert event.detail == {
         "keypair_id": keypair.id, "name": "ops", "scope": "private", "fingerprint": keypair.fingerprint,
-        "purpose": "login", "user_id": who.user_id,
+        "owner_id": who.user_id, "purpose": "login", "user_id": who.user_id,
     }  # fmt: skip
 
 
