@@ -18,8 +18,8 @@ from fastapi import FastAPI, Request
 from controller.api import fleet, problems
 from controller.api.fleet import Fleet
 from controller.dispatch import SERVING, InProcess, owner_name
-from controller.errors import Conflict, Unavailable
-from controller.kms import FileRootKey, Kms
+from controller.errors import Conflict, Problem, Unavailable
+from controller.kms import Kms, root
 from controller.model import Caller
 from controller.run import Runner
 from controller.service.bindings import Bindings
@@ -38,21 +38,36 @@ REQUEST_HEAD_BYTES = 64 * 1024
 _SETTLE_SECONDS = 3.0
 _RAREST_SETTLE_SECONDS = 600.0
 
+Warn = Callable[[Problem], None]
+
+
+def unheard(problem: Problem) -> None:
+    """Pass over what was wrong at the start: whoever needs it meets it again."""
+
 
 @contextlib.asynccontextmanager
-async def opened(settings: Settings, serving: bool = False) -> AsyncIterator[Fleet]:
+async def opened(settings: Settings, serving: bool = False, warn: Warn = unheard) -> AsyncIterator[Fleet]:
     """Open the home and give its services; what runs when the block ends is stopped, and undone on its server.
 
     serving: as the only one who serves it (sole): what an earlier one had begun is ended at once, and its servers are asked.
+    The root key is then opened at once too; warn is told what keeps it from that. What needs no root key goes on without it, and
+    the rest once it opens. Otherwise it is opened at its first use.
     """
     require(settings)
     with contextlib.ExitStack() as closing:
+        closing.enter_context(root.in_use(settings.home))
         worker = closing.enter_context(ThreadPoolExecutor(1, "store"))
         store = Store(settings.database_url)
         closing.callback(store.close)
         store.migrate()
         store.interrupt_expired(SERVING if serving else None)
-        kms = Kms(store, FileRootKey(settings.root_key))
+        roots = root.roots(settings.home, settings.root_key_uri)
+        if serving:
+            try:
+                await off_loop(worker, roots[0].opened)
+            except Problem as problem:
+                warn(problem)
+        kms = Kms(store, *roots)
         owner = store.caller_by_local_home()
         me = owner_name(serving)
         runner = Runner(store, kms, settings, me, worker)
@@ -104,12 +119,12 @@ async def settle(runner: Runner) -> None:
         await asyncio.sleep(_SETTLE_SECONDS)
 
 
-def application(settings: Settings, serving: bool = False) -> FastAPI:
+def application(settings: Settings, serving: bool = False, warn: Warn = unheard) -> FastAPI:
     """Return the ASGI application for a home; the home is opened by its lifespan. serving: see opened()."""
 
     @contextlib.asynccontextmanager
     async def lifespan(served: FastAPI) -> AsyncIterator[None]:
-        async with opened(settings, serving) as services:
+        async with opened(settings, serving, warn) as services:
             served.state.fleet = services
             yield
 
@@ -124,18 +139,18 @@ def application(settings: Settings, serving: bool = False) -> FastAPI:
 
 
 @contextlib.asynccontextmanager
-async def in_process(settings: Settings, serving: bool = False) -> AsyncIterator[FastAPI]:
+async def in_process(settings: Settings, serving: bool = False, warn: Warn = unheard) -> AsyncIterator[FastAPI]:
     """Give the application, open, to a caller in this process. serving: see opened()."""
-    served = application(settings, serving)
+    served = application(settings, serving, warn)
     async with served.router.lifespan_context(served):
         yield served
 
 
-async def serve(settings: Settings, ready: Callable[[], None]) -> None:
-    """Serve the home on its Unix socket until SIGINT or SIGTERM; ready is called when connections are taken."""
+async def serve(settings: Settings, ready: Callable[[], None], warn: Warn = unheard) -> None:
+    """Serve the home on its Unix socket until SIGINT or SIGTERM. ready: called when connections are taken. warn: see opened()."""
     require(settings)
     with sole(settings.home):
-        async with in_process(settings, serving=True) as served:
+        async with in_process(settings, serving=True, warn=warn) as served:
             # Not before the application is open: who connects is waited for.
             with listening(settings.socket) as listener:
                 await Server(served, ready).serve(sockets=[listener])

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, ValidationError
+from pydantic import AliasChoices, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from controller.errors import Invalid
@@ -16,6 +16,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="KPS_", frozen=True, extra="forbid")
 
     home: Path = Field(default_factory=lambda: Path.home() / ".local/share/kps")
+    # Where the root key is to be made by kps init, or how it is reached now, if not as it is on record in the home.
+    root_key_uri: str | None = Field(default=None, validation_alias=AliasChoices("root_key_uri", "KPS_ROOT_KEY"))
     deadline_seconds: int = Field(default=60, ge=5, le=3600)  # of the agent: silence longer than this undoes
     connect_timeout_seconds: float = Field(default=10, gt=0, le=300)
     lease_seconds: float = Field(default=30, ge=2, le=600)  # a task whose process is not heard for longer is interrupted
@@ -50,6 +52,7 @@ class Settings(BaseSettings):
 
     @property
     def root_key(self) -> Path:
+        """Where the root key is made if nothing else is said."""
         return self.home / "root.key"
 
     @property

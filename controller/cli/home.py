@@ -9,7 +9,8 @@ from controller.cli import output
 from controller.cli.command import command
 from controller.cli.exits import ALL_AS_ASKED, usage
 from controller.cli.inputs import interruptible
-from controller.cli.session import Session, through_with_start
+from controller.cli.session import Session, complain, through_with_start
+from controller.errors import Problem
 
 if TYPE_CHECKING:
     from controller.settings import Settings
@@ -18,8 +19,23 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add the commands about this controller itself."""
 
-    @command(app, "init", "kps init", "kps init --home /srv/kps --json")
-    async def init(session: Session) -> None:
+    @command(
+        app, "init", "kps init", "kps init --home /srv/kps --json",
+        "kps init --root-key 'pkcs11:token=kps;object=root?module-path=/usr/lib/libhsm.so&pin-source=file:/run/kps/pin'",
+    )  # fmt: skip
+    async def init(
+        session: Session,
+        *,
+        root_key: Annotated[
+            str | None,
+            typer.Option(
+                "--root-key",
+                metavar="URI",
+                help="Where the root key is: file:PATH, pkcs11:... (made in a token), awskms:KEY (there already); else "
+                "KPS_ROOT_KEY, else a file in the home.",
+            ),
+        ] = None,
+    ) -> None:
         """Make the home: database, root key, and the first tenant with its project and administrator.
 
         Safe to repeat. The secret key is shown the first time only; where it could not be printed, nothing was made.
@@ -27,6 +43,8 @@ def register(app: typer.Typer) -> None:
         from controller.service.home import initialise
 
         settings = session.settings()
+        if root_key is not None:
+            settings = settings.model_copy(update={"root_key_uri": root_key})
         initialise(settings, output.as_json if session.json else lambda made: show(settings, made))
 
     @command(app, "serve", "kps serve", "kps serve --home /srv/kps")
@@ -50,7 +68,10 @@ def register(app: typer.Typer) -> None:
                 if not kept_out:
                     output.say("its memory may be swapped out: encrypt the swap, or allow it LimitMEMLOCK=infinity")
 
-        await serve(settings, ready)
+        def warn(problem: Problem) -> None:
+            complain(problem.code, f"{problem.message}; what needs the root key fails until it opens", json=session.json)
+
+        await serve(settings, ready, warn)
 
     @command(app, "demo", "kps demo", "kps demo --servers 5 --keep", "kps demo --fleet-only /tmp/try", "kps demo --end /tmp/try")
     async def demo(
@@ -105,4 +126,11 @@ def show(settings: "Settings", made: dict[str, Any]) -> None:
     if made["secret_key"]:
         output.say("")
         output.say("Keep the secret key now: it is not shown again.")
-        output.say(f"Back up {settings.root_key} apart from the database: without it no private key opens.")
+        output.say(backup(settings))
+
+
+def backup(settings: "Settings") -> str:
+    """Say what has to be kept so that the private keys open."""
+    if settings.root_key_uri is None:
+        return f"Back up {settings.root_key} apart from the database: without it no private key opens."
+    return f"Back up the root key ({settings.root_key_uri}) by its own means: without it no private key opens."

@@ -1,5 +1,6 @@
 """The home: the directory that holds database and root key. Made once, looked at before each use."""
 
+import contextlib
 import os
 import secrets
 import stat
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from controller.errors import Unavailable
-from controller.kms import Context, FileRootKey, Kms
+from controller.kms import Context, Kms, root
 from controller.model import Caller, Secret
 from controller.settings import Settings
 from controller.store import Store
@@ -31,12 +32,16 @@ def initialise(settings: Settings, show: Callable[[dict[str, Any]], None] = lamb
     store = Store(settings.database_url)
     try:
         store.migrate()
-        try:
-            owner, access_key = store.local_owner()
-        except Unavailable:
-            return _first(settings, store, show)
+        with root.changing(settings.home, wait=True) if _owner(store) is None else contextlib.nullcontext():
+            # Asked again: somebody else may have been first while we waited.
+            if (found := _owner(store)) is None:
+                return _first(settings, store, show)
+        owner, access_key = found
+        if not root.known(settings.home):
+            _put_on_record(settings, store, access_key)
         # Never a new root key for an old database: nothing would open any more.
-        _check_opens(store, Kms(store, FileRootKey(settings.root_key)), access_key)
+        with root.in_use(settings.home, wait=True):
+            _check_opens(store, Kms(store, *root.roots(settings.home, settings.root_key_uri)), access_key)
         known = _told(owner, access_key, None)
         show(known)
         return known
@@ -61,7 +66,12 @@ def access_key_context(who: Caller, access_key: str) -> Context:
 
 
 def _first(settings: Settings, store: Store, show: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    kms = Kms(store, FileRootKey.make(settings.root_key))
+    on_record = root.known(settings.home)
+    uri = settings.root_key_uri or (on_record[0].uri if on_record else root.DEFAULT_URI)
+    key = root.make_root(uri, settings.home)
+    root.tested(key)
+    root.record(settings.home, [root.Known(uri, key.check_value)])
+    kms = Kms(store, key)
     made = Caller(uuid.uuid4().hex, uuid.uuid4().hex, uuid.uuid4().hex, "administrator")
     access_key = _random(_UPPER, 20)
     secret_key = _random(_MIXED, 40)
@@ -74,6 +84,21 @@ def _first(settings: Settings, store: Store, show: Callable[[dict[str, Any]], No
     known = _told(owner, kept, None)
     show(known)
     return known
+
+
+def _owner(store: Store) -> tuple[Caller, str] | None:
+    try:
+        return store.local_owner()
+    except Unavailable:
+        return None
+
+
+def _put_on_record(settings: Settings, store: Store, access_key: str) -> None:
+    """Write down which root key a home has that was made before there was a record."""
+    with root.changing(settings.home, wait=True):
+        key = root.open_root(root.DEFAULT_URI, settings.home)
+        _check_opens(store, Kms(store, key), access_key)
+        root.record(settings.home, [root.Known(root.DEFAULT_URI, key.check_value)])
 
 
 def _told(owner: Caller, access_key: str, secret_key: str | None) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def test_the_secret_key_is_kept_sealed(made: dict[str, Any], store: Store, kms: 
 def test_everything_in_the_home_is_for_its_owner(store: Store, settings: Settings) -> None:
     store.caller_by_local_home()
     modes = {path.name: path.stat().st_mode & 0o777 for path in settings.home.iterdir()}
-    assert modes == dict.fromkeys(("kps.db", "kps.db-wal", "kps.db-shm", "root.key"), 0o600)
+    assert modes == dict.fromkeys(("kps.db", "kps.db-wal", "kps.db-shm", "root.key", "root.json"), 0o600)
     assert settings.home.stat().st_mode & 0o777 == 0o700
 
 

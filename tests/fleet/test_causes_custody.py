@@ -115,9 +115,15 @@ def test_another_root_key_than_the_one_that_everything_is_sealed_under(server, t
         assert judge.key_login_works(server, "root", product.private(pair))
 
 
-def test_a_home_without_its_root_key_is_told_before_anything_begins(server, tmp_path):
+def test_without_its_root_key_a_home_still_tells_what_is_in_it_and_does_nothing_else(server, tmp_path):
     product = Product(tmp_path / "home")
-    (product.home / "root.key").unlink()
-    done = product.kps("server", "list", "--json", ends=exits.UNAVAILABLE)
-    assert json.loads(done.stderr)["error"]["code"] == "root_key_missing"
+    with product:
+        product.add(server)
+        pair = product.keypair()
+        product.end()
+        (product.home / "root.key").unlink()
+        assert [each["name"] for each in json.loads(product.kps("server", "list", "--json").stdout)]
+        assert refused(product, pair["name"])["code"] == "root_key_missing"
+        done = product.kps("keypair", "create", "another", "--json", ends=exits.UNAVAILABLE)
+        assert json.loads(done.stderr)["error"]["code"] == "root_key_missing"
     assert not (product.home / "root.key").exists()

@@ -1,49 +1,12 @@
 """The root key: the one secret that everything else hangs on. It lives where its URI says (uri)."""
 
-from pathlib import Path
-
 from controller.kms.root.file import FileRootKey
+from controller.kms.root.known import Known, changing, in_use, known, record, roots
 from controller.kms.root.later import LaterRootKey, tested
+from controller.kms.root.opening import DEFAULT_URI, make_root, open_root
 from controller.kms.root.port import KEY_BYTES, NONCE_BYTES, TAG_BYTES, RootKey
-from controller.kms.root.uri import Uri, parse
 
 __all__ = [
-    "DEFAULT_URI", "KEY_BYTES", "NONCE_BYTES", "TAG_BYTES", "FileRootKey", "LaterRootKey", "RootKey", "make_root", "open_root",
-    "tested",
+    "DEFAULT_URI", "KEY_BYTES", "NONCE_BYTES", "TAG_BYTES", "FileRootKey", "Known", "LaterRootKey", "RootKey", "changing",
+    "in_use", "known", "make_root", "open_root", "record", "roots", "tested",
 ]  # fmt: skip
-
-DEFAULT_URI = "file:root.key"
-
-
-def open_root(uri: str, home: Path, *, again: bool = False) -> RootKey:
-    """Open the root key that lives there. home: where a relative path begins, and where a refused PIN is remembered.
-
-    again: try a PIN once more that was refused. Invalid(root_key_uri_unusable); Unavailable: see each kind's own words.
-    Nothing else is tried in its place.
-    """
-    where = parse(uri)
-    if where.scheme == "file":
-        return FileRootKey(_path(where, home))
-    return _elsewhere(where, home, again=again, make=False)
-
-
-def make_root(uri: str, home: Path, *, again: bool = False) -> RootKey:
-    """Make the root key there, unless there is one; a key of AWS KMS must be there already. As open_root()."""
-    where = parse(uri)
-    if where.scheme == "file":
-        return FileRootKey.make(_path(where, home))
-    return _elsewhere(where, home, again=again, make=True)
-
-
-def _elsewhere(where: Uri, home: Path, *, again: bool, make: bool) -> RootKey:
-    if where.scheme == "pkcs11":
-        from controller.kms.root.pkcs11 import Pkcs11RootKey
-
-        return (Pkcs11RootKey.make if make else Pkcs11RootKey)(where, home, again=again)
-    from controller.kms.root.awskms import AwsKmsRootKey
-
-    return AwsKmsRootKey(where)
-
-
-def _path(where: Uri, home: Path) -> Path:
-    return home / where.path.removeprefix("//")
