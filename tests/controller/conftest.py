@@ -8,16 +8,24 @@ from typing import Any
 
 import pytest
 
-from controller.kms import FileRootKey, Kms
+from controller.kms import Kms, root
 from controller.model import Caller
 from controller.service.home import initialise
 from controller.settings import Settings
 from controller.store import Store
+from tests import roots
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(home=tmp_path / "home")
+def root_kind() -> str:
+    """Where the root key is; a module in which it matters has its own fixture of this name, for more than one."""
+    return "file"
+
+
+@pytest.fixture
+def settings(tmp_path: Path, root_kind: str) -> Settings:
+    uri = None if root_kind == "file" else roots.uri(root_kind, tmp_path)
+    return Settings(home=tmp_path / "home", root_key_uri=uri)
 
 
 @pytest.fixture
@@ -34,7 +42,7 @@ def store(settings: Settings, made: dict[str, Any]) -> Iterator[Store]:
 
 @pytest.fixture
 def kms(store: Store, settings: Settings) -> Kms:
-    return Kms(store, FileRootKey(settings.root_key))
+    return Kms(store, *root.roots(settings.home))
 
 
 @pytest.fixture

@@ -29,6 +29,11 @@ def refused(work: Coroutine[Any, Any, Any], kind: type[Problem]) -> str:
     return caught.value.code
 
 
+@pytest.fixture(params=["file", "pkcs11"])
+def root_kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
 def keypairs(store: Store, kms: Kms) -> Keypairs:
     return Keypairs(store, kms)

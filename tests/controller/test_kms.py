@@ -9,13 +9,19 @@ from typing import Any
 import pytest
 
 from controller.errors import Damaged, Problem, Unavailable
-from controller.kms import Context, FileRootKey, Kms, envelope
+from controller.kms import Context, FileRootKey, Kms, envelope, root
 from controller.kms.envelope import bound_to, bound_to_facts
 from controller.model import Caller, KeyPair, Sealed, Secret, now
 from controller.store import Store
+from tests import roots
 
 TENANT = "1" * 32
 CONTEXT = Context("test", "4711", 3, {"owner": "somebody", "scope": "private"})
+
+
+@pytest.fixture(params=["file", "pkcs11"])
+def root_kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def changed(sealed: Sealed, place: int, bit: int = 1) -> Sealed:
@@ -24,6 +30,7 @@ def changed(sealed: Sealed, place: int, bit: int = 1) -> Sealed:
     return Sealed(bytes(record))
 
 
+@pytest.mark.parametrize("root_kind", roots.KINDS, indirect=True)
 def test_what_is_sealed_opens(kms: Kms) -> None:
     for text in (b"", b"x", bytes(32), os.urandom(100_000)):
         assert kms.open(kms.seal(TENANT, Secret(text), CONTEXT), CONTEXT).open() == text
@@ -31,7 +38,7 @@ def test_what_is_sealed_opens(kms: Kms) -> None:
 
 def test_it_opens_after_a_restart(kms: Kms, store: Store, settings: Any) -> None:
     sealed = kms.seal(TENANT, Secret("x"), CONTEXT)
-    again = Kms(store, FileRootKey(settings.root_key))
+    again = Kms(store, *root.roots(settings.home))
     assert again.open(sealed, replace(CONTEXT, facts=dict(reversed(CONTEXT.facts.items())))).open() == b"x"
 
 
@@ -119,6 +126,7 @@ def test_a_record_opens_in_its_own_context_alone(kms: Kms, change: dict[str, Any
     assert refusal(kms, sealed, replace(CONTEXT, **change)) == code
 
 
+@pytest.mark.parametrize("root_kind", roots.KINDS, indirect=True)
 def test_each_way_to_tamper_has_a_reason_of_its_own(kms: Kms) -> None:
     old, new = CONTEXT, replace(CONTEXT, version=4)
     other = replace(CONTEXT, id="4712")
@@ -245,15 +253,15 @@ def test_a_master_key_moved_or_changed_does_not_open(kms: Kms, store: Store, set
     assert key is not None
     theirs = store.master_key_version(key.id, 1)
     assert theirs is not None
-    root = FileRootKey(settings.root_key)
+    (key,) = root.roots(settings.home)
     for change in ({"tenant_id": "2" * 32}, {"key_id": theirs.key_id}, {"version": 2}, {"wrapped": theirs.wrapped}):
         with pytest.raises(Damaged) as refused:
-            Kms(Rows(store, **change), root).open(sealed, CONTEXT)
+            Kms(Rows(store, **change), key).open(sealed, CONTEXT)
         assert refused.value.code == "master_key_damaged"
     # Even a whole row of another tenant, told to be ours, opens no data key of ours.
     whole = {"tenant_id": theirs.tenant_id, "key_id": theirs.key_id, "wrapped": theirs.wrapped}
     with pytest.raises(Damaged) as refused:
-        Kms(Rows(store, **whole), root).open(sealed, CONTEXT)
+        Kms(Rows(store, **whole), key).open(sealed, CONTEXT)
     assert refused.value.code == "data_key_damaged"
     assert kms.open(elsewhere, CONTEXT).open() == b"x"
 

@@ -101,11 +101,10 @@ def roots(home: Path, another_way: str | None = None, *, again: bool = False) ->
 
 
 @contextlib.contextmanager
-def in_use(home: Path) -> Iterator[None]:
-    """Use the root keys that are on record: meanwhile they stay so. Conflict(root_rotating) while somebody changes them."""
-    with _locked(
-        home, fcntl.LOCK_SH | fcntl.LOCK_NB, "root_rotating", "its root key is being changed; try again when that is done"
-    ):
+def in_use(home: Path, *, wait: bool = False) -> Iterator[None]:
+    """Use the root keys on record: meanwhile they stay so. Conflict(root_rotating) while somebody changes them, unless wait."""
+    how = fcntl.LOCK_SH | (0 if wait else fcntl.LOCK_NB)
+    with _locked(home, how, "root_rotating", "its root key is being changed; try again when that is done"):
         yield
 
 
