@@ -11,6 +11,7 @@ KINDS: dict[str, str] = {
     "access_key_deleted": "an access key was deleted",
     "quota_changed": "a quota of the tenant or of a user was set",
     "master_key_created": "a customer master key was made at its first use",
+    "master_key_rewrapped": "a master key was wrapped by another root key; nothing that it seals was opened",
     "keypair_created": "a key pair was generated",
     "keypair_imported": "a key pair was taken in",
     "keypair_exported": "the private half was given to the person who asked",

@@ -8,6 +8,7 @@ import typer
 from controller.cli import exits, home, operations, output
 from controller.cli.command import Home, Json, grouping, remember
 from controller.cli.keypairs import keypairs
+from controller.cli.rootkeys import roots
 from controller.cli.servers import servers
 from controller.cli.session import begin_start, complain
 from controller.cli.tasks import tasks
@@ -55,6 +56,7 @@ app.add_typer(keypairs, name="keypair")
 operations.register(app)
 app.add_typer(operations.password_login, name="password-login")
 app.add_typer(tasks, name="task")
+app.add_typer(roots, name="root")
 
 
 def main() -> None:

@@ -95,6 +95,18 @@ FIELDS: dict[str, dict[str, str]] = {
         "logins": "only from `password-login`: an object, login to `on`, `off` or `unknown`",
         "password": "only from `reset --set-password`: the one-time password, in this answer and nowhere else",
     },
+    "root key": {
+        "uri": "where it is",
+        "check_value": "by which it is known again",
+        "wraps_new": "whether it wraps new master keys; else it is needed for older ones until `kps root rotate` is through",
+        "master_keys": "how many versions of master keys it has wrapped",
+    },
+    "rotation": {
+        "uri": "the root key now",
+        "check_value": "by which it is known again",
+        "rewrapped": "how many versions of master keys were wrapped anew",
+        "no_longer_needed": "a list of the URIs of the root keys before",
+    },
 }
 
 ABOUT: dict[str, str] = {
@@ -104,6 +116,8 @@ ABOUT: dict[str, str] = {
     "task": "`kps task show`; `list` prints a list of them.",
     "operation": "`kps bind`, `replace`, `unbind`, `reset`, `password-login`, `server check` and `task retry` print a list "
     "with one of these for each server: all fields of a task, and",
+    "root key": "`kps root show` prints a list of them.",
+    "rotation": "`kps root rotate`. `kps root check` prints `opened`, the number of versions of master keys.",
 }
 
 

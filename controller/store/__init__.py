@@ -8,12 +8,13 @@ from controller.store.keypairs import Keypairs
 from controller.store.masterkeys import MasterKeys
 from controller.store.people import People
 from controller.store.quotas import QuotaTable
+from controller.store.rootkeys import RootKeys
 from controller.store.tasks import Tasks
 
 __all__ = ["Store"]
 
 
-class Store(People, AccessKeys, QuotaTable, MasterKeys, KeyBelongings, Keypairs, Custody, Tasks, Events):
+class Store(People, AccessKeys, QuotaTable, MasterKeys, RootKeys, KeyBelongings, Keypairs, Custody, Tasks, Events):
     """What the controller remembers.
 
     A verb that names something which is not there raises NotFound; a name taken is AlreadyExists.
