@@ -25,6 +25,7 @@ from controller.run import Runner
 from controller.service.bindings import Bindings
 from controller.service.home import require
 from controller.service.keypairs import Keypairs
+from controller.service.kms import KeyService, MasterKeys
 from controller.service.servers import Servers
 from controller.service.tasks import Tasks
 from controller.service.worker import off_loop
@@ -36,6 +37,7 @@ SOCKET_PATH_BYTES = 107  # unix(7): sun_path, without its final NUL
 GOODBYE_SECONDS = 5  # for requests under way when the controller is told to stop
 REQUEST_HEAD_BYTES = 64 * 1024
 _SETTLE_SECONDS = 3.0
+_KEYS_SECONDS = 60.0
 _RAREST_SETTLE_SECONDS = 600.0
 
 Warn = Callable[[Problem], None]
@@ -77,7 +79,11 @@ async def opened(settings: Settings, serving: bool = False, warn: Warn = unheard
             # Whoever gets here has been let into the home, and that is its owner.
             return owner
 
-        background = [asyncio.create_task(sweep(store, worker, settings.lease_seconds))]
+        keys = KeyService.of(store, kms, worker)
+        background = [
+            asyncio.create_task(sweep(store, worker, settings.lease_seconds)),
+            asyncio.create_task(sweep_keys(keys.keys)),
+        ]
         if serving:
             background.append(asyncio.create_task(settle(runner)))
         try:
@@ -86,6 +92,7 @@ async def opened(settings: Settings, serving: bool = False, warn: Warn = unheard
                 servers=Servers(store, hostkeys, settings.connect_timeout_seconds, worker),
                 bindings=Bindings(store, dispatch, worker),
                 tasks=Tasks(store, dispatch, worker),
+                kms=keys,
                 caller=caller,
             )
         finally:
@@ -105,6 +112,21 @@ async def sweep(store: Store, worker: Executor, lease_seconds: float) -> None:
     while True:
         await asyncio.sleep(lease_seconds)
         await off_loop(worker, store.interrupt_expired)
+
+
+async def sweep_keys(keys: MasterKeys) -> None:
+    """Do, ever again, what is due for the customer master keys: destroy, take expired material away, rotate."""
+    while True:
+        work = asyncio.ensure_future(keys.sweep())
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            # It is at work on the store's thread, and the store is closed next.
+            await asyncio.wait([work])
+            raise
+        except Problem:
+            pass  # of the home or its disk; every request says so too
+        await asyncio.sleep(_KEYS_SECONDS)
 
 
 async def settle(runner: Runner) -> None:

@@ -73,7 +73,7 @@ class KeyBelongings(Base):
         table = tables.master_key_tags
         query = select(table.c.tag, table.c.value).where(table.c.key_id == key_id).order_by(table.c.tag)
         with engine.reading(self._engine) as connection:
-            return dict(connection.execute(query).tuples().all())
+            return {found.tag: found.value for found in connection.execute(query)}
 
     def all_key_tags(self, tenant_id: str) -> dict[str, list[str]]:
         """Return the names of all tags of the tenant's master keys, each with its values."""
@@ -90,7 +90,7 @@ class KeyBelongings(Base):
         table = tables.master_key_tags
         with engine.writing(self._engine) as connection:
             mine = table.c.key_id == key.id
-            there = dict(connection.execute(select(table.c.tag, table.c.value).where(mine)).tuples().all())
+            there = {found.tag: found.value for found in connection.execute(select(table).where(mine))}
             after = there | dict(tags)
             if len(after) > most:
                 raise Conflict("tag_quota", f"{key.alias}: a master key has at most {most} tags; it would have {len(after)}")

@@ -1,6 +1,6 @@
 """Customer master keys and their versions, none of them open."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from datetime import datetime
 from typing import Any
@@ -8,12 +8,16 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, or_, select, update
 
 from controller.errors import AlreadyExists, Conflict, NotFound
-from controller.model import Grant, MasterKey, MasterKeyVersion
+from controller.model import BoundKey, Grant, MasterKey, MasterKeyVersion
 from controller.store import engine, rows, tables
 from controller.store.base import Base
-from controller.store.custody import Check, standing
+from controller.store.custody import standing
 from controller.store.queries import one
 
+# Called inside the transaction with what is bound on the servers in question, and the ids of the key pairs that the master key
+# seals; raises to stop it.
+Check = Callable[[Sequence[BoundKey], Collection[str]], None]
+CHECKPOINT_MILLISECONDS = 500
 LIVING = tables.master_keys.c.state != "destroyed"
 _BELONGING = (
     tables.master_key_versions,
@@ -148,8 +152,7 @@ class MasterKeys(Base):
         """Change a master key, and keep the material of a version if one is given; user_id None: it was due by itself.
 
         change is called inside the transaction with the key as it is, and raises what forbids it. A version is kept only
-        where it is the newest of the changed key: else Conflict(master_key_changed). check: called with what is bound where
-        the key pairs are that this key seals; raises to stop it.
+        where it is the newest of the changed key: else Conflict(master_key_changed).
         """
         with engine.writing(self._engine) as connection:
             before = _row(connection, key_id)
@@ -157,7 +160,7 @@ class MasterKeys(Base):
             if after.alias != before.alias:
                 refuse_taken(connection, before.tenant_id, after.alias)
             if check is not None:
-                check(standing(connection, _sealed_under(connection, key_id)))
+                check(standing(connection, lost := _sealed_under(connection, key_id)), lost)
             if version is not None:
                 if version.version != after.version:
                     raise Conflict("master_key_changed", f"{after.alias}: it was changed meanwhile; try again")
@@ -182,7 +185,7 @@ class MasterKeys(Base):
             before = _row(connection, key_id)
             after = change(before)
             if check is not None:
-                check(standing(connection, _sealed_under(connection, key_id)))
+                check(standing(connection, lost := _sealed_under(connection, key_id)), lost)
             gone = _BELONGING if after.state == "destroyed" else (tables.master_key_versions, tables.import_tokens)
             for table in gone:
                 connection.execute(delete(table).where(table.c.key_id == key_id))
@@ -200,8 +203,13 @@ class MasterKeys(Base):
         """Have the write-ahead log hold nothing any more; False where a reader kept it from that: come again."""
         with engine.usable(self._path), closing(self._engine.raw_connection()) as connection:
             cursor = connection.cursor()
-            busy, _, _ = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            cursor.close()
+            # Whoever reads just now is not waited for: nobody else could use the store meanwhile.
+            cursor.execute(f"PRAGMA busy_timeout = {CHECKPOINT_MILLISECONDS}")
+            try:
+                busy, _, _ = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            finally:
+                cursor.execute(f"PRAGMA busy_timeout = {engine.BUSY_SECONDS * 1000}")
+                cursor.close()
             return not busy
 
     # -- steps inside a transaction

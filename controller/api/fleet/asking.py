@@ -9,6 +9,7 @@ from fastapi import Depends, Query, Request
 from controller.model import Caller
 from controller.service.bindings import Bindings
 from controller.service.keypairs import Keypairs
+from controller.service.kms import KeyService
 from controller.service.servers import Servers
 from controller.service.tasks import Tasks
 
@@ -21,6 +22,7 @@ class Fleet:
     servers: Servers
     bindings: Bindings
     tasks: Tasks
+    kms: KeyService
     caller: Callable[[Request], Awaitable[Caller]]
 
 
