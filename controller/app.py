@@ -23,6 +23,7 @@ from controller.kms import Kms, root
 from controller.model import Caller
 from controller.run import Runner
 from controller.service.bindings import Bindings
+from controller.service.custody import Custody
 from controller.service.home import require
 from controller.service.keypairs import Keypairs
 from controller.service.kms import KeyService, MasterKeys
@@ -89,6 +90,7 @@ async def opened(settings: Settings, serving: bool = False, warn: Warn = unheard
         try:
             yield Fleet(
                 keypairs=Keypairs(store, kms, worker, settings.quotas),
+                custody=Custody(store, kms, worker),
                 servers=Servers(store, hostkeys, settings.connect_timeout_seconds, worker),
                 bindings=Bindings(store, dispatch, worker),
                 tasks=Tasks(store, dispatch, worker),

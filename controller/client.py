@@ -141,6 +141,22 @@ class Client:
         answer: Json = await self._ask("POST", f"/keypairs/{_segment(name)}/export")
         return str(answer["private_key"])
 
+    async def manage_keypair(self, name: str, request: Mapping[str, Any]) -> Json:
+        """Take the private half of an unmanaged key pair into custody."""
+        answer: Json = await self._ask("POST", f"/keypairs/{_segment(name)}/manage", body=dict(request))
+        return answer
+
+    async def clear_keypair(self, name: str, *, even_if_only_way_in: bool = False) -> Json:
+        """Destroy a private half; the key pair stays, unmanaged."""
+        body = {"even_if_only_way_in": even_if_only_way_in}
+        answer: Json = await self._ask("POST", f"/keypairs/{_segment(name)}/clear", body=body)
+        return answer
+
+    async def move_keypair(self, name: str, master_key: str) -> Json:
+        """Put a private half under another customer master key."""
+        answer: Json = await self._ask("POST", f"/keypairs/{_segment(name)}/move", body={"master_key": master_key})
+        return answer
+
     async def delete_keypair(self, name: str) -> None:
         """Delete a key pair and its private half."""
         await self._ask("DELETE", f"/keypairs/{_segment(name)}")

@@ -298,6 +298,7 @@ class BoundKey:
     proof: str
     in_custody: bool
     password_login: PasswordLogin  # of the server, as last seen
+    opens: bool = True  # the master key that its private half is under is enabled
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,21 @@ class NewKeypair(Request):
     type: KeyType = "ed25519"
     scope: Scope = "private"
     managed: bool = True
+    master_key: Name | None = None
+
+
+class ManagedKeypair(Request):
+    private_key: KeyFile
+    passphrase: Password | None = None
+    master_key: Name | None = None
+
+
+class ClearedKeypair(Request):
+    even_if_only_way_in: bool = False
+
+
+class MovedKeypair(Request):
+    master_key: Name
 
 
 class ImportedKeypair(Request):
@@ -66,6 +81,7 @@ class ImportedKeypair(Request):
     scope: Scope = "private"
     public_key: str | None = Field(default=None, max_length=16 * 1024)
     private_key: KeyFile | None = None
+    master_key: Name | None = None
     passphrase: Password | None = None
 
 
@@ -197,6 +213,7 @@ def keypair(found: KeyPair) -> Json:
         "type": found.type,
         "scope": found.scope,
         "managed": found.managed,
+        "master_key_id": found.master_key_id,
         "public_key": found.public_key,
         "fingerprint": found.fingerprint,
         "fingerprint_md5": found.fingerprint_md5,

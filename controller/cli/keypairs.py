@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,13 +51,18 @@ async def create(
         bool, typer.Option("--unmanaged", metavar="", help="Do not keep the private half: it is given out now and never again.")
     ] = False,
     out: Out = None,
+    master_key: options.MasterKey = None,
 ) -> None:
     """Make a key pair. The private half is kept here unless --unmanaged says otherwise.
 
     An unmanaged key pair's private half goes to --out, else to stdout (with --json it is the field private_key, which is
     null with --out). Where it cannot be given out, there is no key pair.
     """
-    request = {"name": name, "type": type_, "scope": scope, "managed": not unmanaged}
+    request: Json = {"name": name, "type": type_, "scope": scope, "managed": not unmanaged}
+    if master_key is not None:
+        if unmanaged:
+            raise usage("--master-key seals what is kept here; it does not go with --unmanaged")
+        request["master_key"] = master_key
     with inputs.new_private_file(out) if out else contextlib.nullcontext() as fill:
         async with session.client() as client, made_or_not(client, request) as made:
             if fill:
@@ -133,33 +138,43 @@ async def import_(
     passphrase_stdin: Annotated[
         bool, typer.Option("--passphrase-stdin", metavar="", help="Read the passphrase of --private-key from stdin.")
     ] = False,
+    master_key: options.MasterKey = None,
 ) -> None:
     """Take in a key pair that exists: the public half alone, or the private half and with it both."""
     if not public_key and not private_key:
         raise usage("give --public-key FILE or --private-key FILE")
     if passphrase_stdin and not private_key:
         raise usage("--passphrase-stdin goes with --private-key")
-    request: Json = {"name": name, "scope": scope}
+    if master_key is not None and not private_key:
+        raise usage("--master-key goes with --private-key")
+    request: Json = {"name": name, "scope": scope} | ({} if master_key is None else {"master_key": master_key})
     if public_key:
         request["public_key"] = inputs.public_key(public_key)
     if private_key:
         request["private_key"] = inputs.private_key(private_key)
     if passphrase_stdin:
         request["passphrase"] = inputs.secret_from_stdin("passphrase")
-    from controller.client import Refused
-
     async with session.client() as client:
-        try:
+        with about_the_file(private_key, public_key):
             made = await client.import_keypair(request)
-        except Refused as refused:
-            blamed = {"public_key_unreadable": public_key}.get(refused.code, private_key)
-            if refused.code not in ABOUT_A_FILE or blamed is None:
-                raise
-            raise Declined(of_status(refused.status), refused.code, f"{blamed}: {refused.message}") from refused
     if session.json:
         output.as_json(made)
     else:
         show(made)
+
+
+@contextlib.contextmanager
+def about_the_file(private_key: Path | None, public_key: Path | None = None) -> Iterator[None]:
+    """Name the file where the block is refused for what is in one."""
+    from controller.client import Refused
+
+    try:
+        yield
+    except Refused as refused:
+        blamed = {"public_key_unreadable": public_key}.get(refused.code, private_key)
+        if refused.code not in ABOUT_A_FILE or blamed is None:
+            raise
+        raise Declined(of_status(refused.status), refused.code, f"{blamed}: {refused.message}") from refused
 
 
 @command(keypairs, "list", "kps keypair list", "kps keypair list --json")
@@ -224,6 +239,7 @@ def show(keypair: Json, *, errors: bool = False) -> None:
             "type": keypair["type"],
             "scope": keypair["scope"],
             "managed": "yes" if keypair["managed"] else "no",
+            "master key": keypair["master_key_id"],
             "fingerprint": keypair["fingerprint"],
             "md5": keypair["fingerprint_md5"],
             "created": output.seconds(keypair["created_at"]),

@@ -18,6 +18,10 @@ ServerWords = Annotated[
 ]
 OneServer = Annotated[str, typer.Argument(metavar="SERVER", help="The server's name.", autocompletion=completion.servers)]
 OneKeypair = Annotated[str, typer.Argument(metavar="NAME", help="The key pair's name.", autocompletion=completion.keypairs)]
+MasterKey = Annotated[
+    str | None,
+    typer.Option("--master-key", metavar="ALIAS", help="Seal the private half under this customer master key, by alias or id."),
+]
 All = Annotated[bool, typer.Option("--all", metavar="", help="Every server.")]
 Keypair = Annotated[
     str, typer.Option("--keypair", metavar="NAME", help="The key pair to bind.", autocompletion=completion.keypairs)

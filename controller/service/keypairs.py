@@ -11,6 +11,7 @@ from controller.errors import Conflict, Invalid
 from controller.keyfiles import PublicKey, apart
 from controller.kms import Kms
 from controller.model import KEY_TYPES, Caller, KeyPair, KeyType, Quotas, Scope, Sealed, Secret, now
+from controller.service.custody import named_master_key
 from controller.service.roles import allow, may_be_first
 from controller.service.worker import off_loop
 from controller.store import Store
@@ -30,7 +31,13 @@ class Keypairs:
         self._quotas = quotas
 
     async def create(
-        self, who: Caller, name: str, type: KeyType = "ed25519", scope: Scope = "private", managed: bool = True
+        self,
+        who: Caller,
+        name: str,
+        type: KeyType = "ed25519",
+        scope: Scope = "private",
+        managed: bool = True,
+        master_key: str | None = None,
     ) -> tuple[KeyPair, Secret | None]:
         """Make a key pair. The private half (OpenSSH text) comes back only where it is not kept: unmanaged."""
         _check(who, name, scope)
@@ -40,7 +47,7 @@ class Keypairs:
         keypair = _keypair(who, name, scope, public, managed)
         try:
             given = None if managed else keyfiles.openssh_private(type, stored, name)
-            return await self._keep(who, keypair, stored if managed else None, imported=False), given
+            return await self._keep(who, keypair, stored if managed else None, master_key, imported=False), given
         finally:
             stored.wipe()
 
@@ -52,6 +59,7 @@ class Keypairs:
         public_key: str | None = None,
         private_key: Secret | None = None,
         passphrase: Secret | None = None,
+        master_key: str | None = None,
     ) -> KeyPair:
         """Take a key pair in; managed where the private half is given.
 
@@ -63,7 +71,7 @@ class Keypairs:
         if private_key is None:
             if public is None:
                 raise Invalid("key_missing", f"{name}: give a public key or a private key file")
-            return await self._keep(who, _keypair(who, name, scope, public, managed=False), None, imported=True)
+            return await self._keep(who, _keypair(who, name, scope, public, managed=False), None, None, imported=True)
         derived, stored = await apart.read_private(private_key, passphrase)
         try:
             if public is not None and public.blob != derived.blob:
@@ -72,7 +80,7 @@ class Keypairs:
                     f"{name}: the private key belongs to {derived.fingerprint}, the public key is {public.fingerprint}; "
                     "give two halves of one pair",
                 )
-            return await self._keep(who, _keypair(who, name, scope, derived, managed=True), stored, imported=True)
+            return await self._keep(who, _keypair(who, name, scope, derived, managed=True), stored, master_key, imported=True)
         finally:
             stored.wipe()
 
@@ -128,9 +136,12 @@ class Keypairs:
     def _opened(self, keypair: KeyPair, purpose: str, who: Caller) -> tuple[KeyPair, Secret]:
         return opening.opened(self._store, self._kms, keypair.id, purpose, who.user_id)
 
-    async def _keep(self, who: Caller, keypair: KeyPair, stored: Secret | None, *, imported: bool) -> KeyPair:
+    async def _keep(
+        self, who: Caller, keypair: KeyPair, stored: Secret | None, master_key: str | None, *, imported: bool
+    ) -> KeyPair:
         def keep() -> KeyPair:
-            sealed = None if stored is None else self._kms.seal_private(keypair, stored)
+            wanted = keypair if stored is None else named_master_key(self._kms, keypair, master_key)
+            sealed = None if stored is None else self._kms.seal_private(wanted, stored)
             return self._store.add_keypair(
                 keypair, sealed, imported=imported, may_be_first=may_be_first(who), defaults=self._quotas
             )

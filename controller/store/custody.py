@@ -1,8 +1,10 @@
 """Private halves in custody: taken in later, opened on record, sealed anew, destroyed."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, func, select, update
 
 from controller.errors import Conflict, NotFound
 from controller.model import BoundKey, KeyPair, Sealed
@@ -28,16 +30,19 @@ class Custody(Base):
             detail = told(keypair) | {"purpose": purpose, "user_id": user_id}
             self._event(connection, keypair.tenant_id, "keypair_opened", detail, task_id=task_id, server_id=server_id)
 
-    def keep_private(self, keypair_id: str, sealed: Sealed, user_id: str) -> KeyPair:
-        """Take the private half of an unmanaged key pair into custody. Conflict(already_managed) where there is one."""
-        with engine.writing(self._engine) as connection:
-            found = keypair_row(connection, keypair_id)
-            if found["sealed"] is not None:
-                raise Conflict("already_managed", f"{found['name']}: its private half is in custody already")
-            return self._change(connection, keypair_id, sealed, "keypair_managed", user_id)
+    def keep_private(self, before: KeyPair, sealed: Sealed, user_id: str) -> KeyPair:
+        """Take the private half of an unmanaged key pair into custody. before: as it was read; sealed: for what managed() says.
 
-    def clear_private(self, keypair_id: str, user_id: str, check: Check) -> KeyPair:
-        """Destroy a private half; the key pair stays, unmanaged.
+        Conflict(keypair_changed) where it is not what was read any more.
+        """
+        with engine.writing(self._engine) as connection:
+            if rows.keypair(keypair_row(connection, before.id)) != before or before.managed:
+                raise Conflict("keypair_changed", f"{before.name}: it was changed meanwhile; try again")
+            version = {"version": managed(before).version}
+            return self._change(connection, before.id, in_custody(sealed) | version, "keypair_managed", user_id)
+
+    def clear_private(self, keypair_id: str, user_id: str, check: Check, *, even_if: bool = False) -> KeyPair:
+        """Destroy a private half; the key pair stays, unmanaged. even_if: that it was said in as many words, for the record.
 
         NotFound(private_key_not_kept) where there is none, Conflict(keypair_busy) while a task works with it, and whatever
         check raises.
@@ -48,7 +53,8 @@ class Custody(Base):
                 raise NotFound("private_key_not_kept", f"{found['name']}: the private half is not in custody")
             refuse_while_busy(connection, rows.keypair(found))
             check(standing(connection, [keypair_id]))
-            return self._change(connection, keypair_id, None, "keypair_cleared", user_id)
+            said = {"even_if_only_way_in": even_if}
+            return self._change(connection, keypair_id, in_custody(None), "keypair_cleared", user_id, said)
 
     def move_private(self, keypair_id: str, before: Sealed, after: Sealed, user_id: str) -> KeyPair:
         """Put a private half, as it is sealed under one master key, in the place of what it was under another.
@@ -59,7 +65,7 @@ class Custody(Base):
             found = keypair_row(connection, keypair_id)
             if found["sealed"] != before.record:
                 raise Conflict("keypair_changed", f"{found['name']}: it was changed meanwhile; try again")
-            return self._change(connection, keypair_id, after, "keypair_moved", user_id)
+            return self._change(connection, keypair_id, in_custody(after), "keypair_moved", user_id)
 
     def sealed_under(self, key_id: str) -> list[KeyPair]:
         """Return the key pairs whose private halves a customer master key seals, of whatever owner."""
@@ -74,14 +80,27 @@ class Custody(Base):
 
     # -- steps inside a transaction
 
-    def _change(self, connection: Connection, keypair_id: str, sealed: Sealed | None, kind: str, user_id: str) -> KeyPair:
+    def _change(
+        self,
+        connection: Connection,
+        keypair_id: str,
+        columns: Mapping[str, Any],
+        kind: str,
+        user_id: str,
+        said: Mapping[str, Any] | None = None,
+    ) -> KeyPair:
         table = tables.keypairs
         before = rows.keypair(keypair_row(connection, keypair_id))
-        connection.execute(update(table).where(table.c.id == keypair_id).values(in_custody(sealed)))
+        connection.execute(update(table).where(table.c.id == keypair_id).values(columns))
         after = rows.keypair(keypair_row(connection, keypair_id))
         keys = {"master_key_id": after.master_key_id, "before": before.master_key_id}
-        self._event(connection, after.tenant_id, kind, told(after) | keys | {"user_id": user_id})
+        self._event(connection, after.tenant_id, kind, told(after) | keys | {"user_id": user_id} | dict(said or {}))
         return after
+
+
+def managed(keypair: KeyPair) -> KeyPair:
+    """Return what an unmanaged key pair is as a managed one: its private half is sealed for this."""
+    return replace(keypair, managed=True, version=keypair.version + 1)
 
 
 def standing(connection: Connection, keypair_ids: Collection[str]) -> list[BoundKey]:
@@ -93,10 +112,14 @@ def standing(connection: Connection, keypair_ids: Collection[str]) -> list[Bound
         some = bindings.c.keypair_id.in_(wanted[start : start + MOST_AT_ONCE])
         where.update(connection.execute(select(bindings.c.server_id).where(some)).scalars())
     columns = (servers.c.name, bindings.c.login, bindings.c.keypair_id, bindings.c.proof, keypairs.c.managed)
-    query = select(*columns, servers.c.password_login).select_from(bindings.join(servers).join(keypairs))
+    keys = tables.master_keys
+    enabled = func.coalesce(keys.c.state == "enabled", False)
+    all_of_it = bindings.join(servers).join(keypairs).outerjoin(keys, keys.c.id == keypairs.c.master_key_id)
+    query = select(*columns, servers.c.password_login, enabled).select_from(all_of_it)
     found: list[BoundKey] = []
     there = sorted(where)
     for start in range(0, len(there), MOST_AT_ONCE):
         some = bindings.c.server_id.in_(there[start : start + MOST_AT_ONCE])
-        found += [BoundKey(*row) for row in connection.execute(query.where(some))]
+        for name, login, keypair_id, proof, kept, passwords, opens in connection.execute(query.where(some)):
+            found.append(BoundKey(name, login, keypair_id, proof, kept, passwords, bool(opens)))
     return found

@@ -320,7 +320,11 @@ def test_a_key_pair_is_found_by_the_master_key_that_seals_it(store: Store, who: 
     cleared = store.clear_private(kept.id, who.user_id, lambda bound: None)
     assert (cleared.managed, cleared.master_key_id) == (False, None)
     assert store.sealed_under(str(uuid.UUID(int=9))) == []
-    assert store.keep_private(kept.id, Sealed(RECORD), who.user_id) == kept
+    again = store.keep_private(cleared, Sealed(RECORD), who.user_id)
+    assert again == replace(kept, version=2)
+    with pytest.raises(Conflict) as refused:
+        store.keep_private(cleared, Sealed(RECORD), who.user_id)
+    assert refused.value.code == "keypair_changed"
     assert [event.kind for event in store.events(who.tenant_id)][-3:] == ["keypair_moved", "keypair_cleared", "keypair_managed"]
 
 
@@ -331,8 +335,8 @@ def test_what_is_bound_on_the_servers_of_a_key_pair_is_told_together(store: Stor
     given.bind(store, a_binding(here, other, proof="accepted"))
     given.bind(store, a_binding(there, other))
     assert set(store.standing([keypair.id])) == {
-        BoundKey("web-1", "deploy", keypair.id, "logged_in", True, "off"),
-        BoundKey("web-1", "root", other.id, "accepted", False, "off"),
+        BoundKey("web-1", "deploy", keypair.id, "logged_in", True, "off", opens=False),
+        BoundKey("web-1", "root", other.id, "accepted", False, "off", opens=False),
     }
     assert store.standing([]) == []
 

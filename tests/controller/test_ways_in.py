@@ -11,7 +11,8 @@ from controller.service import ways_in
 PROOFS = ("logged_in", "accepted", "not_applicable")
 PASSWORDS: tuple[PasswordLogin, ...] = ("on", "off", "unknown")
 # What else is bound on the server: where, and to which key pair.
-OTHERS = [None, *itertools.product(("root", "deploy", "another"), ("kept", "lost", "lost too"), PROOFS, (True, False))]
+LOGINS = ("root", "deploy", "another")
+OTHERS = [None, *itertools.product(LOGINS, ("kept", "lost", "lost too"), PROOFS, (True, False), (True, False))]
 CASES = list(itertools.product(("root", "deploy"), PROOFS, (True, False), PASSWORDS, OTHERS))
 
 
@@ -23,9 +24,9 @@ def test_every_case_of_one_binding_and_another_beside_it(login: str) -> None:
             continue  # a login has one binding
         bound = [BoundKey("web-1", login, "lost", proof, in_custody, password_login)]
         if other is not None:
-            bound.append(BoundKey("web-1", *other, password_login))
+            bound.append(BoundKey("web-1", *other[:-1], password_login, opens=other[-1]))
         found = bound[0] in ways_in.only_way_in(bound, {"lost", "lost too"})
-        other_helps = other is not None and other == ("root", "kept", other[2], True) and other[2] != "not_applicable"
+        other_helps = other is not None and other == ("root", "kept", other[2], True, True) and other[2] != "not_applicable"
         assert found == (in_custody and password_login != "on" and not other_helps), bound
         seen.add(found)
     assert seen == {True, False}

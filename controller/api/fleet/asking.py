@@ -8,6 +8,7 @@ from fastapi import Depends, Query, Request
 
 from controller.model import Caller
 from controller.service.bindings import Bindings
+from controller.service.custody import Custody
 from controller.service.keypairs import Keypairs
 from controller.service.kms import KeyService
 from controller.service.servers import Servers
@@ -19,6 +20,7 @@ class Fleet:
     """What the routes work with."""
 
     keypairs: Keypairs
+    custody: Custody
     servers: Servers
     bindings: Bindings
     tasks: Tasks

@@ -18,7 +18,7 @@ async def list_keypairs(fleet: Serving, who: Asking) -> list[Json]:
 @router.post("/keypairs", status_code=201)
 async def create_keypair(fleet: Serving, who: Asking, asked: shapes.NewKeypair) -> Json:
     """Generate a key pair; the private half of an unmanaged one is in this answer and nowhere else."""
-    made, private = await fleet.keypairs.create(who, asked.name, asked.type, asked.scope, asked.managed)
+    made, private = await fleet.keypairs.create(who, asked.name, asked.type, asked.scope, asked.managed, asked.master_key)
     shape = shapes.keypair(made)
     if private is not None:
         shape["private_key"] = private.open().decode("ascii")
@@ -36,6 +36,7 @@ async def import_keypair(fleet: Serving, who: Asking, asked: shapes.ImportedKeyp
             public_key=asked.public_key,
             private_key=shapes.secret(asked.private_key),
             passphrase=shapes.secret(asked.passphrase),
+            master_key=asked.master_key,
         )
     )
 
