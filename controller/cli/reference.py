@@ -59,6 +59,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "type": "`ed25519`, `ecdsa-nistp256`, `ecdsa-nistp384`, `ecdsa-nistp521`, `rsa-2048`, `rsa-3072`, `rsa-4096`",
         "scope": "`private` (one user's) or `account` (the whole tenant's)",
         "managed": "whether the private half is kept here",
+        "master_key_id": "the customer master key that it is sealed under; null where it is not kept",
         "public_key": "one line, as in authorized_keys",
         "fingerprint": "`SHA256:...`, as ssh-keygen -l prints it",
         "fingerprint_md5": "the older form, `aa:bb:...`",

@@ -90,7 +90,8 @@ def test_what_stays_in_memory_is_the_root_key_and_no_more_than_that(serving: int
     master = store.master_key(who.tenant_id, "kps/default")
     assert master is not None
     found = search.in_memory(
-        search.raw("root key", settings.root_key.read_bytes()) | search.raw("master key", kms._open_master(master).open()),
+        search.raw("root key", settings.root_key.read_bytes())
+        | search.raw("master key", kms.material(master, kms.version(master)).open()),
         serving,
     )
     store.close()
