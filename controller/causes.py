@@ -64,8 +64,8 @@ CAUSES: dict[str, Cause] = {
         True,
     ),
     "root_key_missing": Cause(
-        "The private half in custody is sealed under another root key than the one in the home.",
-        f"Put the root key back from its backup (the message names its check value), start kps serve again, then {_RETRY}.",
+        "The root key that opens the private half in custody is not there, is another one, or does not answer.",
+        f"kps root check says what is wrong. Put the root key, its token or its PIN right, then {_RETRY}.",
         True,
     ),
     "master_key_unusable": Cause(

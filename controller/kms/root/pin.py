@@ -20,7 +20,7 @@ from controller.model import Secret
 
 MOST_BYTES = 256
 REMEMBERED = "root.pin-refused"
-_AGAIN = "once it is right: kps root check --try-pin-again"
+_AGAIN = "put the right one there, which is then tried, or: kps root check --try-pin-again"
 
 
 class Refused(Exception):
