@@ -1,9 +1,9 @@
 """What can be set from outside: the home, and a few numbers."""
 
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import AliasChoices, Field, ValidationError
+from pydantic import AliasChoices, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from controller.errors import Invalid
@@ -17,7 +17,9 @@ class Settings(BaseSettings):
 
     home: Path = Field(default_factory=lambda: Path.home() / ".local/share/kps")
     # Where the root key is to be made by kps init, or how it is reached now, if not as it is on record in the home.
-    root_key_uri: str | None = Field(default=None, validation_alias=AliasChoices("root_key_uri", "KPS_ROOT_KEY"))
+    root_key_uri: Annotated[str | None, BeforeValidator(lambda given: given or None)] = Field(
+        default=None, validation_alias=AliasChoices("root_key_uri", "KPS_ROOT_KEY")
+    )
     deadline_seconds: int = Field(default=60, ge=5, le=3600)  # of the agent: silence longer than this undoes
     connect_timeout_seconds: float = Field(default=10, gt=0, le=300)
     lease_seconds: float = Field(default=30, ge=2, le=600)  # a task whose process is not heard for longer is interrupted

@@ -35,10 +35,12 @@ def token(directory: Path, label: str = "kps") -> dict[str, str]:
     """Make a token of SoftHSM2 in a directory; returns the environment in which a process of its own finds it."""
     if shutil.which("softhsm2-util") is None or not MODULE.exists():
         lacking("a root key in a token is tried with SoftHSM2: apt-get install softhsm2")
-    (directory / "tokens").mkdir(mode=0o700, parents=True)
     configuration = directory / "softhsm2.conf"
-    configuration.write_text(f"directories.tokendir = {directory}/tokens\nobjectstore.backend = file\nlog.level = ERROR\n")
     found = {"SOFTHSM2_CONF": str(configuration)}
+    if configuration.exists():
+        return found
+    (directory / "tokens").mkdir(mode=0o700, parents=True)
+    configuration.write_text(f"directories.tokendir = {directory}/tokens\nobjectstore.backend = file\nlog.level = ERROR\n")
     command = ["softhsm2-util", "--init-token", "--free", "--label", label, "--pin", PIN, "--so-pin", "so-" + PIN]
     subprocess.run(command, env=os.environ | found, check=True, capture_output=True)
     pin(directory / "pin", PIN)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from controller.errors import Problem, Unavailable
-from controller.kms import Kms
+from controller.kms import Kms, root
 from controller.service.home import access_key_context, initialise, require
 from controller.settings import Settings
 from controller.store import Store
@@ -85,6 +85,52 @@ def test_another_root_key_is_noticed_at_once(made: dict[str, Any], settings: Set
     with pytest.raises(Unavailable) as refused:
         initialise(settings)
     assert refused.value.code == "root_key_wrong"
+
+
+def test_the_root_key_of_a_new_home_is_on_record(made: dict[str, Any], settings: Settings) -> None:
+    (only,) = root.known(settings.home)
+    assert (only.uri, only.check) == ("file:root.key", root.open_root("file:root.key", settings.home).check_value)
+
+
+def test_a_home_from_before_the_record_gets_one_and_only_for_the_right_key(made: dict[str, Any], settings: Settings) -> None:
+    before = root.known(settings.home)
+    (settings.home / "root.json").unlink()
+    right = settings.root_key.read_bytes()
+    settings.root_key.write_bytes(os.urandom(32))
+    with pytest.raises(Unavailable) as refused:
+        initialise(settings)
+    assert (refused.value.code, root.known(settings.home)) == ("root_key_wrong", [])
+    settings.root_key.write_bytes(right)
+    assert initialise(settings) == made | {"secret_key": None}
+    assert root.known(settings.home) == before
+
+
+def test_init_makes_the_root_key_where_it_is_told(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "home", root_key_uri=f"file:{tmp_path}/elsewhere.key")
+    made = initialise(settings)
+    assert not settings.root_key.exists()
+    # Later nobody has to say so again.
+    assert initialise(Settings(home=tmp_path / "home")) == made | {"secret_key": None}
+    with pytest.raises(Problem) as refused:
+        initialise(Settings(home=tmp_path / "home", root_key_uri="file:another.key"))
+    assert refused.value.code == "root_key_missing"
+    assert not (tmp_path / "home/another.key").exists()
+
+
+@pytest.mark.parametrize(
+    "uri", ["vault:x", "file:/nonexistent/root.key", "pkcs11:token=none;object=a?module-path=/none.so&pin-source=fd:9"]
+)
+def test_init_without_a_root_key_makes_nothing_that_is_in_the_way(tmp_path: Path, uri: str) -> None:
+    with pytest.raises(Problem):
+        initialise(Settings(home=tmp_path / "home", root_key_uri=uri))
+    assert initialise(Settings(home=tmp_path / "home"))["secret_key"]
+
+
+def test_an_empty_setting_is_none(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KPS_ROOT_KEY", "")
+    assert Settings.read(settings.home).root_key_uri is None
+    monkeypatch.setenv("KPS_ROOT_KEY", "file:x")
+    assert Settings.read(settings.home).root_key_uri == "file:x"
 
 
 def test_init_goes_on_where_a_killed_one_stopped(settings: Settings) -> None:

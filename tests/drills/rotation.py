@@ -175,10 +175,13 @@ def drill(directory: Path, pairs: int, tenants: int, kills: int, report: Report)
     settings = Settings(home=directory / "home")
     os.environ.update(roots.token(directory))
     begun = time.monotonic()
-    if apart(lambda: fill(settings, pairs, tenants)) is not None:
-        report.misses.append("the home could not be filled")
+    if not settings.home.exists():
+        if apart(lambda: fill(settings, pairs, tenants)) is not None:
+            report.misses.append("the home could not be filled")
+            return
+        print(f"{pairs} key pairs of {tenants} tenants in {time.monotonic() - begun:.0f} s", file=sys.stderr)
+    if kills == 0:
         return
-    print(f"{pairs} key pairs of {tenants} tenants in {time.monotonic() - begun:.0f} s", file=sys.stderr)
     before, seen = ciphertexts(settings), kinds(settings)
     ways = ["file:root.key", roots.pkcs11(directory)]
     taken: list[float] = []
@@ -204,6 +207,8 @@ def drill(directory: Path, pairs: int, tenants: int, kills: int, report: Report)
     for number in range(3 * kills):  # the clock may come too late
         if died == kills:
             break
+        if number % 10 == 0:
+            print(f"{died} kills", file=sys.stderr)
         name = f"kill {number}, to {turn(number).partition('?')[0]}"
         if number % 2:
             ended = apart(functools.partial(rotate, number), kill_after=pick.uniform(0.05, 1.0) * taken[number % 2])
@@ -244,11 +249,17 @@ def drill(directory: Path, pairs: int, tenants: int, kills: int, report: Report)
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--sample", action="store_true", help="a few kills of a small home")
+    parser.add_argument("--into", type=Path, metavar="DIRECTORY", help="keep the home there, or use the one that is there")
+    parser.add_argument("--fill", action="store_true", help="make the home and stop")
     arguments = parser.parse_args()
     pairs, tenants, kills = (SAMPLE_PAIRS, SAMPLE_TENANTS, SAMPLE_KILLS) if arguments.sample else (PAIRS, TENANTS, KILLS)
     report = Report("rotation", sample=arguments.sample)
-    with tempfile.TemporaryDirectory(prefix="kps-rotation-") as directory:
-        drill(Path(directory), pairs, tenants, kills, report)
+    with tempfile.TemporaryDirectory(prefix="kps-rotation-") as temporary:
+        directory = arguments.into or Path(temporary)
+        if arguments.fill:
+            drill(directory, pairs, tenants, 0, report)
+            return 1 if report.misses else 0
+        drill(directory, pairs, tenants, kills, report)
     return report.ended()
 
 

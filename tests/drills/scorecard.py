@@ -98,6 +98,7 @@ ROWS = (
         r"(flavours|green|refusing|scenarios|failed)",
     ),
     Row("A5", "the doctor", "95 % named first, 0 false alarms", "causes", r"(?!seconds)"),
+    Row("P3", "another root key, killed at 100 points", "every key opens, 0 ciphertexts changed, 0 opened", "rotation", r""),
     Row("M1", "another host key, a machine in between, old algorithms", "refused before any credential is sent", "tests", ""),
 )
 # What no drill measures: the ordinary suite holds it, whole, in each run.
