@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MADE := $(VENV)/.made-from-lock
 RUN_PACKAGES := openssh-server openssh-client sudo python3-minimal cron
-TEST_PACKAGES := $(RUN_PACKAGES) busybox-static dropbear-bin debootstrap strace tcsh patch openssl mount e2fsprogs softhsm2
+TEST_PACKAGES := $(RUN_PACKAGES) busybox-static dropbear-bin debootstrap strace tcsh patch openssl putty-tools mount e2fsprogs softhsm2
 # One more than the two cores that are promised: servers boot, deadlines pass and trees are built without any of ours at work.
 WORKERS ?= 3
 
@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 TREES := host bullseye trixie
 
-.PHONY: demo test check bench fleet faults causes fuzz rotation clean venv lock packages test-packages fleet-images
+.PHONY: demo test check bench fleet faults causes fuzz rotation formats clean venv lock packages test-packages fleet-images
 
 demo: packages $(MADE)
 	$(BIN)/kps demo $(ARGS)
@@ -36,7 +36,7 @@ bench: packages $(MADE)
 	$(BIN)/python -m benchmarks $(ARGS)
 
 # Drills: each prints a table, ends with one line of figures, and fails where a goal is missed. ARGS=--sample for a few minutes of each.
-fleet faults causes fuzz rotation: test-packages $(MADE)
+fleet faults causes fuzz rotation formats: test-packages $(MADE)
 	@[ $@ != fleet ] || scripts/need docker.io debootstrap
 	$(BIN)/python -m tests.drills.$@ $(ARGS)
 

@@ -136,9 +136,9 @@ class Client:
         answer: Json = await self._ask("POST", "/keypairs/import", body=dict(request))
         return answer
 
-    async def export_keypair(self, name: str) -> str:
-        """Return the private half, as OpenSSH reads it."""
-        answer: Json = await self._ask("POST", f"/keypairs/{_segment(name)}/export")
+    async def export_keypair(self, name: str, request: Mapping[str, Any] | None = None) -> str:
+        """Return the private half; as an OpenSSH file where the request names no other format."""
+        answer: Json = await self._ask("POST", f"/keypairs/{_segment(name)}/export", body=request and dict(request))
         return str(answer["private_key"])
 
     async def manage_keypair(self, name: str, request: Mapping[str, Any]) -> Json:
@@ -156,6 +156,12 @@ class Client:
         """Put a private half under another customer master key."""
         answer: Json = await self._ask("POST", f"/keypairs/{_segment(name)}/move", body={"master_key": master_key})
         return answer
+
+    async def decrypt_password(self, name: str, encrypted: str) -> str:
+        """Return a password that was encrypted to an RSA key pair in custody."""
+        body = {"encrypted": encrypted}
+        answer: Json = await self._ask("POST", f"/keypairs/{_segment(name)}/decrypt-password", body=body)
+        return str(answer["password"])
 
     async def delete_keypair(self, name: str) -> None:
         """Delete a key pair and its private half."""

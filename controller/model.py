@@ -11,6 +11,8 @@ KeyType = Literal[
     "ed25519", "ecdsa-nistp256", "ecdsa-nistp384", "ecdsa-nistp521", "rsa-2048", "rsa-3072", "rsa-4096"
 ]  # fmt: skip
 Scope = Literal["private", "account"]
+KeyFormat = Literal["openssh", "pkcs8", "pem", "ppk2", "ppk3"]  # of a private key file
+PublicFormat = Literal["public", "rfc4716"]
 Role = Literal["administrator", "operator", "auditor"]
 UserKind = Literal["local", "federated", "delegated"]
 PasswordLogin = Literal["on", "off", "unknown"]
@@ -261,7 +263,7 @@ class KeyPair:
     owner_id: str
     scope: Scope
     name: str
-    type: KeyType
+    type: str  # a KeyType, or what comes by import only: rsa-BITS, dsa
     managed: bool
     public_key: str  # one line: type, blob, name
     fingerprint: str  # SHA256:...

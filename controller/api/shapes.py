@@ -9,7 +9,21 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
 
-from controller.model import MOST_HOPS, Binding, Credential, Event, KeyPair, KeyType, Operation, Scope, Secret, Server, Task
+from controller import keyfiles
+from controller.model import (
+    MOST_HOPS,
+    Binding,
+    Credential,
+    Event,
+    KeyFormat,
+    KeyPair,
+    KeyType,
+    Operation,
+    Scope,
+    Secret,
+    Server,
+    Task,
+)
 
 Json = dict[str, Any]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=255)]
@@ -83,6 +97,16 @@ class ImportedKeypair(Request):
     private_key: KeyFile | None = None
     master_key: Name | None = None
     passphrase: Password | None = None
+    allow_weak: bool = False  # RSA of less than 2048 bits
+
+
+class ExportedKeypair(Request):
+    format: KeyFormat = "openssh"
+    passphrase: Password | None = None  # of the file that is given out
+
+
+class EncryptedPassword(Request):
+    encrypted: str = Field(min_length=1, max_length=4096)  # Base64
 
 
 class Opens(Request):
@@ -217,6 +241,7 @@ def keypair(found: KeyPair) -> Json:
         "public_key": found.public_key,
         "fingerprint": found.fingerprint,
         "fingerprint_md5": found.fingerprint_md5,
+        "warnings": keyfiles.warnings(found.type),
         "created_at": instant(found.created_at),
         "id": found.id,
     }

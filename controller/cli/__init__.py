@@ -7,7 +7,7 @@ import typer
 
 from controller.cli import exits, home, operations, output
 from controller.cli.command import Home, Json, grouping, remember
-from controller.cli.custody import keypairs
+from controller.cli.keyfiles import keypairs
 from controller.cli.rootkeys import roots
 from controller.cli.servers import servers
 from controller.cli.session import begin_start, complain

@@ -26,6 +26,14 @@ Json = dict[str, Any]
 def file_text(path: Path, most_bytes: int) -> str:
     """Return the text of a regular file of at most so many bytes."""
     try:
+        return file_bytes(path, most_bytes).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise usage(f"{path}: not text in UTF-8 (byte {error.start})") from error
+
+
+def file_bytes(path: Path, most_bytes: int) -> bytes:
+    """Return what is in a regular file of at most so many bytes."""
+    try:
         # Not opened to wait: a FIFO would hold us up for ever.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -35,10 +43,7 @@ def file_text(path: Path, most_bytes: int) -> str:
         raise usage(f"{path}: {error.strerror}") from error
     if len(content) > most_bytes:
         raise usage(f"{path}: larger than {most_bytes} bytes")
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise usage(f"{path}: not text in UTF-8 (byte {error.start})") from error
+    return content
 
 
 def private_key(path: Path) -> str:
@@ -96,7 +101,7 @@ def new_private_file(path: Path) -> Iterator[Callable[[str], None]]:
             raise Declined(REFUSED, "file_not_written", f"{path}: {error.strerror}") from error
         filled = True
 
-    with open(descriptor, "w", encoding="ascii") as file:
+    with open(descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         os.fchmod(descriptor, 0o600)
         try:
             yield fill
@@ -149,12 +154,26 @@ def somebody_types() -> bool:
 
 def secret_from_stdin(what: str) -> str:
     """Return the one line that stdin holds; asked for without echo where a person types."""
+    return secrets_from_stdin([what])[0]
+
+
+def secrets_from_stdin(what: Sequence[str]) -> list[str]:
+    """Return the lines that stdin holds, one for each secret in this order; asked for without echo where a person types."""
     if somebody_types():
-        return asked_for(what)
+        return [asked_for(each) for each in what]
     lines = _lines(stdin_text())
-    if len(lines) != 1:
-        raise usage(f"stdin: one line with the {what} is expected, there are {len(lines)}")
-    return usable(lines[0], what)
+    if len(lines) != len(what):
+        lines_expected = "one line with the" if len(what) == 1 else f"{len(what)} lines with"
+        raise usage(f"stdin: {lines_expected} {' and the '.join(what)} is expected, there are {len(lines)}")
+    return [usable(line, each) for line, each in zip(lines, what, strict=True)]
+
+
+def new_passphrase(*before: str) -> list[str]:
+    """Return the secrets named before, and after them a passphrase for what is to be written; typed twice by a person."""
+    found = secrets_from_stdin([*before, "new passphrase"])
+    if somebody_types() and asked_for("new passphrase again") != found[-1]:
+        raise usage("the two new passphrases are not the same")
+    return found
 
 
 def passwords_from_stdin(servers: Sequence[str]) -> dict[str, str]:

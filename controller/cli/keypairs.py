@@ -12,13 +12,13 @@ from controller.cli import inputs, options, output
 from controller.cli.command import command, group
 from controller.cli.exits import Declined, of_status, usage
 from controller.cli.session import Session
-from controller.model import KeyType, Scope
+from controller.model import KeyFormat, KeyType, Scope
 
 if TYPE_CHECKING:
     from controller.client import Client
 
 Json = dict[str, Any]
-ABOUT_A_FILE = frozenset({"public_key_unreadable", "private_key_unreadable", "passphrase_wrong", "key_mismatch"})
+ABOUT_A_FILE = frozenset({"public_key_unreadable", "private_key_unreadable", "passphrase_wrong", "key_mismatch", "key_weak"})
 
 keypairs = group(
     "Key pairs; the private half of a managed one is kept here, encrypted.",
@@ -32,6 +32,9 @@ Out = Annotated[
     Path | None,
     typer.Option("--out", metavar="FILE", help="Write the private key there, mode 0600; an existing file is refused."),
 ]
+
+
+AllowWeak = Annotated[bool, typer.Option("--allow-weak", metavar="", help="Take RSA of less than 2048 bits, too.")]
 
 
 @command(
@@ -121,24 +124,26 @@ async def made_or_not(client: "Client", request: Json) -> AsyncIterator[Json]:
     keypairs,
     "import",
     "kps keypair import alice --public-key ~/.ssh/id_ed25519.pub",
-    "kps keypair import ops --private-key ops.pem --passphrase-stdin < passphrase",
+    "kps keypair import ops --private-key ops.ppk --passphrase-stdin < passphrase",
 )
 async def import_(
     session: Session,
     name: NewName,
     *,
     public_key: Annotated[
-        Path | None, typer.Option("--public-key", metavar="FILE", help="The public half alone: unmanaged.")
+        Path | None,
+        typer.Option("--public-key", metavar="FILE", help="The public half alone: a line, RFC 4716 or PEM; unmanaged."),
     ] = None,
     private_key: Annotated[
         Path | None,
-        typer.Option("--private-key", metavar="FILE", help="OpenSSH, PEM or PKCS#8; kept here, encrypted: managed."),
+        typer.Option("--private-key", metavar="FILE", help="OpenSSH, PEM, PKCS#8 or .ppk; kept here, encrypted: managed."),
     ] = None,
     scope: ScopeOption = "private",
     passphrase_stdin: Annotated[
         bool, typer.Option("--passphrase-stdin", metavar="", help="Read the passphrase of --private-key from stdin.")
     ] = False,
     master_key: options.MasterKey = None,
+    allow_weak: AllowWeak = False,
 ) -> None:
     """Take in a key pair that exists: the public half alone, or the private half and with it both."""
     if not public_key and not private_key:
@@ -148,6 +153,8 @@ async def import_(
     if master_key is not None and not private_key:
         raise usage("--master-key goes with --private-key")
     request: Json = {"name": name, "scope": scope} | ({} if master_key is None else {"master_key": master_key})
+    if allow_weak:
+        request["allow_weak"] = True
     if public_key:
         request["public_key"] = inputs.public_key(public_key)
     if private_key:
@@ -159,8 +166,10 @@ async def import_(
             made = await client.import_keypair(request)
     if session.json:
         output.as_json(made)
-    else:
-        show(made)
+        return
+    show(made)
+    for warning in made["warnings"]:
+        output.say(f"warning: {warning}", errors=True)
 
 
 @contextlib.contextmanager
@@ -171,7 +180,7 @@ def about_the_file(private_key: Path | None, public_key: Path | None = None) -> 
     try:
         yield
     except Refused as refused:
-        blamed = {"public_key_unreadable": public_key}.get(refused.code, private_key)
+        blamed = {"public_key_unreadable": public_key}.get(refused.code, private_key or public_key)
         if refused.code not in ABOUT_A_FILE or blamed is None:
             raise
         raise Declined(of_status(refused.status), refused.code, f"{blamed}: {refused.message}") from refused
@@ -204,12 +213,37 @@ async def show_(session: Session, name: options.OneKeypair) -> None:
         show(found)
 
 
-@command(keypairs, "export", "kps keypair export ops --out ~/.ssh/ops", "kps keypair export ops | ssh-add -")
-async def export(session: Session, name: options.OneKeypair, *, out: Out = None) -> None:
+@command(
+    keypairs,
+    "export",
+    "kps keypair export ops --out ~/.ssh/ops",
+    "kps keypair export ops | ssh-add -",
+    "kps keypair export ops --format ppk3 --passphrase-stdin --out ops.ppk < passphrase",
+)
+async def export(
+    session: Session,
+    name: options.OneKeypair,
+    *,
+    form: Annotated[
+        KeyFormat,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="openssh, pkcs8, pem (the traditional one, which ed25519 does not have), ppk2 or ppk3 (PuTTY's).",
+        ),
+    ] = "openssh",
+    passphrase_stdin: Annotated[
+        bool, typer.Option("--passphrase-stdin", metavar="", help="Encrypt the file with a passphrase that stdin holds.")
+    ] = False,
+    out: Out = None,
+) -> None:
     """Give out the private half of a managed key pair: to a file of mode 0600, else to stdout. It is recorded."""
+    request: Json = {"format": form}
+    if passphrase_stdin:
+        request["passphrase"] = inputs.new_passphrase()[0]
     with inputs.new_private_file(out) if out else contextlib.nullcontext() as fill:
         async with session.client() as client:
-            private = await client.export_keypair(name)
+            private = await client.export_keypair(name, request)
         if fill:
             fill(private)
     if session.json:
@@ -242,6 +276,7 @@ def show(keypair: Json, *, errors: bool = False) -> None:
             "master key": keypair["master_key_id"],
             "fingerprint": keypair["fingerprint"],
             "md5": keypair["fingerprint_md5"],
+            **({"warning": "; ".join(keypair["warnings"])} if keypair["warnings"] else {}),
             "created": output.seconds(keypair["created_at"]),
             "public key": keypair["public_key"],
         },

@@ -56,17 +56,19 @@ FIELDS: dict[str, dict[str, str]] = {
     },
     "key pair": {
         "name": "what it is called",
-        "type": "`ed25519`, `ecdsa-nistp256`, `ecdsa-nistp384`, `ecdsa-nistp521`, `rsa-2048`, `rsa-3072`, `rsa-4096`",
+        "type": "`ed25519`, `ecdsa-nistp256`, `ecdsa-nistp384`, `ecdsa-nistp521`, `rsa-2048`, `rsa-3072`, `rsa-4096`; "
+        "by import also `rsa-BITS` and `dsa`",
         "scope": "`private` (one user's) or `account` (the whole tenant's)",
         "managed": "whether the private half is kept here",
         "master_key_id": "the customer master key that it is sealed under; null where it is not kept",
         "public_key": "one line, as in authorized_keys",
         "fingerprint": "`SHA256:...`, as ssh-keygen -l prints it",
         "fingerprint_md5": "the older form, `aa:bb:...`",
+        "warnings": "a list of sentences: what to know of keys of this type",
         "created_at": "when it was made or taken in",
         "id": "UUID",
-        "private_key": "the OpenSSH private key; only from `create --unmanaged` (null with `--out`: it is in that file) and from "
-        "`export` without `--out`",
+        "private_key": "the private key, OpenSSH's or as `--format` says; only from `create --unmanaged` (null with `--out`: "
+        "it is in that file) and from `export` without `--out`",
     },
     "task": {
         "id": "UUID",

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from controller.keyfiles import signing_key
-from controller.model import KeyType, Secret
+from controller.model import Secret
 
 _OF_RSA: dict[bytes, type[hashes.HashAlgorithm]] = {
     b"ssh-rsa": hashes.SHA1,
@@ -28,7 +28,7 @@ _OF_CURVE: dict[int, type[hashes.HashAlgorithm]] = {256: hashes.SHA256, 384: has
 class SigningKey:
     """A private half that can be used and not be read."""
 
-    def __init__(self, key_type: KeyType, stored: Secret) -> None:
+    def __init__(self, key_type: str, stored: Secret) -> None:
         """stored: as controller.keyfiles says; not needed any more afterwards."""
         self._key = signing_key(key_type, stored)
 

@@ -72,7 +72,7 @@ class Bindings:
             if name is not None and not LOGIN.fullmatch(str(name)):
                 raise Invalid("login_unusable", f"{str(name)!r}: this cannot be a login; use letters, digits, _ . @ + and -")
         if kept.get("public_key"):
-            kept["public_key"] = keyfiles.read_public(str(kept["public_key"])).line()
+            kept["public_key"] = keyfiles.read_public(str(kept["public_key"]), allow_weak=True).line()
             if kept.get("keypair"):
                 raise Invalid("key_twice", "name a key pair or give a public key, not both")
         if operation in _NEED_A_KEYPAIR and not kept.get("keypair"):

@@ -39,9 +39,10 @@ class Custody:
         keypair = await self._seen(who, name, "keypair.manage")
         if keypair.managed:
             raise Conflict("already_managed", f"{name}: its private half is in custody already", keypair=name)
-        derived, stored = await apart.read_private(private_key, passphrase)
+        # That a key is weak was allowed when its public half was taken in.
+        derived, stored = await apart.read_private(private_key, passphrase, allow_weak=True)
         try:
-            public = keyfiles.read_public(keypair.public_key)
+            public = keyfiles.read_public(keypair.public_key, allow_weak=True)
             if public.blob != derived.blob:
                 raise Invalid(
                     "key_mismatch",

@@ -8,9 +8,9 @@ from typing import get_args
 
 from controller import keyfiles, opening
 from controller.errors import Conflict, Invalid
-from controller.keyfiles import PublicKey, apart
+from controller.keyfiles import PublicKey, apart, password
 from controller.kms import Kms
-from controller.model import KEY_TYPES, Caller, KeyPair, KeyType, Quotas, Scope, Sealed, Secret, now
+from controller.model import KEY_TYPES, Caller, KeyFormat, KeyPair, KeyType, Quotas, Scope, Sealed, Secret, now
 from controller.service.custody import named_master_key
 from controller.service.roles import allow, may_be_first
 from controller.service.worker import off_loop
@@ -60,19 +60,20 @@ class Keypairs:
         private_key: Secret | None = None,
         passphrase: Secret | None = None,
         master_key: str | None = None,
+        allow_weak: bool = False,
     ) -> KeyPair:
         """Take a key pair in; managed where the private half is given.
 
         Invalid: private_key_unreadable, passphrase_wrong, key_mismatch (the halves do not belong together),
-        public_key_unreadable.
+        public_key_unreadable, key_weak (RSA of less than 2048 bits, unless that is allowed).
         """
         _check(who, name, scope)
-        public = None if public_key is None else keyfiles.read_public(public_key)
+        public = None if public_key is None else keyfiles.read_public(public_key, allow_weak=allow_weak)
         if private_key is None:
             if public is None:
                 raise Invalid("key_missing", f"{name}: give a public key or a private key file")
             return await self._keep(who, _keypair(who, name, scope, public, managed=False), None, None, imported=True)
-        derived, stored = await apart.read_private(private_key, passphrase)
+        derived, stored = await apart.read_private(private_key, passphrase, allow_weak=allow_weak)
         try:
             if public is not None and public.blob != derived.blob:
                 raise Invalid(
@@ -92,9 +93,19 @@ class Keypairs:
         """Return one key pair; somebody else's private one is not found."""
         return await off_loop(self._executor, self._store.keypair, who.tenant_id, who.user_id, name)
 
-    async def export(self, who: Caller, name: str) -> Secret:
-        """Return the private half as the text of an OpenSSH private key file. Recorded."""
-        return await off_loop(self._executor, self._export, who, name)
+    async def export(self, who: Caller, name: str, form: KeyFormat = "openssh", passphrase: Secret | None = None) -> Secret:
+        """Return the private half as the text of a private key file, encrypted where a passphrase is given. Recorded.
+
+        Invalid: format_unusable (there is no such file for a key of this type).
+        """
+        return await off_loop(self._executor, self._export, who, name, form, passphrase)
+
+    async def decrypt_password(self, who: Caller, name: str, encrypted: str) -> Secret:
+        """Return a password that was encrypted to an RSA key pair in custody (Base64, PKCS#1 v1.5). Recorded.
+
+        Whoever may export the private half may do this. Invalid: password_unreadable.
+        """
+        return await off_loop(self._executor, self._decrypt_password, who, name, encrypted)
 
     async def upgrade(self, who: Caller, name: str) -> KeyPair:
         """Make a private key pair of the caller's one of the account: all users of the tenant use it from now on.
@@ -109,13 +120,24 @@ class Keypairs:
         allow(who, "keypair.delete", keypair.scope, name)
         await off_loop(self._executor, self._store.delete_keypair, keypair.id, who.user_id)
 
-    def _export(self, who: Caller, name: str) -> Secret:
+    def _decrypt_password(self, who: Caller, name: str, encrypted: str) -> Secret:
         keypair = self._store.keypair(who.tenant_id, who.user_id, name)
         allow(who, "keypair.export", keypair.scope, name)
+        text = password.check(keypair.type, encrypted)
+        keypair, stored = self._opened(keypair, opening.DECRYPT_PASSWORD, who)
+        try:
+            return password.opened(keypair.type, stored, text)
+        finally:
+            stored.wipe()
+
+    def _export(self, who: Caller, name: str, form: KeyFormat, passphrase: Secret | None) -> Secret:
+        keypair = self._store.keypair(who.tenant_id, who.user_id, name)
+        allow(who, "keypair.export", keypair.scope, name)
+        keyfiles.check_form(keypair.type, form, passphrase)
         keypair, stored = self._opened(keypair, opening.EXPORT, who)
         try:
             self._store.note_export(keypair.id, who.user_id)
-            return keyfiles.openssh_private(keypair.type, stored, keypair.name)
+            return keyfiles.private_text(keypair.type, stored, form, keypair.name, passphrase)
         finally:
             stored.wipe()
 

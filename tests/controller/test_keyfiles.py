@@ -142,6 +142,12 @@ def code(text: Secret | bytes, passphrase: Secret | None = None) -> str:
     return refused.value.code
 
 
+def public_code(text: str) -> str:
+    with pytest.raises(Invalid) as refused:
+        keyfiles.read_public(text)
+    return refused.value.code
+
+
 def test_an_openssh_file_with_the_wrong_passphrase_says_so(tmp_path: Path) -> None:
     text = Secret(generated_by_ssh_keygen("ed25519", tmp_path / "key", "-N", "right").read_bytes())
     for given in (None, Secret(""), Secret("wrong")):
@@ -228,12 +234,22 @@ def test_every_cut_of_a_file_is_refused_cleanly(tmp_path: Path) -> None:
             assert code(head[:end] + b"\n" + tail, PASSPHRASE) in ("private_key_unreadable", "passphrase_wrong")
 
 
-@pytest.mark.parametrize("bits", [1024, 2056])
-def test_an_rsa_key_of_another_size_is_refused(bits: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("bits", [1024, 2047, 2056])
+def test_an_rsa_key_under_2048_bits_is_refused_unless_it_is_allowed(bits: int, tmp_path: Path) -> None:
     ssh_keygen("-q", "-t", "rsa", "-b", bits, "-N", "", "-f", tmp_path / "key")
-    assert code((tmp_path / "key").read_bytes()) == "private_key_unreadable"
-    with pytest.raises(Invalid):
-        keyfiles.read_public((tmp_path / "key.pub").read_text())
+    text, line = Secret((tmp_path / "key").read_bytes()), (tmp_path / "key.pub").read_text()
+    if bits < 2048:
+        assert code(text) == public_code(line) == "key_weak"
+    public, form = keyfiles.read_private(text, allow_weak=True)
+    assert public.type == keyfiles.read_public(line, allow_weak=True).type == f"rsa-{bits}"
+    assert bool(keyfiles.warnings(public.type)) == (bits < 2048)
+    assert keyfiles.read_private(keyfiles.openssh_private(public.type, form), allow_weak=True) == (public, form)
+
+
+def test_an_rsa_key_that_no_sshd_takes_is_refused_always(tmp_path: Path) -> None:
+    made = subprocess.run(["openssl", "genrsa", "-traditional", "768"], capture_output=True, check=True).stdout
+    with pytest.raises(Invalid, match="no sshd accepts less than 1024"):
+        keyfiles.read_private(Secret(made), allow_weak=True)
 
 
 def openssh_file(body: bytes) -> bytes:

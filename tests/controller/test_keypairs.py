@@ -212,8 +212,8 @@ def test_nothing_of_the_stored_form_is_left_in_our_own_hands(
 
     read_private = apart.read_private
 
-    async def reading(*arguments: Any) -> Any:
-        result = await read_private(*arguments)
+    async def reading(*arguments: Any, **options: Any) -> Any:
+        result = await read_private(*arguments, **options)
         held.append(result[1])
         return result
 

@@ -37,6 +37,7 @@ async def import_keypair(fleet: Serving, who: Asking, asked: shapes.ImportedKeyp
             private_key=shapes.secret(asked.private_key),
             passphrase=shapes.secret(asked.passphrase),
             master_key=asked.master_key,
+            allow_weak=asked.allow_weak,
         )
     )
 
@@ -48,10 +49,18 @@ async def show_keypair(fleet: Serving, who: Asking, name: str) -> Json:
 
 
 @router.post("/keypairs/{name}/export")
-async def export_keypair(fleet: Serving, who: Asking, name: str) -> Json:
-    """Give the private half to the person who asks for it."""
-    private = await fleet.keypairs.export(who, name)
+async def export_keypair(fleet: Serving, who: Asking, name: str, asked: shapes.ExportedKeypair | None = None) -> Json:
+    """Give the private half to the person who asks for it, as an OpenSSH file where nothing else is said."""
+    asked = asked or shapes.ExportedKeypair()
+    private = await fleet.keypairs.export(who, name, asked.format, shapes.secret(asked.passphrase))
     return {"name": name, "private_key": private.open().decode("ascii")}
+
+
+@router.post("/keypairs/{name}/decrypt-password")
+async def decrypt_password(fleet: Serving, who: Asking, name: str, asked: shapes.EncryptedPassword) -> Json:
+    """Open a password that was encrypted to an RSA key pair in custody."""
+    found = await fleet.keypairs.decrypt_password(who, name, asked.encrypted)
+    return {"name": name, "password": found.open().decode("utf-8")}
 
 
 @router.delete("/keypairs/{name}", status_code=204)
