@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from tests.drills.figures import Report
@@ -12,9 +13,15 @@ FLEET_SECONDS = 3 * 3600  # that a fleet of a drill is there: longer than any pa
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is tried. sample: of every kind a few, spread evenly; else all."""
+    """How much is tried. sample: of every kind a few, spread evenly; else all.
+
+    keep: where the trials of kills, errors and power are kept, so that a run goes on where the one before it ended. within: begin
+    no trial of a part after so many seconds.
+    """
 
     sample: bool = False
+    keep: Path | None = None
+    within: float = float("inf")
 
     def some(self, points: list[T], most: int) -> list[T]:
         """Return points, or for a sample no more than most of them."""

@@ -1,4 +1,4 @@
-"""python -m tests.drills.faults [--sample] [--only PART ...] [--json FILE]: see `--help`."""
+"""python -m tests.drills.faults [--sample] [--only PART ...] [--keep DIR] [--json FILE]: see `--help`."""
 
 import argparse
 import sys
@@ -32,12 +32,17 @@ def main(words: list[str]) -> int:
     )
     parser.add_argument("--only", nargs="+", choices=sorted(PARTS), default=list(PARTS), help="these parts only")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="kills, errors, power: keep each trial there, and try it once only"
+    )
+    parser.add_argument("--within", type=float, metavar="SECONDS", help="with --keep: begin no trial of a part after that")
     given = parser.parse_args(words)
+    scale = Scale(given.sample, given.keep, given.within if given.keep and given.within else float("inf"))
     report = Report("faults", given.sample)
     for name in given.only:
         begun = time.monotonic()
         try:
-            PARTS[name](report, Scale(given.sample))
+            PARTS[name](report, scale)
         except DockerUnavailable as error:
             if given.sample:
                 print(f"{name}: not tried: {error}", file=sys.stderr)

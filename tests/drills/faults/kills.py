@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
 from tests.drills.faults import Scale, points, power
+from tests.drills.faults.kept import Kept
 from tests.drills.faults.lab import Lab
 from tests.drills.faults.points import BACK, ERRORS, HALF_WRITTEN, LATE, LEFT_OVER, LOCK_OUT, UNTOLD, WRONG_END, Point, Trial
 from tests.drills.faults.power import Disk
@@ -147,8 +148,15 @@ def _drill(
     with _pool(on_a_disk, min(WORKERS, most if scale.sample else WORKERS), scale.sample) as pool:
         listed = list(_listed(pool, listing))
         every = scale.some(points_of(listed), most)
+        kept = Kept(None if scale.sample else scale.keep, name)
+        trials = [trial for point in every if (trial := kept.of(point)) is not None]
+        known = {trial.point for trial in trials}
+        rest = [point for point in every if point not in known]
+        until = begun + min(MOST_SECONDS, scale.within)
         with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as progress:
-            trials = list(progress.track(_tried(pool, every, begun + MOST_SECONDS), total=len(every), description=name))
+            for trial in progress.track(_tried(pool, rest, until), total=len(rest), description=name):
+                kept.add(trial)
+                trials.append(trial)
     reached = [trial for trial in trials if trial.reached]
     # An operation of which the tracer lists no call would otherwise go missing without a word.
     empty = sorted(set(listing) - {(of, operation) for of, operation, *_ in listed})
