@@ -36,6 +36,8 @@ KINDS: dict[str, str] = {
     "keypair_created": "a key pair was generated",
     "keypair_imported": "a key pair was taken in",
     "keypair_exported": "the private half was given to the person who asked",
+    "home_backed_up": "everything was copied out into a file, with or without the root key",
+    "home_restored": "this home began anew from a backup: what had not ended was ended, and generations were raised",
     "keypair_opened": "a private half in custody was opened: who asked, for what, and for which task",
     "keypair_managed": "the private half of a key pair was taken into custody later",
     "keypair_cleared": "the private half was destroyed; the key pair stays, unmanaged",

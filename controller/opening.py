@@ -1,7 +1,9 @@
 """A private half in custody is opened here and nowhere else: on record, and only then given to who asked."""
 
+from controller.errors import Damaged
+from controller.keyfiles import signing
 from controller.kms import Kms
-from controller.model import KeyPair, Secret, Task
+from controller.model import KeyPair, Sealed, Secret, Task
 from controller.store import Store
 
 # Why one is opened; in the event as `purpose`.
@@ -9,7 +11,6 @@ LOGIN = "login"  # a task: to get in, to prove that the key works, to pass a jum
 EXPORT = "export"  # given to the person who asked
 UPGRADE = "upgrade"  # sealed anew for another scope
 DECRYPT_PASSWORD = "decrypt_password"  # noqa: S105
-VERIFY = "verify"  # compared with its public half, as after a restore
 
 
 def opened(
@@ -29,3 +30,16 @@ def opened(
         stored.wipe()
         raise
     return keypair, stored
+
+
+def verified(kms: Kms, keypair: KeyPair, sealed: Sealed) -> None:
+    """Open a private half in a copy of a home, and see that it belongs to its public half. It is given to nobody.
+
+    Damaged(key_mismatch), and what Kms.open_private raises. No event: a copy has no record that anybody will read.
+    """
+    stored = kms.open_private(keypair, sealed)
+    try:
+        if not signing.belongs(keypair.type, stored, keypair.public_key):
+            raise Damaged("key_mismatch", f"{keypair.name}: its private half belongs to another public half")
+    finally:
+        stored.wipe()

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from controller.cli import exits, home, operations, output
+from controller.cli import backup, exits, home, operations, output
 from controller.cli.command import Home, Json, grouping, remember
 from controller.cli.keyfiles import keypairs
 from controller.cli.rootkeys import roots
@@ -53,6 +53,8 @@ def before(
 home.register(app)
 app.add_typer(servers, name="server")
 app.add_typer(keypairs, name="keypair")
+app.add_typer(backup.backups, name="backup")
+backup.register(app)
 operations.register(app)
 app.add_typer(operations.password_login, name="password-login")
 app.add_typer(tasks, name="task")

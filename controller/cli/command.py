@@ -39,9 +39,9 @@ def remember(ctx: typer.Context, json: bool, home: str | None) -> None:
     ctx.obj = (json or before[0], before[1] if home is None else home)
 
 
-def group(purpose: str, *examples: str) -> typer.Typer:
-    """Return an empty group of commands about one noun."""
-    made = typer.Typer(cls=grouping(examples), no_args_is_help=True, rich_markup_mode="rich")
+def group(purpose: str, *examples: str, default: str | None = None) -> typer.Typer:
+    """Return an empty group of commands about one noun. default: the command that is meant where none is named."""
+    made = typer.Typer(cls=grouping(examples, default=default), no_args_is_help=True, rich_markup_mode="rich")
 
     @made.callback(help=purpose)
     def before(ctx: typer.Context, json: Json = False, home: Home = None) -> None:
@@ -50,10 +50,17 @@ def group(purpose: str, *examples: str) -> typer.Typer:
     return made
 
 
-def grouping(examples: tuple[str, ...], end: str = "") -> type[TyperGroup]:
-    """Return the class of a group whose help ends with these examples."""
+def grouping(examples: tuple[str, ...], end: str = "", default: str | None = None) -> type[TyperGroup]:
+    """Return the class of a group whose help ends with these examples. default: as in group()."""
 
     class Group(TyperGroup):
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            # Options of the group alone say nothing; help does, of all of it.
+            named = not {*self.commands, "--help", "-h"}.isdisjoint(args)
+            if default is not None and args and not named:
+                args = [default, *args]
+            return super().parse_args(ctx, args)
+
         def format_help(self, ctx: Any, formatter: Any) -> None:
             with told():
                 super().format_help(ctx, formatter)

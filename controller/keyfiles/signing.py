@@ -8,6 +8,7 @@ import struct
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from controller.keyfiles import signing_key
 from controller.model import Secret
@@ -43,6 +44,15 @@ class SigningKey:
         else:
             signature = key.sign(data, padding.PKCS1v15(), _OF_RSA[sig_algorithm]())
         return _string(sig_algorithm) + _string(signature)
+
+
+def belongs(key_type: str, stored: Secret, public_line: str) -> bool:
+    """Say whether a stored private half is that of a public key."""
+    try:
+        public = signing_key(key_type, stored).public_key()
+    except (ValueError, TypeError):
+        return False  # of another type
+    return public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).split(b" ")[1] == public_line.split(" ")[1].encode()
 
 
 def _string(value: bytes) -> bytes:

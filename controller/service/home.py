@@ -28,7 +28,7 @@ def initialise(settings: Settings, show: Callable[[dict[str, Any]], None] = lamb
     secret key is None where the home was there already: it is shown once. show is given the same, before any of it is
     kept for good: if it raises, the next time is the first time again.
     """
-    _make_directory(settings.home)
+    make_directory(settings.home)
     store = Store(settings.database_url)
     try:
         store.migrate()
@@ -121,7 +121,8 @@ def _random(alphabet: str, length: int) -> str:
     return "".join(secrets.choice(alphabet) for _ in range(length))
 
 
-def _make_directory(home: Path) -> None:
+def make_directory(home: Path) -> None:
+    """Make the directory of a home, unless it is there. Unavailable: home_unusable, home_exposed."""
     try:
         home.parent.mkdir(parents=True, exist_ok=True)
         home.mkdir(mode=0o700, exist_ok=True)

@@ -1,6 +1,7 @@
 """The verbs, by noun. Each is one transaction; each may be called from any thread, and by several processes at once."""
 
 from controller.store.accesskeys import AccessKeys
+from controller.store.copies import Copies
 from controller.store.custody import Custody
 from controller.store.events import Events
 from controller.store.keybelongings import KeyBelongings
@@ -14,7 +15,7 @@ from controller.store.tasks import Tasks
 __all__ = ["Store"]
 
 
-class Store(People, AccessKeys, QuotaTable, MasterKeys, RootKeys, KeyBelongings, Keypairs, Custody, Tasks, Events):
+class Store(People, AccessKeys, QuotaTable, MasterKeys, RootKeys, KeyBelongings, Keypairs, Custody, Copies, Tasks, Events):
     """What the controller remembers.
 
     A verb that names something which is not there raises NotFound; a name taken is AlreadyExists.

@@ -20,14 +20,15 @@ class Inventory(Base):
         """Take servers into the inventory, all or none; returns them.
 
         One at the address of a server that was removed goes on from its generation: the machine may be the same, and
-        refuses an older order.
+        refuses an older order. In a home that was restored every server begins where the others were raised to.
         """
         added = []
         with engine.writing(self._engine) as connection:
             reached = _reached(connection, {server.tenant_id for server in servers})
+            least = _raised(connection)
             for given in servers:
                 before = reached.get((given.tenant_id, given.host, given.port), 0)
-                server = replace(given, generation=max(given.generation, before))
+                server = replace(given, generation=max(given.generation, before, least))
                 added.append(server)
                 if server_where(connection, server.tenant_id, tables.servers.c.name == server.name) is not None:
                     raise AlreadyExists("server_exists", f"{server.name}: there is a server of this name already")
@@ -177,3 +178,10 @@ def _reached(connection: Connection, tenant_ids: Collection[str]) -> dict[tuple[
             address = (tenant_id, detail["host"], detail["port"])
             found[address] = max(found.get(address, 0), detail["generation"])
     return found
+
+
+def _raised(connection: Connection) -> int:
+    """Return by how much restores have raised the generations: what had reached a server that is unknown here is below that."""
+    table = tables.events
+    found = connection.execute(select(table.c.detail).where(table.c.kind == "home_restored")).scalars()
+    return sum(int(detail["generations_raised_by"]) for detail in found)

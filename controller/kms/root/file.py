@@ -28,10 +28,26 @@ class FileRootKey:
 
     def __init__(self, path: Path) -> None:
         """Unavailable: root_key_missing, root_key_exposed (mode or owner), root_key_malformed."""
-        key = _read(path)
-        self._aead = AESGCM(key)
-        self.check_value = hmac.new(key, b"kps root key check value", hashlib.sha256).hexdigest()[:16]
-        Secret(key).wipe()
+        self._take(self.read(path))
+
+    @staticmethod
+    def read(path: Path) -> Secret:
+        """Return what is in the file. Errors: as FileRootKey()."""
+        return Secret(_read(path))
+
+    @classmethod
+    def of(cls, key: Secret) -> Self:
+        """Return the same for a key that comes from elsewhere, as from a backup; the secret is wiped."""
+        made = cls.__new__(cls)
+        made._take(key)
+        return made
+
+    def _take(self, key: Secret) -> None:
+        self._aead = AESGCM(key.view())
+        own = bytearray(key.view())
+        self.check_value = hmac.new(own, b"kps root key check value", hashlib.sha256).hexdigest()[:16]
+        Secret(own).wipe()
+        key.wipe()
 
     @classmethod
     def make(cls, path: Path) -> Self:

@@ -5,6 +5,7 @@ from pathlib import Path
 from controller.kms.root.file import FileRootKey
 from controller.kms.root.port import RootKey
 from controller.kms.root.uri import Uri, parse
+from controller.model import Secret
 
 DEFAULT_URI = "file:root.key"
 
@@ -27,6 +28,11 @@ def make_root(uri: str, home: Path, *, again: bool = False) -> RootKey:
     if where.scheme == "file":
         return FileRootKey.make(_path(where, home))
     return _elsewhere(where, home, again=again, make=True)
+
+
+def read_file(uri: str, home: Path) -> Secret:
+    """Return the root key that lives in a file, for a backup that is to have it. Errors: as FileRootKey()."""
+    return FileRootKey.read(_path(parse(uri), home))
 
 
 def _elsewhere(where: Uri, home: Path, *, again: bool, make: bool) -> RootKey:

@@ -1,0 +1,117 @@
+"""A home's database as a whole: copied while it is used, and begun anew from a copy."""
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select, update
+
+from controller.errors import Damaged
+from controller.model import FINAL, KeyPair, Outcome, Sealed
+from controller.store import engine, rows, schema, tables
+from controller.store.tasks import INTERRUPTED, Tasks
+
+# A restored home goes on from numbers that no order of before has reached: its servers refuse older ones.
+GENERATIONS = 1_000_000
+PAGES_AT_ONCE = 512
+KEYPAIRS_AT_ONCE = 500
+COUNTED = ("tenants", "users", "servers", "keypairs", "bindings", "tasks", "events")
+
+Told = Callable[[int, int], None]  # how much is done, of how much
+
+_RESTORED = "this home was restored from a backup of a time when the task had not ended"
+_NEVER_BEGUN = Outcome("cancelled", "unknown", phase="queued", message=f"{_RESTORED}; it was given up, ask for it again")
+
+
+class Copies(Tasks):
+    """The database as one thing."""
+
+    def copy_to(self, path: Path, told: Told = lambda done, total: None) -> None:
+        """Write a consistent copy to a new file of mode 0600, durably; others go on writing meanwhile. told: in pages."""
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        with (
+            engine.usable(self._path),
+            closing(sqlite3.connect(self._path, isolation_level=None, timeout=engine.BUSY_SECONDS)) as source,
+            closing(sqlite3.connect(path)) as copy,
+        ):
+            # One view from the first page to the last: else each change by another process would begin it anew.
+            source.execute("BEGIN")
+            source.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+            source.backup(copy, pages=PAGES_AT_ONCE, progress=lambda _, left, total: told(total - left, total))
+        with open(path, "rb") as written:
+            os.fsync(written.fileno())
+
+    def is_whole(self) -> None:
+        """Damaged(backup_damaged) unless SQLite finds every page and index as it must be."""
+        with engine.reading(self._engine) as connection:
+            said = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
+        if said != "ok":
+            raise Damaged("backup_damaged", f"the database in it is damaged ({said}); take another backup")
+
+    def is_current(self) -> bool:
+        """Say whether it has this version's tables."""
+        with engine.reading(self._engine) as connection:
+            return schema.version(connection) == tables.VERSION
+
+    def note_backup(self, tenant_id: str, user_id: str, with_root_key: bool) -> None:
+        """Record that everything was copied out, and whether with what opens it."""
+        with engine.writing(self._engine) as connection:
+            self._event(connection, tenant_id, "home_backed_up", {"user_id": user_id, "with_root_key": with_root_key})
+
+    def in_custody(self) -> Iterator[tuple[KeyPair, Sealed]]:
+        """Give every key pair of every tenant whose private half is kept, with that."""
+        table, after = tables.keypairs, ""
+        while True:
+            query = select(table).where(table.c.sealed.is_not(None), table.c.id > after).order_by(table.c.id)
+            with engine.reading(self._engine) as connection:
+                found = connection.execute(query.limit(KEYPAIRS_AT_ONCE)).mappings().all()
+            yield from ((rows.keypair(row), Sealed(row["sealed"])) for row in found)
+            if len(found) < KEYPAIRS_AT_ONCE:
+                return
+            after = found[-1]["id"]
+
+    def begin_anew(self, tenant_id: str, detail: dict[str, Any]) -> list[str]:
+        """Have a restored database go on: every server's generation is raised by GENERATIONS, and what had not ended is ended.
+
+        Of a task that was running nobody knows how it left its server; who serves the home asks the server. Returns the ids
+        of the tasks that were ended. detail: of the event home_restored.
+        """
+        with engine.writing(self._engine) as connection:
+            raised = tables.servers.c.generation + GENERATIONS
+            connection.execute(update(tables.servers).values(generation=raised))
+            query = select(tables.tasks).where(tables.tasks.c.status.not_in(FINAL)).order_by(tables.tasks.c.seq)
+            ended = []
+            for found in connection.execute(query).mappings().all():
+                task = rows.task(found)
+                broken_off = replace(INTERRUPTED, phase=task.phase, message=f"{task.server_name}: {_RESTORED}")
+                outcome = _NEVER_BEGUN if task.status == "ready" else broken_off
+                ended.append(self._end(connection, task, outcome, "task_interrupted").id)
+            told = detail | {"generations_raised_by": GENERATIONS, "tasks_ended": ended}
+            self._event(connection, tenant_id, "home_restored", told)
+        return ended
+
+
+def counts(path: Path) -> dict[str, int]:
+    """Return how much of what is in a database file, whatever its version; managed: key pairs with their private half."""
+    with engine.usable(path), closing(sqlite3.connect(f"file:{_quoted(path)}?mode=ro", uri=True)) as connection:
+        there = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        wanted = [name for name in COUNTED if name in there]
+        found = {name: int(connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0]) for name in wanted}  # noqa: S608
+        if "keypairs" in there:
+            found["managed"] = int(connection.execute("SELECT count(*) FROM keypairs WHERE managed").fetchone()[0])
+        return found
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")

@@ -1,0 +1,303 @@
+"""A home in one file: what is in it, what opens it, and the home that is made of it."""
+
+import asyncio
+import io
+import json
+import os
+import sqlite3
+import stat
+import tarfile
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from controller.errors import Problem
+from controller.kms import FileRootKey, Kms
+from controller.model import KEY_TYPES, Caller, Server
+from controller.service import backup
+from controller.service.keypairs import Keypairs
+from controller.settings import Settings
+from controller.store import Store
+from controller.store.copies import GENERATIONS
+from tests.controller import given, secret_search
+from tests.controller.faces import here, program
+
+FEW = [each for each in KEY_TYPES if not each.startswith("rsa-3") and not each.startswith("rsa-4")]
+
+
+@pytest.fixture
+def full(store: Store, kms: Kms, who: Caller) -> None:
+    """A home with a key pair of every type, one of them unmanaged."""
+
+    async def make() -> None:
+        for each in FEW:
+            await Keypairs(store, kms).create(who, each, each)
+        await Keypairs(store, kms).create(who, "loose", managed=False)
+
+    asyncio.run(make())
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "a.backup"
+
+
+def elsewhere(tmp_path: Path, **more: Any) -> Settings:
+    return Settings(home=tmp_path / "other-machine" / "home", **more)
+
+
+def code(work: Callable[[], Any]) -> str:
+    with pytest.raises(Problem) as refused:
+        work()
+    return refused.value.code
+
+
+def test_with_the_root_key_every_private_half_opens_and_belongs(full: None, settings: Settings, out: Path) -> None:
+    content = backup.back_up(settings, out, with_root_key=True)
+    assert (content.counts["keypairs"], content.counts["managed"]) == (len(FEW) + 1, len(FEW))
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    assert backup.look(out) == content
+    done = backup.verify(out)
+    assert (done.private_halves, done.unopenable) == (len(FEW), {})
+    assert done.master_keys >= 1
+    # Nothing is left beside it.
+    assert sorted(path.name for path in out.parent.iterdir()) == ["a.backup", "home"]
+
+
+def test_without_the_root_key_it_gives_nothing_away_and_opens_with_one_from_elsewhere(
+    full: None, settings: Settings, out: Path, store: Store, kms: Kms, who: Caller
+) -> None:
+    backup.back_up(settings, out)
+    secrets = secret_search.raw("root key", settings.root_key.read_bytes())
+    for keypair in store.keypairs(who.tenant_id, who.user_id):
+        if keypair.managed:
+            stored = kms.open_private(keypair, store.sealed_private(keypair.id))
+            found = secret_search.private_key(keypair.type, stored)
+            secrets |= {f"{name} of {keypair.name}": forms for name, forms in found.items()}
+    assert secret_search.in_files(secrets, [out]) == []
+    assert code(lambda: backup.verify(out)) == "root_key_missing"
+    assert backup.verify(out, f"file:{settings.root_key}").private_halves == len(FEW)
+
+
+def test_another_root_key_is_told_apart(full: None, settings: Settings, out: Path, tmp_path: Path) -> None:
+    backup.back_up(settings, out)
+    FileRootKey.make(tmp_path / "another.key")
+    uri = f"file:{tmp_path}/another.key"
+    assert code(lambda: backup.verify(out, uri)) == "root_key_wrong"
+    new = elsewhere(tmp_path)
+    assert code(lambda: backup.restore(out, new.model_copy(update={"root_key_uri": uri}))) == "root_key_wrong"
+    assert code(lambda: backup.restore(out, new)) == "root_key_missing"
+    assert [path.name for path in new.home.iterdir()] == []
+
+
+@pytest.mark.parametrize("with_root_key", [True, False])
+def test_a_restored_home_opens_everything_on_another_machine(
+    full: None, settings: Settings, out: Path, tmp_path: Path, with_root_key: bool
+) -> None:
+    backup.back_up(settings, out, with_root_key=with_root_key)
+    new = elsewhere(tmp_path)
+    given_key = new if with_root_key else new.model_copy(update={"root_key_uri": f"file:{settings.root_key}"})
+    done = backup.restore(out, given_key)
+    assert done.root_key == ("file:root.key" if with_root_key else f"file:{settings.root_key}")
+    if not with_root_key:
+        assert not new.root_key.exists()
+    for name in FEW:
+        exported = here(new.home, "keypair", "export", name)
+        assert exported.exit_code == 0, exported.output
+    assert not list(new.home.glob(".kps.db*"))
+    assert code(lambda: backup.restore(out, given_key)) == "home_exists"
+
+
+def test_a_root_key_that_lies_in_the_new_home_already_is_used(full: None, settings: Settings, out: Path, tmp_path: Path) -> None:
+    backup.back_up(settings, out)
+    new = elsewhere(tmp_path)
+    new.home.mkdir(mode=0o700, parents=True)
+    new.root_key.write_bytes(settings.root_key.read_bytes())
+    new.root_key.chmod(0o600)
+    assert backup.restore(out, new).root_key == "file:root.key"
+    assert here(new.home, "keypair", "export", FEW[0]).exit_code == 0
+
+
+def test_after_a_restore_servers_take_our_orders_and_what_had_not_ended_is_ended(
+    settings: Settings, store: Store, who: Caller, out: Path, tmp_path: Path
+) -> None:
+    running, waiting = given.task(store, who, "web-1"), given.task(store, who, "web-2")
+    claimed = store.claim(running.id, "gone", 30)
+    assert claimed is not None
+    backup.back_up(settings, out, with_root_key=True)
+    new = elsewhere(tmp_path)
+    done = backup.restore(out, new)
+    assert done.tasks_ended == [running.id, waiting.id]
+    restored = Store(new.database_url)
+    try:
+        tasks = {task.id: task for task in restored.tasks(who.tenant_id)}
+        interrupted, given_up = tasks[running.id], tasks[waiting.id]
+        assert (interrupted.status, interrupted.server_state, interrupted.cause) == ("failed", "unknown", "interrupted")
+        assert (given_up.status, given_up.server_state) == ("cancelled", "unknown")
+        assert [task.id for task in restored.unsettled()] == [running.id]  # its server is asked
+        before = store.server(who.tenant_id, "web-1").generation
+        assert restored.server(who.tenant_id, "web-1").generation == before + GENERATIONS
+        # One that came after the backup, and is added again, has seen orders that nobody here remembers.
+        later = restored.add_servers([Server("later", who.tenant_id, "web-3", "192.0.2.3")])[0]
+        assert later.generation == GENERATIONS
+        assert restored.events(who.tenant_id)[-2].kind == "home_restored"
+    finally:
+        restored.close()
+
+
+def test_a_copy_is_of_one_moment_while_others_write(settings: Settings, store: Store, who: Caller, out: Path) -> None:
+    """Each transaction adds a server and its event: a copy never has the one without the other."""
+    stop = threading.Event()
+    written = []
+
+    def write() -> None:
+        while not stop.wait(0.005):  # SQLite's lock is not fair: without a pause nobody else gets it
+            number = len(written)
+            store.add_servers([Server(f"s{number}", who.tenant_id, f"web-{number}", "192.0.2.1")])
+            written.append(number)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        while len(written) < 5:
+            pass
+        seen = [backup.back_up(settings, out.with_name(f"{n}.backup")).counts for n in range(5)]
+    finally:
+        stop.set()
+        writer.join()
+    assert seen[0]["servers"] >= 5
+    for n, counts in enumerate(seen):
+        with backup.reading(out.with_name(f"{n}.backup")) as found:
+            copy = out.with_name(f"{n}.db")
+            found.unpack(copy)
+        with sqlite3.connect(copy) as database:
+            (added,) = database.execute("SELECT count(*) FROM events WHERE kind = 'server_added'").fetchone()
+        database.close()
+        assert counts["servers"] == added
+
+
+def test_an_existing_file_and_a_root_key_in_no_file_are_refused(settings: Settings, made: Any, out: Path) -> None:
+    out.write_text("mine")
+    assert code(lambda: backup.back_up(settings, out)) == "file_exists"
+    assert out.read_text() == "mine"
+    out.unlink()
+    record = settings.home / "root.json"
+    known = json.loads(record.read_text())
+    known["roots"][0]["uri"] = "awskms:alias/kps?region=eu-west-1"
+    record.write_text(json.dumps(known))
+    assert code(lambda: backup.back_up(settings, out, with_root_key=True)) == "root_key_elsewhere"
+    backup.back_up(settings, out)
+    assert backup.look(out).roots[0].uri == known["roots"][0]["uri"]
+
+
+def altered(out: Path, name: str, content: bytes | None, *, kind: bytes = tarfile.REGTYPE) -> Path:
+    """A backup in which one member is another, or (None) is not there."""
+    made = out.with_name("altered.backup")
+    with tarfile.open(out) as before, tarfile.open(made, "w") as after:
+        for member in before:
+            file = before.extractfile(member)
+            assert file is not None
+            text = file.read()
+            if member.name == name:
+                if content is None:
+                    continue
+                text, member.size, member.type = content, len(content), kind
+            after.addfile(member, io.BytesIO(text))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        ("backup.json", b"{}", tarfile.REGTYPE),
+        ("backup.json", b"[", tarfile.REGTYPE),
+        ("backup.json", b"x" * 70_000, tarfile.REGTYPE),
+        ("backup.json", None, tarfile.REGTYPE),
+        ("kps.db", None, tarfile.REGTYPE),
+        ("kps.db", b"", tarfile.SYMTYPE),
+        ("kps.db", b"SQLite format 3\0", tarfile.REGTYPE),
+        ("root-0.key", None, tarfile.REGTYPE),
+        ("root-0.key", b"x" * 33, tarfile.REGTYPE),
+    ],
+)
+def test_a_backup_that_was_changed_is_refused(
+    settings: Settings, made: Any, out: Path, tmp_path: Path, name: str, content: bytes | None, kind: bytes
+) -> None:
+    backup.back_up(settings, out, with_root_key=True)
+    bad = altered(out, name, content, kind=kind)
+    assert code(lambda: backup.verify(bad)) == "backup_damaged"
+    new = elsewhere(tmp_path)
+    assert code(lambda: backup.restore(bad, new)) == "backup_damaged"
+    assert not new.home.exists() or list(new.home.iterdir()) == []
+
+
+@pytest.mark.parametrize("part", [0.3, 0.9])
+def test_a_backup_that_is_cut_off_is_refused(settings: Settings, made: Any, out: Path, tmp_path: Path, part: float) -> None:
+    backup.back_up(settings, out)
+    os.truncate(out, int(out.stat().st_size * part))
+    uri = f"file:{settings.root_key}"
+    assert code(lambda: backup.verify(out, uri)) == "backup_damaged"
+    assert code(lambda: backup.restore(out, elsewhere(tmp_path, root_key_uri=uri))) == "backup_damaged"
+
+
+def test_what_is_no_backup_is_told(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("hello\n" * 1000)
+    assert code(lambda: backup.look(tmp_path / "text")) == "backup_unknown"
+    assert code(lambda: backup.look(tmp_path / "nowhere")) == "backup_unreadable"
+    assert code(lambda: backup.look(tmp_path)) == "backup_unreadable"
+
+
+def test_a_private_half_that_was_exchanged_is_named(
+    full: None, settings: Settings, store: Store, kms: Kms, who: Caller, out: Path
+) -> None:
+    """A record that opens, because whoever wrote it had everything, and holds another key."""
+    first, second = (store.keypair(who.tenant_id, who.user_id, name) for name in FEW[:2])
+    other = kms.open_private(second, store.sealed_private(second.id))
+    lying = kms.seal_private(replace(first), other)
+    store.move_private(first.id, store.sealed_private(first.id), lying, who.user_id)
+    backup.back_up(settings, out, with_root_key=True)
+    done = backup.verify(out)
+    assert list(done.unopenable) == [first.name]
+    assert done.private_halves == len(FEW) - 1
+
+
+# -- as commands
+
+
+def test_the_commands(settings: Settings, full: None, tmp_path: Path) -> None:
+    out, home = str(tmp_path / "b"), tmp_path / "restored"
+    made = program(settings.home, "backup", "--out", out, "--json")
+    assert made.returncode == 0, made.stderr
+    assert json.loads(made.stdout)["with_root_key"] is False
+    told = program(settings.home, "backup", "verify", out)
+    assert (told.returncode, "managed" in told.stdout, "root key in it  no" in told.stdout) == (5, True, True)
+    verified = program(settings.home, "backup", "verify", out, "--root-key", f"file:{settings.root_key}", "--json")
+    assert json.loads(verified.stdout)["opened"]["private_halves"] == len(FEW)
+    loud = program(settings.home, "backup", "create", "--out", f"{out}2", "--with-root-key")
+    assert "WITH THE ROOT KEY" in loud.stdout
+    restored = program(settings.home, "restore", f"{out}2", "--home", str(home), "--json")
+    assert restored.returncode == 0, restored.stderr
+    assert json.loads(restored.stdout)["root_key"] == "file:root.key"
+    again = program(settings.home, "restore", f"{out}2", "--home", str(home), "--json")
+    assert (again.returncode, json.loads(again.stderr)["error"]["code"]) == (4, "home_exists")
+    assert json.loads(program(home, "keypair", "list", "--json").stdout) != []
+
+
+def test_a_backup_is_taken_while_the_home_is_served(settings: Settings, made: Any, tmp_path: Path) -> None:
+    import subprocess
+
+    from tests.controller.faces import KPS
+
+    environment = {"PATH": os.environ["PATH"], "KPS_HOME": str(settings.home)}
+    with subprocess.Popen([KPS, "serve"], stdout=subprocess.PIPE, text=True, env=environment) as serving:
+        assert serving.stdout is not None
+        assert serving.stdout.readline().startswith("serving")
+        program(settings.home, "keypair", "create", "ops")
+        done = program(settings.home, "backup", "--out", str(tmp_path / "b"), "--with-root-key", "--json")
+        serving.terminate()
+    assert json.loads(done.stdout)["counts"]["managed"] == 1
+    assert backup.verify(tmp_path / "b").private_halves == 1
