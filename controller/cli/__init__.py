@@ -8,6 +8,7 @@ import typer
 from controller.cli import backup, exits, home, operations, output
 from controller.cli.command import Home, Json, grouping, remember
 from controller.cli.keyfiles import keypairs
+from controller.cli.kms import kms
 from controller.cli.rootkeys import roots
 from controller.cli.servers import servers
 from controller.cli.session import begin_start, complain
@@ -58,6 +59,7 @@ backup.register(app)
 operations.register(app)
 app.add_typer(operations.password_login, name="password-login")
 app.add_typer(tasks, name="task")
+app.add_typer(kms, name="kms")
 app.add_typer(roots, name="root")
 
 

@@ -19,26 +19,20 @@ OPERATIONS = (
     "encrypt-data",
     "decrypt-data",
 )
-_PRINCIPAL = re.compile(r"[a-zA-Z0-9]{1,64}")
 _NAME = re.compile(r"[a-zA-Z0-9:/_-]{0,255}")
 
 
-def check(operations: Collection[str], grantee: str, name: str, retiring: str | None) -> list[str]:
+def check(operations: Collection[str], name: str) -> list[str]:
     """Return the operations in their order.
 
-    Invalid: grant_operations_unusable (none, an unknown one, or create-grant alone), grantee_unusable, grant_name_unusable.
+    Invalid: grant_operations_unusable (none, an unknown one, or create-grant alone), grant_name_unusable.
     """
     unknown = sorted(set(operations) - set(OPERATIONS))
     if unknown:
         message = f"{', '.join(unknown)[:200]}: can't be granted; these can: {', '.join(OPERATIONS)}"
         raise Invalid("grant_operations_unusable", message)
     if not set(operations) - {"create-grant"}:
-        raise Invalid(
-            "grant_operations_unusable", "create-grant alone grants nothing; name an operation that may be passed on too"
-        )
-    for principal in (grantee, retiring):
-        if principal is not None and not _PRINCIPAL.fullmatch(principal):
-            raise Invalid("grantee_unusable", f"{principal[:100]!r}: give a user's id, or the tenant's for all its users")
+        raise Invalid("grant_operations_unusable", "create-grant alone grants nothing; name what may be passed on too")
     if not _NAME.fullmatch(name):
         raise Invalid("grant_name_unusable", f"{name[:300]!r}: a grant's name is at most 255 letters, digits, and : / _ -")
     return [operation for operation in OPERATIONS if operation in operations]

@@ -430,3 +430,20 @@ async def test_every_use_is_on_record_with_who_and_what(keys: KeyService, who: C
     assert [(each["operation"], each["user_id"], each["alias"]) for each in used] == [
         (operation, who.user_id, "one") for operation in ("encrypt", "decrypt", "create_data_key_without_plaintext")
     ]
+
+
+def test_every_code_is_in_the_documents() -> None:
+    """Each refusal that the code of keys can make is explained on docs/kms.md."""
+    import re
+
+    root = Path(__file__).parents[2]
+    parts = [*(root / "controller/kms").glob("*.py"), *(root / "controller/service/kms").glob("*.py")]
+    parts += [root / f"controller/{name}.py" for name in ("store/masterkeys", "store/keybelongings", "api/keyshapes")]
+    raised = {
+        code
+        for part in parts
+        if part.name != "envelope.py"
+        for code in re.findall(r'(?:Invalid|Conflict|NotFound|AlreadyExists|NotAllowed)\(\s*"([a-z0-9_]+)"', part.read_text())
+    }
+    explained = set(re.findall(r"`([a-z0-9_]+)`", (root / "docs/kms.md").read_text()))
+    assert raised - explained == set()

@@ -34,7 +34,7 @@ class Grants(Verbs):
         self,
         who: Caller,
         name: str,
-        grantee: str,
+        grantee: str | None,
         operations: Collection[str],
         *,
         grant_name: str = "",
@@ -42,9 +42,9 @@ class Grants(Verbs):
     ) -> Grant:
         """Give a user of the tenant, or all of them, leave to use a master key.
 
-        grantee, retiring: ids of users; grantee may be the tenant's. Who was granted create-grant may pass on what else was
-        granted with it. Invalid: grant_operations_unusable, grantee_unusable, grant_name_unusable. NotAllowed: by the role,
-        grant_exceeds_own. Conflict: by the key's state, grant_quota.
+        grantee, retiring: ids or names of users; grantee may be the tenant's id, or None for that. Who was granted create-grant
+        may pass on what else was granted with it. Invalid: grant_operations_unusable, grantee_unusable, grant_name_unusable.
+        NotAllowed: by the role, grant_exceeds_own. Conflict: by the key's state, grant_quota.
         """
         return await self._off(partial(self._create, who, name, grantee, operations, grant_name, retiring))
 
@@ -67,10 +67,10 @@ class Grants(Verbs):
         return await self._off(self._end, who, name, grant_id, "master_key_grant_retired", allowed)
 
     def _create(
-        self, who: Caller, name: str, grantee: str, operations: Collection[str], grant_name: str, retiring: str | None
+        self, who: Caller, name: str, grantee: str | None, operations: Collection[str], grant_name: str, retiring: str | None
     ) -> Grant:
         key = self._seen(who, name)
-        granted = grants.check(operations, grantee, grant_name, retiring)
+        granted = grants.check(operations, grant_name)
         if refusal(who.role, who.kind, "masterkey.change", "tenant") is not None:
             own = self._store.grants_for(key.id, who.tenant_id, who.user_id)
             if not any("create-grant" in grant.operations for grant in own):
@@ -78,24 +78,25 @@ class Grants(Verbs):
             grants.passed_on(own, granted)
         keys.refuse_default(key, "granted")
         keys.refuse_unless_enabled(key, self._now())
-        for principal in {grantee, retiring} - {None, who.tenant_id}:
-            self._known(who, str(principal))
-        if retiring == who.tenant_id:
-            raise Invalid("grantee_unusable", "a grant is retired by a user: give a user's id")
         made = Grant(
-            secrets.token_hex(_ID_BYTES), key.id, who.tenant_id, grantee, granted, who.user_id, self._now(), grant_name, retiring
+            secrets.token_hex(_ID_BYTES),
+            key.id,
+            who.tenant_id,
+            who.tenant_id if grantee in (None, who.tenant_id) else self._user(who, str(grantee)),
+            granted,
+            who.user_id,
+            self._now(),
+            grant_name,
+            None if retiring is None else self._user(who, retiring),
         )
         return self._store.add_grant(made, grants.MOST_GRANTS)
 
-    def _known(self, who: Caller, user_id: str) -> None:
+    def _user(self, who: Caller, name: str) -> str:
         try:
-            known = self._store.user(who.tenant_id, user_id).id == user_id
-        except NotFound:
-            known = False
-        if not known:
-            raise Invalid(
-                "grantee_unusable", f"{user_id}: there is no user of this id; give one's id, or the tenant's for all its users"
-            )
+            return self._store.user(who.tenant_id, name).id
+        except NotFound as error:
+            message = f"{name[:100]!r}: there is no such user; give a user's name or id"
+            raise Invalid("grantee_unusable", message) from error
 
     def _end(self, who: Caller, name: str, grant_id: str, kind: str, allowed: Callable[[Grant], None]) -> Grant:
         return self._store.end_grant(self._seen(who, name), grant_id, kind, who.user_id, allowed)
