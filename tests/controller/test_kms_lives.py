@@ -20,6 +20,7 @@ from controller.model import Caller, MasterKey, Secret, User
 from controller.service.kms import KeyService
 from controller.settings import Settings
 from controller.store import Store
+from tests.controller import given
 
 pytestmark = pytest.mark.anyio
 START = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -396,6 +397,34 @@ async def test_custody_takes_symmetric_keys_only(keys: KeyService, who: Caller, 
     with pytest.raises(Problem) as problem:
         timed.seal(who.tenant_id, Secret(b"x"), CONTEXT, alias="one")
     assert problem.value.code == code
+
+
+async def test_the_master_key_of_an_only_way_in_is_not_taken_away_unless_that_is_said(
+    keys: KeyService, who: Caller, store: Store, timed: Kms
+) -> None:
+    from controller.model import Binding, Server
+    from controller.service.keypairs import Keypairs
+
+    key = await keys.keys.create(who, "one", origin="external")
+    await brought(keys, who, "one")
+    pair, _ = await Keypairs(store, timed).create(who, "ops")
+    before = store.sealed_private(pair.id)
+    store.move_private(pair.id, before, timed.rewrap(who.tenant_id, before, "one"), who.user_id)
+    [server] = store.add_servers([Server("s1", who.tenant_id, "web-1", "192.0.2.1", password_login="off")])
+    given.bind(store, Binding(server.id, "root", pair.id, "logged_in", True, "t", START))
+    steps: list[Callable[..., Awaitable[MasterKey]]] = [
+        lambda **said: keys.keys.disable(who, "one", **said),
+        lambda **said: keys.keys.schedule_deletion(who, "one", 7, **said),
+        lambda **said: keys.imports.delete(who, "one", **said),
+    ]
+    for step in steps:
+        with pytest.raises(Problem, match="root@web-1") as problem:
+            await step()
+        assert problem.value.code == "only_way_in"
+    assert (await keys.keys.get(who, key.id)).state == "enabled"
+    assert (await steps[0](even_if_only_way_in=True)).state == "disabled"
+    await keys.keys.enable(who, "one")
+    assert (await steps[2](even_if_only_way_in=True)).state == "pending_import"
 
 
 # -- the end

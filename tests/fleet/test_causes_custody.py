@@ -78,19 +78,20 @@ def test_a_private_half_under_a_master_key_that_is_disabled(product, server, tol
     product.add(server)
     pair = product.keypair()
 
-    def set_state(state):
-        """As nobody can: a default key is never disabled."""
-        with closing(sqlite3.connect(product.home / "kps.db")) as connection, connection:
-            connection.execute("UPDATE master_keys SET state = ?", (state,))
-
-    set_state("disabled")
+    product.kps("kms", "key", "create", "orders")
+    product.kps("keypair", "move", pair["name"], "--master-key", "orders")
+    product.kps("kms", "key", "disable", "orders")
     done = product.kps("keypair", "export", pair["name"], "--json", ends=exits.REFUSED)
     assert json.loads(done.stderr)["error"]["code"] == "master_key_disabled"
     with unchanged(server):
         task = told(product.run("bind", server, keypair=pair, password=server.root_password))
     assert task["evidence"] == {"keypair": pair["name"], "custody": "master_key_disabled"}
-    set_state("enabled")
+    product.kps("kms", "key", "enable", "orders")
     assert product.retry(task, password=server.root_password)["status"] == "succeeded"
+    assert judge.key_login_works(server, "root", product.private(pair))
+    # Now it is the only way in.
+    done = product.kps("kms", "key", "disable", "orders", "--json", ends=exits.REFUSED)
+    assert json.loads(done.stderr)["error"]["code"] == "only_way_in"
 
 
 @pytest.mark.cause("root_key_missing")
