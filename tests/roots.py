@@ -9,10 +9,14 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import pytest
+
 from controller.kms.root import RootKey, make_root
 from tests.needs import lacking
 
 KINDS = ("file", "pkcs11", "awskms")
+# For tests of custody (tests/controller): what holds there holds wherever the root key is.
+wherever = pytest.mark.parametrize("root_kind", ["file", "pkcs11"], indirect=True)
 PIN, WRONG_PIN = "correct-pin-4711", "wrong-pin-0815"
 MODULE = Path("/usr/lib/softhsm/libsofthsm2.so")
 

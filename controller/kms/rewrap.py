@@ -15,11 +15,13 @@ class Wrappings(Protocol):
     """Where the wrapped master keys are: the store."""
 
     def versions_wrapped_otherwise(self, root_check: str, most: int) -> list[MasterKeyVersion]: ...
-    def rewrap_version(self, before: MasterKeyVersion, wrapped: bytes, root_check: str) -> bool: ...
+    def rewrap_version(self, before: MasterKeyVersion, wrapped: bytes, root_check: str, by: str) -> bool: ...
 
 
-def rewrap(store: Wrappings, new: RootKey, former: Sequence[RootKey], told: Callable[[], None] = lambda: None) -> int:
+def rewrap(store: Wrappings, new: RootKey, former: Sequence[RootKey], by: str, told: Callable[[], None] = lambda: None) -> int:
     """Have every master key wrapped by the new root key; returns how many were not before. told: called after each.
+
+    by: the id of the user who asked for it.
 
     Each is written only after the new wrapping has given the same key back, and only over the wrapping that was read; so
     wherever this is broken off, each master key opens with the one root key or the other, and the next call goes on.
@@ -28,7 +30,7 @@ def rewrap(store: Wrappings, new: RootKey, former: Sequence[RootKey], told: Call
     done = 0
     while found := store.versions_wrapped_otherwise(new.check_value, _AT_ONCE):
         for version in found:
-            done += store.rewrap_version(version, _anew(version, new, former), new.check_value)
+            done += store.rewrap_version(version, _anew(version, new, former), new.check_value, by)
             told()
     return done
 

@@ -84,7 +84,7 @@ def rotate(settings: Settings, to: str | None = None, *, again: bool = False, to
         left = [each for each in before if each.check != new.check_value]
         now = root.Known(uri, new.check_value)
         root.record(settings.home, [now, *left])
-        rewrapped = rewrap(store, new, [new, *former], told)
+        rewrapped = rewrap(store, new, [new, *former], store.caller_by_local_home().user_id, told)
         # The former wrappings are gone from the log too.
         store.checkpoint()
         root.record(settings.home, [now])

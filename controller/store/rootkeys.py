@@ -33,8 +33,11 @@ class RootKeys(Base):
             found = connection.execute(select(table.c.key_id, table.c.version).order_by(table.c.key_id, table.c.version))
             return [(key_id, version) for key_id, version in found]
 
-    def rewrap_version(self, before: MasterKeyVersion, wrapped: bytes, root_check: str) -> bool:
-        """Put a new wrapping in the place of the one before; False where that one is not there any more, and nothing changes."""
+    def rewrap_version(self, before: MasterKeyVersion, wrapped: bytes, root_check: str, by: str) -> bool:
+        """Put a new wrapping in the place of the one before; False where that one is not there any more, and nothing changes.
+
+        by: the id of the user who asked for it.
+        """
         table = tables.master_key_versions
         as_it_was = (
             table.c.key_id == before.key_id, table.c.version == before.version,
@@ -45,5 +48,5 @@ class RootKeys(Base):
             if connection.execute(change).rowcount != 1:
                 return False
             detail = {"key_id": before.key_id, "version": before.version, "before": before.root_check, "after": root_check}
-            self._event(connection, before.tenant_id, "master_key_rewrapped", detail)
+            self._event(connection, before.tenant_id, "master_key_rewrapped", detail | {"user_id": by})
             return True

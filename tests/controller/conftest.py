@@ -17,9 +17,9 @@ from tests import roots
 
 
 @pytest.fixture
-def root_kind() -> str:
-    """Where the root key is; a module in which it matters has its own fixture of this name, for more than one."""
-    return "file"
+def root_kind(request: pytest.FixtureRequest) -> str:
+    """Where the root key is: in a file, unless a test says otherwise by a parameter, or its module by a fixture of its own."""
+    return str(getattr(request, "param", "file"))
 
 
 @pytest.fixture

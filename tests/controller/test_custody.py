@@ -17,8 +17,11 @@ from controller.service.custody import Custody
 from controller.service.keypairs import Keypairs
 from controller.settings import Settings
 from controller.store import Store
+from tests import roots
 from tests.controller import given
 from tests.controller.faces import here
+
+pytestmark = roots.wherever
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from controller.model import KEY_TYPES, Binding, Caller, KeyType, Secret, Server
 from controller.service.keypairs import Keypairs
 from controller.settings import Settings
 from controller.store import Store
+from tests import roots
 from tests.controller.given import bind
 
 run = asyncio.run
@@ -27,11 +28,6 @@ def refused(work: Coroutine[Any, Any, Any], kind: type[Problem]) -> str:
     with pytest.raises(kind) as caught:
         run(work)
     return caught.value.code
-
-
-@pytest.fixture(params=["file", "pkcs11"])
-def root_kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 @pytest.fixture
@@ -73,6 +69,7 @@ def test_a_public_key_is_taken_in_unmanaged(keypairs: Keypairs, who: Caller) -> 
     assert keypair.public_key == public.line("theirs")
 
 
+@roots.wherever
 @pytest.mark.parametrize("with_public", [False, True])
 def test_a_private_key_is_taken_in_managed(keypairs: Keypairs, who: Caller, with_public: bool, tmp_path: Path) -> None:
     public, stored = keyfiles.generate("ecdsa-nistp384")
@@ -164,6 +161,7 @@ def test_a_bound_key_pair_is_not_deleted(keypairs: Keypairs, who: Caller, store:
     run(keypairs.export(who, "laptop"))
 
 
+@roots.wherever
 def test_what_happened_is_on_record_without_the_secret(keypairs: Keypairs, who: Caller, store: Store) -> None:
     before = store.events(who.tenant_id)[-1].id
     run(keypairs.create(who, "laptop"))
@@ -176,6 +174,7 @@ def test_what_happened_is_on_record_without_the_secret(keypairs: Keypairs, who: 
     assert {event.detail["user_id"] for event in happened} == {who.user_id}
 
 
+@roots.wherever
 @pytest.mark.parametrize("swap", ["sealed", "owner_id", "id"])
 def test_rows_swapped_in_the_database_do_not_open(
     keypairs: Keypairs, who: Caller, other: Caller, settings: Settings, swap: str
@@ -196,6 +195,7 @@ def test_rows_swapped_in_the_database_do_not_open(
     assert refused(keypairs.export(*moved), Damaged) == code
 
 
+@roots.wherever
 @pytest.mark.parametrize("work", ["create", "import", "export"])
 def test_nothing_of_the_stored_form_is_left_in_our_own_hands(
     store: Store, kms: Kms, who: Caller, monkeypatch: pytest.MonkeyPatch, work: str

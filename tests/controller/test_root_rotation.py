@@ -73,6 +73,9 @@ def test_it_is_on_record_and_nothing_was_opened(settings: Settings, store: Store
     before = rows_of(settings, query)
     rootkeys.rotate(settings, f"file:{tmp_path}/new.key")
     assert rows_of(settings, query)[len(before) :] == [("master_key_rewrapped",)] * 4
+    owner = store.caller_by_local_home()
+    event = [each for each in store.events(owner.tenant_id) if each.kind == "master_key_rewrapped"][-1]
+    assert event.detail["user_id"] == owner.user_id
 
 
 def test_again_there_is_nothing_to_do(settings: Settings, sealed: list[Sealed], tmp_path: Path) -> None:
@@ -249,9 +252,9 @@ def test_a_row_that_is_not_as_it_was_read_is_not_written_over(
     (found, *_) = store.versions_wrapped_otherwise("none", 1)
     rows = versions(settings)
     stale = MasterKeyVersion(found.key_id, found.tenant_id, found.version, b"other", found.root_check, found.created_at)
-    assert not store.rewrap_version(stale, b"new", "new")
+    assert not store.rewrap_version(stale, b"new", "new", "u")
     assert versions(settings) == rows
-    assert store.rewrap_version(found, b"new", "new")
+    assert store.rewrap_version(found, b"new", "new", "u")
 
 
 def test_the_commands_tell_what_they_did(settings: Settings, sealed: list[Sealed], tmp_path: Path) -> None:
