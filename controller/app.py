@@ -22,11 +22,14 @@ from controller.errors import Conflict, Problem, Unavailable
 from controller.kms import Kms, root
 from controller.model import Caller
 from controller.run import Runner
+from controller.service.accesskeys import AccessKeys
 from controller.service.bindings import Bindings
 from controller.service.custody import Custody
 from controller.service.home import require
 from controller.service.keypairs import Keypairs
 from controller.service.kms import KeyService, MasterKeys
+from controller.service.people import Tenants, Users
+from controller.service.quotas import Quotas
 from controller.service.servers import Servers
 from controller.service.tasks import Tasks
 from controller.service.worker import off_loop
@@ -95,6 +98,10 @@ async def opened(settings: Settings, serving: bool = False, warn: Warn = unheard
                 bindings=Bindings(store, dispatch, worker),
                 tasks=Tasks(store, dispatch, worker),
                 kms=keys,
+                users=Users(store, worker, settings.quotas),
+                access_keys=AccessKeys(store, kms, worker),
+                quotas=Quotas(store, settings.quotas, worker),
+                tenants=Tenants(store, kms, worker),
                 caller=caller,
             )
         finally:

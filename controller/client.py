@@ -167,6 +167,11 @@ class Client:
         """Delete a key pair and its private half."""
         await self._ask("DELETE", f"/keypairs/{_segment(name)}")
 
+    async def upgrade_keypair(self, name: str) -> Json:
+        """Make a private key pair one of the account, and return it."""
+        answer: Json = await self._ask("POST", f"/keypairs/{_segment(name)}/upgrade")
+        return answer
+
     # customer master keys
 
     async def kms(self, method: str, path: str, *, params: Any = None, body: Any = None) -> Any:
@@ -180,6 +185,78 @@ class Client:
             name = str(found[0]["id"])
         path = f"/kms/keys/{_segment(name)}"
         return await self._ask(method, f"{path}/{step}" if step else path, params=params, body=body)
+
+    # people
+
+    async def users(self) -> list[Json]:
+        """Return the tenant's users."""
+        answer: list[Json] = await self._ask("GET", "/users")
+        return answer
+
+    async def user(self, name: str) -> Json:
+        """Return one user."""
+        answer: Json = await self._ask("GET", f"/users/{_segment(name)}")
+        return answer
+
+    async def create_user(self, request: Mapping[str, Any]) -> Json:
+        """Take a user in and return them."""
+        answer: Json = await self._ask("POST", "/users", body=dict(request))
+        return answer
+
+    async def change_user(self, name: str, changes: Mapping[str, Any]) -> Json:
+        """Change one user and return them."""
+        answer: Json = await self._ask("PATCH", f"/users/{_segment(name)}", body=dict(changes))
+        return answer
+
+    async def delete_user(self, name: str, *, with_keypairs: bool = False) -> Json:
+        """Delete a user; returns the names of the private key pairs that went with them."""
+        answer: Json = await self._ask("DELETE", f"/users/{_segment(name)}", params={"with_keypairs": with_keypairs})
+        return answer
+
+    async def access_keys(self, user: str | None = None) -> list[Json]:
+        """Return the access keys of a user, or all that the caller may see."""
+        answer: list[Json] = await self._ask("GET", "/access-keys", params={} if user is None else {"user": user})
+        return answer
+
+    async def create_access_key(self, request: Mapping[str, Any]) -> Json:
+        """Make an access key and return it with its secret_key, this once."""
+        answer: Json = await self._ask("POST", "/access-keys", body=dict(request))
+        return answer
+
+    async def rotate_access_key(self, access_key: str, beside_hours: int) -> Json:
+        """Make an access key in the place of one and return it with its secret_key, this once."""
+        body = {"beside_hours": beside_hours}
+        answer: Json = await self._ask("POST", f"/access-keys/{_segment(access_key)}/rotate", body=body)
+        return answer
+
+    async def enable_access_key(self, access_key: str, *, enabled: bool) -> Json:
+        """Enable or disable an access key and return it."""
+        answer: Json = await self._ask("PATCH", f"/access-keys/{_segment(access_key)}", body={"enabled": enabled})
+        return answer
+
+    async def delete_access_key(self, access_key: str) -> None:
+        """Delete an access key."""
+        await self._ask("DELETE", f"/access-keys/{_segment(access_key)}")
+
+    async def quotas(self, user: str | None = None) -> list[Json]:
+        """Return the quotas of the tenant, or of a user."""
+        answer: list[Json] = await self._ask("GET", "/quotas", params={} if user is None else {"user": user})
+        return answer
+
+    async def set_quota(self, name: str, limit: int | None, user: str | None = None) -> list[Json]:
+        """Set a quota, None for the default, and return all of them."""
+        answer: list[Json] = await self._ask("PUT", f"/quotas/{_segment(name)}", body={"limit": limit, "user": user})
+        return answer
+
+    async def tenants(self) -> list[Json]:
+        """Return the tenants that the caller may see."""
+        answer: list[Json] = await self._ask("GET", "/tenants")
+        return answer
+
+    async def create_tenant(self, name: str, administrator: str) -> Json:
+        """Make a tenant and return it with its administrator's secret_key, this once."""
+        answer: Json = await self._ask("POST", "/tenants", body={"name": name, "administrator": administrator})
+        return answer
 
     # operations and tasks
 

@@ -129,7 +129,8 @@ class Entrance:
 
     def _mismatched(self, refused: NotConnected, way: Way) -> NotConnected:
         """Return why a way failed, in better words where the key given is refused and is not the one on record either."""
-        here = next((each.keypair for each in self._order.bound if each.binding.login == way.login), None)
+        known = [each for each in self._order.bound if not each.strangers]
+        here = next((each.keypair for each in known if each.binding.login == way.login), None)
         if refused.cause != "key_refused" or way.by != "identity" or self._identity is None or here is None:
             return refused
         if self._identity.certificate is not None or same(self._identity.line, here.public_key):

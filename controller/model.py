@@ -332,6 +332,7 @@ class Task:
     lease_owner: str | None = None
     lease_until: datetime | None = None
     retry_of: str | None = None
+    private: bool = False  # private key pairs of whoever asked may be named in it: others are told less
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,6 +348,7 @@ class Outcome:
     proofs: list[dict[str, str]] = field(default_factory=list)
     handling: str | None = None
     retryable: bool = False
+    private: bool = False  # as in Task
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,17 @@ from kpsagent.errors import Refused
 
 # A first bind starts from what the caller gives; everything later from what is in custody.
 _GIVEN_FIRST = ("bind", "replace")
+# What takes a login's key away. Where that is another user's private one, take_over says that it is meant.
+TAKES_AWAY = ("replace", "unbind", "reset")
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A binding with its key pair."""
+    """A binding with its key pair. strangers: it is another user's private one, never used and never named."""
 
     binding: Binding
     keypair: KeyPair
+    strangers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +76,12 @@ def make(
     asked: KeyPair | None = None
     waiting = dict(server.after_reset or {})
     waits = waiting.get(task.login) or {}
+    if here is not None and here.strangers and task.operation in TAKES_AWAY and not request.get("take_over"):
+        raise _strangers(task, server)
     if task.operation == "bind":
         wanted = _named(wanted)
+        if here is not None and here.strangers:
+            raise _strangers(task, server)
         if here is not None and here.keypair.id != wanted.id:
             raise Refused(
                 "already_bound",
@@ -93,23 +100,25 @@ def make(
             raise Refused("not_bound", f"{server.name}: no key pair is bound to {task.login}", login=task.login)
         old = None if here is None else here.keypair
         wanted = None
-        lines = [old.public_key] if old is not None else [identity_line]
+        lines = [bare(old.public_key)] if old is not None else [identity_line]
         waiting.pop(task.login, None)
         plan.update(remove=lines + waits.get("remove", []), passwords="restore" if _last_that_closed(here, bound) else None)
         if plan.get("revoke") and not any(same(identity_line, line) for line in plan["remove"]):
             plan["key"] = identity_line  # another key that gets in, given as the way in that is to stay
     elif task.operation == "password-login-disable":
-        wanted = here.keypair if here is not None else wanted
-        plan.update(key=wanted.public_key if wanted else identity_line, passwords="off")
+        wanted = here.keypair if here is not None and not here.strangers else wanted
+        # A stranger's key can be shown to sshd, and nothing more: that is the weak proof.
+        others = bare(here.keypair.public_key) if here is not None else None
+        plan.update(key=wanted.public_key if wanted else identity_line or others, passwords="off")
     elif task.operation == "password-login-enable":
         plan["passwords"] = "on"
-    elif task.operation == "check" and waits and here is not None:
+    elif task.operation == "check" and waits and here is not None and not here.strangers:
         wanted = here.keypair
         plan.update(operation="replace", key=wanted.public_key, remove=[])
         _catch_up(plan, waiting.pop(task.login))
     elif task.operation == "check":
         line = asked_of(request.get("public_key"), wanted, identity_line, here)
-        known = [wanted, None if here is None else here.keypair]
+        known = [wanted, None if here is None or here.strangers else here.keypair]
         asked = next((each for each in known if each is not None and line and same(each.public_key, line)), None)
         wanted = None
         plan.update(diagnose=line, repair=bool(request.get("repair")))
@@ -120,7 +129,7 @@ def make(
         plan.update(key=wanted.public_key, remove=[])
         old = None if here is None else here.keypair
         closes = waits["close_passwords"] if waits else here is None or here.binding.closed_password_login
-        removes = waits.get("remove", []) + ([old.public_key] if old is not None else [])
+        removes = waits.get("remove", []) + ([bare(old.public_key)] if old is not None else [])
         waiting[task.login] = {"remove": _others(removes, wanted.public_key), "close_passwords": closes}
     plan["only_plan"] = bool(request.get("plan"))
     plan["provable"] = wanted is None or wanted.managed or same(identity_line, wanted.public_key)
@@ -142,6 +151,14 @@ def asked_of(given: str | None, wanted: KeyPair | None, identity_line: str | Non
 def bare(line: str) -> str:
     """Return a public key line without its comment, in which people write anything."""
     return keys.text(keys.parse(" ".join(line.split()[:2])))
+
+
+def _strangers(task: Task, server: Server) -> Refused:
+    return Refused(
+        "already_bound",
+        f"{server.name}: another user's private key pair is bound to {task.login}; an administrator may --take-over",
+        login=task.login,
+    )
 
 
 def _key_to_repair_for(server: Server, login: str, line: str) -> str:
@@ -171,7 +188,7 @@ def _named(wanted: KeyPair | None) -> KeyPair:
 
 
 def _old_lines(task: Task, server: Server, wanted: KeyPair, old: KeyPair | None, identity_line: str | None) -> list[str]:
-    lines = [old.public_key] if old is not None else []
+    lines = [bare(old.public_key)] if old is not None else []
     if identity_line is not None and not lines:
         lines = [identity_line]
     lines = [line for line in lines if not same(line, wanted.public_key)]
@@ -208,7 +225,7 @@ def ways(task: Task, server: Server, bound: list[Bound], given: Credential | Non
         by_caller += [Way(login, None, "identity") for login in logins]
     if given is not None and given.password is not None:
         by_caller += [Way(login, None, "password") for login in ([given.password_of] if given.password_of else logins)]
-    managed = [each for each in bound if each.keypair.managed]
+    managed = [each for each in bound if each.keypair.managed and not each.strangers]
     order = {login: place for place, login in enumerate(dict.fromkeys([server.login, "root", task.login]))}
     managed.sort(key=lambda each: order.get(each.binding.login, len(order)))
     kept = [Way(each.binding.login, each.keypair, "custody") for each in managed]

@@ -8,7 +8,7 @@ from typing import Any, cast, get_args
 from controller import causes, sessions
 from controller.causes import CAUSES
 from controller.model import Binding, KeyPair, Outcome, PasswordLogin, Server, ServerNotes, ServerState, Task, now
-from controller.order import Order
+from controller.order import Order, bare
 from controller.transport.frames import plain, small
 
 _LARGEST_GENERATION = 1 << 31
@@ -96,7 +96,7 @@ class Record:
             return {}
         here = next((each.binding for each in self.order.bound if each.binding.login == self.task.login), None)
         closed = here is not None and here.closed_password_login
-        waiting = self.order.after_reset | {self.task.login: {"remove": removed, "close_passwords": False}}
+        waiting = self.order.after_reset | {self.task.login: {"remove": [*map(bare, removed or [])], "close_passwords": False}}
         notes = cast(ServerNotes, self.notes(self._login_state(result))["notes"] | {"after_reset": waiting})
         return {"binding": self._binding(keypair, shown[0], closed), "notes": notes}
 

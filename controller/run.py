@@ -83,7 +83,7 @@ class Runner:
             outcome, changes = _failed(job, kind(code, problem.message, **problem.evidence)), {}
         except Exception as error:  # whatever it is, the task must not stay open, and nobody else would say it
             outcome, changes = _failed(job, Failed("unexpected", f"{type(error).__name__}: {error}")), {}
-        await self._finish(task, outcome, changes)
+        await self._finish(task, replace(outcome, private=job.private), changes)
 
     async def _settle_before(self, task: Task, given: Credential | None) -> None:
         """What is on record decides what a task wants and how it gets in, so that is brought up to date first."""
@@ -170,6 +170,7 @@ class _Job:
         self.record: Record
         self.identity: Held | None = None
         self.road: list[Jump] = []  # the jump servers on the way, the nearest to us first
+        self.private = False  # private key pairs of whoever asked are part of it, and may be named in how it ended
         self.without_key = False  # nothing is known to get in; what an earlier task may have left there is only tried
         self.opened: dict[str, SigningKey] = {}  # private halves from custody, by the id of their key pair
 
@@ -215,9 +216,12 @@ class _Job:
     async def _order(self) -> Order:
         bound = []
         for binding in await self.runner.off(self.store.bindings, self.task.tenant_id, server_id=self.server.id):
-            bound.append(Bound(binding, await self.runner.off(self.store.keypair_by_id, binding.keypair_id)))
+            found = await self.runner.off(self.store.keypair_by_id, binding.keypair_id)
+            bound.append(Bound(binding, found, strangers=not found.seen_by(self.task.user_id)))
         name = self.task.request.get("keypair_id")
-        wanted = None if name is None else await self.runner.off(self.store.keypair_by_id, name)
+        wanted = None if name is None else await self._named(name)
+        mine = [each.keypair for each in bound if not each.strangers] + [each for each in (wanted,) if each is not None]
+        self.private = any(each.scope == "private" for each in mine)
         self.identity = await self._key_given()
         line = self._line_given()
         made = order.make(self.task, self.server, bound, wanted, self.given, line, self.settings.deadline_seconds)
@@ -229,6 +233,13 @@ class _Job:
             await self._private(made.keypair)
         self.record = Record(self.task, self.server, made)
         return made
+
+    async def _named(self, keypair_id: str) -> KeyPair:
+        """Return the key pair that a request names; only what its asker may use is used for it."""
+        found = await self.runner.off(self.store.keypair_by_id, keypair_id)
+        if found.tenant_id != self.task.tenant_id or not found.seen_by(self.task.user_id):
+            raise NotFound("keypair_not_found", f"{keypair_id}: no key pair of this id", keypair=keypair_id)
+        return found
 
     @property
     def place(self) -> dict[str, object]:
@@ -256,11 +267,12 @@ class _Job:
             if task.status != "failed" or not unsettled or name is None:
                 continue
             try:
-                way = Way(task.login, await self.runner.off(self.store.keypair_by_id, name), "custody")
+                way = Way(task.login, await self._named(name), "custody")
             except NotFound:
                 continue
             if way.keypair is not None and way.keypair.managed and way not in found:
                 found.append(way)
+                self.private = self.private or way.keypair.scope == "private"
         return found
 
     async def _key_given(self) -> Held | None:
@@ -321,7 +333,8 @@ class _Job:
         ways: list[tuple[str, Callable[[], Awaitable[Held]]]] = []
         for each in bound:
             keypair = await self.runner.off(self.store.keypair_by_id, each.keypair_id)
-            if keypair.managed:
+            if keypair.managed and keypair.seen_by(self.task.user_id):
+                self.private = self.private or keypair.scope == "private"
                 ways.append((each.login, partial(self._held, keypair)))
         if self.identity is not None:
             identity = self.identity
@@ -426,9 +439,11 @@ class _Job:
     async def _from_outside(self, target: Target) -> tuple[Outcome, dict[str, Any]]:
         """What can be told of a server for which nothing is known that gets in; only looking is possible."""
         if self.task.operation not in ("check", "password-login-status"):
+            strangers = any(each.strangers for each in self.order.bound)
+            known = "only another user's private key pair is bound there" if strangers else "no managed key is bound there"
             raise Refused(
                 "credential_needed",
-                f"{self.server.name}: no managed key is bound there; give a password (--password-stdin) or a key (--identity)",
+                f"{self.server.name}: {known}; give a password (--password-stdin) or a key (--identity)",
             )
         offered = await proof.password_offered(target, self.task.login)
         if isinstance(offered, dict):
@@ -551,7 +566,8 @@ class _Job:
                 return {"method": "logged_in"}
         private = await self._private_of(line)
         if private is None:
-            known = next((each.keypair for each in self.order.bound if order.same(each.keypair.public_key, line)), None)
+            ours = [each.keypair for each in self.order.bound if not each.strangers]
+            known = next((each for each in ours if order.same(each.public_key, line)), None)
             private = await self._private(known) if known is not None and known.managed else None
         if private is not None:
             return {"evidence": {}} | await proof.key_logs_in(target, login, line, private, os.devnull)

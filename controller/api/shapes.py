@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints,
 from controller import keyfiles
 from controller.model import (
     MOST_HOPS,
+    AccessKey,
     Binding,
     Credential,
     Event,
@@ -19,10 +20,15 @@ from controller.model import (
     KeyPair,
     KeyType,
     Operation,
+    Role,
     Scope,
     Secret,
     Server,
     Task,
+    Tenant,
+    Usage,
+    User,
+    UserKind,
 )
 
 Json = dict[str, Any]
@@ -109,6 +115,49 @@ class EncryptedPassword(Request):
     encrypted: str = Field(min_length=1, max_length=4096)  # Base64
 
 
+class NewUser(Request):
+    name: Name
+    role: Role = "operator"
+    kind: UserKind = "local"
+    external_id: Name | None = None
+    source_networks: list[Name] = Field(default_factory=list, max_length=64)
+
+
+class ChangedUser(Request):
+    """What is left out stays as it is."""
+
+    role: Role | None = None
+    enabled: bool | None = None
+    source_networks: list[Name] | None = Field(default=None, max_length=64)
+
+
+class NewAccessKey(Request):
+    """user: else the caller. days: after which it ends by itself."""
+
+    user: Name | None = None
+    days: int | None = Field(default=None, ge=1, le=3650)
+
+
+class Rotation(Request):
+    beside_hours: int = Field(default=24, ge=0, le=720)
+
+
+class ChangedAccessKey(Request):
+    enabled: bool
+
+
+class NewQuota(Request):
+    """limit: null for the default. user: else the tenant."""
+
+    limit: int | None = Field(ge=0, le=1_000_000)
+    user: Name | None = None
+
+
+class NewTenant(Request):
+    name: Name
+    administrator: Name = "administrator"
+
+
 class Opens(Request):
     """What opens a server's door this once. password_of: the one login whose password it is.
 
@@ -152,6 +201,7 @@ class NewOperation(Request):
     accept_unproved: bool = False
     force: bool = False
     fix_permissions: bool = False
+    take_over: bool = False
     revoke: bool = False
     everywhere: bool = False
     end_sessions: bool = False
@@ -199,12 +249,16 @@ def instant(at: datetime | None) -> str | None:
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z") if at else None
 
 
-def server(found: Server, bindings: Iterable[tuple[Binding, str]], names: Mapping[str, str]) -> Json:
-    """Return a server with its bindings, each given with its key pair's name. names: of servers, by their ids."""
+def server(found: Server, bindings: Iterable[tuple[Binding, str | None]], names: Mapping[str, str]) -> Json:
+    """Return a server with its bindings, each given with its key pair's name, or None for another user's private one.
+
+    names: of servers, by their ids.
+    """
     bound = [
         {
             "login": binding.login,
             "keypair": keypair,
+            "another_users": keypair is None,
             "proof": binding.proof,
             "closed_password_login": binding.closed_password_login,
             "task_id": binding.task_id,
@@ -244,6 +298,48 @@ def keypair(found: KeyPair) -> Json:
         "warnings": keyfiles.warnings(found.type),
         "created_at": instant(found.created_at),
         "id": found.id,
+    }
+
+
+def user(found: User) -> Json:
+    """Return a user."""
+    return {
+        "name": found.name,
+        "role": found.role,
+        "kind": found.kind,
+        "external_id": found.external_id,
+        "enabled": found.enabled,
+        "source_networks": found.source_networks,
+        "created_at": instant(found.created_at),
+        "id": found.id,
+    }
+
+
+def access_key(found: AccessKey, user: str) -> Json:
+    """Return an access key without its secret. user: whose it is, by name."""
+    return {
+        "access_key": found.access_key,
+        "user": user,
+        "project_id": found.project_id,
+        "enabled": found.enabled,
+        "created_at": instant(found.created_at),
+        "expires_at": instant(found.expires_at),
+        "last_used_at": instant(found.last_used_at),
+    }
+
+
+def usage(found: Usage) -> Json:
+    """Return a quota with what is used of it."""
+    return {"name": found.name, "used": found.used, "limit": found.limit, "set": found.set}
+
+
+def tenant(found: Tenant) -> Json:
+    """Return a tenant."""
+    return {
+        "name": found.name,
+        "id": found.id,
+        "projects": found.projects,
+        "account_keypairs_since": instant(found.account_keypairs_since),
     }
 
 

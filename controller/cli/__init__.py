@@ -13,6 +13,7 @@ from controller.cli.rootkeys import roots
 from controller.cli.servers import servers
 from controller.cli.session import begin_start, complain
 from controller.cli.tasks import tasks
+from controller.cli.users import access_keys, quotas, tenants, users
 from controller.privacy import keep_memory_private
 
 EXIT_CODES = "\n".join(["Exit codes", *(f"  {code:>3}  {meaning}" for code, meaning in exits.MEANING.items())])
@@ -61,6 +62,10 @@ app.add_typer(operations.password_login, name="password-login")
 app.add_typer(tasks, name="task")
 app.add_typer(kms, name="kms")
 app.add_typer(roots, name="root")
+app.add_typer(users, name="user")
+app.add_typer(access_keys, name="access-key")
+app.add_typer(quotas, name="quota")
+app.add_typer(tenants, name="tenant")
 
 
 def main() -> None:

@@ -14,11 +14,16 @@ from controller.cli.session import home_of
 from controller.model import OLD_NAMES
 
 PROPOSED = 200
+# Who completes here is the home's owner, and sees no more than they do.
+_OWNER = (
+    "CREATE TEMP VIEW owner AS SELECT users.tenant_id, users.id AS me FROM main.home JOIN main.users ON users.id = home.user_id"
+)
 
 
 def servers(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the names of servers that begin like this."""
-    return _names(ctx, "SELECT name FROM servers WHERE name GLOB ? ORDER BY name LIMIT ?", incomplete)
+    query = "SELECT name FROM servers JOIN owner USING (tenant_id) WHERE name GLOB ? ORDER BY name LIMIT ?"
+    return _names(ctx, query, incomplete)
 
 
 def old_algorithms(incomplete: str) -> list[str]:
@@ -27,18 +32,39 @@ def old_algorithms(incomplete: str) -> list[str]:
 
 
 def keypairs(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Return the names of key pairs that begin like this."""
-    return _names(ctx, "SELECT name FROM keypairs WHERE name GLOB ? ORDER BY name LIMIT ?", incomplete)
+    """Return the names of key pairs that begin like this: the owner's and the account's."""
+    query = (
+        "SELECT name FROM keypairs JOIN owner USING (tenant_id) WHERE (scope = 'account' OR owner_id = me) AND name GLOB ? "
+        "ORDER BY name LIMIT ?"
+    )
+    return _names(ctx, query, incomplete)
+
+
+def users(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the names of users that begin like this."""
+    query = "SELECT name FROM users JOIN owner USING (tenant_id) WHERE deleted_at IS NULL AND name GLOB ? ORDER BY name LIMIT ?"
+    return _names(ctx, query, incomplete)
+
+
+def access_keys(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the access keys that begin like this."""
+    query = (
+        "SELECT access_key FROM access_keys JOIN users ON users.id = access_keys.user_id JOIN owner USING (tenant_id) "
+        "WHERE access_key GLOB ? ORDER BY access_key LIMIT ?"
+    )
+    return _names(ctx, query, incomplete)
 
 
 def failed_tasks(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the ids of failed tasks that begin like this, the newest first."""
-    return _names(ctx, "SELECT id FROM tasks WHERE status = 'failed' AND id GLOB ? ORDER BY seq DESC LIMIT ?", incomplete)
+    query = "SELECT id FROM tasks JOIN owner USING (tenant_id) WHERE status = 'failed' AND id GLOB ? ORDER BY seq DESC LIMIT ?"
+    return _names(ctx, query, incomplete)
 
 
 def tasks(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the ids of tasks that begin like this, the newest first."""
-    return _names(ctx, "SELECT id FROM tasks WHERE id GLOB ? ORDER BY seq DESC LIMIT ?", incomplete)
+    query = "SELECT id FROM tasks JOIN owner USING (tenant_id) WHERE id GLOB ? ORDER BY seq DESC LIMIT ?"
+    return _names(ctx, query, incomplete)
 
 
 def _names(ctx: typer.Context, query: str, incomplete: str) -> list[str]:
@@ -56,6 +82,7 @@ def _names(ctx: typer.Context, query: str, incomplete: str) -> list[str]:
     except sqlite3.Error:
         return []
     try:
+        connection.execute(_OWNER)
         return [str(name) for (name,) in connection.execute(query, (begins, PROPOSED))]
     except sqlite3.Error:
         return []

@@ -254,6 +254,20 @@ async def export(
         output.write(private)
 
 
+@command(keypairs, "upgrade", "kps keypair upgrade ops")
+async def upgrade(session: Session, name: options.OneKeypair) -> None:
+    """Make a private key pair of yours one of the account: everyone in the tenant may use it from now on.
+
+    There is no way back. The tenant's first account key pair is an administrator's to make; after that operators may.
+    """
+    async with session.client() as client:
+        found = await client.upgrade_keypair(name)
+    if session.json:
+        output.as_json(found)
+    else:
+        show(found)
+
+
 @command(keypairs, "delete", "kps keypair delete ops")
 async def delete(session: Session, name: options.OneKeypair) -> None:
     """Delete a key pair and its private half. Refused while it is bound somewhere."""

@@ -193,6 +193,7 @@ def register(app: typer.Typer) -> None:
         accept_lockout: options.AcceptLockout = None,
         accept_unproved: options.AcceptUnproved = False,
         fix_permissions: options.FixPermissions = False,
+        take_over: options.TakeOver = False,
         revoke: options.Revoke = False,
         everywhere: options.Everywhere = False,
         end_sessions: options.EndSessions = False,
@@ -221,6 +222,7 @@ def register(app: typer.Typer) -> None:
             accept_lockout=accept_lockout,
             accept_unproved=accept_unproved,
             fix_permissions=fix_permissions,
+            take_over=take_over,
             revoke=revoke,
             everywhere=everywhere,
             end_sessions=end_sessions,
@@ -247,6 +249,7 @@ def register(app: typer.Typer) -> None:
         certificate: options.Certificate = None,
         accept_lockout: options.AcceptLockout = None,
         accept_unproved: options.AcceptUnproved = False,
+        take_over: options.TakeOver = False,
         revoke: options.Revoke = False,
         everywhere: options.Everywhere = False,
         end_sessions: options.EndSessions = False,
@@ -273,6 +276,7 @@ def register(app: typer.Typer) -> None:
             login=login,
             accept_lockout=accept_lockout,
             accept_unproved=accept_unproved,
+            take_over=take_over,
             revoke=revoke,
             everywhere=everywhere,
             end_sessions=end_sessions,
@@ -298,6 +302,7 @@ def register(app: typer.Typer) -> None:
             bool, typer.Option("--set-password", metavar="", help="Also set a one-time password; it is shown once, here.")
         ] = False,
         fix_permissions: options.FixPermissions = False,
+        take_over: options.TakeOver = False,
     ) -> int:
         """Put a key pair on the disk of a server that is shut down, and open what stops it from working.
 
@@ -315,6 +320,7 @@ def register(app: typer.Typer) -> None:
                 "login": login,
                 "set_password": set_password,
                 "fix_permissions": fix_permissions,
+                "take_over": take_over,
             }
             started = await begin(session, client.start(order))
             return await follow(session, client, started)

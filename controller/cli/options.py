@@ -124,6 +124,15 @@ FixPermissions = Annotated[
         help="Tighten .ssh and authorized_keys where sshd would not use them.",
     ),
 ]
+TakeOver = Annotated[
+    bool,
+    typer.Option(
+        "--take-over",
+        metavar="",
+        rich_help_panel=CONSENT,
+        help="Also where another user's private key pair is bound, which then opens the login no more. For administrators.",
+    ),
+]
 Force = Annotated[
     bool,
     typer.Option(

@@ -45,8 +45,9 @@ FIELDS: dict[str, dict[str, str]] = {
         "port": "of its sshd",
         "login": "its default login",
         "labels": "an object: name to value",
-        "keypair": "name of the key pair bound to the default login, or null",
-        "bindings": "a list of {login, keypair, proof, closed_password_login, task_id, created_at}",
+        "keypair": "name of the key pair bound to the default login, or null; also where that is another user's private one",
+        "bindings": "a list of {login, keypair, another_users, proof, closed_password_login, task_id, created_at}; `keypair` is "
+        "null where it is another user's private one",
         "password_login": "of the default login, as last seen: `on`, `off`, `unknown`",
         "host_key": "the key that its sshd must show, or null while it is not known",
         "trust_on_first_use": "whether the first host key seen is recorded and insisted on",
@@ -70,6 +71,39 @@ FIELDS: dict[str, dict[str, str]] = {
         "private_key": "the private key, OpenSSH's or as `--format` says; only from `create --unmanaged` (null with `--out`: "
         "it is in that file) and from `export` without `--out`",
     },
+    "user": {
+        "name": "what they are called in the tenant",
+        "role": "`administrator`, `operator`, `auditor`: [roles](roles.md)",
+        "kind": "`local`, `federated`, `delegated`",
+        "external_id": "by which an identity provider knows a federated user, or null",
+        "enabled": "whether they are let in",
+        "source_networks": "a list of networks from which they may ask; empty: from everywhere",
+        "created_at": "when they were taken in, or null for the first user of an old home",
+        "id": "32 hexadecimal digits",
+    },
+    "access key": {
+        "access_key": "its id",
+        "user": "whose it is",
+        "project_id": "for what it asks",
+        "enabled": "whether it is taken",
+        "created_at": "when it was made",
+        "expires_at": "when it ends by itself, or null",
+        "last_used_at": "when it was last used, to the minute, or null",
+        "secret_key": "the secret; only from `create` and `rotate`, in this answer and nowhere else",
+    },
+    "quota": {
+        "name": "`private_keypairs` (of each user), `account_keypairs`, `users`",
+        "used": "how many there are; of what is counted for each user, 0 where no user was named",
+        "limit": "how many there may be",
+        "set": "whether somebody has set it; else it is the default",
+    },
+    "tenant": {
+        "name": "what it is called",
+        "id": "32 hexadecimal digits",
+        "projects": "the ids of its projects",
+        "account_keypairs_since": "when its first account key pair came, or null; from then on operators make them too",
+        "administrator": "only from `create`; so are `user_id`, `access_key` and `secret_key` of that user",
+    },
     "task": {
         "id": "UUID",
         "server": "the server's name",
@@ -90,7 +124,8 @@ FIELDS: dict[str, dict[str, str]] = {
         "started_at": "when it began, or null",
         "finished_at": "when it ended, or null",
         "retry_of": "the task that this one asks for again, or null",
-        "request": "an object: its options, none of them secret; `given` lists what came with it: `password`, `identity`, "
+        "request": "an object: its options, none of them secret (of another user's private key pair without what would tell "
+        "it); `given` lists what came with it: `password`, `identity`, "
         "`agent`; `password_of` is the login whose password it was said to be",
     },
     "operation": {
@@ -170,6 +205,10 @@ ABOUT: dict[str, str] = {
     "init": "`kps init`.",
     "server": "`kps server add` and `show`; `list` and `import` print a list of them.",
     "key pair": "`kps keypair create`, `import` and `show`; `list` prints a list of them.",
+    "user": "`kps user create`, `show`, `set`, `disable` and `enable`; `list` prints a list of them.",
+    "access key": "`kps access-key create`, `rotate`, `disable` and `enable`; `list` prints a list of them.",
+    "quota": "`kps quota show` and `set` print a list of them.",
+    "tenant": "`kps tenant create`; `list` prints a list of them.",
     "task": "`kps task show`; `list` prints a list of them.",
     "operation": "`kps bind`, `replace`, `unbind`, `reset`, `password-login`, `server check` and `task retry` print a list "
     "with one of these for each server: all fields of a task, and",

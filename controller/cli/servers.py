@@ -197,7 +197,7 @@ async def list_(
                 one["name"],
                 address(one),
                 one["login"],
-                one["keypair"] or "-",
+                bound_to_login(one) or "-",
                 one["password_login"],
                 output.pairs(one["labels"]),
             )
@@ -307,6 +307,16 @@ async def remove(
         output.say(f"{name} is removed")
 
 
+def called(binding: Json) -> str:
+    """Return what a bound key pair is called, as far as it is told."""
+    return "another user's" if binding["another_users"] else str(binding["keypair"])
+
+
+def bound_to_login(server: Json) -> str:
+    """Return what is bound to the server's own login; "" for nothing."""
+    return next((called(one) for one in server["bindings"] if one["login"] == server["login"]), "")
+
+
 def address(server: Json) -> str:
     """Return host and port as they are commonly written."""
     host = f"[{server['host']}]" if ":" in server["host"] else server["host"]
@@ -324,7 +334,7 @@ def show(session: Session, server: Json) -> None:
             "address": address(server),
             "login": server["login"],
             "labels": output.pairs(server["labels"]),
-            "key pair": server["keypair"],
+            "key pair": bound_to_login(server),
             "password login": server["password_login"],
             "jump servers": ", ".join(server["jump"]),
             "old algorithms": ", ".join(server["old_algorithms"]),
@@ -340,7 +350,7 @@ def show(session: Session, server: Json) -> None:
             [
                 (
                     one["login"],
-                    one["keypair"],
+                    called(one),
                     one["proof"],
                     "yes" if one["closed_password_login"] else "no",
                     output.seconds(one["created_at"]),

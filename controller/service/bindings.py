@@ -6,24 +6,24 @@ from concurrent.futures import Executor
 from typing import Any, get_args
 
 from controller import keyfiles
-from controller.errors import Invalid
+from controller.errors import Conflict, Invalid, NotFound
 from controller.model import Caller, Credential, Operation, Server, Task, now
-from controller.service.roles import may_change
+from controller.order import TAKES_AWAY
+from controller.service.roles import allow
 from controller.service.servers import LOGIN
 from controller.service.tasks import Dispatch, given
 from controller.service.worker import off_loop
 from controller.store import Store
 
 _NEED_A_KEYPAIR = ("bind", "replace", "reset")
-_READ_ONLY = ("check", "password-login-status")
 # What each operation can be told besides the login. Anything else would be taken for granted and never looked at.
 _CONSENTS = frozenset({"accept_lockout", "accept_unproved"})
 _REVOKE = frozenset({"revoke", "everywhere", "end_sessions"})
 _OPTIONS: dict[str, frozenset[str]] = {
     "bind": frozenset({"plan", "keypair", "keep_password_login", "fix_permissions"}) | _CONSENTS,
-    "replace": frozenset({"plan", "keypair", "fix_permissions"}) | _CONSENTS | _REVOKE,
-    "unbind": frozenset({"plan"}) | _CONSENTS | _REVOKE,
-    "reset": frozenset({"keypair", "root", "set_password", "fix_permissions"}),
+    "replace": frozenset({"plan", "keypair", "fix_permissions", "take_over"}) | _CONSENTS | _REVOKE,
+    "unbind": frozenset({"plan", "take_over"}) | _CONSENTS | _REVOKE,
+    "reset": frozenset({"keypair", "root", "set_password", "fix_permissions", "take_over"}),
     "password-login-enable": frozenset({"plan", "force"}),
     "password-login-disable": frozenset({"plan"}) | _CONSENTS,
     "password-login-status": frozenset(),
@@ -54,11 +54,12 @@ class Bindings:
         """
         if operation not in get_args(Operation):
             raise Invalid("operation_unknown", f"{operation}: one of " + ", ".join(get_args(Operation)))
-        changes = request.get("repair") or any(server.after_reset for server in servers)
-        if operation not in _READ_ONLY or (operation == "check" and changes):
-            may_change(who)
+        allow(who, "binding.order", what=operation)
         if not servers:
             raise Invalid("no_servers", "name at least one server")
+        for server in servers:
+            if server.tenant_id != who.tenant_id:
+                raise NotFound("server_not_found", f"{server.name}: no server of this name", server=server.name)
         kept = {name: value for name, value in request.items() if value not in (None, False, []) and name != "login"}
         foreign = sorted(kept.keys() - _OPTIONS[operation])
         if foreign:
@@ -77,9 +78,13 @@ class Bindings:
                 raise Invalid("key_twice", "name a key pair or give a public key, not both")
         if operation in _NEED_A_KEYPAIR and not kept.get("keypair"):
             raise Invalid("keypair_missing", f"{operation}: name a key pair")
+        private = False
         if kept.get("keypair"):
             keypair = await off_loop(self._executor, self._store.keypair, who.tenant_id, who.user_id, str(kept["keypair"]))
+            allow(who, "keypair.use", keypair.scope, keypair.name)
             kept["keypair_id"] = keypair.id
+            private = keypair.scope == "private"
+        await self._refuse_strangers(who, operation, servers, request)
         login = request.get("login")
         tasks = [
             _task(
@@ -88,6 +93,7 @@ class Bindings:
                 server,
                 str(login or _login(server, operation)),
                 kept | given(operation, credentials.get(server.id)),
+                private,
             )
             for server in servers
         ]
@@ -95,6 +101,22 @@ class Bindings:
         tasks = await off_loop(self._executor, self._store.add_tasks, tasks, *holder)
         self._dispatch.ring([task.id for task in tasks], credentials)
         return tasks
+
+    async def _refuse_strangers(self, who: Caller, operation: str, servers: Sequence[Server], request: Mapping[str, Any]) -> None:
+        """Refuse to take another user's private key pair away, unless the caller may, and says that this is meant."""
+        if operation not in TAKES_AWAY:
+            return
+        if request.get("take_over"):
+            allow(who, "binding.take", "other", operation)
+            return
+        strangers = await off_loop(self._executor, self._store.strangers, who.tenant_id, who.user_id)
+        bound = {(each.server_id, each.login) for each in strangers}
+        login = request.get("login")
+        theirs = [server.name for server in servers if (server.id, login or _login(server, operation)) in bound]
+        if theirs:
+            on = f"{operation} on {', '.join(theirs)}: another user's private key pair is bound there"
+            allow(who, "binding.take", "other", on)
+            raise Conflict("bound_by_another", f"{on}; --take-over says that it is to go all the same", servers=theirs)
 
 
 def _login(server: Server, operation: str) -> str:
@@ -104,7 +126,7 @@ def _login(server: Server, operation: str) -> str:
     return server.login
 
 
-def _task(who: Caller, operation: str, server: Server, login: str, request: dict[str, Any]) -> Task:
+def _task(who: Caller, operation: str, server: Server, login: str, request: dict[str, Any], private: bool) -> Task:
     return Task(
         id=str(uuid.uuid4()),
         tenant_id=who.tenant_id,
@@ -115,4 +137,5 @@ def _task(who: Caller, operation: str, server: Server, login: str, request: dict
         operation=operation,  # type: ignore[arg-type]
         request=request,
         created_at=now(),
+        private=private,
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 from controller.errors import Unavailable
 from controller.kms import Context, Kms, root
-from controller.model import Caller, Secret
+from controller.model import Caller, Sealed, Secret
 from controller.settings import Settings
 from controller.store import Store
 
@@ -65,6 +65,13 @@ def access_key_context(who: Caller, access_key: str) -> Context:
     return Context("access key", access_key, facts={"tenant": who.tenant_id, "user": who.user_id})
 
 
+def new_access_key(kms: Kms, who: Caller) -> tuple[str, Secret, Sealed]:
+    """Return a new access key for a user: its id, its secret, and the secret sealed."""
+    access_key = _random(_UPPER, 20)
+    secret_key = Secret(_random(_MIXED, 40))
+    return access_key, secret_key, kms.seal(who.tenant_id, secret_key, access_key_context(who, access_key))
+
+
 def _first(settings: Settings, store: Store, show: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     on_record = root.known(settings.home)
     uri = settings.root_key_uri or (on_record[0].uri if on_record else root.DEFAULT_URI)
@@ -73,10 +80,8 @@ def _first(settings: Settings, store: Store, show: Callable[[dict[str, Any]], No
     root.record(settings.home, [root.Known(uri, key.check_value)])
     kms = Kms(store, key)
     made = Caller(uuid.uuid4().hex, uuid.uuid4().hex, uuid.uuid4().hex, "administrator")
-    access_key = _random(_UPPER, 20)
-    secret_key = _random(_MIXED, 40)
-    sealed = kms.seal(made.tenant_id, Secret(secret_key), access_key_context(made, access_key))
-    told = _told(made, access_key, secret_key)
+    access_key, secret_key, sealed = new_access_key(kms, made)
+    told = _told(made, access_key, secret_key.open().decode())
     owner, kept = store.first_tenant(made, "home", "administrator", access_key, sealed, lambda: show(told))
     if kept == access_key:
         return told

@@ -146,6 +146,7 @@ class Keypairs:
         allow(who, "keypair.upgrade", "account", name)
         if keypair.scope == "account":
             raise Conflict("already_account", f"{name}: it is a key pair of the account already", keypair=name)
+        self._store.check_upgrade(keypair, may_be_first=may_be_first(who), defaults=self._quotas)
         sealed: Sealed | None = None
         if keypair.managed:
             keypair, stored = self._opened(keypair, opening.UPGRADE, who)

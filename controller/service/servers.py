@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from controller.errors import AlreadyExists, Conflict, Invalid, NotFound, Problem
 from controller.model import OLD_NAMES, Binding, Caller, Server
-from controller.service.roles import may_change
+from controller.service.roles import allow, refusal
 from controller.service.worker import off_loop
 from controller.store import Store
 from kpsagent.errors import Stop
@@ -97,7 +97,7 @@ class Servers:
         self, who: Caller, wanted: Sequence[Mapping[str, Any] | Problem]
     ) -> tuple[builtins.list[Server], dict[int, Problem]]:
         """Return the servers that can be taken in, and what is wrong with the others by their places."""
-        may_change(who)
+        allow(who, "server.change")
         servers: builtins.list[Server] = []
         wrong: dict[int, Problem] = {}
         ids = {server.name: server.id for server in await self.list(who)}
@@ -130,7 +130,7 @@ class Servers:
         self, who: Caller, name: str, jump: Sequence[str] | None = None, old_algorithms: Sequence[str] | None = None
     ) -> Server:
         """Change how a server is reached, from the next task on; what is None stays as it is."""
-        may_change(who)
+        allow(who, "server.change")
         server = await self.get(who, name)
         ids = {each.name: each.id for each in await self.list(who)}
         return await off_loop(
@@ -173,9 +173,12 @@ class Servers:
 
     async def remove(self, who: Caller, name: str, *, force: bool = False) -> None:
         """Take a server out. Conflict: something is bound there (force: forget that, the key stays there), or runs."""
-        may_change(who)
+        allow(who, "server.change")
         server = await self.get(who, name)
-        await off_loop(self._executor, self._store.remove_server, server.id, forget_bindings=force)
+        may_take = refusal(who.role, who.kind, "binding.take", "other") is None
+        await off_loop(
+            self._executor, self._store.remove_server, server.id, who.user_id, forget_bindings=force, forget_strangers=may_take
+        )
 
     async def select(self, who: Caller, words: Sequence[str], all: bool = False) -> builtins.list[Server]:
         """Return the servers that the words name (a name, or label=value), by name, each once.
@@ -202,10 +205,10 @@ class Servers:
             chosen |= found
         return [server for server in known if server.id in chosen]
 
-    async def bindings(self, who: Caller, server: Server | None = None) -> builtins.list[tuple[Binding, str]]:
-        """Return what is bound on one server or on all, each with the key pair's name."""
+    async def bindings(self, who: Caller, server: Server | None = None) -> builtins.list[tuple[Binding, str | None]]:
+        """Return what is bound on one server or on all, each with the key pair's name; None: another user's private one."""
         server_id = None if server is None else server.id
-        return await off_loop(self._executor, self._store.named_bindings, who.tenant_id, server_id)
+        return await off_loop(self._executor, self._store.named_bindings, who.tenant_id, who.user_id, server_id)
 
 
 def _server(

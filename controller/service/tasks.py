@@ -9,7 +9,8 @@ from typing import Literal, Protocol
 
 from controller.errors import Conflict, NotFound
 from controller.model import Caller, Credential, Event, Task, now
-from controller.service.roles import may_change
+from controller.service import sight
+from controller.service.roles import allow
 from controller.service.worker import off_loop
 from controller.store import Store
 
@@ -60,25 +61,26 @@ class Tasks:
         self, who: Caller, failed: bool = False, running: bool = False, ids: Collection[str] | None = None
     ) -> builtins.list[Task]:
         """Return tasks, oldest first. failed: those that nobody has retried; running: those that have not ended."""
-        return await off_loop(self._executor, self._store.tasks, who.tenant_id, ids=ids, failed=failed, running=running)
+        found = await off_loop(self._executor, self._store.tasks, who.tenant_id, ids=ids, failed=failed, running=running)
+        return [sight.task(who, task) for task in found]
 
     async def get(self, who: Caller, id: str) -> Task:
         """Return one task."""
-        return await off_loop(self._executor, self._store.task, who.tenant_id, id)
+        return sight.task(who, await off_loop(self._executor, self._store.task, who.tenant_id, id))
 
     async def retry(self, who: Caller, id: str, credential: Credential | None = None) -> Task:
         """Ask once more for what a task that failed, or was cancelled, was asked; returns the new task.
 
         Conflict: task_not_failed, task_retried (the newer one is named).
         """
-        may_change(who)
+        allow(who, "task.change")
         task = await off_loop(self._executor, self._retry, who, id, credential)
         self._dispatch.ring([task.id], {} if credential is None else {task.server_id: credential})
         return task
 
     async def delete(self, who: Caller, id: str) -> Literal["cancelled", "deleted"]:
         """Cancel a task that nobody has begun, take a failed one off the list; Conflict(task_not_failed) for any other."""
-        may_change(who)
+        allow(who, "task.change")
         if await off_loop(self._executor, self._store.cancel, who.tenant_id, id, "cancelled before it was begun"):
             return "cancelled"
         await off_loop(self._executor, self._store.delete_failed, who.tenant_id, [id])
@@ -86,7 +88,7 @@ class Tasks:
 
     async def delete_failed(self, who: Caller) -> int:
         """Take all failed tasks off the list; returns how many."""
-        may_change(who)
+        allow(who, "task.change")
         return await off_loop(self._executor, self._store.delete_failed, who.tenant_id)
 
     async def events(
@@ -100,10 +102,14 @@ class Tasks:
         loop = asyncio.get_running_loop()
         until = loop.time() + min(wait_seconds, WAIT_SECONDS)
         while True:
-            found = await off_loop(self._executor, self._store.events, who.tenant_id, after, task_ids)
+            happened = await off_loop(self._executor, self._store.events, who.tenant_id, after, task_ids)
+            found = [event for event in (sight.event(who, each) for each in happened) if event is not None]
             left = until - loop.time()
-            if found or left <= 0:
+            if found or (left <= 0 and not happened):
                 return found
+            if happened:
+                after = happened[-1].id  # none of these is the caller's to see
+                continue
             await asyncio.sleep(min(POLL_SECONDS, left))
 
     def _retry(self, who: Caller, id: str, credential: Credential | None) -> Task:
@@ -112,10 +118,18 @@ class Tasks:
             raise Conflict("task_not_failed", f"task {id} is {old.status}; only a failed task is retried", task=id)
         server = self._store.server(who.tenant_id, old.server_id)
         # Whoever retries asks for themselves: somebody else's private key pair is not theirs to use.
+        if old.request.get("take_over"):
+            allow(who, "binding.take", "other", old.operation)
         wanted = old.request.get("keypair_id")
-        if wanted is not None and all(seen.id != wanted for seen in self._store.keypairs(who.tenant_id, who.user_id)):
-            name = old.request.get("keypair", wanted)
-            raise NotFound("keypair_not_found", f"{name}: no key pair of this name any more", keypair=name)
+        keypair = next((seen for seen in self._store.keypairs(who.tenant_id, who.user_id) if seen.id == wanted), None)
+        if keypair is not None:
+            allow(who, "keypair.use", keypair.scope, keypair.name)
+        elif wanted is not None:
+            name = sight.task(who, old).request.get("keypair")
+            message = (
+                f"{name}: no key pair of this name any more" if name else f"task {id} is about no key pair that is yours to use"
+            )
+            raise NotFound("keypair_not_found", message, **({"keypair": name} if name else {}))
         again = Task(
             id=str(uuid.uuid4()),
             tenant_id=who.tenant_id,
@@ -128,5 +142,6 @@ class Tasks:
             | given(old.operation, credential),
             created_at=now(),
             retry_of=old.id,
+            private=keypair is not None and keypair.scope == "private",
         )
         return self._store.add_tasks([again], self._dispatch.owner, self._dispatch.lease_seconds)[0]

@@ -5,7 +5,7 @@ from sqlalchemy import ColumnElement, Connection, delete, select
 from controller.model import Binding
 from controller.store import engine, rows, tables
 from controller.store.base import Base
-from controller.store.queries import keypair_row, server_row
+from controller.store.queries import keypair_row, seen_by, server_row
 
 
 class Bindings(Base):
@@ -23,27 +23,36 @@ class Bindings(Base):
             ordered = query.order_by(tables.servers.c.name, table.c.login)
             return [rows.binding(found) for found in connection.execute(ordered).mappings()]
 
-    def named_bindings(self, tenant_id: str, server_id: str | None = None) -> list[tuple[Binding, str]]:
-        """Return bindings as bindings() does, each with its key pair's name."""
-        table = tables.bindings
-        query = select(table, tables.keypairs.c.name).join(tables.servers).join(tables.keypairs)
+    def named_bindings(self, tenant_id: str, user_id: str, server_id: str | None = None) -> list[tuple[Binding, str | None]]:
+        """Return bindings as bindings() does, each with its key pair's name; None for another user's private one."""
+        table, keypairs = tables.bindings, tables.keypairs
+        query = select(table, keypairs.c.name, keypairs.c.scope, keypairs.c.owner_id).join(tables.servers).join(keypairs)
         query = query.where(tables.servers.c.tenant_id == tenant_id)
         if server_id is not None:
             query = query.where(table.c.server_id == server_id)
         with engine.reading(self._engine) as connection:
             found = connection.execute(query.order_by(tables.servers.c.name, table.c.login)).mappings()
-            return [(rows.binding(row), row["name"]) for row in found]
+            return [(rows.binding(row), row["name"] if seen_by(row, user_id) else None) for row in found]
+
+    def strangers(self, tenant_id: str, user_id: str) -> list[Binding]:
+        """Return a tenant's bindings of private key pairs that are other users' than this one."""
+        table, keypairs = tables.bindings, tables.keypairs
+        query = select(table).join(tables.servers).join(keypairs).where(tables.servers.c.tenant_id == tenant_id)
+        query = query.where(keypairs.c.scope == "private", keypairs.c.owner_id != user_id)
+        with engine.reading(self._engine) as connection:
+            return [rows.binding(found) for found in connection.execute(query).mappings()]
 
     def _bind(self, connection: Connection, binding: Binding) -> None:
         server = server_row(connection, binding.server_id)
-        name = keypair_row(connection, binding.keypair_id)["name"]
+        keypair = rows.keypair(keypair_row(connection, binding.keypair_id))
         connection.execute(delete(tables.bindings).where(*_on(binding.server_id, binding.login)))
         connection.execute(tables.bindings.insert().values(rows.row(binding)))
         self._event(
             connection,
             server.tenant_id,
             "binding_set",
-            {"server": server.name, "login": binding.login, "keypair": name, "proof": binding.proof},
+            {"server": server.name, "login": binding.login, "proof": binding.proof}
+            | {"keypair": keypair.name, "keypair_id": keypair.id, "scope": keypair.scope, "owner_id": keypair.owner_id},
             task_id=binding.task_id,
             server_id=server.id,
         )

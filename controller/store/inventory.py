@@ -6,11 +6,11 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, select
 
-from controller.errors import AlreadyExists, Conflict, NotFound
+from controller.errors import AlreadyExists, Conflict, NotAllowed, NotFound
 from controller.model import FINAL, Server, ServerNotes, route
 from controller.store import engine, rows, tables
 from controller.store.base import Base
-from controller.store.queries import of_server, one, server_row, server_where, update_server
+from controller.store.queries import of_server, one, seen_by, server_row, server_where, update_server
 
 
 class Inventory(Base):
@@ -80,10 +80,13 @@ class Inventory(Base):
         with engine.reading(self._engine) as connection:
             return server_row(connection, server_id)
 
-    def remove_server(self, server_id: str, *, forget_bindings: bool = False) -> None:
+    def remove_server(
+        self, server_id: str, user_id: str, *, forget_bindings: bool = False, forget_strangers: bool = True
+    ) -> None:
         """Take a server out of the inventory, not while a task runs there or a key pair is bound there.
 
-        With forget_bindings what was bound there is forgotten; the keys stay on the server, and work.
+        With forget_bindings what was bound there is forgotten; the keys stay on the server, and work. forget_strangers: other
+        users' private key pairs too, which are not named; else NotAllowed(administrator_needed).
         """
         with engine.writing(self._engine) as connection:
             server = server_row(connection, server_id)
@@ -101,18 +104,25 @@ class Inventory(Base):
                     f"{server.name}: the way to {', '.join(led_to[:10])} leads through it; change that first (kps server set)",
                     servers=led_to,
                 )
-            bound = connection.execute(
-                select(tables.bindings.c.login, tables.keypairs.c.name)
+            found = connection.execute(
+                select(tables.bindings.c.login, tables.keypairs)
                 .join(tables.keypairs)
                 .where(tables.bindings.c.server_id == server_id)
-            ).all()
-            if bound and not forget_bindings:
-                listed = ", ".join(f"{name} on {login}" for login, name in bound)
+            )
+            bound = found.mappings().all()
+            known = [(row["login"], row["name"] if seen_by(row, user_id) else None) for row in bound]
+            if known and not forget_bindings:
+                listed = ", ".join(f"{name or 'a private key pair of another user'} on {login}" for login, name in known)
                 raise Conflict(
                     "already_bound",
                     f"{server.name}: {listed} is bound here and would go on working; unbind first, or where that cannot be "
                     "done any more, as when the server was rebuilt: --force forgets it here",
-                    bindings=[{"login": login, "keypair": name} for login, name in bound],
+                    bindings=[{"login": login, "keypair": name} for login, name in known],
+                )
+            if not forget_strangers and any(name is None for _, name in known):
+                raise NotAllowed(
+                    "administrator_needed",
+                    f"{server.name}: another user's private key pair is bound here, and would be forgotten; ask an administrator",
                 )
             connection.execute(delete(tables.bindings).where(tables.bindings.c.server_id == server_id))
             connection.execute(delete(tables.servers).where(tables.servers.c.id == server_id))
@@ -121,7 +131,7 @@ class Inventory(Base):
                 "host": server.host,
                 "port": server.port,
                 "generation": server.generation,
-                "forgotten": [{"login": login, "keypair": name} for login, name in bound],
+                "forgotten": [{"login": each["login"], "keypair_id": each["id"]} for each in bound],
             }
             self._event(connection, server.tenant_id, "server_removed", detail, server_id=server_id)
 

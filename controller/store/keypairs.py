@@ -43,6 +43,11 @@ class Keypairs(Base):
             )
         return kept
 
+    def check_upgrade(self, before: KeyPair, *, may_be_first: bool = True, defaults: Quotas | None = None) -> None:
+        """Refuse now what upgrade_keypair would refuse, so that no private half is opened for it."""
+        with engine.reading(self._engine) as connection:
+            _refuse_place(connection, upgraded(before), may_be_first=may_be_first, defaults=defaults)
+
     def upgrade_keypair(
         self,
         before: KeyPair,
@@ -130,30 +135,36 @@ class Keypairs(Base):
     # -- steps inside a transaction
 
     def _take_place(self, connection: Connection, keypair: KeyPair, *, may_be_first: bool, defaults: Quotas | None) -> None:
-        """Refuse what would take a name or a place that is not free, and what may not be the first."""
-        table = tables.keypairs
-        same = [table.c.tenant_id == keypair.tenant_id, table.c.name == keypair.name, table.c.id != keypair.id]
-        if one(connection, table, *same, _seen(keypair.owner_id)) is not None:
-            raise AlreadyExists("keypair_exists", f"{keypair.name}: there is a key pair of this name already")
-        if keypair.scope == "private":
-            check_quota(connection, "private_keypairs", keypair.tenant_id, keypair.owner_id, defaults, keypair.name)
-            return
-        if one(connection, table, *same) is not None:
-            raise AlreadyExists(
-                "keypair_name_taken",
-                f"{keypair.name}: another user has a private key pair of this name, and would see two; take another name",
-            )
-        tenants, here = tables.tenants, tables.tenants.c.id == keypair.tenant_id
-        tenant = one(connection, tenants, here)
-        if tenant is not None and tenant["account_keypairs_since"] is None:
-            if not may_be_first:
-                raise NotAllowed(
-                    "first_account_keypair",
-                    f"{keypair.name}: the tenant has no account key pair yet, and the first one is an administrator's to make or "
-                    "to upgrade; after that operators may",
-                )
-            connection.execute(update(tenants).where(here).values(account_keypairs_since=self._now()))
-        check_quota(connection, "account_keypairs", keypair.tenant_id, keypair.owner_id, defaults, keypair.name)
+        """Refuse what _refuse_place refuses; and after this the account has had its first key pair."""
+        _refuse_place(connection, keypair, may_be_first=may_be_first, defaults=defaults)
+        if keypair.scope == "account":
+            tenants = tables.tenants
+            first = (tenants.c.id == keypair.tenant_id) & tenants.c.account_keypairs_since.is_(None)
+            connection.execute(update(tenants).where(first).values(account_keypairs_since=self._now()))
+
+
+def _refuse_place(connection: Connection, keypair: KeyPair, *, may_be_first: bool, defaults: Quotas | None) -> None:
+    """Refuse what would take a name or a place that is not free, and what may not be the first."""
+    table = tables.keypairs
+    same = [table.c.tenant_id == keypair.tenant_id, table.c.name == keypair.name, table.c.id != keypair.id]
+    if one(connection, table, *same, _seen(keypair.owner_id)) is not None:
+        raise AlreadyExists("keypair_exists", f"{keypair.name}: there is a key pair of this name already")
+    if keypair.scope == "private":
+        check_quota(connection, "private_keypairs", keypair.tenant_id, keypair.owner_id, defaults, keypair.name)
+        return
+    if one(connection, table, *same) is not None:
+        raise AlreadyExists(
+            "keypair_name_taken",
+            f"{keypair.name}: another user has a private key pair of this name, and would see two; take another name",
+        )
+    tenant = one(connection, tables.tenants, tables.tenants.c.id == keypair.tenant_id)
+    if not may_be_first and tenant is not None and tenant["account_keypairs_since"] is None:
+        raise NotAllowed(
+            "first_account_keypair",
+            f"{keypair.name}: the tenant has no account key pair yet, and the first one is an administrator's to make or "
+            "to upgrade; after that operators may",
+        )
+    check_quota(connection, "account_keypairs", keypair.tenant_id, keypair.owner_id, defaults, keypair.name)
 
 
 def in_custody(sealed: Sealed | None) -> dict[str, Any]:

@@ -88,6 +88,11 @@ class People(Base):
         """Return the first tenant's administrator: who can open the home is its owner."""
         return self.local_owner()[0]
 
+    def owns_home(self, user_id: str) -> bool:
+        """Whether this user is the one as whom whoever can open the home acts."""
+        with engine.reading(self._engine) as connection:
+            return one(connection, tables.home, tables.home.c.user_id == user_id) is not None
+
     # -- users
 
     def users(self, tenant_id: str) -> list[User]:

@@ -34,6 +34,11 @@ def keypair_row(connection: Connection, keypair_id: str) -> RowMapping:
     return found
 
 
+def seen_by(found: RowMapping, user_id: str) -> bool:
+    """Whether a user may know of the key pair whose scope and owner_id are in a row: KeyPair.seen_by."""
+    return bool(found["scope"] == "account" or found["owner_id"] == user_id)
+
+
 def task_where(connection: Connection, *where: ColumnElement[bool]) -> Task | None:
     found = one(connection, tables.tasks, *where)
     return None if found is None else rows.task(found)

@@ -254,6 +254,7 @@ tasks = Table(
     Column("lease_owner", Text),
     Column("lease_until", Instant),
     Column("retry_of", String(36), unique=True),  # a task is retried once; then its retry is
+    Column("private", Boolean, nullable=False, server_default=true()),
     Index("tasks_by_status", "status"),
     # Whatever the code does, the database never holds two running tasks of one server.
     Index("one_running_task", "server_id", unique=True,

@@ -316,13 +316,15 @@ class Tasks(Bindings, Inventory):
             proofs=outcome.proofs,
             handling=outcome.handling,
             retryable=outcome.retryable,
+            private=task.private or outcome.private,
             finished_at=self._now(),
             lease_owner=None,
             lease_until=None,
         )
         self._save(connection, ended)
-        detail = {"status": ended.status, "server_state": ended.server_state, "cause": ended.cause}
-        self._task_event(connection, ended, kind, detail | {"message": ended.message})
+        detail: dict[str, Any] = {"status": ended.status, "server_state": ended.server_state, "cause": ended.cause}
+        # Events are for everybody in the tenant; the task itself tells whoever asked for it.
+        self._task_event(connection, ended, kind, detail if ended.private else detail | {"message": ended.message})
         return ended
 
     def _interrupt(self, connection: Connection, *where: Any) -> list[Task]:

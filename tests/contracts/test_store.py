@@ -228,18 +228,18 @@ def test_a_pinned_host_key_is_never_replaced(store: Store, who: Caller, server: 
 def test_a_server_with_a_binding_is_removed_only_on_purpose(store: Store, who: Caller, server: Server, keypair: KeyPair) -> None:
     bound(store, a_binding(server, keypair))
     with pytest.raises(Conflict, match="laptop on root"):
-        store.remove_server(server.id)
-    store.remove_server(server.id, forget_bindings=True)
+        store.remove_server(server.id, who.user_id)
+    store.remove_server(server.id, who.user_id, forget_bindings=True)
     assert store.servers(who.tenant_id) == []
     assert store.bindings(who.tenant_id) == []
-    assert store.events(who.tenant_id)[-1].detail["forgotten"] == [{"login": "root", "keypair": "laptop"}]
+    assert store.events(who.tenant_id)[-1].detail["forgotten"] == [{"login": "root", "keypair_id": keypair.id}]
 
 
 def test_a_server_added_again_goes_on_from_the_generation_of_its_address(store: Store, who: Caller, server: Server) -> None:
     for _ in range(3):
         task = running(store, server)
         assert store.finish(task.id, "me", task.generation, Outcome("succeeded", "as_asked"))
-    store.remove_server(server.id)
+    store.remove_server(server.id, who.user_id)
     again, elsewhere = store.add_servers([a_server(who, "renamed"), a_server(who, "web-2", port=2222)])
     assert running(store, again).generation == 4
     assert running(store, elsewhere).generation == 1
@@ -248,9 +248,9 @@ def test_a_server_added_again_goes_on_from_the_generation_of_its_address(store: 
 def test_a_server_with_a_task_that_has_not_ended_is_not_removed(store: Store, who: Caller, server: Server) -> None:
     task = running(store, server)
     with pytest.raises(Conflict):
-        store.remove_server(server.id, forget_bindings=True)
+        store.remove_server(server.id, who.user_id, forget_bindings=True)
     store.finish(task.id, "me", task.generation, Outcome("succeeded", "as_asked"))
-    store.remove_server(server.id)
+    store.remove_server(server.id, who.user_id)
     assert store.task(who.tenant_id, task.id).server_name == "web-1"
 
 
@@ -282,10 +282,10 @@ def test_no_way_leads_in_a_circle(store: Store, who: Caller) -> None:
 def test_a_jump_server_in_use_is_not_removed(store: Store, who: Caller, server: Server) -> None:
     behind = store.add_servers([a_server(who, "behind", jumps=[server.id])])[0]
     with pytest.raises(Conflict, match="behind") as refused:
-        store.remove_server(server.id, forget_bindings=True)
+        store.remove_server(server.id, who.user_id, forget_bindings=True)
     assert refused.value.code == "jump_in_use"
     store.change_server(behind.id, jumps=[])
-    store.remove_server(server.id)
+    store.remove_server(server.id, who.user_id)
 
 
 # -- key pairs
@@ -432,8 +432,8 @@ def test_a_login_has_one_binding_at_a_time(store: Store, who: Caller, server: Se
     assert store.bindings(who.tenant_id) == [a_binding(server, keypair, "admin"), a_binding(server, second)]
     assert store.bindings(who.tenant_id, keypair_id=keypair.id) == [a_binding(server, keypair, "admin")]
     assert store.bindings(who.tenant_id, server_id=server.id, keypair_id=second.id) == [a_binding(server, second)]
-    assert store.named_bindings(who.tenant_id, server.id)[0] == (a_binding(server, keypair, "admin"), "laptop")
-    assert (store.bindings("z" * 32), store.named_bindings("z" * 32)) == ([], [])
+    assert store.named_bindings(who.tenant_id, who.user_id, server.id)[0] == (a_binding(server, keypair, "admin"), "laptop")
+    assert (store.bindings("z" * 32), store.named_bindings("z" * 32, who.user_id)) == ([], [])
     unbound(store, server, "root")
     assert store.bindings(who.tenant_id) == [a_binding(server, keypair, "admin")]
     unbound(store, server, "root")

@@ -14,12 +14,20 @@ from controller.service.home import initialise
 from controller.settings import Settings
 from controller.store import Store
 from tests import roots
+from tests.controller.world import World
 
 
 @pytest.fixture
 def root_kind(request: pytest.FixtureRequest) -> str:
     """Where the root key is: in a file, unless a test says otherwise by a parameter, or its module by a fixture of its own."""
     return str(getattr(request, "param", "file"))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    world = World(tmp_path_factory.mktemp("world") / "home")
+    yield world
+    world.close()
 
 
 @pytest.fixture

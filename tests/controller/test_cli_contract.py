@@ -111,6 +111,7 @@ def test_a_binding_shows_up_at_its_server(kps: Kps, two: None, settings: Setting
     assert binding == {
         "login": "root",
         "keypair": "ops",
+        "another_users": False,
         "proof": "logged_in",
         "closed_password_login": True,
         "task_id": bound["task_id"],

@@ -125,11 +125,11 @@ def test_a_task_that_nobody_has_begun_is_cancelled(tasks: Tasks, store: Store, w
     ready(store, who, "1")
     assert refused(tasks.retry(who, "1"), Conflict) == "task_not_failed"
     with pytest.raises(Conflict, match="kps task delete 1"):
-        store.remove_server(server.id)
+        store.remove_server(server.id, who.user_id)
     assert run(tasks.delete(who, "1")) == "cancelled"
     assert run(tasks.get(who, "1")).status == "cancelled"
     assert refused(tasks.delete(who, "1"), Conflict) == "task_not_failed"
-    store.remove_server(server.id)
+    store.remove_server(server.id, who.user_id)
 
 
 @pytest.mark.parametrize("status", ["running", "succeeded", "unchanged"])
@@ -149,7 +149,7 @@ def test_only_what_failed_is_retried_or_deleted(
 
 def test_a_retry_on_a_server_that_is_gone_says_so(tasks: Tasks, store: Store, who: Caller, server: Server) -> None:
     ended(store, who, "1")
-    store.remove_server(server.id)
+    store.remove_server(server.id, who.user_id)
     assert refused(tasks.retry(who, "1"), NotFound) == "server_not_found"
 
 

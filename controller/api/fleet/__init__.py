@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from controller.api.fleet import custody, keypairs, kms, operations, servers
+from controller.api.fleet import custody, keypairs, kms, operations, people, servers
 from controller.api.fleet.asking import Fleet
 from controller.api.shapes import Json
 
@@ -17,5 +17,5 @@ async def health() -> Json:
     return {"status": "ok"}
 
 
-for part in (keypairs, custody, kms, servers, operations):
+for part in (keypairs, custody, kms, servers, operations, people):
     router.include_router(part.router)

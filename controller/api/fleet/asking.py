@@ -7,10 +7,13 @@ from typing import Annotated
 from fastapi import Depends, Query, Request
 
 from controller.model import Caller
+from controller.service.accesskeys import AccessKeys
 from controller.service.bindings import Bindings
 from controller.service.custody import Custody
 from controller.service.keypairs import Keypairs
 from controller.service.kms import KeyService
+from controller.service.people import Tenants, Users
+from controller.service.quotas import Quotas
 from controller.service.servers import Servers
 from controller.service.tasks import Tasks
 
@@ -25,6 +28,10 @@ class Fleet:
     bindings: Bindings
     tasks: Tasks
     kms: KeyService
+    users: Users
+    access_keys: AccessKeys
+    quotas: Quotas
+    tenants: Tenants
     caller: Callable[[Request], Awaitable[Caller]]
 
 

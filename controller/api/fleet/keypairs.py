@@ -48,6 +48,12 @@ async def show_keypair(fleet: Serving, who: Asking, name: str) -> Json:
     return shapes.keypair(await fleet.keypairs.get(who, name))
 
 
+@router.post("/keypairs/{name}/upgrade")
+async def upgrade_keypair(fleet: Serving, who: Asking, name: str) -> Json:
+    """Make a private key pair one of the account."""
+    return shapes.keypair(await fleet.keypairs.upgrade(who, name))
+
+
 @router.post("/keypairs/{name}/export")
 async def export_keypair(fleet: Serving, who: Asking, name: str, asked: shapes.ExportedKeypair | None = None) -> Json:
     """Give the private half to the person who asks for it, as an OpenSSH file where nothing else is said."""

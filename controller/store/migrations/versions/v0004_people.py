@@ -19,6 +19,8 @@ def upgrade() -> None:
     op.add_column("access_keys", sa.Column("enabled", sa.Boolean(), nullable=False, server_default=sa.true()))
     op.add_column("access_keys", sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("access_keys", sa.Column("last_used_at", sa.DateTime(timezone=True), nullable=True))
+    # Of what was asked before there was more than one user nobody knows which key pairs it names.
+    op.add_column("tasks", sa.Column("private", sa.Boolean(), nullable=False, server_default=sa.true()))
     op.create_table(
         "quotas",
         sa.Column("tenant_id", sa.String(length=32), nullable=False),

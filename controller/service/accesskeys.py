@@ -1,0 +1,144 @@
+"""Access keys: what a user's programs sign requests with."""
+
+import builtins
+from concurrent.futures import Executor
+from datetime import datetime, timedelta
+
+from controller.errors import Invalid, NotAllowed, NotFound
+from controller.kms import Kms
+from controller.model import AccessKey, Caller, Secret, User, now
+from controller.service import roles, sources
+from controller.service.home import access_key_context, new_access_key
+from controller.service.roles import allow
+from controller.service.worker import off_loop
+from controller.store import Store
+
+MOST_DAYS = 3650
+MOST_BESIDE_HOURS = 24 * 30
+
+# Why an access key opens nothing, in the words of whoever looks after it.
+_WHY = {
+    "access_key_disabled": "it is disabled",
+    "access_key_expired": "its time is up",
+    "user_disabled": "its user is disabled",
+    "source_refused": "its user may not ask from this address",
+}
+
+
+def refusal(user: User, key: AccessKey, address: str, at: datetime) -> str | None:
+    """Return the code for which an access key is refused now, from this address; None where it may be used."""
+    if not key.enabled:
+        return "access_key_disabled"
+    if key.expires_at is not None and key.expires_at <= at:
+        return "access_key_expired"
+    if not user.enabled:
+        return "user_disabled"
+    return "source_refused" if sources.refused(user.source_networks, address) else None
+
+
+class AccessKeys:
+    """The access keys of the caller's tenant: one's own, and for administrators everybody's."""
+
+    def __init__(self, store: Store, kms: Kms, executor: Executor | None = None) -> None:
+        self._store = store
+        self._kms = kms
+        self._executor = executor
+
+    async def create(self, who: Caller, user: str | None = None, days: int | None = None) -> tuple[AccessKey, Secret]:
+        """Make an access key, of the caller or of another user; its secret comes back this once.
+
+        days: after which it ends by itself; federated and delegated users' do. Conflict(access_key_quota): two at most.
+        """
+        whose = await self._user(who, user)
+        _allow(who, "access_key.change", whose.id)
+        return await off_loop(self._executor, self._make, who, whose, who.project_id, days, None)
+
+    async def list(self, who: Caller, user: str | None = None) -> builtins.list[tuple[AccessKey, str]]:
+        """Return the access keys of a user, or (None) all that the caller may see, each with its user's name."""
+        names = {each.id: each.name for each in await off_loop(self._executor, self._store.users, who.tenant_id)}
+        if user is not None:
+            whose = await self._user(who, user)
+            _allow(who, "access_key.see", whose.id)
+            found = await off_loop(self._executor, self._store.access_keys, who.tenant_id, whose.id)
+        else:
+            own = None if _sees_others(who) else who.user_id
+            found = await off_loop(self._executor, self._store.access_keys, who.tenant_id, own)
+        return [(key, names[key.user_id]) for key in found]
+
+    async def rotate(self, who: Caller, access_key: str, beside_hours: int = 24) -> tuple[AccessKey, Secret]:
+        """Make an access key in the place of one; both work for so many hours more. Its secret comes back this once."""
+        if not 0 <= beside_hours <= MOST_BESIDE_HOURS:
+            raise Invalid("time_unusable", f"{beside_hours}: an old access key goes on for 0 to {MOST_BESIDE_HOURS} hours")
+        old = await self._own(who, access_key, "access_key.change")
+        whose = await self._user(who, old.user_id)
+        left = None if old.expires_at is None else max((old.expires_at - old.created_at).days, 1)
+        until = now() + timedelta(hours=beside_hours)
+        return await off_loop(self._executor, self._make, who, whose, old.project_id, left, (access_key, until))
+
+    async def enable(self, who: Caller, access_key: str, *, enabled: bool = True) -> AccessKey:
+        """Let an access key be used again, or (enabled False) no more until then."""
+        await self._own(who, access_key, "access_key.change")
+        return await off_loop(
+            self._executor, self._store.change_access_key, who.tenant_id, access_key, enabled=enabled, by=who.user_id
+        )
+
+    async def delete(self, who: Caller, access_key: str) -> None:
+        """Delete an access key. Conflict(home_access_key) for the last one of whoever owns the home."""
+        await self._own(who, access_key, "access_key.change")
+        await off_loop(self._executor, self._store.delete_access_key, who.tenant_id, access_key, who.user_id)
+
+    async def admitted(self, access_key: str, address: str) -> tuple[Caller, Secret]:
+        """Return who asks by an access key from this address, and the secret with which they must have signed.
+
+        Before anything is believed the signature has to be checked; then used() is to be called. NotFound(access_key_not_found),
+        NotAllowed: access_key_disabled, access_key_expired, user_disabled, source_refused. What of that a stranger is told is
+        the caller's business.
+        """
+        return await off_loop(self._executor, self._admitted, access_key, address)
+
+    async def used(self, access_key: str) -> None:
+        """Note that a request was signed with an access key."""
+        await off_loop(self._executor, self._store.access_key_used, access_key)
+
+    def _admitted(self, access_key: str, address: str) -> tuple[Caller, Secret]:
+        user, key, sealed = self._store.access_key_whole(access_key)
+        code = refusal(user, key, address, now())
+        if code is not None:
+            raise NotAllowed(code, f"{access_key}: {_WHY[code]}")
+        caller = Caller(user.tenant_id, key.project_id, user.id, user.role, user.kind)
+        return caller, self._kms.open(sealed, access_key_context(caller, access_key))
+
+    def _make(
+        self, who: Caller, whose: User, project_id: str, days: int | None, instead_of: tuple[str, datetime] | None
+    ) -> tuple[AccessKey, Secret]:
+        if days is not None and not 1 <= days <= MOST_DAYS:
+            raise Invalid("time_unusable", f"{days}: an access key ends after 1 to {MOST_DAYS} days")
+        if days is None and whose.kind != "local":
+            raise Invalid(
+                "expiry_needed", f"{whose.name}: an access key of a {whose.kind} user ends by itself; say after how many days"
+            )
+        caller = Caller(whose.tenant_id, project_id, whose.id, whose.role, whose.kind)
+        access_key, secret, sealed = new_access_key(self._kms, caller)
+        at = now()
+        key = AccessKey(access_key, whose.id, project_id, at, expires_at=None if days is None else at + timedelta(days=days))
+        return self._store.add_access_key(who.tenant_id, key, sealed, who.user_id, instead_of=instead_of), secret
+
+    async def _user(self, who: Caller, user: str | None) -> User:
+        return await off_loop(self._executor, self._store.user, who.tenant_id, user or who.user_id)
+
+    async def _own(self, who: Caller, access_key: str, verb: str) -> AccessKey:
+        """Return an access key of the tenant that the caller may do this with."""
+        found = await off_loop(self._executor, self._store.access_keys, who.tenant_id)
+        key = next((each for each in found if each.access_key == access_key), None)
+        if key is None or (key.user_id != who.user_id and not _sees_others(who)):
+            raise NotFound("access_key_not_found", f"no access key {access_key}")
+        _allow(who, verb, key.user_id)
+        return key
+
+
+def _allow(who: Caller, verb: str, user_id: str) -> None:
+    allow(who, verb, "own" if user_id == who.user_id else "other", "access keys")
+
+
+def _sees_others(who: Caller) -> bool:
+    return roles.refusal(who.role, who.kind, "access_key.see", "other") is None

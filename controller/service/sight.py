@@ -1,0 +1,45 @@
+"""What a user is told of tasks and events that are about another user's private key pairs: that there was one, and no more.
+
+What a user may not see at all is not found in the store; this is for what everybody in the tenant has to see some of.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from controller.causes import CAUSES
+from controller.model import Caller, Event, Task
+
+# Of a request: what names a key pair, or is one.
+_OF_KEYPAIR = frozenset({"keypair", "keypair_id", "public_key"})
+_OF_BINDING = frozenset({"keypair", "keypair_id", "scope", "owner_id"})
+
+
+def task(who: Caller, found: Task) -> Task:
+    """Return a task as the caller may see it: of another user's private key pair how it ended, and not in whose words."""
+    if found.user_id == who.user_id or not found.private:
+        return found
+    cause = None if found.cause is None else CAUSES.get(found.cause)
+    return replace(
+        found,
+        request={name: value for name, value in found.request.items() if name not in _OF_KEYPAIR},
+        message="" if cause is None else f"{found.server_name}: {cause.meaning}",
+        evidence={},
+    )
+
+
+def event(who: Caller, found: Event) -> Event | None:
+    """Return an event as the caller may see it; None for one that is another user's business."""
+    detail = found.detail
+    # Events of the first version have no owner_id, and were about what whoever did it owned.
+    strangers = detail.get("scope") != "account" and detail.get("owner_id", detail.get("user_id")) != who.user_id
+    if found.kind.startswith("keypair_"):
+        return None if strangers else found
+    if found.kind == "binding_set" and strangers:
+        return replace(found, detail=_without(detail, _OF_BINDING))
+    if found.kind == "server_removed" and detail.get("forgotten"):
+        return replace(found, detail=detail | {"forgotten": [{"login": each["login"]} for each in detail["forgotten"]]})
+    return found
+
+
+def _without(detail: dict[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    return {name: value for name, value in detail.items() if name not in names}

@@ -1,0 +1,156 @@
+"""Every verb of every service, asked for what is another tenant's. One that is not here fails test_tenants."""
+
+import pkgutil
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from controller import keyfiles
+from controller.model import Caller, KeyPair, MasterKey, Secret, Server, Task, User
+from tests.controller.world import HOST_KEY, PUBLIC, STORED, World
+
+HOST = "192.0.2.9"
+DIGEST = bytes(32)
+
+
+@dataclass(frozen=True)
+class Theirs:
+    """What there is in a tenant."""
+
+    who: Caller
+    private: KeyPair
+    shared: KeyPair
+    server: Server
+    task: Task
+    user: User
+    access_key: str
+    key: MasterKey
+    grant: str
+    ciphertext: bytes
+
+    @property
+    def ids(self) -> list[str]:
+        """By these what is theirs would be known again."""
+        of_tenant = [self.who.tenant_id, self.who.user_id, self.user.id, self.access_key]
+        return [*of_tenant, self.private.id, self.shared.id, self.server.id, self.task.id, self.key.id, self.grant]
+
+
+Call = Callable[[World, Caller, Theirs], Awaitable[Any]]
+
+# "not found": it names a thing, which is not there. "own": it works, on what is the caller's, and shows nothing else.
+VERBS: dict[str, tuple[str, Call]] = {
+    "Keypairs.create": ("own", lambda w, me, it: w.keypairs.create(me, it.shared.name)),
+    "Keypairs.import_": ("own", lambda w, me, it: w.keypairs.import_(me, it.private.name, public_key=PUBLIC.line())),
+    "Keypairs.list": ("own", lambda w, me, it: w.keypairs.list(me)),
+    "Keypairs.get": ("not found", lambda w, me, it: w.keypairs.get(me, it.shared.name)),
+    "Keypairs.export": ("not found", lambda w, me, it: w.keypairs.export(me, it.shared.name)),
+    "Keypairs.decrypt_password": ("not found", lambda w, me, it: w.keypairs.decrypt_password(me, it.shared.name, "eA==")),
+    "Keypairs.upgrade": ("not found", lambda w, me, it: w.keypairs.upgrade(me, it.private.name)),
+    "Keypairs.delete": ("not found", lambda w, me, it: w.keypairs.delete(me, it.shared.name)),
+    "Custody.manage": ("not found", lambda w, me, it: w.custody.manage(me, it.shared.name, private_half())),
+    "Custody.clear": ("not found", lambda w, me, it: w.custody.clear(me, it.shared.name)),
+    "Custody.move": ("not found", lambda w, me, it: w.custody.move(me, it.shared.name, "kps/default")),
+    "Servers.add": ("not found", lambda w, me, it: w.servers.add(me, "mine", HOST, host_key=HOST_KEY, jump=[it.server.name])),
+    "Servers.add_all": ("own", lambda w, me, it: w.servers.add_all(me, [a_server(it.server.name)])),
+    "Servers.change": ("not found", lambda w, me, it: w.servers.change(me, it.server.id, old_algorithms=["all"])),
+    "Servers.jump_names": ("own", lambda w, me, it: w.servers.jump_names(me)),
+    "Servers.list": ("own", lambda w, me, it: w.servers.list(me)),
+    "Servers.get": ("not found", lambda w, me, it: w.servers.get(me, it.server.id)),
+    "Servers.remove": ("not found", lambda w, me, it: w.servers.remove(me, it.server.id, force=True)),
+    "Servers.select": ("not found", lambda w, me, it: w.servers.select(me, [it.server.id])),
+    "Servers.bindings": ("own", lambda w, me, it: w.servers.bindings(me, it.server)),
+    "Bindings.start": ("not found", lambda w, me, it: w.bindings.start(me, "check", [it.server], {}, {})),
+    "Tasks.list": ("own", lambda w, me, it: w.tasks.list(me, ids=[it.task.id])),
+    "Tasks.get": ("not found", lambda w, me, it: w.tasks.get(me, it.task.id)),
+    "Tasks.retry": ("not found", lambda w, me, it: w.tasks.retry(me, it.task.id)),
+    "Tasks.delete": ("not found", lambda w, me, it: w.tasks.delete(me, it.task.id)),
+    "Tasks.delete_failed": ("own", lambda w, me, it: w.tasks.delete_failed(me)),
+    "Tasks.events": ("own", lambda w, me, it: w.tasks.events(me, task_ids=[it.task.id])),
+    "Users.create": ("own", lambda w, me, it: w.users.create(me, it.user.name)),
+    "Users.list": ("own", lambda w, me, it: w.users.list(me)),
+    "Users.get": ("not found", lambda w, me, it: w.users.get(me, it.user.id)),
+    "Users.change": ("not found", lambda w, me, it: w.users.change(me, it.user.id, enabled=False)),
+    "Users.delete": ("not found", lambda w, me, it: w.users.delete(me, it.user.id)),
+    "AccessKeys.create": ("not found", lambda w, me, it: w.access_keys.create(me, it.user.id)),
+    "AccessKeys.list": ("own", lambda w, me, it: w.access_keys.list(me)),
+    "AccessKeys.rotate": ("not found", lambda w, me, it: w.access_keys.rotate(me, it.access_key)),
+    "AccessKeys.enable": ("not found", lambda w, me, it: w.access_keys.enable(me, it.access_key, enabled=False)),
+    "AccessKeys.delete": ("not found", lambda w, me, it: w.access_keys.delete(me, it.access_key)),
+    "Quotas.show": ("not found", lambda w, me, it: w.quotas.show(me, it.user.id)),
+    "Quotas.set": ("not found", lambda w, me, it: w.quotas.set(me, "private_keypairs", 0, it.user.id)),
+    "Tenants.list": ("own", lambda w, me, it: w.tenants.list(me)),
+    "Tenants.create": ("not allowed", lambda w, me, it: w.tenants.create(me, w.name("tenant"))),
+    "MasterKeys.create": ("own", lambda w, me, it: w.kms_verbs.keys.create(me, it.key.alias)),
+    "MasterKeys.get": ("not found", lambda w, me, it: w.kms_verbs.keys.get(me, it.key.id)),
+    "MasterKeys.list": ("own", lambda w, me, it: w.kms_verbs.keys.list(me)),
+    "MasterKeys.quota": ("own", lambda w, me, it: w.kms_verbs.keys.quota(me)),
+    "MasterKeys.rename": ("not found", lambda w, me, it: w.kms_verbs.keys.rename(me, it.key.id, "mine")),
+    "MasterKeys.describe": ("not found", lambda w, me, it: w.kms_verbs.keys.describe(me, it.key.id, "mine")),
+    "MasterKeys.enable": ("not found", lambda w, me, it: w.kms_verbs.keys.enable(me, it.key.id)),
+    "MasterKeys.disable": ("not found", lambda w, me, it: w.kms_verbs.keys.disable(me, it.key.id)),
+    "MasterKeys.schedule_deletion": ("not found", lambda w, me, it: w.kms_verbs.keys.schedule_deletion(me, it.key.id, 7)),
+    "MasterKeys.cancel_deletion": ("not found", lambda w, me, it: w.kms_verbs.keys.cancel_deletion(me, it.key.id)),
+    "MasterKeys.enable_rotation": ("not found", lambda w, me, it: w.kms_verbs.keys.enable_rotation(me, it.key.id)),
+    "MasterKeys.disable_rotation": ("not found", lambda w, me, it: w.kms_verbs.keys.disable_rotation(me, it.key.id)),
+    "MasterKeys.change_rotation": ("not found", lambda w, me, it: w.kms_verbs.keys.change_rotation(me, it.key.id, 30)),
+    "MasterKeys.rotate": ("not found", lambda w, me, it: w.kms_verbs.keys.rotate(me, it.key.id)),
+    "MasterKeys.versions": ("not found", lambda w, me, it: w.kms_verbs.keys.versions(me, it.key.id)),
+    "Names.aliases": ("own", lambda w, me, it: w.kms_verbs.names.aliases(me)),
+    "Names.add_alias": ("not found", lambda w, me, it: w.kms_verbs.names.add_alias(me, it.key.id, "mine")),
+    "Names.move_alias": ("not found", lambda w, me, it: w.kms_verbs.names.move_alias(me, "alias/alpha", it.key.id)),
+    "Names.delete_alias": ("not found", lambda w, me, it: w.kms_verbs.names.delete_alias(me, "alias/alpha")),
+    "Names.tags": ("not found", lambda w, me, it: w.kms_verbs.names.tags(me, it.key.id)),
+    "Names.all_tags": ("own", lambda w, me, it: w.kms_verbs.names.all_tags(me)),
+    "Names.tag": ("not found", lambda w, me, it: w.kms_verbs.names.tag(me, it.key.id, {"a": "b"})),
+    "Names.untag": ("not found", lambda w, me, it: w.kms_verbs.names.untag(me, it.key.id, ["a"])),
+    "Grants.list": ("not found", lambda w, me, it: w.kms_verbs.grants.list(me, it.key.id)),
+    "Grants.retirable": ("own", lambda w, me, it: w.kms_verbs.grants.retirable(me)),
+    "Grants.create": ("not found", lambda w, me, it: w.kms_verbs.grants.create(me, it.key.id, me.user_id, ["encrypt-data"])),
+    "Grants.revoke": ("not found", lambda w, me, it: w.kms_verbs.grants.revoke(me, it.key.id, it.grant)),
+    "Grants.retire": ("not found", lambda w, me, it: w.kms_verbs.grants.retire(me, it.key.id, it.grant)),
+    "Imports.parameters": ("not found", lambda w, me, it: w.kms_verbs.imports.parameters(me, it.key.id)),
+    "Imports.import_": ("not found", lambda w, me, it: w.kms_verbs.imports.import_(me, it.key.id, b"x", b"x")),
+    "Imports.delete": ("not found", lambda w, me, it: w.kms_verbs.imports.delete(me, it.key.id)),
+    "KeyUses.encrypt": ("not found", lambda w, me, it: w.kms_verbs.uses.encrypt(me, it.key.id, Secret("x"))),
+    "KeyUses.decrypt": ("not found", lambda w, me, it: w.kms_verbs.uses.decrypt(me, it.ciphertext)),
+    "KeyUses.re_encrypt": ("not found", lambda w, me, it: w.kms_verbs.uses.re_encrypt(me, it.ciphertext, it.key.id)),
+    "KeyUses.create_data_key": ("not found", lambda w, me, it: w.kms_verbs.uses.create_data_key(me, it.key.id, spec="AES_256")),
+    "KeyUses.encrypt_data_key": (
+        "not found",
+        lambda w, me, it: w.kms_verbs.uses.encrypt_data_key(me, it.key.id, Secret(bytes(32)), DIGEST, 32),
+    ),
+    "KeyUses.decrypt_data_key": (
+        "not found",
+        lambda w, me, it: w.kms_verbs.uses.decrypt_data_key(me, it.key.id, it.ciphertext),
+    ),
+    "KeyUses.create_data_key_pair": (
+        "not found",
+        lambda w, me, it: w.kms_verbs.uses.create_data_key_pair(me, it.key.id, "EC_P256"),
+    ),
+    "KeyUses.random": ("own", lambda w, me, it: w.kms_verbs.uses.random(me)),
+    "Signatures.sign": ("not found", lambda w, me, it: w.kms_verbs.uses.sign(me, it.key.id, DIGEST, "ECDSA_SHA_256")),
+    "Signatures.verify": ("not found", lambda w, me, it: w.kms_verbs.uses.verify(me, it.key.id, DIGEST, b"x", "ECDSA_SHA_256")),
+    "Signatures.public_key": ("not found", lambda w, me, it: w.kms_verbs.uses.public_key(me, it.key.id)),
+    "Signatures.code": ("not found", lambda w, me, it: w.kms_verbs.uses.code(me, it.key.id, b"x", "HMAC_SHA_256")),
+    "Signatures.verify_code": (
+        "not found",
+        lambda w, me, it: w.kms_verbs.uses.verify_code(me, it.key.id, b"x", b"x", "HMAC_SHA_256"),
+    ),
+}
+# Nobody asks by these: they find out who does, or are the controller's own work.
+WITHOUT_CALLER = {"AccessKeys.admitted", "AccessKeys.used", "MasterKeys.sweep"}
+
+
+def private_half() -> Secret:
+    """Return the private half of the one key of these tests, as a file."""
+    return keyfiles.openssh_private("ed25519", STORED)
+
+
+def a_server(name: str) -> dict[str, Any]:
+    """Return a server as an import names it."""
+    return {"name": name, "host": HOST, "host_key": HOST_KEY}
+
+
+def modules(package: Any) -> list[str]:
+    """Return the names of all modules of a package."""
+    return [each.name for each in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
