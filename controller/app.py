@@ -23,6 +23,8 @@ from controller.kms import Kms, root
 from controller.model import Caller
 from controller.run import Runner
 from controller.service.accesskeys import AccessKeys
+from controller.service.audit import Audit
+from controller.service.auditkeys import AuditKeys
 from controller.service.bindings import Bindings
 from controller.service.custody import Custody
 from controller.service.home import require
@@ -66,7 +68,6 @@ async def opened(settings: Settings, serving: bool = False, warn: Warn = unheard
         store = Store(settings.database_url)
         closing.callback(store.close)
         store.migrate()
-        store.interrupt_expired(SERVING if serving else None)
         roots = root.roots(settings.home, settings.root_key_uri)
         if serving:
             try:
@@ -75,6 +76,10 @@ async def opened(settings: Settings, serving: bool = False, warn: Warn = unheard
                 warn(problem)
         kms = Kms(store, *roots)
         owner = store.caller_by_local_home()
+        audit_keys = AuditKeys(store, kms)
+        store.sign_with(audit_keys)
+        await off_loop(worker, audit_keys.prepare_all)
+        store.interrupt_expired(SERVING if serving else None)
         me = owner_name(serving)
         runner = Runner(store, kms, settings, me, worker)
         dispatch = dispatching(settings, runner, me)
@@ -102,6 +107,7 @@ async def opened(settings: Settings, serving: bool = False, warn: Warn = unheard
                 access_keys=AccessKeys(store, kms, worker),
                 quotas=Quotas(store, settings.quotas, worker),
                 tenants=Tenants(store, kms, worker),
+                audit=Audit(store, audit_keys, worker),
                 caller=caller,
             )
         finally:
@@ -165,7 +171,7 @@ def application(settings: Settings, serving: bool = False, warn: Warn = unheard)
     )  # fmt: skip
     served.include_router(fleet.router)
     served.add_middleware(problems.Capped)
-    problems.install(served)
+    problems.install(served, fleet.refused)
     return served
 
 

@@ -307,6 +307,55 @@ class Client:
         answer: list[Json] = await self._ask("GET", "/events", params=params)
         return answer
 
+    # the trail
+
+    async def audit_events(
+        self,
+        wanted: Mapping[str, Any],
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        limit: int,
+        wait_seconds: int = 0,
+    ) -> list[Json]:
+        """Return wanted events (kind: a list; user, server, keypair, task, since, until), the newest first; after: the oldest."""
+        params = [("limit", str(limit)), ("wait", str(wait_seconds))]
+        for name, value in ({"after": after, "before": before} | dict(wanted)).items():
+            values = value if isinstance(value, list) else [] if value is None else [value]
+            params += [(name, str(one)) for one in values]
+        answer: list[Json] = await self._ask("GET", "/audit/events", params=params)
+        return answer
+
+    async def audit_names(self) -> dict[str, str]:
+        """Return what users and servers are called, by their ids."""
+        answer: dict[str, str] = await self._ask("GET", "/audit/names")
+        return answer
+
+    async def audit_key(self) -> Json:
+        """Return the public half of the key that signs the events."""
+        answer: Json = await self._ask("GET", "/audit/key")
+        return answer
+
+    async def audit_export(self, since: str | None = None, until: str | None = None) -> Json:
+        """Return the first line of an export; its events are those of its numbers."""
+        params = {name: value for name, value in (("since", since), ("until", until)) if value is not None}
+        answer: Json = await self._ask("GET", "/audit/export", params=params)
+        return answer
+
+    async def audit_exported(self, first: int, number: int, digest: str) -> None:
+        """Have it recorded that these events were given out."""
+        await self._ask("POST", "/audit/export", body={"first": first, "number": number, "digest": digest})
+
+    async def audit_checkpoint(self) -> Json:
+        """Have how far the trail reaches signed, and return that."""
+        answer: Json = await self._ask("POST", "/audit/checkpoints")
+        return answer
+
+    async def audit_prune(self, before: str) -> Json:
+        """Delete events from before a time, and return how many, and which is the first now."""
+        answer: Json = await self._ask("POST", "/audit/prune", body={"before": before})
+        return answer
+
 
 def _segment(name: str) -> str:
     """Return name as one segment of a path. What a path would not take as a name is the name of nothing."""

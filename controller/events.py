@@ -1,4 +1,7 @@
-"""The words for what happens: the closed list of kinds of event (docs/events.md)."""
+"""The words for what happens: the closed list of kinds of event (docs/events.md), and on whose behalf it happens."""
+
+from contextvars import ContextVar
+from dataclasses import dataclass
 
 KINDS: dict[str, str] = {
     "home_initialised": "the home, its first tenant and its administrator were made",
@@ -59,4 +62,22 @@ KINDS: dict[str, str] = {
     "task_interrupted": "who ran the task, or was to run it, was heard no more",
     "task_settled": "the state of the server after an interrupted task became known",
     "task_deleted": "a failed task was taken off the list",
+    "audit_key_made": "the key that signs the tenant's events was made, and what had happened before was signed with it",
+    "head_unproved": "the end of the trail was found without a good signature: events may have been cut off or added there",
+    "audit_exported": "the trail was given out, up to an event",
+    "audit_pruned": "events that had been exported were deleted, up to one; their last digest stands in the signed head",
+    "request_refused": "somebody asked for what they may not do",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """On whose behalf something happens: a user, and the task where there is one. Neither: the controller by itself."""
+
+    tenant_id: str | None = None
+    user_id: str | None = None
+    task_id: str | None = None
+
+
+# Set where a request, or a task, begins; the events that it leads to name this actor, unless they name another one.
+acting: ContextVar[Actor] = ContextVar("acting", default=Actor())  # noqa: B039  (it is frozen)

@@ -349,20 +349,27 @@ class Outcome:
     handling: str | None = None
     retryable: bool = False
     private: bool = False  # as in Task
+    # Of each file on the server whose text was changed: path, and SHA-256 before and after (None: there was nothing).
+    files: list[dict[str, str | None]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened: at once progress, audit trail and live feed."""
 
-    id: int
+    id: int  # over all tenants
     tenant_id: str
+    number: int  # within the tenant, without gaps
+    user_id: str | None  # who did it, or asked for the task that did; None: the controller by itself
     task_id: str | None
     server_id: str | None
+    keypair_id: str | None
     kind: str  # one of controller.events.KINDS
     phase: str | None
     detail: dict[str, Any]
     at: datetime
+    digest: str  # controller/store/chain.py
+    signature: str | None
 
 
 KeySpec = Literal[

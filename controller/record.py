@@ -54,6 +54,7 @@ class Record:
             proofs=self._proofs(result),
             handling=causes.handling(cause, **self.place) if cause in CAUSES else None,
             retryable=cause in CAUSES and CAUSES[cause].retryable and not self.order.plan["only_plan"],
+            files=list(result.get("files") or []),
         )
         if self.order.plan["only_plan"]:
             return outcome, self.notes(self._login_state(result))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from concurrent.futures import Executor
@@ -17,6 +18,7 @@ from controller import causes, diagnosis, opening, order
 from controller.causes import CAUSES
 from controller.entrance import Entrance, Inside
 from controller.errors import Conflict, Damaged, NotFound, Problem, Unavailable
+from controller.events import Actor, acting
 from controller.keyfiles import apart, certificate
 from controller.keyfiles.signing import SigningKey
 from controller.kms import Kms
@@ -67,6 +69,7 @@ class Runner:
 
     async def run(self, task: Task, given: Credential | None) -> None:
         """Carry out a task that has been claimed, and record how it ended. Never raises for what went wrong with it."""
+        acting.set(Actor(task.tenant_id, task.user_id, task.id))
         job = _Job(self, task, given)
         try:
             await self._settle_before(task, given)
@@ -135,7 +138,8 @@ class Runner:
 
     async def off(self, verb: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Call a verb of the store, or of the key service, off the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, partial(verb, *args, **kwargs))
+        here = contextvars.copy_context()  # on whose behalf this is, for the events
+        return await asyncio.get_running_loop().run_in_executor(self._executor, partial(here.run, verb, *args, **kwargs))
 
     # -- what dispatch asks of the store
 

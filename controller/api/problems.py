@@ -27,11 +27,12 @@ def answer(status: int, code: str, detail: str, **evidence: Any) -> JSONResponse
     )
 
 
-def install(application: FastAPI) -> None:
-    """Make every refusal of the application a problem document."""
+def install(application: FastAPI, record: Callable[[Request, Problem], Awaitable[None]]) -> None:
+    """Make every refusal of the application a problem document. record: told of each refusal of a verb."""
 
     @application.exception_handler(Problem)
     async def refused(request: Request, error: Problem) -> JSONResponse:
+        await record(request, error)
         return answer(error.status, error.code, error.message, **error.evidence)
 
     @application.exception_handler(RequestValidationError)

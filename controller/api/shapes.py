@@ -30,6 +30,7 @@ from controller.model import (
     User,
     UserKind,
 )
+from controller.store.chain import Reach, spelt
 
 Json = dict[str, Any]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=255)]
@@ -239,6 +240,18 @@ class Retry(Request):
     credential: Opens | None = None
 
 
+class Exported(Request):
+    """Which events were given out, and the digest of the last one."""
+
+    first: int = Field(ge=1, le=2**62)
+    number: int = Field(ge=1, le=2**62)
+    digest: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class Prune(Request):
+    before: datetime
+
+
 def secret(given: SecretStr | None) -> Secret | None:
     """Return what was given as a secret of ours."""
     return Secret(given.get_secret_value()) if given else None
@@ -371,10 +384,41 @@ def event(found: Event) -> Json:
     """Return an event."""
     return {
         "id": found.id,
+        "number": found.number,
+        "user_id": found.user_id,
         "task_id": found.task_id,
         "server_id": found.server_id,
+        "keypair_id": found.keypair_id,
         "kind": found.kind,
         "phase": found.phase,
         "detail": found.detail,
         "at": instant(found.at),
     }
+
+
+def chained_event(found: Event) -> Json:
+    """Return an event with all that its digest and its signature are made of; the time to the microsecond, as it was signed."""
+    return event(found) | {
+        "tenant_id": found.tenant_id,
+        "at": spelt(found.at),
+        "digest": found.digest,
+        "signature": found.signature,
+    }
+
+
+def reach(found: Reach) -> Json:
+    """Return a signed statement of how far the trail reaches, as it was signed."""
+    return {
+        "tenant_id": found.tenant_id,
+        "first": found.first,
+        "previous": found.previous,
+        "number": found.number,
+        "digest": found.digest,
+        "at": spelt(found.at),
+        "signature": found.signature,
+    }
+
+
+def in_utc(given: datetime | None) -> datetime | None:
+    """Return a time that was given; without a zone it is in UTC."""
+    return given if given is None or given.tzinfo is not None else given.replace(tzinfo=UTC)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from controller.cli import backup, exits, home, operations, output
+from controller.cli.audit import audit
 from controller.cli.command import Home, Json, grouping, remember
 from controller.cli.keyfiles import keypairs
 from controller.cli.kms import kms
@@ -61,6 +62,7 @@ operations.register(app)
 app.add_typer(operations.password_login, name="password-login")
 app.add_typer(tasks, name="task")
 app.add_typer(kms, name="kms")
+app.add_typer(audit, name="audit")
 app.add_typer(roots, name="root")
 app.add_typer(users, name="user")
 app.add_typer(access_keys, name="access-key")

@@ -128,6 +128,21 @@ FIELDS: dict[str, dict[str, str]] = {
         "it); `given` lists what came with it: `password`, `identity`, "
         "`agent`; `password_of` is the login whose password it was said to be",
     },
+    "event": {
+        "number": "its place in the tenant's trail: 1, 2, 3 and so on",
+        "at": "when, to the microsecond",
+        "kind": "what happened: docs/events.md",
+        "user_id": "who did it, or asked for the task that did; null: the controller by itself",
+        "task_id": "the task, or null",
+        "server_id": "the server, or null",
+        "keypair_id": "the key pair, or null",
+        "phase": "of the task, or null",
+        "detail": "an object: what else there is to say",
+        "id": "its place among the events of all tenants",
+        "tenant_id": "the tenant",
+        "digest": "SHA-256 of all this and of the digest before it, in hex: docs/audit.md",
+        "signature": "Ed25519 of the digest, in Base64; null where the key was not there",
+    },
     "operation": {
         "task_id": "the same as `id`",
         "logins": "only from `password-login`: an object, login to `on`, `off` or `unknown`",
@@ -210,6 +225,7 @@ ABOUT: dict[str, str] = {
     "quota": "`kps quota show` and `set` print a list of them.",
     "tenant": "`kps tenant create`; `list` prints a list of them.",
     "task": "`kps task show`; `list` prints a list of them.",
+    "event": "`kps audit list` prints a list of them, the newest last; `--follow` and `export` one a line.",
     "operation": "`kps bind`, `replace`, `unbind`, `reset`, `password-login`, `server check` and `task retry` print a list "
     "with one of these for each server: all fields of a task, and",
     "master key": "`kps kms key create`, `show` and all that change one; `list` prints a list of them.",

@@ -13,6 +13,7 @@ from typing import Any
 from controller.errors import Unavailable
 from controller.kms import Context, Kms, root
 from controller.model import Caller, Sealed, Secret
+from controller.service.auditkeys import AuditKeys
 from controller.settings import Settings
 from controller.store import Store
 
@@ -79,9 +80,12 @@ def _first(settings: Settings, store: Store, show: Callable[[dict[str, Any]], No
     root.tested(key)
     root.record(settings.home, [root.Known(uri, key.check_value)])
     kms = Kms(store, key)
+    audit_keys = AuditKeys(store, kms)
+    store.sign_with(audit_keys)
     made = Caller(uuid.uuid4().hex, uuid.uuid4().hex, uuid.uuid4().hex, "administrator")
     access_key, secret_key, sealed = new_access_key(kms, made)
     told = _told(made, access_key, secret_key.open().decode())
+    audit_keys.prepare(made.tenant_id)
     owner, kept = store.first_tenant(made, "home", "administrator", access_key, sealed, lambda: show(told))
     if kept == access_key:
         return told

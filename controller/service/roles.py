@@ -81,6 +81,7 @@ RULES: dict[tuple[str, str], Rule] = {
     ("task.change", "tenant"): Rule(_CHANGE),  # retry, cancel, delete
     ("event.see", "tenant"): Rule(_ALL),  # but none of another user's private key pair
     ("audit.read", "tenant"): Rule(_AUDIT, otherwise="audit_not_yours"),  # whole: a chain with gaps could not be verified
+    ("audit.prune", "tenant"): Rule(_ADMINISTER, _NOT_DELEGATED),  # what has been exported
     ("masterkey.see", "tenant"): Rule(_ALL),
     ("masterkey.use", "tenant"): Rule(_CHANGE),
     ("masterkey.change", "tenant"): Rule(_ADMINISTER),  # create, describe, disable, rotate, delete, grant

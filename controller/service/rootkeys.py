@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from controller.errors import Conflict, Unavailable
-from controller.kms import open_master, root
+from controller.kms import Kms, open_master, root
 from controller.kms.rewrap import rewrap
+from controller.service.auditkeys import AuditKeys
 from controller.service.home import require
 from controller.settings import Settings
 from controller.store import Store
@@ -84,6 +85,7 @@ def rotate(settings: Settings, to: str | None = None, *, again: bool = False, to
         left = [each for each in before if each.check != new.check_value]
         now = root.Known(uri, new.check_value)
         root.record(settings.home, [now, *left])
+        store.sign_with(AuditKeys(store, Kms(store, new, *former)))
         rewrapped = rewrap(store, new, [new, *former], store.caller_by_local_home().user_id, told)
         # The former wrappings are gone from the log too.
         store.checkpoint()

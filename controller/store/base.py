@@ -7,8 +7,10 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from controller.events import acting
 from controller.model import now
 from controller.store import engine, schema, tables
+from controller.store.chain import Chains, Signer
 
 
 class Base:
@@ -19,6 +21,8 @@ class Base:
         self._path: Path = engine.path_of(url)
         self._engine = engine.connect(url)
         self._now = clock
+        self._chains = Chains()
+        engine.before_writing(self._engine, self._get_ready)
 
     def migrate(self) -> None:
         """Bring the database to this version's tables; makes it, readable by the owner only, where there is none."""
@@ -32,6 +36,16 @@ class Base:
         """Let go of the files."""
         self._engine.dispose()
 
+    def sign_with(self, signer: Signer) -> None:
+        """Have events signed from now on. The store stands below the key service, so it is told by who wires both."""
+        self._chains.signer = signer
+
+    def _get_ready(self) -> None:
+        # A root key may be far away: opening a key in the transaction would have all others wait for it.
+        tenant_id = acting.get().tenant_id
+        if tenant_id is not None:
+            self._chains.signer.ready(tenant_id)
+
     # -- steps inside a transaction
 
     def _event(
@@ -41,18 +55,26 @@ class Base:
         kind: str,
         detail: dict[str, Any],
         *,
+        user_id: str | None = None,
         task_id: str | None = None,
         server_id: str | None = None,
+        keypair_id: str | None = None,
         phase: str | None = None,
     ) -> None:
-        connection.execute(
-            tables.events.insert().values(
-                tenant_id=tenant_id,
-                task_id=task_id,
-                server_id=server_id,
-                kind=kind,
-                phase=phase,
-                detail=detail,
-                at=self._now(),
-            )
-        )
+        """Write down what happened, at the end of the tenant's chain.
+
+        user_id and task_id: who did it; where they are not given, who acts now (controller.events.acting). Ids that stand in
+        detail under the names of these columns need not be given twice. detail: JSON, and nothing secret.
+        """
+        actor = acting.get()
+        event = {
+            "tenant_id": tenant_id,
+            "user_id": user_id or actor.user_id or detail.get("user_id"),
+            "task_id": task_id or actor.task_id,
+            "server_id": server_id or detail.get("server_id"),
+            "keypair_id": keypair_id or detail.get("keypair_id"),
+            "kind": kind,
+            "phase": phase,
+            "detail": detail,
+        }
+        self._chains.add(connection, event, self._now())

@@ -55,15 +55,25 @@ class Bindings(Base):
             | {"keypair": keypair.name, "keypair_id": keypair.id, "scope": keypair.scope, "owner_id": keypair.owner_id},
             task_id=binding.task_id,
             server_id=server.id,
+            keypair_id=binding.keypair_id,
         )
 
     def _unbind(self, connection: Connection, server_id: str, login: str, task_id: str | None) -> bool:
         server = server_row(connection, server_id)
-        gone = connection.execute(delete(tables.bindings).where(*_on(server_id, login))).rowcount == 1
-        if gone:
-            detail = {"server": server.name, "login": login}
-            self._event(connection, server.tenant_id, "binding_removed", detail, task_id=task_id, server_id=server_id)
-        return gone
+        gone = connection.execute(
+            delete(tables.bindings).where(*_on(server_id, login)).returning(tables.bindings.c.keypair_id)
+        ).scalar_one_or_none()
+        if gone is not None:
+            self._event(
+                connection,
+                server.tenant_id,
+                "binding_removed",
+                {"server": server.name, "login": login},
+                task_id=task_id,
+                server_id=server_id,
+                keypair_id=gone,
+            )
+        return gone is not None
 
 
 def _on(server_id: str, login: str) -> list[ColumnElement[bool]]:

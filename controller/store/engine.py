@@ -4,10 +4,10 @@ import os
 import secrets
 import sqlite3
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import sqlalchemy
 from sqlalchemy import URL, Connection, Engine, event
@@ -17,6 +17,9 @@ from controller.errors import Invalid, Unavailable
 
 # How long a writer waits for the other processes that share the home.
 BUSY_SECONDS = 30
+
+_BEGIN = "kps_begin"
+_LAST_STEPS = "kps_last_steps"
 
 # What SQLite reports of the file or its disk, and the next step. All else it reports would be a fault of ours.
 _NEXT_STEP = {
@@ -30,6 +33,15 @@ _NEXT_STEP = {
     sqlite3.SQLITE_IOERR: "see that its disk has space left, is mounted and answers, then try again",
     sqlite3.SQLITE_BUSY: "another process has held it for long: let it end, then try again",
 }
+
+
+class LastStep(Protocol):
+    """What a transaction still does when all else in it is done."""
+
+    def finish(self) -> None: ...
+
+
+S = TypeVar("S", bound=LastStep)
 
 
 def path_of(url: str) -> Path:
@@ -88,10 +100,33 @@ def writing(engine: Engine) -> Iterator[Connection]:
     """One transaction that holds the write lock from its start, so that what it read stays true."""
     with (
         usable(engine.url.database),
-        engine.connect().execution_options(kps_begin="BEGIN IMMEDIATE") as connection,
+        engine.connect().execution_options(**{_BEGIN: "BEGIN IMMEDIATE"}) as connection,
         connection.begin(),
     ):
+        steps: dict[object, LastStep] = {}
+        connection.info[_LAST_STEPS] = steps
         yield connection
+        for step in steps.values():
+            step.finish()
+
+
+def before_writing(engine: Engine, get_ready: Callable[[], None]) -> None:
+    """Have get_ready called before each writing() takes the write lock."""
+
+    def before(connection: Connection) -> None:
+        if _BEGIN in connection.get_execution_options():
+            get_ready()
+
+    event.listen(engine, "begin", before, insert=True)
+
+
+def last_step(connection: Connection, of: object, make: Callable[[], S]) -> S:
+    """Return what `of` has to do last in this transaction, before all of it is kept; made at the first asking."""
+    steps: dict[object, Any] = connection.info[_LAST_STEPS]
+    if of not in steps:
+        steps[of] = make()
+    found: S = steps[of]
+    return found
 
 
 @contextmanager
@@ -127,4 +162,4 @@ def _prepare(driver: sqlite3.Connection, _record: Any) -> None:
 
 
 def _begin(connection: Connection) -> None:
-    connection.exec_driver_sql(connection.get_execution_options().get("kps_begin", "BEGIN"))
+    connection.exec_driver_sql(connection.get_execution_options().get(_BEGIN, "BEGIN"))

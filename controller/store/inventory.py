@@ -187,6 +187,9 @@ def _reached(connection: Connection, tenant_ids: Collection[str]) -> dict[tuple[
         if "generation" in detail:  # events of the first versions do not have it
             address = (tenant_id, detail["host"], detail["port"])
             found[address] = max(found.get(address, 0), detail["generation"])
+    left = tables.left_addresses  # of events that are not kept any more
+    for tenant_id, host, port, generation in connection.execute(select(left).where(left.c.tenant_id.in_(tenant_ids))):
+        found[tenant_id, host, port] = max(found.get((tenant_id, host, port), 0), generation)
     return found
 
 

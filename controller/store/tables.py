@@ -262,15 +262,66 @@ tasks = Table(
     sqlite_autoincrement=True,
 )  # fmt: skip
 
+# The chain: controller/store/chain.py. Times are there as they were signed, so that any reader of SQLite can check them.
 events = Table(
     "events", metadata,
     Column("id", Integer, primary_key=True),
     Column("tenant_id", String(32), nullable=False, index=True),
+    Column("number", Integer, nullable=False),  # within the tenant: 1, 2, 3 and so on, without gaps
+    Column("user_id", String(32)),  # who did it, or asked for the task that did
     Column("task_id", String(36), index=True),
     Column("server_id", String(36)),
+    Column("keypair_id", String(36)),
     Column("kind", Text, nullable=False),
     Column("phase", Text),
     Column("detail", JSON, nullable=False),
     Column("at", Instant, nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("signature", String(88)),  # none where the key was not there
+    Index("events_by_number", "tenant_id", "number", unique=True),
+    Index("events_by_kind", "tenant_id", "kind", "number"),
+    Index("events_by_user", "tenant_id", "user_id", "number"),
+    Index("events_by_server", "tenant_id", "server_id", "number"),
+    Index("events_by_keypair", "tenant_id", "keypair_id", "number"),
+    Index("events_by_time", "tenant_id", "at"),
     sqlite_autoincrement=True,
+)  # fmt: skip
+
+event_heads = Table(
+    "event_heads", metadata,
+    Column("tenant_id", String(32), primary_key=True),
+    Column("first", Integer, nullable=False),  # the oldest event kept
+    Column("previous", String(64), nullable=False),  # digest of the one before it
+    Column("number", Integer, nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("at", Instant, nullable=False),
+    Column("signature", String(88)),
+)  # fmt: skip
+
+event_checkpoints = Table(
+    "event_checkpoints", metadata,
+    Column("tenant_id", String(32), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("first", Integer, nullable=False),
+    Column("previous", String(64), nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("at", Instant, nullable=False),
+    Column("signature", String(88), nullable=False),
+)  # fmt: skip
+
+event_keys = Table(
+    "event_keys", metadata,
+    Column("tenant_id", String(32), primary_key=True),
+    Column("public_key", String(44), nullable=False),  # Ed25519, 32 bytes in Base64
+    Column("sealed", LargeBinary, nullable=False),
+    Column("created_at", Instant, nullable=False),
+)  # fmt: skip
+
+# What an event that is not kept any more said: to which generation a removed server had come.
+left_addresses = Table(
+    "left_addresses", metadata,
+    Column("tenant_id", String(32), primary_key=True),
+    Column("host", Text, primary_key=True),
+    Column("port", Integer, primary_key=True),
+    Column("generation", Integer, nullable=False),
 )  # fmt: skip

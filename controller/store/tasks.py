@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, Connection, delete, exists, or_, select, u
 
 from controller.causes import CAUSES
 from controller.errors import Conflict, NotFound
+from controller.events import acting
 from controller.model import FINAL, Binding, Outcome, ServerNotes, ServerState, Task
 from controller.store import engine, rows, tables
 from controller.store.bindings import Bindings
@@ -296,8 +297,11 @@ class Tasks(Bindings, Inventory):
             task.tenant_id,
             kind,
             detail,
+            # Whoever cancels or deletes it does so themselves; what goes on by itself is of who asked for the task.
+            user_id=acting.get().user_id or task.user_id,
             task_id=task.id,
             server_id=task.server_id,
+            keypair_id=task.request.get("keypair_id"),
             phase=phase or task.phase,
         )
 
@@ -323,6 +327,8 @@ class Tasks(Bindings, Inventory):
         )
         self._save(connection, ended)
         detail: dict[str, Any] = {"status": ended.status, "server_state": ended.server_state, "cause": ended.cause}
+        if outcome.files:
+            detail["files"] = outcome.files
         # Events are for everybody in the tenant; the task itself tells whoever asked for it.
         self._task_event(connection, ended, kind, detail if ended.private else detail | {"message": ended.message})
         return ended

@@ -141,6 +141,17 @@ class OpenSession(BaseModel):
     used: Literal["yes", "maybe"]
 
 
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Written(BaseModel):
+    """A file whose text was changed: the SHA-256 of what was there and of what was put there; None where there was nothing."""
+
+    path: Annotated[str, Field(max_length=_LONGEST_TEXT), AfterValidator(_printable)]
+    before: Digest | None = None
+    after: Digest | None = None
+
+
 class Result(BaseModel):
     """How it ended."""
 
@@ -165,6 +176,7 @@ class Result(BaseModel):
     sessions: list[OpenSession] | None = Field(default=None, max_length=1000)
     ended: list[int] = Field(default_factory=list, max_length=1000)
     leftover: Text = ""
+    files: list[Written] = Field(default_factory=list, max_length=256)
     recovered: Ended | None = None
     last: Ended | None = None
 

@@ -89,7 +89,9 @@ def test_events_come_in_order_and_only_after_the_one_named(asked: Asked) -> None
         events = (await http.get("/events")).json()
         ids = [event["id"] for event in events]
         assert ids == sorted(ids)
-        assert set(events[0]) == {"id", "task_id", "server_id", "kind", "phase", "detail", "at"}
+        assert set(events[0]) == {
+            "id", "number", "user_id", "task_id", "server_id", "keypair_id", "kind", "phase", "detail", "at",
+        }  # fmt: skip
         assert (await http.get("/events", params={"after": ids[-1]})).json() == []
         assert (await http.get("/events", params={"after": ids[0]})).json() == events[1:]
 

@@ -1,9 +1,11 @@
 """What the SQLite store promises about its file."""
 
+import base64
 import re
 import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import select
 
+from controller import kps_audit_verify as verifier
 from controller.errors import Invalid
+from controller.model import Sealed
 from controller.store import Store, engine, schema, tables
 from controller.store.tables import metadata
 
@@ -68,6 +73,42 @@ def test_servers_of_before_are_reached_as_before(tmp_path: Path) -> None:
     server = store.server_by_id("s")
     store.close()
     assert (server.generation, server.jumps, server.old_algorithms) == (7, [], [])
+
+
+def test_events_of_before_are_numbered_and_chained(tmp_path: Path) -> None:
+    """A database from before the chain: its events stay what they were, and from here on a change of them shows."""
+    url, path = f"sqlite:///{tmp_path}/kps.db", tmp_path / "kps.db"
+    engine.make_file(path)
+    made = engine.connect(url)
+    with engine.writing(made) as connection:
+        config = Config()
+        config.set_main_option("script_location", str(schema.MIGRATIONS))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0002")
+        for id, tenant in ((1, "t"), (2, "u"), (4, "t"), (7, "t")):
+            detail = '{"user_id": "us", "keypair_id": "kp", "b": 1, "a": [1.5, "\\u00fc"]}' if id == 4 else "{}"
+            connection.exec_driver_sql(
+                "INSERT INTO events (id, tenant_id, kind, detail, at)"
+                " VALUES (?, ?, 'server_noted', ?, '2030-01-02 03:04:05.000600')",
+                (id, tenant, detail),
+            )
+    made.dispose()
+    store = Store(url)
+    store.migrate()
+    found = [(event.id, event.number, event.user_id, event.keypair_id) for event in store.events("t")]
+    assert found == [(1, 1, None, None), (4, 2, "us", "kp"), (7, 3, None, None)]
+    assert store.events("t")[1].detail == {"a": [1.5, "ü"], "b": 1, "keypair_id": "kp", "user_id": "us"}
+    key = Ed25519PrivateKey.generate()
+    public = base64.b64encode(key.public_key().public_bytes_raw()).decode()
+    assert store.add_audit_key("t", public, Sealed(b"x"), key.sign)
+    assert [(event.id, event.number, event.kind) for event in store.events("t")][-1] == (8, 4, "audit_key_made")
+    store.close()
+    with verifier.trails(str(path)) as trails:
+        assert [verifier.check(trail)["number"] for trail in trails if trail.tenant == "t"] == [4]
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE events SET detail = '{}' WHERE id = 4")
+    with verifier.trails(str(path)) as trails, pytest.raises(verifier.Wrong, match="event 2 is not the one that was written"):
+        [verifier.check(trail) for trail in trails if trail.tenant == "t"]
 
 
 def test_a_new_database_is_shared_from_the_first_moment_that_others_see_it(tmp_path: Path) -> None:

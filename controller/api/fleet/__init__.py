@@ -2,11 +2,11 @@
 
 from fastapi import APIRouter
 
-from controller.api.fleet import custody, keypairs, kms, operations, people, servers
-from controller.api.fleet.asking import Fleet
+from controller.api.fleet import audit, custody, keypairs, kms, operations, people, servers
+from controller.api.fleet.asking import Fleet, refused
 from controller.api.shapes import Json
 
-__all__ = ["Fleet", "router"]
+__all__ = ["Fleet", "refused", "router"]
 
 router = APIRouter(prefix="/fleet/v1")
 
@@ -17,5 +17,5 @@ async def health() -> Json:
     return {"status": "ok"}
 
 
-for part in (keypairs, custody, kms, servers, operations, people):
+for part in (keypairs, custody, kms, servers, operations, people, audit):
     router.include_router(part.router)

@@ -6,8 +6,11 @@ from typing import Annotated
 
 from fastapi import Depends, Query, Request
 
+from controller.errors import Problem
+from controller.events import Actor, acting
 from controller.model import Caller
 from controller.service.accesskeys import AccessKeys
+from controller.service.audit import Audit
 from controller.service.bindings import Bindings
 from controller.service.custody import Custody
 from controller.service.keypairs import Keypairs
@@ -32,6 +35,7 @@ class Fleet:
     access_keys: AccessKeys
     quotas: Quotas
     tenants: Tenants
+    audit: Audit
     caller: Callable[[Request], Awaitable[Caller]]
 
 
@@ -45,8 +49,18 @@ Serving = Annotated[Fleet, Depends(fleet_of)]
 
 
 async def caller_of(request: Request, fleet: Serving) -> Caller:
-    """Return who asks."""
-    return await fleet.caller(request)
+    """Return who asks. From here on what happens is theirs, in the events."""
+    who = await fleet.caller(request)
+    acting.set(Actor(who.tenant_id, who.user_id))
+    request.state.who = who
+    return who
+
+
+async def refused(request: Request, problem: Problem) -> None:
+    """Have the refusal of a request on record, where it is known whose request it was."""
+    who: Caller | None = getattr(request.state, "who", None)
+    if who is not None:
+        await fleet_of(request).audit.refused(who, problem, request.method, request.url.path)
 
 
 Asking = Annotated[Caller, Depends(caller_of)]
