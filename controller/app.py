@@ -106,7 +106,7 @@ async def opened(settings: Settings, serving: bool = False, warn: Warn = unheard
                 users=Users(store, worker, settings.quotas),
                 access_keys=AccessKeys(store, kms, worker),
                 quotas=Quotas(store, settings.quotas, worker),
-                tenants=Tenants(store, kms, worker),
+                tenants=Tenants(store, kms, audit_keys, worker),
                 audit=Audit(store, audit_keys, worker),
                 caller=caller,
             )

@@ -11,6 +11,7 @@ from controller.errors import Invalid
 from controller.kms import Kms
 from controller.model import Caller, Quotas, Role, Secret, Tenant, User, UserKind
 from controller.service import sources
+from controller.service.auditkeys import AuditKeys
 from controller.service.home import new_access_key
 from controller.service.roles import allow
 from controller.service.worker import off_loop
@@ -104,9 +105,10 @@ class Users:
 class Tenants:
     """The tenants of the home, for whoever owns it; everybody else sees their own."""
 
-    def __init__(self, store: Store, kms: Kms, executor: Executor | None = None) -> None:
+    def __init__(self, store: Store, kms: Kms, audit_keys: AuditKeys, executor: Executor | None = None) -> None:
         self._store = store
         self._kms = kms
+        self._audit_keys = audit_keys
         self._executor = executor
 
     async def create(self, who: Caller, name: str, administrator: str = "administrator") -> tuple[Tenant, Caller, str, Secret]:
@@ -126,6 +128,7 @@ class Tenants:
     def _create(self, who: Caller, name: str, administrator: str) -> tuple[Tenant, Caller, str, Secret]:
         made = Caller(uuid.uuid4().hex, uuid.uuid4().hex, uuid.uuid4().hex, "administrator")
         access_key, secret, sealed = new_access_key(self._kms, made)
+        self._audit_keys.prepare(made.tenant_id)  # before there is anything to sign
         tenant = self._store.add_tenant(made, name, administrator, access_key, sealed, who.user_id)
         return tenant, made, access_key, secret
 

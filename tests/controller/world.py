@@ -26,6 +26,7 @@ from controller.model import (
     now,
 )
 from controller.service.accesskeys import AccessKeys
+from controller.service.auditkeys import AuditKeys
 from controller.service.bindings import Bindings
 from controller.service.custody import Custody
 from controller.service.home import initialise
@@ -80,7 +81,9 @@ class World:
         self.users = Users(self.store, quotas=defaults)
         self.access_keys = AccessKeys(self.store, self.kms)
         self.quotas = QuotaVerbs(self.store, defaults)
-        self.tenants = Tenants(self.store, self.kms)
+        audit_keys = AuditKeys(self.store, self.kms)
+        self.store.sign_with(audit_keys)
+        self.tenants = Tenants(self.store, self.kms, audit_keys)
 
     def close(self) -> None:
         """Let go of the files."""
