@@ -3,11 +3,11 @@
 from controller.keyfiles.fields import Unreadable
 
 FILE_BYTES = 64 * 1024
-BCRYPT_ROUNDS = 120
-PBKDF_ITERATIONS = 1_500_000
-SCRYPT_BYTES = 256 * 1024 * 1024  # all passes together
+BCRYPT_ROUNDS = 100
+PBKDF_ITERATIONS = 1_000_000
+SCRYPT_BYTES = 128 * 1024 * 1024  # all passes together
 ARGON2_BYTES = 256 * 1024 * 1024
-ARGON2_ALL_BYTES = 768 * 1024 * 1024  # all passes together
+ARGON2_ALL_BYTES = 512 * 1024 * 1024  # all passes together
 ARGON2_LANES = 64
 RSA_BITS = 4096  # of a private key: to look whether 16,384 bits fit together takes a minute
 

@@ -1,12 +1,24 @@
 """The fields of RFC 4251, of which key blobs and private key files are made; and why a text is none."""
 
 import binascii
+import contextlib
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class Unreadable(Exception):
     """not a key, or not one that is read here; says why in words that quote nothing of it"""
+
+
+@contextlib.contextmanager
+def no_panic() -> Iterator[None]:
+    """Have a fault of `cryptography` itself, in the block, mean that the file is Unreadable: a panic is no Exception."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise Unreadable("its contents are damaged in a way that its reader does not bear") from None
 
 
 def packed(value: bytes | bytearray) -> bytes:

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
@@ -172,7 +172,7 @@ def _derived(file: _File, passphrase: Secret) -> tuple[bytes, bytes, bytes]:
             salt=costs.salt, length=80, iterations=costs.passes, lanes=costs.lanes, memory_cost=costs.memory_kib
         )
         made = derivation.derive(word)
-    except (ValueError, UnsupportedAlgorithm, MemoryError) as error:
+    except (ValueError, UnsupportedAlgorithm, InternalError, MemoryError) as error:
         raise Unreadable(f"its key derivation cannot be computed here ({type(error).__name__})") from None
     return made[:32], made[32:48], made[48:]
 
@@ -191,7 +191,7 @@ def _key(file: _File, plain: bytes, allow_weak: bool) -> PrivateKey:
         raise Unreadable("something follows after the private half in it")
     try:
         key = _made(curve, public, private, allow_weak)
-    except ValueError:
+    except (ValueError, InternalError):
         raise Unreadable("its numbers do not belong together") from None
     if public_half(key).blob != file.public:
         raise Invalid("key_mismatch", "the public half in this file does not belong to its private half")

@@ -3,9 +3,10 @@
 Each with a passphrase or without one. A file that somebody gives is read in a process of its own: controller.keyfiles.apart.
 """
 
+import re
 from typing import NamedTuple
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_ssh_private_key
 
@@ -13,13 +14,15 @@ from controller.errors import Invalid
 from controller.keyfiles import openssh, ppk
 from controller.keyfiles.armour import Block, blocks_of, lines_of
 from controller.keyfiles.costs import RSA_BITS, check_pkcs8
-from controller.keyfiles.fields import Unreadable, from_base64
+from controller.keyfiles.fields import Unreadable, from_base64, no_panic
 from controller.keyfiles.kinds import PrivateKey, PublicKey, check_strength, public_half, stored_form, type_of
 from controller.model import KEY_TYPES, Secret
 
 _NEXT = "; give a private key file of " + ", ".join(KEY_TYPES)
 _PEM = ("PRIVATE KEY", "ENCRYPTED PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY")
 _PUBLIC = (b"ssh-", b"ecdsa-", b"sk-", b"---- BEGIN SSH2 PUBLIC", b"-----BEGIN PUBLIC", b"-----BEGIN RSA PUBLIC")
+_DEK_INFO = re.compile(rb"DEK-Info: ([A-Z0-9-]+),([0-9A-Fa-f]+)")
+_BLOCK_BYTES = {b"AES-128-CBC": 16, b"AES-192-CBC": 16, b"AES-256-CBC": 16, b"DES-EDE3-CBC": 8}
 _OF_SSH_COM = b"---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----"
 
 
@@ -101,6 +104,9 @@ def _pem_header(block: Block) -> bool:
         check_pkcs8(from_base64(block.lines))
         return True
     if any(line.startswith(b"Proc-Type: 4,ENCRYPTED") for line in block.lines[:1]):
+        how = _DEK_INFO.fullmatch(block.lines[1]) if len(block.lines) > 1 else None
+        if how is None or 2 * _BLOCK_BYTES.get(how[1], 0) != len(how[2]):
+            raise Unreadable("its DEK-Info is damaged, or names an encryption that is not read")
         return True
     from_base64(block.lines)
     return False
@@ -111,10 +117,11 @@ def _load(block: Block, passphrase: Secret | None) -> object:
     text = bytearray(b"\n".join([f"-----BEGIN {block.label}-----".encode(), *block.lines, b""]))
     text += f"-----END {block.label}-----\n".encode()
     try:
-        return load(text, None if passphrase is None else passphrase.open(), unsafe_skip_rsa_key_validation=True)
+        with no_panic():
+            return load(text, None if passphrase is None else passphrase.open(), unsafe_skip_rsa_key_validation=True)
     except UnsupportedAlgorithm:
         raise Unreadable("it is of a kind, or encrypted in a way, that is not read") from None
-    except (ValueError, TypeError, NotImplementedError) as error:
+    except (ValueError, TypeError, NotImplementedError, InternalError) as error:
         # From nothing: what the library says may quote what it read.
         if passphrase is not None and isinstance(error, ValueError):
             raise Invalid("passphrase_wrong", "the passphrase does not open this private key") from None
@@ -133,7 +140,7 @@ def _checked(key: object, allow_weak: bool) -> PrivateKey:
         check_strength(key_type, allow_weak, RSA_BITS)
         try:
             return key.private_numbers().private_key()
-        except ValueError:
+        except (ValueError, InternalError):
             raise Unreadable("its numbers do not belong together") from None
     if isinstance(key, ec.EllipticCurvePrivateKey):
         numbers = key.private_numbers()

@@ -3,7 +3,7 @@
 import base64
 import re
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
 from controller.errors import Invalid
 from controller.keyfiles import points
 from controller.keyfiles.armour import Block, blocks_of, lines_of
-from controller.keyfiles.fields import Unreadable, from_base64, mpint, packed, strings, unsigned
+from controller.keyfiles.fields import Unreadable, from_base64, mpint, no_panic, packed, strings, unsigned
 from controller.keyfiles.kinds import CURVES, DSA, SECP256K1, PublicKey, check_strength, type_of
 from controller.keyfiles.ppk import START
 from kpsagent import keys
@@ -81,6 +81,8 @@ def _of_line(line: bytes) -> PublicKey:
 
 def _of_blob(blob: bytes, name: str, comment: str) -> PublicKey:
     """Return the key of a blob that says that it is of a type."""
+    if name not in NAMES:
+        raise Unreadable("a key of this kind is not used here")
     said = strings(blob, 1)[0][0]
     if said != name.encode():
         raise Unreadable(f"its Base64 holds another kind of key than {name}")
@@ -88,9 +90,9 @@ def _of_blob(blob: bytes, name: str, comment: str) -> PublicKey:
         return _of_dsa_blob(blob, comment)
     encoded = base64.b64encode(blob)
     try:
-        found = load_ssh_public_key(name.encode() + b" " + encoded)
-        return _of_key(found, comment)
-    except (ValueError, NotImplementedError, UnsupportedAlgorithm):
+        with no_panic():
+            return _of_key(load_ssh_public_key(name.encode() + b" " + encoded), comment)
+    except (ValueError, NotImplementedError, UnsupportedAlgorithm, InternalError):
         raise Unreadable(_what_is_wrong(blob, name)) from None
 
 
@@ -188,11 +190,11 @@ def _of_pem(block: Block) -> PublicKey:
     text = b"\n".join([b"-----BEGIN " + label + b"-----", *block.lines, b"-----END " + label + b"-----", b""])
     from_base64(block.lines)
     try:
-        found = load_pem_public_key(text)
-        return _of_key(found, "")
+        with no_panic():
+            return _of_key(load_pem_public_key(text), "")
     except UnsupportedAlgorithm:
         raise Unreadable("a key of this kind is not used here") from None
-    except ValueError as error:
+    except (ValueError, InternalError) as error:
         if str(error) == "Invalid key":
             raise Unreadable("its point is not on the curve") from None
         raise Unreadable("its contents are damaged, or something follows after the key") from None

@@ -31,7 +31,8 @@ def written(directory: Path, *how: str) -> Secret:
     """A private key encrypted by ssh-keygen or openssl."""
     path = directory / "key"
     if how[0] == "ssh-keygen":
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-a", how[1], "-N", PASSPHRASE, "-f", path], check=True)
+        kind = how[2:] or ("-t", "ed25519")
+        subprocess.run(["ssh-keygen", "-q", *kind, "-a", how[1], "-N", PASSPHRASE, "-f", path], check=True)
         return Secret(path.read_bytes())
     path.write_bytes(subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519"], check=True, capture_output=True).stdout)
     argv = ["openssl", "pkcs8", "-topk8", "-in", str(path), "-passout", f"pass:{PASSPHRASE}", *how]
@@ -110,7 +111,8 @@ def test_an_rsa_key_whose_numbers_do_not_belong_together_is_refused() -> None:
 def test_a_file_that_takes_too_much_all_the_same_is_refused(
     limit: tuple[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = written(tmp_path, *WORST["bcrypt"])
+    # The worst that is read, and of the largest kind: together more than a second, the least that can be asked of a process.
+    text = written(tmp_path, *WORST["bcrypt"], "-t", "rsa", "-b", "4096")
     monkeypatch.setattr(apart, *limit)
     with pytest.raises(Invalid) as refused:
         read(text)

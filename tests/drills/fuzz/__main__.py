@@ -8,6 +8,7 @@ python -m tests.drills.fuzz --only parsers --long                    ten minutes
 """
 
 import argparse
+import asyncio
 import hashlib
 import json
 import os
@@ -21,11 +22,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from controller.demo.fleet import Fleet, Login, Spec
+from controller.keyfiles import apart
+from controller.model import Secret
 from tests.drills import inside
 from tests.drills.figures import Figure, Report, joined, zero
-from tests.drills.fuzz import configs, keys, parsers, permissions
+from tests.drills.fuzz import configs, keyfiles, keys, parsers, permissions
 
-PARTS = ("keys", "configs", "permissions", "parsers")
+PARTS = ("keys", "configs", "permissions", "parsers", "keyfiles")
 TREES = {"host": "9.2", "bullseye": "8.4", "trixie": "10.0"}  # and the OpenSSH in it
 # How many cases on each tree: the whole, and a sample.
 COUNTS = {
@@ -33,6 +36,7 @@ COUNTS = {
     "configs": ({"host": 1_600, "bullseye": 200, "trixie": 200}, {"host": 80}),
     "permissions": (dict.fromkeys(TREES, 1), {"host": 1}),
 }
+KEY_FILES, KEY_FILES_SAMPLE = 100_000, 3_000
 GOALS = {"keys": 10_000, "configs": 1_500}
 # How often at least, for each file or configuration: about half of what a sound product comes to.
 LEAST = {
@@ -41,9 +45,10 @@ LEAST = {
 }
 MOST_REFUSED_THOUGH_SOUND = 0.05
 MANY = 50  # of fewer cases no share is asked for, only that each came to pass once
-A_BATCH = {"keys": 250, "configs": 50}
+A_BATCH = {"keys": 250, "configs": 50, "keyfiles": 2_500}
 PARSER_SECONDS, PARSER_SAMPLE_SECONDS, PARSER_LONG_SECONDS = 30.0, 1.5, 600.0
 BATCH_SECONDS = 900.0
+BOMB_SECONDS = 2.0  # by the clock, each read in a process of its own
 KEY_MISSES = (
     "exceptions", "finder missed a key", "bound key not accepted", "removed key still accepted", "untouched bytes changed",
     "not as before", "operation failed",
@@ -155,7 +160,75 @@ def _one_parser(number: int, seed: int, seconds: float) -> tuple[Counter[str], l
     return parsers.tried(parsers.targets()[number], seed, seconds)
 
 
-def reported(wanted: argparse.Namespace, served: dict[tuple[str, str], Tried], parsed: dict[str, Any]) -> Report:
+def of_keyfiles(wanted: argparse.Namespace) -> tuple[Tried, dict[str, float]] | None:
+    """Return what came of changed key files, and the seconds that each bomb took."""
+    if "keyfiles" not in wanted.only:
+        return None
+    count = wanted.count or (KEY_FILES_SAMPLE if wanted.sample else KEY_FILES)
+    numbers = range(count) if wanted.number is None else range(wanted.number, wanted.number + 1)
+    size = A_BATCH["keyfiles"]
+    todo = [numbers[start : start + size] for start in range(0, len(numbers), size)]
+    found = Tried(Counter(), [], [])
+    bombs = {name: keyfiles.refused_in_time(text, _apart) for name, text in keyfiles.bombs().items()}
+    until = time.monotonic() + wanted.within
+    # A process for each batch, as each has a limit of its own.
+    with get_context("fork").Pool(wanted.workers, maxtasksperchild=1) as pool:
+        given = [(wanted.seed, batch, wanted.keep, until) for batch in todo]
+        for tally, misses in pool.imap(_some_keyfiles, given):
+            for most in ("slowest ms", "peak MiB"):
+                found.tally[most] = max(found.tally[most], tally.pop(most, 0))
+            found.tally.update(tally)
+            found.misses.extend(misses)
+    return found, bombs
+
+
+def _some_keyfiles(given: tuple[int, range, Path | None, float]) -> tuple[dict[str, int], list[str]]:
+    seed, batch, keep, until = given
+    path = keep and keep / f"keyfiles-{seed}-{batch.start}-{batch.stop}.json"
+    if path and path.exists():
+        kept: tuple[dict[str, int], list[str]] = json.loads(path.read_text())
+        return kept
+    if path and time.monotonic() > until:
+        return {"batches not tried yet": 1}, []
+    tried = keyfiles.tried(seed, batch)
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(tried))
+    return tried
+
+
+def _apart(text: Secret, word: Secret) -> Any:
+    return asyncio.run(apart.read_private(text, word))
+
+
+def report_keyfiles(report: Report, tried: Tried, bombs: dict[str, float], one: bool) -> None:
+    tally = tried.tally
+    formats = [name for name in tally if name.startswith("format: ")]
+    report.add(
+        Figure("keyfiles: files", tally["files"], 1 if report.sample else KEY_FILES),
+        Figure("keyfiles: formats", len(formats), None if one else 15),
+        # Where nothing is read or nothing refused, the files are too far from sound ones, or too near.
+        Figure("keyfiles: read all the same", tally["code: read"], None if one else 0.01 * tally["files"]),
+        Figure(
+            "keyfiles: refused", tally["files"] - tally["code: read"] - tally["uncaught"], None if one else 0.3 * tally["files"]
+        ),
+        zero("keyfiles: uncaught", tally["uncaught"]),
+        zero("keyfiles: too slow", tally["too slow"]),
+        Figure("keyfiles: slowest", tally["slowest ms"], at_most=1000 * keyfiles.LONGEST_SECONDS, unit=" ms"),
+        Figure("keyfiles: most memory", tally["peak MiB"], at_most=keyfiles.LARGEST_MEMORY >> 20, unit=" MiB"),
+        zero("keyfiles: batches not tried yet", tally["batches not tried yet"]),
+        Figure("keyfiles: bombs refused", len(bombs), 15),
+        Figure("keyfiles: slowest bomb", max(bombs.values()), at_most=BOMB_SECONDS, unit=" s"),
+    )
+    report.misses += tried.misses
+
+
+def reported(
+    wanted: argparse.Namespace,
+    served: dict[tuple[str, str], Tried],
+    parsed: dict[str, Any],
+    key_files: tuple[Tried, dict[str, float]] | None = None,
+) -> Report:
     one = wanted.number is not None
     report = Report("fuzz", bool(wanted.sample or wanted.count or one or wanted.tree))
     for part in ("keys", "configs"):
@@ -201,6 +274,8 @@ def reported(wanted: argparse.Namespace, served: dict[tuple[str, str], Tried], p
         report.add(*(zero(f"parsers: {what}", sum(tally[what] for tally in tallies)) for what in ("uncaught", "too slow")))
         most = max(tally["peak MiB"] for tally in tallies)
         report.add(Figure("parsers: most memory", most, at_most=parsers.LARGEST_MEMORY >> 20, unit=" MiB"))
+    if key_files is not None:
+        report_keyfiles(report, *key_files, one)
     for _, misses in parsed.values():
         report.misses += misses
     for tried in served.values():
@@ -237,10 +312,10 @@ def main() -> int:
     parser.add_argument("--verbose", action="store_true")
     wanted = parser.parse_args()
     wanted.only = wanted.only or PARTS
-    parsed = of_parsers(wanted)
+    parsed, key_files = of_parsers(wanted), of_keyfiles(wanted)
     served = in_servers(wanted)
     show_what_was_met(served, wanted.verbose)
-    return reported(wanted, served, parsed).ended(wanted.into)
+    return reported(wanted, served, parsed, key_files).ended(wanted.into)
 
 
 if __name__ == "__main__":
