@@ -168,3 +168,42 @@ def test_a_reader_sees_one_state_while_others_write(url: str) -> None:
 def test_another_address_is_refused(url: str) -> None:
     with pytest.raises(Invalid):
         Store(url)
+
+
+def test_the_people_of_before_are_who_they_were(tmp_path: Path) -> None:
+    """A home of the first version, with an account key pair and a task: its owner owns it, and what was allowed still is."""
+    url = f"sqlite:///{tmp_path}/kps.db"
+    engine.make_file(tmp_path / "kps.db")
+    made = engine.connect(url)
+    with engine.writing(made) as connection:
+        config = Config()
+        config.set_main_option("script_location", str(schema.MIGRATIONS))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        for statement in (
+            "INSERT INTO tenants VALUES ('t', 'home')",
+            "INSERT INTO projects VALUES ('p', 't')",
+            "INSERT INTO users VALUES ('u', 't', 'administrator', 'administrator')",
+            "INSERT INTO access_keys VALUES ('A', 'u', 'p', 'sealed', '2030-01-01 00:00:00')",
+            "INSERT INTO home VALUES (1, 'A')",
+            "INSERT INTO keypairs VALUES ('k', 't', 'u', 'account', 'ops', 'ed25519', 0, 'x', 'y', 'z', 1, '2030-01-02 00:00', NULL)",
+            (
+                "INSERT INTO tasks (id, tenant_id, user_id, server_id, server_name, login, operation, request, generation,"
+                " status, server_state, phase, message, evidence, proofs, retryable, created_at) VALUES"
+                " ('task', 't', 'u', 's', 'web-1', 'root', 'check', '{}', 1, 'failed', 'as_before', 'done', 'm', '{}', '[]', 0,"
+                " '2030-01-03 00:00:00')"
+            ),
+        ):
+            connection.exec_driver_sql(statement)
+    made.dispose()
+    store = Store(url)
+    store.migrate()
+    owner, access_key = store.local_owner()
+    (user,) = store.users("t")
+    tenant = store.tenant("t")
+    task = store.task("t", "task")
+    store.close()
+    assert (owner.user_id, owner.project_id, owner.kind, access_key) == ("u", "p", "local", "A")
+    assert (user.name, user.role, user.kind, user.enabled, user.source_networks) == ("administrator",) * 2 + ("local", True, [])
+    assert tenant.account_keypairs_since is not None
+    assert task.private  # nobody knows what it names

@@ -109,9 +109,12 @@ class World:
         user = self.store.add_user(User(uuid.uuid4().hex, tenant.tenant_id, name, role, kind, outside), "test")
         return replace(tenant, user_id=user.id, role=role, kind=kind)
 
-    def pair(self, owner: Caller, scope: Scope = "private", begins: str = "pair", *, managed: bool = True) -> KeyPair:
-        """Return a new key pair, whether its owner may make one or not."""
+    def pair(
+        self, owner: Caller, scope: Scope = "private", begins: str = "pair", *, managed: bool = True, fresh: bool = False
+    ) -> KeyPair:
+        """Return a new key pair, whether its owner may make one or not; all have the same key but for fresh ones."""
         name = self.name(begins)
+        public, stored = keyfiles.generate("ed25519") if fresh else (PUBLIC, STORED)
         keypair = KeyPair(
             id=str(uuid.uuid4()),
             tenant_id=owner.tenant_id,
@@ -120,12 +123,12 @@ class World:
             name=name,
             type="ed25519",
             managed=managed,
-            public_key=PUBLIC.line(name),
-            fingerprint=PUBLIC.fingerprint,
-            fingerprint_md5=PUBLIC.fingerprint_md5,
+            public_key=public.line(name),
+            fingerprint=public.fingerprint,
+            fingerprint_md5=public.fingerprint_md5,
             created_at=now(),
         )
-        sealed = self.kms.seal_private(keypair, Secret(bytearray(STORED.open()))) if managed else None
+        sealed = self.kms.seal_private(keypair, Secret(bytearray(stored.open()))) if managed else None
         return self.store.add_keypair(keypair, sealed)
 
     def server(self, tenant: Caller, begins: str = "server") -> Server:
