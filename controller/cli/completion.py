@@ -55,6 +55,12 @@ def access_keys(ctx: typer.Context, incomplete: str) -> list[str]:
     return _names(ctx, query, incomplete)
 
 
+def master_keys(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the aliases of customer master keys that begin like this."""
+    query = "SELECT alias FROM master_keys WHERE state <> 'destroyed' AND alias GLOB ? ORDER BY alias LIMIT ?"
+    return _names(ctx, query, incomplete)
+
+
 def failed_tasks(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the ids of failed tasks that begin like this, the newest first."""
     query = "SELECT id FROM tasks JOIN owner USING (tenant_id) WHERE status = 'failed' AND id GLOB ? ORDER BY seq DESC LIMIT ?"

@@ -15,8 +15,8 @@ from controller.store.custody import standing
 from controller.store.queries import one
 
 # Called inside the transaction with what is bound on the servers in question, and the ids of the key pairs that the master key
-# seals; raises to stop it.
-Check = Callable[[Sequence[BoundKey], Collection[str]], None]
+# seals; raises to stop it, or returns the logins that lose their only way in, as was consented to.
+Check = Callable[[Sequence[BoundKey], Collection[str]], list[str]]
 CHECKPOINT_MILLISECONDS = 500
 LIVING = tables.master_keys.c.state != "destroyed"
 _BELONGING = (
@@ -159,13 +159,13 @@ class MasterKeys(Base):
             after = change(before)
             if after.alias != before.alias:
                 refuse_taken(connection, before.tenant_id, after.alias)
-            if check is not None:
-                check(standing(connection, lost := _sealed_under(connection, key_id)), lost)
+            lose = _checked(connection, key_id, check)
             if version is not None:
                 if version.version != after.version:
                     raise Conflict("master_key_changed", f"{after.alias}: it was changed meanwhile; try again")
                 connection.execute(tables.master_key_versions.insert().values(rows.row(version)))
-            self._keep(connection, after, kind, user_id, before=before.alias if after.alias != before.alias else None)
+            renamed = {} if after.alias == before.alias else {"before": before.alias}
+            self._keep(connection, after, kind, user_id, renamed | lose)
         return after
 
     def drop_material(
@@ -184,12 +184,11 @@ class MasterKeys(Base):
         with engine.writing(self._engine) as connection:
             before = _row(connection, key_id)
             after = change(before)
-            if check is not None:
-                check(standing(connection, lost := _sealed_under(connection, key_id)), lost)
+            lose = _checked(connection, key_id, check)
             gone = _BELONGING if after.state == "destroyed" else (tables.master_key_versions, tables.import_tokens)
             for table in gone:
                 connection.execute(delete(table).where(table.c.key_id == key_id))
-            self._keep(connection, after, kind, user_id)
+            self._keep(connection, after, kind, user_id, lose)
         return after
 
     def note_key_use(self, key: MasterKey, operation: str, user_id: str, version: int, grant_id: str | None = None) -> None:
@@ -214,11 +213,11 @@ class MasterKeys(Base):
 
     # -- steps inside a transaction
 
-    def _keep(self, connection: Connection, key: MasterKey, kind: str, user_id: str | None, before: str | None = None) -> None:
+    def _keep(self, connection: Connection, key: MasterKey, kind: str, user_id: str | None, more: Mapping[str, Any]) -> None:
         table = tables.master_keys
         connection.execute(update(table).where(table.c.id == key.id).values(rows.row(key)))
-        detail = told(key) | ({"user_id": user_id} if user_id else {}) | ({"before": before} if before else {})
-        self._event(connection, key.tenant_id, kind, detail)
+        by = {"user_id": user_id} if user_id else {}
+        self._event(connection, key.tenant_id, kind, {**told(key), **by, **more})
 
 
 def told(key: MasterKey) -> dict[str, Any]:
@@ -264,3 +263,12 @@ def _counted(connection: Connection, tenant_id: str) -> int:
 def _sealed_under(connection: Connection, key_id: str) -> list[str]:
     table = tables.keypairs
     return list(connection.execute(select(table.c.id).where(table.c.master_key_id == key_id)).scalars())
+
+
+def _checked(connection: Connection, key_id: str, check: Check | None) -> dict[str, Any]:
+    """Return what an event says of the logins that lose their only way in; check raises where that was not consented to."""
+    if check is None:
+        return {}
+    sealed = _sealed_under(connection, key_id)
+    lose = check(standing(connection, sealed), sealed)
+    return {"only_way_in_of": lose} if lose else {}

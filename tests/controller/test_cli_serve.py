@@ -137,6 +137,7 @@ def test_names_from_the_home_are_completed(settings: Settings, made: Any) -> Non
     assert completed(settings, "bind d") == ["db-1"]
     assert completed(settings, "bind --keypair o") == ["ops"]
     assert len(completed(settings, "task retry ")) == 1
+    assert completed(settings, "kms key show k") == ["kps/default"]
     assert completed(settings, "server show *") == []
 
 

@@ -425,6 +425,8 @@ async def test_the_master_key_of_an_only_way_in_is_not_taken_away_unless_that_is
     assert (await steps[0](even_if_only_way_in=True)).state == "disabled"
     await keys.keys.enable(who, "one")
     assert (await steps[2](even_if_only_way_in=True)).state == "pending_import"
+    consented = [event.kind for event in store.events(who.tenant_id) if event.detail.get("only_way_in_of") == ["root@web-1"]]
+    assert consented == ["master_key_disabled", "master_key_material_deleted"]
 
 
 # -- the end

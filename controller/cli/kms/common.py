@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from controller.cli import inputs, output
+from controller.cli import completion, inputs, output
 from controller.cli.command import group
 from controller.cli.exits import REFUSED, Declined, usage
 from controller.cli.session import Session
@@ -26,8 +26,9 @@ kms = group(
 Json = dict[str, Any]
 MOST_BYTES = 12 * 1024  # what comes in is at most 4096 bytes of data, or their ciphertext, perhaps as Base64
 
-OneKey = Annotated[str, typer.Argument(metavar="KEY", help="The master key's id, or one of its aliases.")]
-Key = Annotated[str, typer.Option("--key", metavar="KEY", help="The master key's id, or one of its aliases.")]
+_WHICH = "The master key's id, or one of its aliases."
+OneKey = Annotated[str, typer.Argument(metavar="KEY", help=_WHICH, autocompletion=completion.master_keys)]
+Key = Annotated[str, typer.Option("--key", metavar="KEY", help=_WHICH, autocompletion=completion.master_keys)]
 In = Annotated[Path | None, typer.Option("--in", metavar="FILE", help="Read that from there; else from stdin.")]
 Out = Annotated[
     Path | None,

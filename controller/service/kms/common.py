@@ -45,15 +45,16 @@ class Verbs:
         return found
 
 
-def unless_only_way_in(what: str, even_if: bool) -> Check | None:
-    """Return what refuses to take a master key away that opens some login's only proved way in; None where that was consented to.
+def unless_only_way_in(what: str, even_if: bool) -> Check:
+    """Return what refuses to take a master key away that opens some login's only proved way in, unless that was consented to.
 
     Conflict(only_way_in).
     """
-    if even_if:
-        return None
 
-    def check(bound: Sequence[BoundKey], lost: Collection[str]) -> None:
-        ways_in.refuse(ways_in.only_way_in(bound, lost), what)
+    def check(bound: Sequence[BoundKey], lost: Collection[str]) -> list[str]:
+        lose = ways_in.only_way_in(bound, lost)
+        if not even_if:
+            ways_in.refuse(lose, what)
+        return [f"{each.login}@{each.server}" for each in lose]
 
     return check

@@ -214,10 +214,13 @@ class MasterKeys(Verbs):
         name: str,
         step: Callable[[MasterKey], MasterKey],
         kind: str,
-        even_if_only_way_in: bool = True,
+        even_if_only_way_in: bool | None = None,
     ) -> MasterKey:
+        """Take a step. even_if_only_way_in None: it takes no way in."""
         key = self._changed(who, name)
-        check = unless_only_way_in(f"master key {key.alias}", even_if_only_way_in)
+        check = None
+        if even_if_only_way_in is not None:
+            check = unless_only_way_in(f"master key {key.alias}", even_if_only_way_in)
         return self._store.change_master_key(key.id, step, kind, who.user_id, check=check)
 
     def _rotate(self, key: MasterKey, step: Callable[[MasterKey], MasterKey], user_id: str | None) -> MasterKey:
