@@ -529,6 +529,32 @@ async def test_a_sweep_without_the_root_key_does_what_needs_none_and_the_rest_la
     assert (await keys.keys.get(who, "one")).version == 2
 
 
+async def test_what_was_kept_at_the_last_moment_is_not_destroyed(
+    keys: KeyService, who: Caller, clock: Clock, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sweep looked, then somebody cancelled, then the sweep goes on with what it saw."""
+    await keys.keys.create(who, "one")
+    await keys.keys.schedule_deletion(who, "one", 7)
+    clock.forward(days=7)
+    seen = store.master_keys_due(clock.now)
+    assert [key.alias for key in seen] == ["one"]
+    await keys.keys.cancel_deletion(who, "one")
+    await keys.keys.schedule_deletion(who, "one", 30)
+    monkeypatch.setattr(store, "master_keys_due", lambda at: seen)
+    assert await keys.keys.sweep() == 0
+    assert (await keys.keys.get(who, "one")).state == "pending_deletion"
+
+
+async def test_a_destroyed_key_of_another_tenant_is_not_told(keys: KeyService, who: Caller, clock: Clock) -> None:
+    await keys.keys.create(who, "one")
+    made = (await keys.uses.encrypt(who, "one", Secret(b"x"))).ciphertext
+    await keys.keys.schedule_deletion(who, "one", 7)
+    clock.forward(days=7)
+    await keys.keys.sweep()
+    assert await code_of(keys.uses.decrypt(who, made)) == "master_key_destroyed"
+    assert await code_of(keys.uses.decrypt(replace(who, tenant_id="2" * 32), made)) == "master_key_not_found"
+
+
 # -- imported material
 
 
