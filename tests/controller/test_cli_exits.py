@@ -32,7 +32,8 @@ def test_a_home_of_whatever_name_holds_its_database(tmp_path: Path, name: str) -
     home = tmp_path / name
     assert program(home, "init").returncode == 0
     assert program(home, "keypair", "create", "ops").returncode == 0
-    assert {path.name: path.stat().st_mode & 0o777 for path in home.iterdir()} == {"kps.db": 0o600, "root.key": 0o600}
+    modes = {path.name: path.stat().st_mode & 0o777 for path in home.iterdir()}
+    assert modes == dict.fromkeys(("kps.db", "root.key", "root.json"), 0o600)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 

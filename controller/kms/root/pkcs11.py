@@ -25,6 +25,7 @@ _TAG_BITS = 8 * TAG_BYTES
 _CHECKED = hashlib.sha256(b"kps root key check value").digest()[:16]
 
 _lock = threading.RLock()
+_libraries: dict[str, Any] = {}  # by module
 _sessions: dict[tuple[str, str], Any] = {}  # by module and token
 
 
@@ -123,7 +124,8 @@ class Pkcs11RootKey:
     def _token(self, uri: Uri) -> Any:
         wanted = {name: uri.attributes[name] for name in ("token", "serial", "manufacturer", "model") if name in uri.attributes}
         found = []
-        for slot in self._pkcs11.lib(self._module).get_slots(token_present=True):
+        library = _libraries[self._module] = self._pkcs11.lib(self._module)
+        for slot in library.get_slots(token_present=True):
             with contextlib.suppress(self._pkcs11.TokenNotPresent, self._pkcs11.TokenNotRecognised):
                 token = slot.get_token()
                 is_ = {
@@ -235,6 +237,5 @@ def _forget(pkcs11: Any, module: str) -> None:
     for name in [name for name in _sessions if name[0] == module]:
         del _sessions[name]
     with contextlib.suppress(pkcs11.exceptions.PKCS11Error):
-        loaded = pkcs11._loaded.get(module)
-        if loaded is not None and loaded.initialized:
-            loaded.finalize()
+        if module in _libraries and _libraries[module].initialized:
+            _libraries[module].finalize()
