@@ -1,5 +1,6 @@
 """What a key file may make us compute or hold: each at most about a second's work. A header can ask for centuries."""
 
+from controller.keyfiles.der import INTEGER, elements
 from controller.keyfiles.fields import Unreadable
 
 FILE_BYTES = 64 * 1024
@@ -11,7 +12,6 @@ ARGON2_ALL_BYTES = 512 * 1024 * 1024  # all passes together
 ARGON2_LANES = 64
 RSA_BITS = 4096  # of a private key: to look whether 16,384 bits fit together takes a minute
 
-_INTEGER = 0x02
 _PBES2 = bytes.fromhex("2a864886f70d01050d")
 _SCRYPT = bytes.fromhex("2b06010401da47040b")
 
@@ -41,13 +41,13 @@ def check_argon2(memory_kib: int, passes: int, lanes: int) -> None:
 def check_pkcs8(der: bytes) -> None:
     """Unreadable: an EncryptedPrivateKeyInfo (RFC 5958, 8018, 7914) whose key derivation costs more than it may."""
     try:
-        ((_, outer),) = _elements(der)
-        (_, algorithm), _ = _elements(outer)
-        (_, scheme), (_, parameters) = _elements(algorithm)
+        ((_, outer),) = elements(der)
+        (_, algorithm), _ = elements(outer)
+        (_, scheme), (_, parameters) = elements(algorithm)
         if scheme == _PBES2:
-            (_, derivation), _ = _elements(parameters)
-            (_, scheme), (_, parameters) = _elements(derivation)
-        numbers = [int.from_bytes(value, "big") for tag, value in _elements(parameters) if tag == _INTEGER]
+            (_, derivation), _ = elements(parameters)
+            (_, scheme), (_, parameters) = elements(derivation)
+        numbers = [int.from_bytes(value, "big") for tag, value in elements(parameters) if tag == INTEGER]
         work = 128 * numbers[0] * numbers[1] * numbers[2] if scheme == _SCRYPT else numbers[0]
     except (IndexError, ValueError):
         raise Unreadable("its DER does not parse") from None
@@ -60,22 +60,3 @@ def check_pkcs8(der: bytes) -> None:
 def _said(number: int) -> str:
     # A number may fill the file, and to write it out in decimals is work, too.
     return str(number) if number < 10**30 else "more than 10^30"
-
-
-def _elements(der: bytes) -> list[tuple[int, bytes]]:
-    """Return the elements of DER side by side. IndexError or ValueError where it is none."""
-    found, at = [], 0
-    while at < len(der):
-        tag, length = der[at], der[at + 1]
-        at += 2
-        if length & 0x80:
-            size = length & 0x7F
-            if not 1 <= size <= 4 or at + size > len(der):
-                raise ValueError("length")
-            length = int.from_bytes(der[at : at + size], "big")
-            at += size
-        if at + length > len(der):
-            raise ValueError("cut off")
-        found.append((tag, der[at : at + length]))
-        at += length
-    return found

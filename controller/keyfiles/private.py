@@ -8,13 +8,14 @@ from typing import NamedTuple
 
 from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_ssh_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key, load_ssh_private_key
 
 from controller.errors import Invalid
 from controller.keyfiles import openssh, ppk
 from controller.keyfiles.armour import Block, blocks_of, lines_of
 from controller.keyfiles.costs import RSA_BITS, check_pkcs8
-from controller.keyfiles.fields import Unreadable, from_base64, no_panic
+from controller.keyfiles.der import elements, first_version
+from controller.keyfiles.fields import Unreadable, from_base64, in_lines, no_panic
 from controller.keyfiles.kinds import PrivateKey, PublicKey, check_strength, public_half, stored_form, type_of
 from controller.model import KEY_TYPES, Secret
 
@@ -72,18 +73,35 @@ def _opened(text: Secret, passphrase: Secret | None, allow_weak: bool) -> Opened
     if not blocks:
         raise Unreadable(_what_it_is_instead(lines))
     (block,) = blocks
+    claimed, beside, comment = None, None, ""
     if block.label == openssh.LABEL:
         encrypted, claimed, comment = openssh.header(block.lines)
     else:
-        encrypted, claimed, comment = _pem_header(block), None, ""
+        encrypted = _pem_header(block)
+        if block.label == "PRIVATE KEY":
+            block, beside = _of_first_version(block)
     if not encrypted:
         passphrase = None
     elif passphrase is None or len(passphrase) == 0:
         raise Invalid("passphrase_wrong", "this private key is encrypted; give its passphrase")
     key = _checked(_load(block, passphrase), allow_weak)
-    if claimed is not None and claimed != public_half(key).blob:
+    if (claimed is not None and claimed != public_half(key).blob) or (beside is not None and beside != _bits(key)):
         raise Invalid("key_mismatch", "the public half in this file does not belong to its private half")
     return Opened(key, comment)
+
+
+def _of_first_version(block: Block) -> tuple[Block, bytes | None]:
+    try:
+        der, public = first_version(from_base64(block.lines))
+    except (IndexError, ValueError):
+        raise Unreadable("its DER does not parse") from None
+    return Block(block.label, bytes(in_lines(der, 64)).split(b"\n")[:-1]), public
+
+
+def _bits(key: PrivateKey) -> bytes:
+    """The public half as PKCS#8 has it beside the private one: what a SubjectPublicKeyInfo ends in."""
+    (_, info), *_ = elements(key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+    return elements(info)[1][1][1:]
 
 
 def _what_it_is_instead(lines: list[bytes]) -> str:

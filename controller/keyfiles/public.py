@@ -1,6 +1,7 @@
 """Public keys, read: one line as in a .pub file, RFC 4716 (what PuTTYgen saves), and PEM (SubjectPublicKeyInfo, PKCS#1)."""
 
 import base64
+import math
 import re
 
 from cryptography.exceptions import InternalError, UnsupportedAlgorithm
@@ -25,6 +26,8 @@ NAMES = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha
 _NEXT = "; give one public key: a line as in a .pub file, RFC 4716 as PuTTYgen saves it, or PEM"
 _BEGIN_4716, _END_4716 = b"---- BEGIN SSH2 PUBLIC KEY ----", b"---- END SSH2 PUBLIC KEY ----"
 _HEADER = re.compile(rb"([^:\s]{1,64}):\s*(.*)")
+# As NIST SP 800-89, 5.3.3, has a public key of RSA looked at: every prime below 752 divides this.
+_SMALL_PRIMES = math.factorial(751)
 _DSA_BITS = (1024, 160)  # of p and q: ssh-dss knows no other
 
 
@@ -124,6 +127,8 @@ def _of_key(found: object, comment: str) -> PublicKey:
     assert isinstance(found, ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey | rsa.RSAPublicKey)  # noqa: S101
     if isinstance(found, ed25519.Ed25519PublicKey) and not points.usable(found.public_bytes(Encoding.Raw, PublicFormat.Raw)):
         raise Unreadable("its point is not on the curve, or one that everybody can sign for")
+    if isinstance(found, rsa.RSAPublicKey) and math.gcd(found.public_numbers().n, _SMALL_PRIMES) != 1:
+        raise Unreadable("its modulus can be divided by a small number, so that it is no product of two large primes")
     line = found.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
     return PublicKey(key_type, base64.b64decode(line.split(b" ")[1]), comment)
 

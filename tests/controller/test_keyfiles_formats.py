@@ -17,11 +17,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from controller import keyfiles
 from controller.errors import Invalid
 from controller.keyfiles import apart, password, points
-from controller.keyfiles.fields import packed
+from controller.keyfiles.fields import mpint, packed, strings
 from controller.model import KeyFormat, KeyType, Secret
 from kpsagent import keys
 from tests.drills import formats
 from tests.drills.formats import WORD, a_key, ours
+from tests.drills.fuzz.keyfiles import SECOND_VERSION
 from tests.needs import lacking
 
 CHEAP = ("ed25519", "ecdsa-nistp256", "rsa-2048")
@@ -353,6 +354,26 @@ def test_what_is_wrong_with_a_public_key_is_said_in_its_own_words() -> None:
     }  # fmt: skip
     for words, text in said.items():
         assert words in public(text).message, (words, public(text).message)
+
+
+def test_an_rsa_key_that_is_no_product_of_two_primes_is_refused() -> None:
+    key, _ = a_key("rsa-2048")
+    e, n = (int.from_bytes(each, "big") for each in strings(key.blob, 3)[0][1:])
+    for modulus in (n + 1, 2**2047, 751 * 2**2040 + 751):
+        blob = b"".join(map(packed, (b"ssh-rsa", mpint(e), mpint(modulus))))
+        assert "can be divided" in public("ssh-rsa " + base64.b64encode(blob).decode()).message
+    for exponent in (1, 2, n + 2):
+        blob = b"".join(map(packed, (b"ssh-rsa", mpint(exponent), mpint(n))))
+        public("ssh-rsa " + base64.b64encode(blob).decode())
+
+
+def test_pkcs8_of_the_second_version_is_read_and_its_halves_compared() -> None:
+    body = base64.b64decode(SECOND_VERSION)
+    found, _ = keyfiles.read_private(Secret(pem_of("PRIVATE KEY", body)))
+    assert found.blob[-32:] == body[-32:]
+    assert private(pem_of("PRIVATE KEY", body[:-1] + b"x").encode()).code == "key_mismatch"
+    for broken in (body[:-1], body[:20], body + b"x", body.replace(b"\x04\x22", b"\x04\x21")):
+        assert private(pem_of("PRIVATE KEY", broken).encode()).code == "private_key_unreadable"
 
 
 def pem_of(label: str, body: bytes) -> str:

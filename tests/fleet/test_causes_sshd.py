@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from controller.demo.fleet import Login
+from tests.controller.test_keyfiles_formats import dsa_line
 from tests.fleet import judge
 from tests.fleet.causes import CONFIG, KEYS, STATE, Place, at_the_proof, bind, install_key, proxy, unchanged
 from tests.fleet.looks import free_port
@@ -46,6 +47,16 @@ def test_a_key_of_a_type_that_this_sshd_does_not_take(product, make_server, told
     product.add(server)
     with unchanged(server):
         told(product.run("bind", server, keypair=product.keypair(type=kind), password=server.root_password))
+
+
+@pytest.mark.cause("key_type_refused")
+def test_a_dsa_key_that_was_taken_in_is_refused_before_anything_is_written(product, make_server, told):
+    server = make_server()
+    product.add(server)
+    old = product.ask("POST", "/keypairs/import", body={"name": "old-dsa", "public_key": dsa_line()})
+    assert (old["type"], old["managed"], len(old["warnings"])) == ("dsa", False, 1)
+    with unchanged(server):
+        told(product.run("bind", server, keypair=old, password=server.root_password, accept_unproved=True))
 
 
 @pytest.mark.cause("options_block_proof")

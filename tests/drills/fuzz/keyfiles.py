@@ -46,6 +46,13 @@ _PIECES = (
 )  # fmt: skip
 
 
+# RFC 8410, 10.3: an ed25519 key in PKCS#8 of version 2, with an attribute and the public half.
+SECOND_VERSION = (
+    "MHICAQEwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhCoB8wHQYKKoZIhvcNAQkJFDEPDA1DdXJkbGUgQ2hhaXJzgSEAGb9ECWmE"
+    "zf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE="
+)
+
+
 class Seed(NamedTuple):
     """A sound file of one format."""
 
@@ -80,6 +87,7 @@ def seeds() -> list[Seed]:
                 found.append(Seed(f"pkcs8, {how[0]}", text))
     wallet = ec.derive_private_key(5, ec.SECP256K1())
     found.append(Seed("pem", wallet.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())))
+    found.append(Seed("pkcs8, version 2", _pem("PRIVATE KEY", base64.b64decode(SECOND_VERSION))))
     old = dsa.generate_private_key(1024).public_key()  # noqa: S505
     found.append(Seed("PEM, public", old.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)))
     return found
