@@ -2,23 +2,18 @@
 
 import asyncio
 import contextlib
-import fcntl
-import os
-import signal
-import socket
-import stat
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from importlib.metadata import version
-from pathlib import Path
 
-import uvicorn
 from fastapi import FastAPI, Request
+from starlette.types import Receive, Scope, Send
 
-from controller.api import fleet, problems
+from controller import serving
+from controller.api import fleet, gate, kps, problems
 from controller.api.fleet import Fleet
 from controller.dispatch import SERVING, InProcess, owner_name
-from controller.errors import Conflict, Problem, Unavailable
+from controller.errors import NotAllowed, Problem
 from controller.kms import Kms, root
 from controller.model import Caller
 from controller.run import Runner
@@ -28,6 +23,7 @@ from controller.service.auditkeys import AuditKeys
 from controller.service.bindings import Bindings
 from controller.service.custody import Custody
 from controller.service.home import require
+from controller.service.identity import Identity
 from controller.service.keypairs import Keypairs
 from controller.service.kms import KeyService, MasterKeys
 from controller.service.people import Tenants, Users
@@ -35,13 +31,11 @@ from controller.service.quotas import Quotas
 from controller.service.servers import Servers
 from controller.service.tasks import Tasks
 from controller.service.worker import off_loop
+from controller.serving import Place
 from controller.settings import Settings
 from controller.store import Store
 from controller.transport import hostkeys
 
-SOCKET_PATH_BYTES = 107  # unix(7): sun_path, without its final NUL
-GOODBYE_SECONDS = 5  # for requests under way when the controller is told to stop
-REQUEST_HEAD_BYTES = 64 * 1024
 _SETTLE_SECONDS = 3.0
 _KEYS_SECONDS = 60.0
 _RAREST_SETTLE_SECONDS = 600.0
@@ -84,10 +78,6 @@ async def opened(settings: Settings, serving: bool = False, warn: Warn = unheard
         runner = Runner(store, kms, settings, me, worker)
         dispatch = dispatching(settings, runner, me)
 
-        async def caller(request: Request) -> Caller:
-            # Whoever gets here has been let into the home, and that is its owner.
-            return owner
-
         keys = KeyService.of(store, kms, worker)
         background = [
             asyncio.create_task(sweep(store, worker, settings.lease_seconds)),
@@ -99,7 +89,7 @@ async def opened(settings: Settings, serving: bool = False, warn: Warn = unheard
             yield Fleet(
                 keypairs=Keypairs(store, kms, worker, settings.quotas),
                 custody=Custody(store, kms, worker),
-                servers=Servers(store, hostkeys, settings.connect_timeout_seconds, worker),
+                servers=Servers(store, hostkeys, settings.connect_timeout_seconds, worker, settings.allowed_networks),
                 bindings=Bindings(store, dispatch, worker),
                 tasks=Tasks(store, dispatch, worker),
                 kms=keys,
@@ -109,6 +99,8 @@ async def opened(settings: Settings, serving: bool = False, warn: Warn = unheard
                 tenants=Tenants(store, kms, audit_keys, worker),
                 audit=Audit(store, audit_keys, worker),
                 caller=caller,
+                owner=owner,
+                people=Identity(store, kms, worker),
             )
         finally:
             for each in background:
@@ -156,113 +148,92 @@ async def settle(runner: Runner) -> None:
         await asyncio.sleep(_SETTLE_SECONDS)
 
 
-def application(settings: Settings, serving: bool = False, warn: Warn = unheard) -> FastAPI:
-    """Return the ASGI application for a home; the home is opened by its lifespan. serving: see opened()."""
+async def caller(request: Request) -> Caller:
+    """Return who asks, as the gate has found out (controller/api/gate)."""
+    found: Caller | None = request.scope.get(gate.CALLER)
+    if found is None:
+        raise NotAllowed("nobody_asks", "nobody is known to ask; sign the request")
+    return found
+
+
+class Application:
+    """Both APIs of a home, open for as long as lifespan() is entered."""
+
+    def __init__(self, settings: Settings, serving: bool = False, warn: Warn = unheard) -> None:
+        """serving, warn: see opened()."""
+        self._settings = settings
+        self._serving = serving
+        self._warn = warn
+        self._fleet = FastAPI(
+            title="kps", version=version("kps-fleet"), openapi_url="/fleet/v1/openapi.json", docs_url=None, redoc_url=None
+        )
+        self._fleet.include_router(fleet.router)
+        self._fleet.add_middleware(problems.Capped)
+        problems.install(self._fleet, fleet.refused)
+        self._kps = kps.application(version("kps-fleet"))
+        self._by_segments = kps.Segmented(self._kps)
+
+    @property
+    def services(self) -> Fleet:
+        """What the routes work with."""
+        found: Fleet = self._fleet.state.fleet
+        return found
 
     @contextlib.asynccontextmanager
-    async def lifespan(served: FastAPI) -> AsyncIterator[None]:
-        async with opened(settings, serving, warn) as services:
-            served.state.fleet = services
+    async def lifespan(self) -> AsyncIterator[None]:
+        """Open the home; what runs when the block ends is stopped."""
+        async with opened(self._settings, self._serving, self._warn) as services:
+            self._fleet.state.fleet = self._kps.state.fleet = services
             yield
 
-    served = FastAPI(
-        title="kps", version=version("kps-fleet"), lifespan=lifespan,
-        openapi_url="/fleet/v1/openapi.json", docs_url=None, redoc_url=None,
-    )  # fmt: skip
-    served.include_router(fleet.router)
-    served.add_middleware(problems.Capped)
-    problems.install(served, fleet.refused)
-    return served
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        ours = scope["type"] != "http" or scope["path"].startswith("/fleet/")
+        await (self._fleet if ours else self._by_segments)(scope, receive, send)
+
+    @property
+    def local(self) -> gate.Local:
+        """The application for whoever has been let into the home, and that is its owner."""
+        return gate.Local(self, lambda: self.services.owner)
+
+    @property
+    def networked(self) -> gate.Gate:
+        """The application with the gate before it."""
+        settings = self._settings
+        return gate.Gate(self, lambda: self.services.people, settings.requests_per_second, settings.requests_at_once)
 
 
 @contextlib.asynccontextmanager
-async def in_process(settings: Settings, serving: bool = False, warn: Warn = unheard) -> AsyncIterator[FastAPI]:
+async def in_process(settings: Settings, serving: bool = False, warn: Warn = unheard) -> AsyncIterator[gate.Local]:
     """Give the application, open, to a caller in this process. serving: see opened()."""
-    served = application(settings, serving, warn)
-    async with served.router.lifespan_context(served):
-        yield served
+    served = Application(settings, serving, warn)
+    async with served.lifespan():
+        yield served.local
 
 
-async def serve(settings: Settings, ready: Callable[[], None], warn: Warn = unheard) -> None:
-    """Serve the home on its Unix socket until SIGINT or SIGTERM. ready: called when connections are taken. warn: see opened()."""
+async def serve(
+    settings: Settings, ready: Callable[[str | None], None], where: Place | None = None, warn: Warn = unheard
+) -> None:
+    """Serve the home on its Unix socket, and at a place on the network if asked, until SIGINT or SIGTERM.
+
+    ready is called when connections are taken everywhere, with the URL on the network.
+    """
     require(settings)
-    with sole(settings.home):
-        async with in_process(settings, serving=True, warn=warn) as served:
+    with serving.sole(settings.home), contextlib.ExitStack() as listening:
+        # Taken before the home is opened: who may not listen here is told at once.
+        network = None if where is None else listening.enter_context(serving.on_network(where))
+        served = Application(settings, serving=True, warn=warn)
+        async with served.lifespan():
             # Not before the application is open: who connects is waited for.
-            with listening(settings.socket) as listener:
-                await Server(served, ready).serve(sockets=[listener])
+            local = listening.enter_context(serving.listening(settings.socket))
+            waiting = 1 if network is None else 2
 
+            def listens() -> None:
+                nonlocal waiting
+                waiting -= 1
+                if not waiting:
+                    ready(None if where is None else where.url_of(network))
 
-class Server(uvicorn.Server):
-    """uvicorn, told to stop by the event loop's own signal handling, so that stopping is an ordinary end."""
-
-    def __init__(self, served: FastAPI, ready: Callable[[], None]) -> None:
-        super().__init__(
-            uvicorn.Config(
-                served,
-                lifespan="off",
-                log_level="warning",
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=GOODBYE_SECONDS,
-                h11_max_incomplete_event_size=REQUEST_HEAD_BYTES,
-            )
-        )
-        self._ready = ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._ready()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
-
-
-@contextlib.contextmanager
-def sole(home: Path) -> Iterator[None]:
-    """Be the only one who serves this home, for as long as the block or the process lasts."""
-    try:
-        descriptor = os.open(home / "serve.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        message = f"{home}/serve.lock: {error.strerror}; see the mode of the home, and its disk"
-        raise Unavailable("home_unusable", message) from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Conflict("already_served", f"{home}: somebody serves this home already") from error
-        yield
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def listening(path: Path) -> Iterator[socket.socket]:
-    """Listen on a Unix socket for this user alone. What a controller that died has left there is taken away."""
-    if len(os.fsencode(path)) > SOCKET_PATH_BYTES:
-        raise Unavailable("socket_path_too_long", f"{path}: longer than {SOCKET_PATH_BYTES} bytes; choose another home")
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise Unavailable("socket_in_the_way", f"{path}: not a socket; move it away")
-        path.unlink()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        try:
-            listener.bind(os.fspath(path))
-        except OSError as error:
-            message = f"{path}: {error.strerror}; see the mode of the home, and its disk"
-            raise Unavailable("home_unusable", message) from error
-        os.chmod(path, 0o600)
-        listener.listen(128)
-        try:
-            yield listener
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
+            servers = [(serving.Server(served.local, listens), local)]
+            if network is not None:
+                servers.append((serving.Server(served.networked, listens, where), network))
+            await serving.until_told(servers)

@@ -115,6 +115,11 @@ CAUSES: dict[str, Cause] = {
         "Where it took the key before (taken), PAM's account rules turn the login away: the findings name them.",
         True,
     ),
+    "address_not_allowed": Cause(
+        "The server's name leads to the controller's own machine or link, and a user has added it.",
+        "Correct the host, have the home's owner add the server, or allow the network (KPS_ALLOW_NETWORKS).",
+        False,
+    ),
     "not_ssh": Cause(
         "Something else than an SSH server listens on that port.",
         "Correct the port: kps server remove NAME (--force where a key pair is bound), and add it again.",

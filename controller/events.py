@@ -46,6 +46,7 @@ KINDS: dict[str, str] = {
     "keypair_cleared": "the private half was destroyed; the key pair stays, unmanaged",
     "keypair_moved": "the private half was put under another customer master key, unopened",
     "keypair_upgraded": "a private key pair became one of the account",
+    "keypair_described": "a key pair was described anew",
     "keypair_deleted": "a key pair and its private half were deleted",
     "server_added": "a server came into the inventory",
     "server_changed": "how a server is reached was changed: its jump servers, or the old algorithms that it is allowed",

@@ -119,6 +119,8 @@ class Caller:
     user_id: str
     role: Role
     kind: UserKind = "local"
+    # Let into the home itself: they may name places on the controller's own machine. It is how they came, not who they are.
+    at_home: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +223,8 @@ class Server:
     after_reset: dict[str, Any] | None = None  # by login: what waits for its first online proof
     jumps: list[str] = field(default_factory=list)  # ids of the jump servers that lead to it, the nearest to us first
     old_algorithms: list[str] = field(default_factory=list)  # that it is allowed although they are not safe
+    reset_root: str | None = None  # where its disk is mounted while it is shut down; None: it runs
+    any_address: bool = True  # named by the home's owner; else not on the controller's own machine or link (addresses)
 
 
 MOST_HOPS = 8
@@ -252,6 +256,7 @@ class ServerNotes(TypedDict, total=False):
     boot_id: str | None
     after_reset: dict[str, Any] | None
     generation: int
+    reset_root: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +276,9 @@ class KeyPair:
     created_at: datetime
     version: int = 1  # of the private half
     master_key_id: str | None = None  # the customer master key that its private half is sealed under, where it is in custody
+    number: int = 0  # given by the store: for who needs one
+    description: str = ""
+    updated_at: datetime | None = None
 
     def seen_by(self, user_id: str) -> bool:
         """Whether this user of the same tenant may know of it and use it."""

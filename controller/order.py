@@ -95,6 +95,8 @@ def make(
         old = None if here is None else here.keypair
         plan.update(key=wanted.public_key, remove=_old_lines(task, server, wanted, old, identity_line))
         _catch_up(plan, waiting.pop(task.login, {}))
+        if request.get("close_password_login"):
+            plan["passwords"] = "off"
     elif task.operation == "unbind":
         if here is None and identity_line is None:
             raise Refused("not_bound", f"{server.name}: no key pair is bound to {task.login}", login=task.login)

@@ -134,6 +134,8 @@ class Record:
             notes["password_login"] = cast(PasswordLogin, password_login)
         if self.boot:
             notes["boot_id"] = self.boot
+            if self.server.reset_root is not None and self.task.operation != "reset":
+                notes["reset_root"] = None  # it has answered
         return {"notes": notes}
 
     def _login_state(self, result: dict[str, Any]) -> str | None:

@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 
 from passlib.hash import sha512_crypt
 
-from controller import causes, diagnosis, opening, order
+from controller import addresses, causes, diagnosis, opening, order
 from controller.causes import CAUSES
 from controller.entrance import Entrance, Inside
 from controller.errors import Conflict, Damaged, NotFound, Problem, Unavailable
@@ -362,6 +362,7 @@ class _Job:
             through=through,
             old=tuple(server.old_algorithms),
             pace=self.runner.pace,
+            admits=None if server.any_address else partial(addresses.admitted, allowed=self.settings.allowed_networks),
         )
         if server.host_key is None and server.trust_on_first_use:
             pinned = await self.runner.off(self.store.pin_host_key, server.id, await first_host_key(target))

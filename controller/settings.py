@@ -6,6 +6,7 @@ from typing import Annotated, Self
 from pydantic import AliasChoices, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from controller import addresses
 from controller.errors import Invalid
 from controller.model import Quotas
 
@@ -24,6 +25,9 @@ class Settings(BaseSettings):
     connect_timeout_seconds: float = Field(default=10, gt=0, le=300)
     lease_seconds: float = Field(default=30, ge=2, le=600)  # a task whose process is not heard for longer is interrupted
     jump_connections: int = Field(default=6, ge=1, le=100)  # at the same time, to each jump server; MaxStartups begins at 10
+    requests_per_second: float = Field(default=20, gt=0, le=100_000)  # of each access key, in the long run
+    requests_at_once: int = Field(default=200, ge=1, le=1_000_000)  # of each access key, after a pause
+    allow_networks: str = ""  # with commas: of which users may name addresses though they are the controller's own, or its link's
     concurrency: int = Field(default=32, ge=1, le=1000)  # servers worked on at the same time
     # What holds where nobody has set a quota: of a user, and of a tenant.
     quota_private_keypairs: int = Field(default=100, ge=0, le=1_000_000)
@@ -34,10 +38,17 @@ class Settings(BaseSettings):
     def read(cls, home: Path) -> Self:
         """Return the settings with this home. Invalid(setting_unusable) names each variable that is wrong, and its range."""
         try:
-            return cls(home=home)
+            found = cls(home=home)
+            addresses.networks(found.allow_networks, "KPS_ALLOW_NETWORKS")
+            return found
         except ValidationError as error:
             names = dict.fromkeys(str(item["loc"][0]) for item in error.errors() if item["loc"])
             raise Invalid("setting_unusable", "; ".join(_may_be(name) for name in names)) from error
+
+    @property
+    def allowed_networks(self) -> list[addresses.Network]:
+        """The networks of allow_networks."""
+        return addresses.networks(self.allow_networks, "KPS_ALLOW_NETWORKS")
 
     @property
     def quotas(self) -> Quotas:
@@ -56,6 +67,14 @@ class Settings(BaseSettings):
     def root_key(self) -> Path:
         """Where the root key is made if nothing else is said."""
         return self.home / "root.key"
+
+    @property
+    def certificate(self) -> Path:
+        return self.home / "tls.crt"
+
+    @property
+    def certificate_key(self) -> Path:
+        return self.home / "tls.key"
 
     @property
     def socket(self) -> Path:

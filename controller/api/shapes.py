@@ -73,6 +73,7 @@ class ChangedServer(Request):
 
     jump: list[Name] | None = Field(default=None, max_length=MOST_HOPS)
     old_algorithms: list[Name] | None = Field(default=None, max_length=64)
+    reset_root: Annotated[str, StringConstraints(max_length=4096)] | None = None  # "": it runs
 
 
 class NewKeypair(Request):
@@ -198,6 +199,7 @@ class NewOperation(Request):
     keypair: Name | None = None
     login: Name | None = None
     keep_password_login: bool = False
+    close_password_login: bool = False
     accept_lockout: list[Name] = Field(default_factory=list, max_length=1000)
     accept_unproved: bool = False
     force: bool = False
@@ -294,6 +296,7 @@ def server(found: Server, bindings: Iterable[tuple[Binding, str | None]], names:
         "after_reset": found.after_reset,
         "jump": [names.get(each, each) for each in found.jumps],
         "old_algorithms": found.old_algorithms,
+        "reset_root": found.reset_root,
     }
 
 

@@ -47,31 +47,75 @@ def register(app: typer.Typer) -> None:
             settings = settings.model_copy(update={"root_key_uri": root_key})
         initialise(settings, output.as_json if session.json else lambda made: show(settings, made))
 
-    @command(app, "serve", "kps serve", "kps serve --home /srv/kps")
-    async def serve(session: Session) -> None:
-        """Serve the home on a Unix socket in it, until interrupted; while it runs, every command uses it."""
+    @command(
+        app,
+        "serve",
+        "kps serve",
+        "kps serve --listen 0.0.0.0:8443",
+        "kps serve --listen 192.0.2.5:443 --certificate kps.example.com.pem --certificate-key kps.example.com.key",
+        "kps serve --http 127.0.0.1:8080",
+    )
+    async def serve(
+        session: Session,
+        *,
+        listen: Annotated[
+            str | None, typer.Option("--listen", metavar="HOST:PORT", help="Serve the APIs over HTTPS there too.")
+        ] = None,
+        http: Annotated[
+            str | None, typer.Option("--http", metavar="HOST:PORT", help="The same without TLS; on loopback only.")
+        ] = None,
+        certificate: Annotated[
+            Path | None, typer.Option("--certificate", metavar="FILE", help="PEM; else one that the home makes for itself.")
+        ] = None,
+        certificate_key: Annotated[
+            Path | None, typer.Option("--certificate-key", metavar="FILE", help="The key of --certificate, PEM.")
+        ] = None,
+    ) -> None:
+        """Serve the home on a Unix socket in it, until interrupted; while it runs, every command uses it.
+
+        On the network requests are signed with an access key, as the SDK of the public service does (/v3), and the same for
+        /fleet/v1. A port of 0 takes any that is free; the one taken is printed.
+        """
         from controller.privacy import forget_what_is_freed, keep_out_of_swap
 
         forget_what_is_freed()
         from controller.app import serve
+        from controller.service.certificate import ensure
+        from controller.serving import place
 
         through_with_start()
         kept_out = keep_out_of_swap()
-
+        if listen and http:
+            raise usage("--listen and --http exclude each other")
+        if bool(certificate) != bool(certificate_key) or (certificate and not listen):
+            raise usage("--certificate and --certificate-key go together, and with --listen")
         settings = session.settings()
+        where, fingerprint = None, None
+        if http:
+            where = place(http, None, None)
+        elif listen:
+            files = (certificate, certificate_key) if certificate else (settings.certificate, settings.certificate_key)
+            if not certificate:
+                fingerprint = ensure(settings.certificate, settings.certificate_key)
+            where = place(listen, *files)
 
-        def ready() -> None:
+        def ready(url: str | None) -> None:
+            told = {"socket": str(settings.socket), "url": url, "fingerprint": fingerprint, "out_of_swap": kept_out}
             if session.json:
-                output.as_json({"socket": str(settings.socket), "out_of_swap": kept_out})
-            else:
-                output.say(f"serving on {settings.socket}")
-                if not kept_out:
-                    output.say("its memory may be swapped out: encrypt the swap, or allow it LimitMEMLOCK=infinity")
+                output.as_json(told)
+                return
+            output.say(f"serving on {settings.socket}")
+            if url:
+                output.say(f"serving on {url}")
+            if fingerprint:
+                output.say(f"certificate SHA-256 {fingerprint}")
+            if not kept_out:
+                output.say("its memory may be swapped out: encrypt the swap, or allow it LimitMEMLOCK=infinity")
 
         def warn(problem: Problem) -> None:
             complain(problem.code, f"{problem.message}; what needs the root key fails until it opens", json=session.json)
 
-        await serve(settings, ready, warn)
+        await serve(settings, ready, where, warn)
 
     @command(app, "demo", "kps demo", "kps demo --servers 5 --keep", "kps demo --fleet-only /tmp/try", "kps demo --end /tmp/try")
     async def demo(

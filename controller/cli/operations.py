@@ -175,6 +175,7 @@ def register(app: typer.Typer) -> None:
         "kps replace web-1 --keypair ops-2027",
         "kps replace --all --keypair ops-2027",
         "kps replace web-1 --keypair mine --identity ~/.ssh/old",
+        "kps replace web-1 --keypair mine --close-password-login",
         "kps replace --all --keypair ops-2027 --revoke --end-sessions",
     )
     async def replace(
@@ -190,6 +191,9 @@ def register(app: typer.Typer) -> None:
         passphrase_stdin: options.PassphraseStdin = False,
         agent: options.SshAgent = None,
         certificate: options.Certificate = None,
+        close_password_login: Annotated[
+            bool, typer.Option("--close-password-login", metavar="", help="Switch password login off too.")
+        ] = False,
         accept_lockout: options.AcceptLockout = None,
         accept_unproved: options.AcceptUnproved = False,
         fix_permissions: options.FixPermissions = False,
@@ -219,6 +223,7 @@ def register(app: typer.Typer) -> None:
             keypair=keypair,
             plan=plan,
             login=login,
+            close_password_login=close_password_login,
             accept_lockout=accept_lockout,
             accept_unproved=accept_unproved,
             fix_permissions=fix_permissions,

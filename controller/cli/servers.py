@@ -102,6 +102,7 @@ async def add(
     "set",
     "kps server set db-2 --jump bastion-1 --jump bastion-2",
     "kps server set db-2 --no-jump",
+    "kps server set web-1 --shut-down /mnt/web-1",
     "kps server set switch-1 --allow-old-algorithms diffie-hellman-group14-sha1 --allow-old-algorithms ssh-rsa",
     end=_OLD_ALGORITHMS,
 )
@@ -115,17 +116,29 @@ async def set_(
     no_old_algorithms: Annotated[
         bool, typer.Option("--no-old-algorithms", metavar="", help="Use only what is considered safe.")
     ] = False,
+    shut_down: Annotated[
+        Path | None,
+        typer.Option("--shut-down", metavar="DIR", help="It is shut down, and its disk is mounted here, on the controller."),
+    ] = None,
+    running: Annotated[bool, typer.Option("--running", metavar="", help="It runs again.")] = False,
 ) -> None:
-    """Change how a server is reached, from the next task on. What is not given stays as it is."""
-    if (jump and no_jump) or (allow_old_algorithms and no_old_algorithms):
+    """Change how a server is reached, from the next task on. What is not given stays as it is.
+
+    One that is shut down is reset through the v3 API, where a key pair is associated with it; it counts as running again once it
+    has answered.
+    """
+    if (jump and no_jump) or (allow_old_algorithms and no_old_algorithms) or (shut_down and running):
         raise usage("an option and its --no-... exclude each other")
     changes: Json = {}
     if jump or no_jump:
         changes["jump"] = jump or []
     if allow_old_algorithms or no_old_algorithms:
         changes["old_algorithms"] = allow_old_algorithms or []
+    if shut_down or running:
+        changes["reset_root"] = str(shut_down.absolute()) if shut_down else ""
     if not changes:
-        raise usage("what shall be changed? give --jump, --no-jump, --allow-old-algorithms or --no-old-algorithms")
+        options = "--jump, --no-jump, --allow-old-algorithms, --no-old-algorithms, --shut-down or --running"
+        raise usage(f"what shall be changed? give {options}")
     async with session.client() as client:
         changed = await client.change_server(name, changes)
     show(session, changed)

@@ -9,7 +9,7 @@ from controller import keyfiles
 from controller.errors import Conflict, Invalid, NotFound
 from controller.model import Caller, Credential, Operation, Server, Task, now
 from controller.order import TAKES_AWAY
-from controller.service.roles import allow
+from controller.service.roles import allow, may_name_places
 from controller.service.servers import LOGIN
 from controller.service.tasks import Dispatch, given
 from controller.service.worker import off_loop
@@ -21,7 +21,7 @@ _CONSENTS = frozenset({"accept_lockout", "accept_unproved"})
 _REVOKE = frozenset({"revoke", "everywhere", "end_sessions"})
 _OPTIONS: dict[str, frozenset[str]] = {
     "bind": frozenset({"plan", "keypair", "keep_password_login", "fix_permissions"}) | _CONSENTS,
-    "replace": frozenset({"plan", "keypair", "fix_permissions", "take_over"}) | _CONSENTS | _REVOKE,
+    "replace": frozenset({"plan", "keypair", "fix_permissions", "take_over", "close_password_login"}) | _CONSENTS | _REVOKE,
     "unbind": frozenset({"plan", "take_over"}) | _CONSENTS | _REVOKE,
     "reset": frozenset({"keypair", "root", "set_password", "fix_permissions", "take_over"}),
     "password-login-enable": frozenset({"plan", "force"}),
@@ -85,6 +85,10 @@ class Bindings:
             kept["keypair_id"] = keypair.id
             private = keypair.scope == "private"
         await self._refuse_strangers(who, operation, servers, request)
+        if kept.get("root") and any(server.reset_root != kept["root"] for server in servers):
+            may_name_places(who, f"{kept['root']}: a disk")
+        if any(each.agent_socket for each in credentials.values()):
+            may_name_places(who, "an ssh-agent")
         login = request.get("login")
         tasks = [
             _task(

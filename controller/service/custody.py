@@ -7,7 +7,7 @@ from dataclasses import replace
 from controller import keyfiles
 from controller.errors import Conflict, Invalid
 from controller.keyfiles import apart
-from controller.kms import Kms
+from controller.kms import DEFAULT_ALIAS, Kms
 from controller.model import BoundKey, Caller, KeyPair, Secret
 from controller.service import ways_in
 from controller.service.roles import allow
@@ -31,13 +31,15 @@ class Custody:
         private_key: Secret,
         passphrase: Secret | None = None,
         master_key: str | None = None,
+        again: bool = False,
     ) -> KeyPair:
         """Take the private half of an unmanaged key pair into custody, under the master key of an alias or id.
 
-        Conflict(already_managed); Invalid: what reading the file raises, and key_mismatch where it is another key pair's.
+        again: one that is in custody already is compared, and moved under that master key; else Conflict(already_managed).
+        Invalid: what reading the file raises, and key_mismatch where it is another key pair's.
         """
         keypair = await self._seen(who, name, "keypair.manage")
-        if keypair.managed:
+        if keypair.managed and not again:
             raise Conflict("already_managed", f"{name}: its private half is in custody already", keypair=name)
         # That a key is weak was allowed when its public half was taken in.
         derived, stored = await apart.read_private(private_key, passphrase, allow_weak=True)
@@ -49,6 +51,8 @@ class Custody:
                     f"{name}: the private key belongs to {derived.fingerprint}, the public key is {public.fingerprint}; "
                     "give two halves of one pair",
                 )
+            if keypair.managed:
+                return await self.move(who, name, master_key or DEFAULT_ALIAS)
             return await off_loop(self._executor, self._keep, who, keypair, stored, master_key)
         finally:
             stored.wipe()

@@ -17,6 +17,7 @@ from controller.service.worker import off_loop
 from controller.store import Store
 from controller.store.keypairs import upgraded
 
+DESCRIPTION_CHARACTERS = 255
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,255}")
 
 
@@ -38,16 +39,24 @@ class Keypairs:
         scope: Scope = "private",
         managed: bool = True,
         master_key: str | None = None,
+        give: KeyFormat | None = None,
     ) -> tuple[KeyPair, Secret | None]:
-        """Make a key pair. The private half (OpenSSH text) comes back only where it is not kept: unmanaged."""
+        """Make a key pair. The private half comes back where it is not kept (as OpenSSH text), or in the format of give.
+
+        What is kept and given at once is recorded as an export too.
+        """
         _check(who, name, scope)
         if type not in KEY_TYPES:
             raise Invalid("key_type_unknown", f"{type}: no such type; one of " + ", ".join(KEY_TYPES))
         public, stored = await off_loop(None, keyfiles.generate, type)
         keypair = _keypair(who, name, scope, public, managed)
         try:
-            given = None if managed else keyfiles.openssh_private(type, stored, name)
-            return await self._keep(who, keypair, stored if managed else None, master_key, imported=False), given
+            form = give or (None if managed else "openssh")
+            given = None if form is None else keyfiles.private_text(type, stored, form, name)
+            made = await self._keep(who, keypair, stored if managed else None, master_key, imported=False)
+            if managed and given is not None:
+                await off_loop(self._executor, self._store.note_export, made.id, who.user_id)
+            return made, given
         finally:
             stored.wipe()
 
@@ -106,6 +115,16 @@ class Keypairs:
         Whoever may export the private half may do this. Invalid: password_unreadable.
         """
         return await off_loop(self._executor, self._decrypt_password, who, name, encrypted)
+
+    async def describe(self, who: Caller, name: str, description: str) -> KeyPair:
+        """Describe a key pair anew."""
+        if len(description) > DESCRIPTION_CHARACTERS or not all(each.isprintable() for each in description):
+            raise Invalid(
+                "description_unusable", f"{name}: a description is one line of at most {DESCRIPTION_CHARACTERS} characters"
+            )
+        keypair = await self.get(who, name)
+        allow(who, "keypair.describe", keypair.scope, name)
+        return await off_loop(self._executor, self._store.describe_keypair, keypair.id, description, who.user_id)
 
     async def upgrade(self, who: Caller, name: str) -> KeyPair:
         """Make a private key pair of the caller's one of the account: all users of the tenant use it from now on.

@@ -118,6 +118,12 @@ def allow(who: Caller, verb: str, scope: str = "tenant", what: str = "") -> None
         raise NotAllowed(code, f"{what}: {REFUSALS[code]}" if what else REFUSALS[code])
 
 
+def may_name_places(who: Caller, what: str) -> None:
+    """NotAllowed(only_at_home): what is on the controller's own machine is named by whoever has been let into the home."""
+    if not who.at_home:
+        raise NotAllowed("only_at_home", f"{what} is on the controller's own machine; have it named there, by the home's owner")
+
+
 def may_be_first(who: Caller) -> bool:
     """Whether the caller may make the tenant's first account key pair."""
     return refusal(who.role, who.kind, "keypair.create", "first") is None

@@ -7,17 +7,20 @@ import builtins
 import re
 import struct
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from functools import partial
 from typing import Any, Protocol
 
+from controller import addresses
 from controller.errors import AlreadyExists, Conflict, Invalid, NotFound, Problem
 from controller.model import OLD_NAMES, Binding, Caller, Server
-from controller.service.roles import allow, refusal
+from controller.service.roles import allow, may_name_places, refusal
 from controller.service.worker import off_loop
 from controller.store import Store
 from kpsagent.errors import Stop
 
+NOT_FOR_USERS = "an address of the controller's own machine or link; the home's owner may add it, or allow its network"
 _ASKED_AT_ONCE = 32  # for their host keys
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}")
 # Names and addresses; nothing that a program could take for an option, a path or a list.
@@ -33,8 +36,8 @@ _HOST_KEY_TYPES = (
 class HostKeys(Protocol):
     """Asks a server for its host key before anything else is sent."""
 
-    async def fetch(self, host: str, port: int, timeout: float) -> str:  # noqa: ASYNC109
-        """Return "ssh-ed25519 AAAA..."; Stop where there is no answer, or none without old algorithms."""
+    async def fetch(self, host: str, port: int, timeout: float, admits: Callable[[str], bool] | None) -> str:  # noqa: ASYNC109
+        """Return "ssh-ed25519 AAAA..."; Stop: no answer, none without old algorithms, no address admitted."""
 
 
 class Servers:
@@ -46,7 +49,10 @@ class Servers:
         host_keys: HostKeys,
         connect_timeout_seconds: float = 10,
         executor: Executor | None = None,
+        allowed: Sequence[addresses.Network] = (),
     ) -> None:
+        """allowed: networks of which any user may name addresses."""
+        self._allowed = allowed
         self._store = store
         self._host_keys = host_keys
         self._connect_timeout_seconds = connect_timeout_seconds
@@ -107,6 +113,9 @@ class Servers:
                 if isinstance(each, Problem):
                     raise each
                 server = _server(who, **dict(each, jump=self._jumps(each["name"], each.get("jump") or (), ids)))
+                known = not server.any_address and addresses.literal(server.host)
+                if known and not addresses.admitted(server.host, self._allowed):
+                    raise Invalid("address_not_allowed", f"{server.name}: {server.host}: {NOT_FOR_USERS}")
                 servers.append(server)
                 if server.name in taken:
                     raise AlreadyExists("server_exists", f"{server.name}: there is a server of this name already")
@@ -127,10 +136,22 @@ class Servers:
         return [ids[each] for each in jump]
 
     async def change(
-        self, who: Caller, name: str, jump: Sequence[str] | None = None, old_algorithms: Sequence[str] | None = None
+        self,
+        who: Caller,
+        name: str,
+        jump: Sequence[str] | None = None,
+        old_algorithms: Sequence[str] | None = None,
+        reset_root: str | None = None,
     ) -> Server:
-        """Change how a server is reached, from the next task on; what is None stays as it is."""
+        """Change how a server is reached, from the next task on; what is None stays as it is.
+
+        reset_root: it is shut down, and its disk is mounted there; "": it runs again.
+        """
         allow(who, "server.change")
+        if reset_root:
+            may_name_places(who, f"{name}: the place of its disk")
+        if reset_root and not reset_root.startswith("/"):
+            raise Invalid("root_missing", f"{name}: {reset_root!r} is no absolute path; say where its disk is mounted")
         server = await self.get(who, name)
         ids = {each.name: each.id for each in await self.list(who)}
         return await off_loop(
@@ -139,6 +160,7 @@ class Servers:
             server.id,
             jumps=None if jump is None else self._jumps(server.name, jump, ids),
             old_algorithms=None if old_algorithms is None else _old(server.name, old_algorithms),
+            reset_root=reset_root,
         )
 
     async def jump_names(self, who: Caller) -> dict[str, str]:
@@ -158,7 +180,8 @@ class Servers:
             return server
         async with turn:
             try:
-                seen = await self._host_keys.fetch(server.host, server.port, self._connect_timeout_seconds)
+                admits = None if server.any_address else partial(addresses.admitted, allowed=self._allowed)
+                seen = await self._host_keys.fetch(server.host, server.port, self._connect_timeout_seconds, admits)
             except (Stop, OSError):
                 return server
         return await off_loop(self._executor, self._store.pin_host_key, server.id, seen)
@@ -245,6 +268,7 @@ def _server(
         trust_on_first_use=trust_on_first_use,
         jumps=list(jump),
         old_algorithms=_old(name, old_algorithms),
+        any_address=who.at_home,
     )
 
 

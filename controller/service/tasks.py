@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 from controller.errors import Conflict, NotFound
 from controller.model import Caller, Credential, Event, Task, now
 from controller.service import sight
-from controller.service.roles import allow
+from controller.service.roles import allow, may_name_places
 from controller.service.worker import off_loop
 from controller.store import Store
 
@@ -74,6 +74,8 @@ class Tasks:
         Conflict: task_not_failed, task_retried (the newer one is named).
         """
         allow(who, "task.change")
+        if credential is not None and credential.agent_socket:
+            may_name_places(who, "an ssh-agent")
         task = await off_loop(self._executor, self._retry, who, id, credential)
         self._dispatch.ring([task.id], {} if credential is None else {task.server_id: credential})
         return task

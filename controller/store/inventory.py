@@ -44,12 +44,24 @@ class Inventory(Base):
             _check_ways(connection, {server.tenant_id for server in servers})
         return added
 
-    def change_server(self, server_id: str, *, jumps: list[str] | None = None, old_algorithms: list[str] | None = None) -> Server:
-        """Change how a server is reached; what is None stays. Conflict(jump_loop) where no way would lead there any more."""
+    def change_server(
+        self,
+        server_id: str,
+        *,
+        jumps: list[str] | None = None,
+        old_algorithms: list[str] | None = None,
+        reset_root: str | None = None,
+    ) -> Server:
+        """Change how a server is reached; what is None stays. Conflict(jump_loop) where no way would lead there any more.
+
+        reset_root: "" where it runs again.
+        """
         with engine.writing(self._engine) as connection:
             server = server_row(connection, server_id)
             asked = {"jumps": jumps, "old_algorithms": old_algorithms}
             changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+            if reset_root is not None:
+                changes["reset_root"] = reset_root or None
             changed = replace(server, **changes)
             if changed == server:
                 return server
@@ -175,7 +187,7 @@ def _check_ways(connection: Connection, tenant_ids: Collection[str]) -> None:
 
 
 def _how_reached(server: Server) -> dict[str, Any]:
-    return {"jumps": server.jumps, "old_algorithms": server.old_algorithms}
+    return {"jumps": server.jumps, "old_algorithms": server.old_algorithms, "reset_root": server.reset_root}
 
 
 def _reached(connection: Connection, tenant_ids: Collection[str]) -> dict[tuple[str, str, int], int]:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, delete, or_, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, delete, func, or_, select, update
 
 from controller.errors import AlreadyExists, Conflict, NotAllowed, NotFound
 from controller.model import FINAL, KeyPair, Quotas, Sealed
@@ -34,6 +34,8 @@ class Keypairs(Base):
         kept = replace(keypair, master_key_id=None if sealed is None else sealed.master_key_id)
         with engine.writing(self._engine) as connection:
             self._take_place(connection, keypair, may_be_first=may_be_first, defaults=defaults)
+            largest = connection.execute(select(func.max(tables.keypairs.c.number))).scalar()
+            kept = replace(kept, number=(largest or 0) + 1)
             connection.execute(tables.keypairs.insert().values(in_custody(sealed) | rows.row(kept)))
             self._event(
                 connection,
@@ -47,6 +49,17 @@ class Keypairs(Base):
         """Refuse now what upgrade_keypair would refuse, so that no private half is opened for it."""
         with engine.reading(self._engine) as connection:
             _refuse_place(connection, upgraded(before), may_be_first=may_be_first, defaults=defaults)
+
+    def describe_keypair(self, keypair_id: str, description: str, user_id: str) -> KeyPair:
+        """Describe a key pair anew."""
+        with engine.writing(self._engine) as connection:
+            before = rows.keypair(keypair_row(connection, keypair_id))
+            after = replace(before, description=description, updated_at=self._now())
+            values = {"description": after.description, "updated_at": after.updated_at}
+            connection.execute(update(tables.keypairs).where(tables.keypairs.c.id == keypair_id).values(values))
+            detail = told(after) | {"description": description, "user_id": user_id}
+            self._event(connection, after.tenant_id, "keypair_described", detail)
+            return after
 
     def upgrade_keypair(
         self,

@@ -253,4 +253,5 @@ def _home(connection: Connection) -> tuple[Caller, str] | None:
     found = connection.execute(query.order_by(keys.c.created_at, keys.c.access_key)).mappings().first()
     if found is None:
         return None
-    return Caller(found["tenant_id"], found["project_id"], found["id"], found["role"], found["kind"]), found["access_key"]
+    owner = Caller(found["tenant_id"], found["project_id"], found["id"], found["role"], found["kind"], at_home=True)
+    return owner, found["access_key"]

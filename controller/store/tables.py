@@ -23,7 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
-VERSION = "0006"  # the newest migration
+VERSION = "0007"  # the newest migration
 
 
 class Instant(TypeDecorator[datetime]):
@@ -192,6 +192,8 @@ servers = Table(
     Column("after_reset", JSON(none_as_null=True)),
     Column("jumps", JSON, nullable=False, server_default="[]"),
     Column("old_algorithms", JSON, nullable=False, server_default="[]"),
+    Column("reset_root", Text),
+    Column("any_address", Boolean, nullable=False, server_default=true()),
     UniqueConstraint("tenant_id", "name", name="servers_by_name"),
 )  # fmt: skip
 
@@ -211,9 +213,13 @@ keypairs = Table(
     Column("created_at", Instant, nullable=False),
     Column("sealed", LargeBinary),
     Column("master_key_id", String(36), index=True),  # as the sealed record says, to be found by it
+    Column("number", Integer, nullable=False, server_default="0"),
+    Column("description", Text, nullable=False, server_default=""),
+    Column("updated_at", Instant),
     CheckConstraint("managed = (sealed IS NOT NULL)", name="managed_is_sealed"),
     UniqueConstraint("tenant_id", "owner_id", "name", name="keypairs_by_owner"),
     Index("keypairs_by_name", "tenant_id", "name"),
+    Index("keypairs_by_number", "number", unique=True),
 )  # fmt: skip
 
 bindings = Table(

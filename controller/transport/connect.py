@@ -3,7 +3,7 @@
 import asyncio
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -51,6 +51,7 @@ class Target:
     through: Through | None = None
     old: tuple[str, ...] = ()
     pace: Pace | None = None
+    admits: Callable[[str], bool] | None = None  # whether an address may be tried; None: each may
 
     @property
     def where(self) -> str:
@@ -287,6 +288,16 @@ async def _reach_directly(target: Target) -> tuple[socket.socket, tuple[Any, ...
         raise NotConnected(
             "name_not_resolved", f"{target.name}: {target.host}: {error}; check the name, and DNS on this machine", **evidence
         ) from None
+    if target.admits is not None:
+        # What a name means is looked up once, and no other address is tried than those that were looked at.
+        refused = [str(address[0]) for *_, address in found if not target.admits(str(address[0]))]
+        found = [each for each in found if str(each[4][0]) not in refused]
+        if refused and not found:
+            raise NotConnected(
+                "address_not_allowed",
+                f"{target.name}: {target.host} is {refused[0]}, an address of the controller's own machine or link",
+                **dict(evidence, address=refused[0]),
+            )
     last: NotConnected | None = None
     for family, kind, protocol, _, address in found[:4]:
         sock = socket.socket(family, kind, protocol)

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
-VALUES = frozenset({"model", "errors", "causes", "events", "findings", "settings", "keyfiles", "privacy", "kps_audit_verify"})
+VALUES = frozenset(
+    {"model", "errors", "causes", "events", "findings", "settings", "keyfiles", "privacy", "addresses", "kps_audit_verify"}
+)
 # Only this part may know the queue library.
 QUEUE = ("procrastinate", "dispatch")
 # What python3-minimal has on Debian 11, 12 and 13, and of that what is quick to load: only this at the top of a module.

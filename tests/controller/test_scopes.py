@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from controller import opening
+from controller.api import gate
 from controller.app import in_process
 from controller.errors import AlreadyExists, Conflict, NotAllowed, NotFound, Problem
 from controller.model import Caller, KeyPair, Usage
@@ -355,12 +356,9 @@ def test_nothing_of_a_private_key_pair_comes_through_the_api_to_another_user(wor
     paths = ["/keypairs", "/servers", f"/servers/{server.name}", "/tasks", f"/tasks/{task.id}", "/events", "/users", "/quotas"]
 
     async def asked(who: Caller) -> str:
-        async def caller(request: Any) -> Caller:
-            return who
-
         async with in_process(world.settings) as served:
-            served.state.fleet = replace(served.state.fleet, caller=caller)
-            async with httpx.AsyncClient(transport=httpx.ASGITransport(served), base_url="http://kps/fleet/v1") as http:
+            theirs = gate.Local(served.application, lambda: who)
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(theirs), base_url="http://kps/fleet/v1") as http:
                 answers = [await http.get(path) for path in paths]
                 assert {each.status_code for each in answers} == {200}
                 missing = await http.get(f"/keypairs/{mine.name}")

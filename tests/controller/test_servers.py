@@ -26,7 +26,7 @@ class HostKeys:
         self.asked: list[tuple[str, int, float]] = []
         self.answer: str | Exception = HOST_KEY
 
-    async def fetch(self, host: str, port: int, timeout: float) -> str:  # noqa: ASYNC109
+    async def fetch(self, host: str, port: int, timeout: float, admits: Any) -> str:  # noqa: ASYNC109
         self.asked.append((host, port, timeout))
         if isinstance(self.answer, Exception):
             raise self.answer

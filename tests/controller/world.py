@@ -95,7 +95,7 @@ class World:
 
     def tenant(self, begins: str = "tenant") -> Caller:
         """Return the administrator of a new tenant, in which there is nothing else."""
-        made = Caller(uuid.uuid4().hex, uuid.uuid4().hex, uuid.uuid4().hex, "administrator")
+        made = Caller(uuid.uuid4().hex, uuid.uuid4().hex, uuid.uuid4().hex, "administrator", at_home=True)
         name = self.name(begins)
         self.store.add_tenant(made, name, self.name(f"{begins}-administrator"), name.upper()[:20], Sealed(b"x"), "test")
         return made

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import Depends, Query, Request
 
+from controller.api.gate import People
 from controller.errors import Problem
 from controller.events import Actor, acting
 from controller.model import Caller
@@ -37,6 +38,8 @@ class Fleet:
     tenants: Tenants
     audit: Audit
     caller: Callable[[Request], Awaitable[Caller]]
+    owner: Caller
+    people: People
 
 
 def fleet_of(request: Request) -> Fleet:

@@ -1,0 +1,206 @@
+"""Who serves a home, and where it listens: one process, on the owner's Unix socket and, if asked, on the network."""
+
+import asyncio
+import contextlib
+import fcntl
+import ipaddress
+import os
+import signal
+import socket
+import ssl
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from controller.errors import Conflict, Invalid, Unavailable
+
+SOCKET_PATH_BYTES = 107  # unix(7): sun_path, without its final NUL
+GOODBYE_SECONDS = 5  # for requests under way when the controller is told to stop
+REQUEST_HEAD_BYTES = 64 * 1024
+CONNECTIONS = 512  # at the same time, on the network
+HEAD_SECONDS = 10  # for the head of a request
+IDLE_SECONDS = 15  # of a connection between two requests
+BACKLOG = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the network is listened to. certificate, key: files; None: plain HTTP, on loopback only."""
+
+    host: str
+    port: int
+    certificate: Path | None = None
+    key: Path | None = None
+
+    @property
+    def url(self) -> str:
+        """The address as clients give it."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'http' if self.certificate is None else 'https'}://{host}:{self.port}"
+
+    def url_of(self, listener: socket.socket | None) -> str:
+        """Return the same with the port that was taken, where any would do."""
+        return self.url if listener is None else replace(self, port=listener.getsockname()[1]).url
+
+
+def place(text: str, certificate: Path | None, key: Path | None) -> Place:
+    """Return HOST:PORT as a place. Invalid(listen_unusable): no such address, or plain HTTP where others could listen in."""
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not port.isascii() or not port.isdigit() or not 0 <= int(port) <= 65535:
+        raise Invalid("listen_unusable", f"{text!r}: give HOST:PORT, as 0.0.0.0:8443 or [::1]:8443")
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        raise Invalid("listen_unusable", f"{text!r}: give an address, not a name") from None
+    if certificate is None and not loopback:
+        raise Invalid("listen_unusable", f"{text}: plain HTTP is for loopback only; requests carry passwords and keys")
+    return Place(host, int(port), certificate, key)
+
+
+class Patient(H11Protocol):
+    """HTTP as uvicorn speaks it, to clients that say what they want within HEAD_SECONDS; the body has its own time (gate)."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._late = self.loop.call_later(HEAD_SECONDS, transport.close)
+
+    def data_received(self, data: bytes) -> None:
+        between = self.cycle is None or self.cycle.response_complete
+        if self._late is None and between:
+            self._late = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+        super().data_received(data)
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        asked = self.cycle is not None and not self.cycle.response_complete
+        if self._late is not None and asked:
+            self._late.cancel()
+            self._late = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._late is not None:
+            self._late.cancel()
+        super().connection_lost(exc)
+
+
+class Server(uvicorn.Server):
+    """uvicorn, told to stop by whoever runs it, so that stopping is an ordinary end."""
+
+    def __init__(self, served: ASGIApp, ready: Callable[[], None], where: Place | None = None) -> None:
+        super().__init__(
+            uvicorn.Config(
+                served,
+                lifespan="off",
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,  # who asks is who connects
+                http=Patient,
+                ws="none",
+                timeout_graceful_shutdown=GOODBYE_SECONDS,
+                h11_max_incomplete_event_size=REQUEST_HEAD_BYTES,
+                timeout_keep_alive=IDLE_SECONDS,
+                limit_concurrency=None if where is None else CONNECTIONS,
+                ssl_certfile=None if where is None else where.certificate,
+                ssl_keyfile=None if where is None else where.key,
+            )
+        )
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def until_told(servers: list[tuple[Server, socket.socket]]) -> None:
+    """Serve until SIGINT or SIGTERM, or until one of the servers ends."""
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        for server, _ in servers:
+            server.should_exit = True
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    try:
+        running = [asyncio.create_task(server.serve(sockets=[listener])) for server, listener in servers]
+        await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        stop()
+        await asyncio.gather(*running)
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+@contextlib.contextmanager
+def on_network(where: Place) -> Iterator[socket.socket]:
+    """Listen at a place. Unavailable(listen_failed): it is taken, or not ours to take; or its certificate cannot be used."""
+    if where.certificate is not None:
+        try:
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(where.certificate, where.key)
+        except (OSError, ssl.SSLError) as error:
+            message = f"{where.certificate}, {where.key}: {error}; give a certificate and its key as PEM"
+            raise Unavailable("certificate_unusable", message) from error
+    family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((where.host, where.port))
+        except OSError as error:
+            raise Unavailable("listen_failed", f"{where.url}: {error.strerror}; choose another --listen") from error
+        listener.listen(BACKLOG)
+        yield listener
+
+
+@contextlib.contextmanager
+def sole(home: Path) -> Iterator[None]:
+    """Be the only one who serves this home, for as long as the block or the process lasts."""
+    try:
+        descriptor = os.open(home / "serve.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        message = f"{home}/serve.lock: {error.strerror}; see the mode of the home, and its disk"
+        raise Unavailable("home_unusable", message) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Conflict("already_served", f"{home}: somebody serves this home already") from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def listening(path: Path) -> Iterator[socket.socket]:
+    """Listen on a Unix socket for this user alone. What a controller that died has left there is taken away."""
+    if len(os.fsencode(path)) > SOCKET_PATH_BYTES:
+        raise Unavailable("socket_path_too_long", f"{path}: longer than {SOCKET_PATH_BYTES} bytes; choose another home")
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise Unavailable("socket_in_the_way", f"{path}: not a socket; move it away")
+        path.unlink()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        try:
+            listener.bind(os.fspath(path))
+        except OSError as error:
+            message = f"{path}: {error.strerror}; see the mode of the home, and its disk"
+            raise Unavailable("home_unusable", message) from error
+        os.chmod(path, 0o600)
+        listener.listen(BACKLOG)
+        try:
+            yield listener
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
