@@ -183,6 +183,81 @@ def test_of_two_first_default_keys_one_is_kept(store: Store, who: Caller) -> Non
     assert store.master_key_version(second.id, 1) is None
 
 
+def a_master_key(who: Caller, alias: str = "orders", **more: Any) -> MasterKey:
+    return MasterKey(str(uuid.uuid4()), who.tenant_id, alias, START, **more)
+
+
+def added(store: Store, who: Caller, alias: str = "orders", most: int = 100) -> MasterKey:
+    key = a_master_key(who, alias)
+    return store.add_master_key(key, a_version(key), who.user_id, most)
+
+
+def test_a_master_key_comes_back_by_each_of_its_names(store: Store, who: Caller) -> None:
+    key = added(store, who)
+    store.add_key_alias(key, "alias/current", who.user_id, 50)
+    for name in (key.id, "orders", "alias/current"):
+        assert store.master_key(who.tenant_id, name) == key
+        assert store.master_key("2" * 32, name) is None
+    assert store.master_key_by_id(key.id) == key
+
+
+def test_a_name_and_the_quota_hold_for_those_who_add_at_once(store: Store, who: Caller) -> None:
+    with ThreadPoolExecutor(8) as several:
+        done = [several.submit(added, store, who, "orders") for _ in range(8)]
+    assert sorted(type(each.exception()).__name__ for each in done) == ["AlreadyExists"] * 7 + ["NoneType"]
+    with ThreadPoolExecutor(8) as several:
+        done = [several.submit(added, store, who, f"key-{number}", 5) for number in range(8)]
+    assert sorted(type(each.exception()).__name__ for each in done) == ["Conflict"] * 4 + ["NoneType"] * 4
+    assert store.own_master_keys(who.tenant_id) == 5
+
+
+def test_a_step_that_is_refused_changes_nothing_and_is_no_event(store: Store, who: Caller) -> None:
+    key = added(store, who)
+    before = len(store.events(who.tenant_id))
+
+    def refuse(now: MasterKey) -> MasterKey:
+        raise Conflict("test", "no")
+
+    for step in (store.change_master_key, store.drop_material):
+        with pytest.raises(Conflict):
+            step(key.id, refuse, "master_key_disabled", who.user_id)
+    assert store.master_key_by_id(key.id) == key
+    assert store.master_key_versions(key.id) == [a_version(key)]
+    assert len(store.events(who.tenant_id)) == before
+
+
+def test_versions_made_at_once_follow_each_other(store: Store, who: Caller) -> None:
+    key = added(store, who)
+
+    def rotate(_: int) -> None:
+        seen = store.master_key_by_id(key.id)
+        assert seen is not None
+        after = replace(seen, version=seen.version + 1)
+        store.change_master_key(
+            key.id, lambda now: replace(now, version=now.version + 1), "master_key_rotated", None, version=a_version(after)
+        )
+
+    with ThreadPoolExecutor(8) as several:
+        done = [several.submit(rotate, number) for number in range(8)]
+    good = [each for each in done if each.exception() is None]
+    assert {type(each.exception()) for each in done} <= {type(None), Conflict}
+    assert [each.version for each in store.master_key_versions(key.id)] == list(range(1, 2 + len(good)))
+
+
+def test_what_is_destroyed_stays_on_record_without_what_belonged_to_it(store: Store, who: Caller) -> None:
+    key = added(store, who)
+    store.tag_key(key, {"stage": "prod"}, who.user_id, 20)
+    store.add_key_alias(key, "alias/current", who.user_id, 50)
+    store.drop_material(key.id, lambda now: replace(now, state="destroyed"), "master_key_destroyed", None)
+    assert store.checkpoint()
+    assert store.master_key(who.tenant_id, "orders") is store.master_key(who.tenant_id, "alias/current") is None
+    gone = store.master_key_by_id(key.id)
+    assert gone is not None
+    assert gone.state == "destroyed"
+    assert (store.master_key_versions(key.id), store.key_tags(key.id), store.key_aliases(who.tenant_id)) == ([], {}, [])
+    assert added(store, who).alias == "orders"
+
+
 # -- servers
 
 

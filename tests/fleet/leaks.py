@@ -249,6 +249,9 @@ def kept(home: Path) -> Secrets:
             found |= _numbered(keypair.name, search.private_key(keypair.type, stored))
     for name, sealed in records.items():
         found |= _keys_over(name, sealed, store, kms)
+    for key in store.master_keys(who.tenant_id)[0]:
+        for version in store.master_key_versions(key.id):
+            found |= search.raw(f"master key {key.alias}", kms.material(key, version).open())
     store.close()
     return found
 
