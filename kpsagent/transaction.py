@@ -59,7 +59,10 @@ if TYPE_CHECKING:
 
     Play = Generator[Any, Any, Any]
 
-_MOST_FINDINGS = 64  # controller/transport/frames.py takes no more
+# controller/transport/frames.py takes no more.
+_MOST_FINDINGS = 64
+_MOST_FILES = 256
+_LONGEST_PATH = 4000
 NO_OPENSSH = (
     "no sshd of OpenSSH serves here: what it lets in, and whether other logins need a password, cannot be asked, only tried; "
     "password login is left as it is"
@@ -239,6 +242,7 @@ def _carry_out(plan: Plan, seen: Seen, steps: Steps, story: "Dict[str, Any]", re
             result["leftover"] = str(stop)  # the change holds; the next run tidies up
     if plan.remove and not plan.revoke:
         result["sessions"] = told_of((yield from sessions_of(plan, [seen.account])))
+    result["files"] = _digests(all_steps + (steps.revoke if result["status"] == "succeeded" else []))
     if result["status"] == "succeeded":
         put_back = yield from _put_back(all_steps + steps.revoke, seen.account)
         if put_back is not None:
@@ -481,3 +485,16 @@ def _whole(steps: "List[Step]") -> "List[Step]":
 def _changed(step: Step, how: str) -> Changed:
     cause = "authorized_keys_changed" if step.kind == "keys" else "sshd_config_changed"
     return Changed(cause, "{}: {}. Retry when they are done".format(step.path, how), path=step.path)
+
+
+def _digests(steps: "List[Step]") -> "List[Dict[str, Any]]":
+    """Return of each file whose text these steps have changed the SHA-256 of what was there and of what we put there, in hex."""
+    changed = [step for step in _whole(steps) if step.before != step.after][:_MOST_FILES]
+    if not changed:
+        return []
+    import hashlib  # where it is needed: slow to load
+
+    def digest(text: "Optional[str]") -> "Optional[str]":
+        return None if text is None else hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+    return [{"path": step.path[:_LONGEST_PATH], "before": digest(step.before), "after": digest(step.after)} for step in changed]

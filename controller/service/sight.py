@@ -12,6 +12,7 @@ from controller.model import Caller, Event, Task
 # Of a request: what names a key pair, or is one.
 _OF_KEYPAIR = frozenset({"keypair", "keypair_id", "public_key"})
 _OF_BINDING = frozenset({"keypair", "keypair_id", "scope", "owner_id"})
+_OF_TASK = frozenset({"files"})
 
 
 def task(who: Caller, found: Task) -> Task:
@@ -34,8 +35,11 @@ def event(who: Caller, found: Event) -> Event | None:
     strangers = detail.get("scope") != "account" and detail.get("owner_id", detail.get("user_id")) != who.user_id
     if found.kind.startswith("keypair_"):
         return None if strangers else found
+    if found.user_id != who.user_id and (found.kind != "binding_set" or strangers):
+        # Which key pair it was, and what came into a file of keys by it, is for the trail (kps audit).
+        found = replace(found, keypair_id=None, detail=_without(detail, _OF_TASK))
     if found.kind == "binding_set" and strangers:
-        return replace(found, detail=_without(detail, _OF_BINDING))
+        return replace(found, keypair_id=None, detail=_without(detail, _OF_BINDING))
     if found.kind == "server_removed" and detail.get("forgotten"):
         return replace(found, detail=detail | {"forgotten": [{"login": each["login"]} for each in detail["forgotten"]]})
     return found

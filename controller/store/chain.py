@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, bindparam, func, select
 
 from controller.store import engine, tables
 
@@ -101,6 +101,14 @@ def event_message(digest: str) -> bytes:
     return f"kps audit event 1\n{digest}".encode("ascii")
 
 
+# Made once: every event goes through these, and making them takes longer than doing them.
+_LAST_ID = select(func.max(tables.events.c.id))
+_ADD = tables.events.insert()
+_HEAD = select(tables.event_heads).where(tables.event_heads.c.tenant_id == bindparam("of"))
+_NEW_HEAD = tables.event_heads.insert()
+_MOVE_HEAD = tables.event_heads.update().where(tables.event_heads.c.tenant_id == bindparam("of"))
+
+
 class Chains:
     """Adds events to the chains of their tenants; what one transaction adds is signed as its last step."""
 
@@ -141,10 +149,8 @@ class Chains:
     def keep_head(self, connection: Connection, reached: Reach) -> Reach:
         """Put on record, signed, how far a tenant's chain reaches."""
         signed = replace(reached, signature=self.signature(reached.tenant_id, reached.message("head")))
-        table = tables.event_heads
-        where = table.c.tenant_id == signed.tenant_id
-        if not connection.execute(table.update().where(where).values(_columns(signed))).rowcount:
-            connection.execute(table.insert().values(_columns(signed)))
+        if not connection.execute(_MOVE_HEAD, _columns(signed) | {"of": signed.tenant_id}).rowcount:
+            connection.execute(_NEW_HEAD, _columns(signed))
         self._written[signed.tenant_id] = signed
         return signed
 
@@ -168,7 +174,7 @@ class _Adding:
     def __init__(self, chains: Chains, connection: Connection) -> None:
         self._chains = chains
         self._connection = connection
-        self._last_id: int = connection.execute(select(func.max(tables.events.c.id))).scalar_one() or 0
+        self._last_id: int = connection.execute(_LAST_ID).scalar_one() or 0
         self._heads: dict[str, Reach] = {}
         self._began_at: dict[str, int] = {}
 
@@ -191,7 +197,7 @@ class _Adding:
         row = dict(event, id=self._last_id, number=before.number + 1, detail=detail, at=at)
         digest = digest_of(row, before.digest)
         signature = self._chains.signature(before.tenant_id, event_message(digest))
-        self._connection.execute(tables.events.insert().values(row | {"digest": digest, "signature": signature}))
+        self._connection.execute(_ADD, row | {"digest": digest, "signature": signature})
         self._heads[before.tenant_id] = replace(before, number=row["number"], digest=digest, at=at)
 
     def finish(self) -> None:
@@ -204,8 +210,7 @@ class _Adding:
 
 def head(connection: Connection, tenant_id: str) -> Reach:
     """Return how far a tenant's chain reaches, as it is on record; number 0 where nothing has happened yet."""
-    table = tables.event_heads
-    found = connection.execute(select(table).where(table.c.tenant_id == tenant_id)).mappings().first()
+    found = connection.execute(_HEAD, {"of": tenant_id}).mappings().first()
     if found is None:
         return Reach(tenant_id, 1, ORIGIN, 0, ORIGIN, datetime.fromtimestamp(0, UTC))
     return Reach(**found)

@@ -3,6 +3,7 @@
 import errno
 import functools
 import gc
+import hashlib
 import itertools
 import posixpath
 from collections import Counter
@@ -150,6 +151,23 @@ def test_an_operation_ends_as_asked_and_keeps_every_promise_on_the_way(scenario,
     assert {path: run.world.disk.get(path) for path in scenario.wanted} == scenario.wanted
     proved = [(each["way"], each["login"], each["method"]) for each in result["proofs"]]
     assert sorted(proved) == sorted(shown(scenario))
+
+
+@every_scenario
+def test_the_digests_in_the_result_are_those_of_the_files_before_and_after(scenario, judge):
+    run, result = play(judge, "undisturbed", 0)
+
+    def digest(disk, path):
+        entry = disk.get(path)
+        if entry is None or entry.kind != "file":
+            return None
+        return hashlib.sha256(entry.text.encode("utf-8", "surrogateescape")).hexdigest()
+
+    before, after = judge.before, run.world.disk
+    changed = sorted(path for path in scenario.wanted if digest(before, path) != digest(after, path))
+    assert result["files"] == [
+        {"path": path, "before": digest(before, path), "after": digest(after, path)} for path in changed
+    ]  # fmt: skip
 
 
 def shown(scenario: Scenario) -> list[tuple[str, str, str]]:

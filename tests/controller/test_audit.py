@@ -18,11 +18,15 @@ from controller import kps_audit_verify as verifier
 from controller.errors import Conflict, Invalid, NotAllowed, NotFound
 from controller.events import Actor, acting
 from controller.kms import Kms
-from controller.model import Caller, Server
+from controller.model import Caller, Server, Task, now
+from controller.order import Order
+from controller.record import Record
 from controller.service.audit import REFUSALS_AT_ONCE, SECONDS_FOR_ONE, Audit
 from controller.service.auditkeys import AuditKeys
 from controller.settings import Settings
 from controller.store import Store
+from controller.transport import frames
+from kpsagent.errors import Failed
 from tests.controller.faces import here
 
 T = TypeVar("T")
@@ -88,6 +92,33 @@ def test_every_change_by_a_request_names_its_user(settings: Settings, made: dict
     assert {event["user_id"] for event in events} - {None} == {made["user_id"]}
     told = here(home, "audit", "list", "--user", "administrator", "--kind", "server_added").stdout
     assert re.search(r"^\d+ +\S+ \S+ +administrator +server_added", told, re.MULTILINE)
+
+
+def test_a_finished_task_tells_which_files_it_changed(store: Store, who: Caller) -> None:
+    """As the agent says it, line for line, through the border where its words are parsed."""
+    said = frames.parse(
+        b'{"say": "result", "status": "succeeded", "server_state": "as_asked", "phase": "done", "files":'
+        b' [{"path": "/root/.ssh/authorized_keys", "before": null, "after": "' + b"0f" * 32 + b'"}]}'
+    )
+    assert isinstance(said, frames.Result)
+    server = Server("s1", who.tenant_id, "web-1", "192.0.2.1")
+    store.add_servers([server])
+    [task] = store.add_tasks([Task("t1", who.tenant_id, who.user_id, "s1", "web-1", "root", "bind", {}, now())])
+    store.claim("t1", "me", 30)
+    plan = {"only_plan": False, "key": None}
+    order = Order(plan, [], None, "root")
+    outcome, changes = Record(task, server, order).concluded(said.model_dump())
+    assert store.finish("t1", "me", 1, outcome, **changes)
+    [told] = [event for event in store.events(who.tenant_id) if event.kind == "task_finished"]
+    assert told.detail["files"] == [{"path": "/root/.ssh/authorized_keys", "before": None, "after": "0f" * 32}]
+    assert (told.user_id, told.task_id) == (who.user_id, "t1")
+
+
+@pytest.mark.parametrize("digest", ["", "0f" * 31, "0F" * 32, "0f" * 31 + "\n\x1b", 7])
+def test_what_is_no_digest_is_not_taken_for_one(digest: object) -> None:
+    said = {"say": "result", "status": "succeeded", "server_state": "as_asked", "phase": "done"}
+    with pytest.raises(Failed):
+        frames.parse(json.dumps(said | {"files": [{"path": "/x", "before": digest}]}).encode())
 
 
 # -- refusals
