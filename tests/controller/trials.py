@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,8 @@ TRIALS: dict[tuple[str, str], Trial] = {
     ("task.see", "tenant"): lambda world, who: world.tasks.list(who),
     ("task.change", "tenant"): _delete_task,
     ("event.see", "tenant"): lambda world, who: world.tasks.events(who),
+    ("audit.read", "tenant"): lambda world, who: world.audit.events(who),
+    ("audit.prune", "tenant"): lambda world, who: world.audit.prune(who, datetime(2000, 1, 1, tzinfo=UTC)),
     ("masterkey.see", "tenant"): lambda world, who: world.kms_verbs.keys.list(who),
     ("masterkey.use", "tenant"): _use_master_key,
     ("masterkey.change", "tenant"): lambda world, who: world.kms_verbs.keys.create(who, world.name("key")),

@@ -3,14 +3,17 @@
 import pkgutil
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from controller import keyfiles
+from controller.errors import NotAllowed
 from controller.model import Caller, KeyPair, MasterKey, Secret, Server, Task, User
 from tests.controller.world import HOST_KEY, PUBLIC, STORED, World
 
 HOST = "192.0.2.9"
 DIGEST = bytes(32)
+LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,14 @@ VERBS: dict[str, tuple[str, Call]] = {
     "Quotas.set": ("not found", lambda w, me, it: w.quotas.set(me, "private_keypairs", 0, it.user.id)),
     "Tenants.list": ("own", lambda w, me, it: w.tenants.list(me)),
     "Tenants.create": ("not allowed", lambda w, me, it: w.tenants.create(me, w.name("tenant"))),
+    "Audit.events": ("own", lambda w, me, it: w.audit.events(me, task=it.task.id)),
+    "Audit.names": ("own", lambda w, me, it: w.audit.names(me)),
+    "Audit.key": ("own", lambda w, me, it: w.audit.key(me)),
+    "Audit.export": ("own", lambda w, me, it: w.audit.export(me)),
+    "Audit.exported": ("own", lambda w, me, it: exported(w, me)),
+    "Audit.checkpoint": ("own", lambda w, me, it: w.audit.checkpoint(me)),
+    "Audit.prune": ("own", lambda w, me, it: w.audit.prune(me, LONG_AGO)),
+    "Audit.refused": ("own", lambda w, me, it: w.audit.refused(me, NotAllowed("role_reads_only", "no"), "POST", it.server.name)),
     "MasterKeys.create": ("own", lambda w, me, it: w.kms_verbs.keys.create(me, it.key.alias)),
     "MasterKeys.get": ("not found", lambda w, me, it: w.kms_verbs.keys.get(me, it.key.id)),
     "MasterKeys.list": ("own", lambda w, me, it: w.kms_verbs.keys.list(me)),
@@ -139,6 +150,12 @@ VERBS: dict[str, tuple[str, Call]] = {
 }
 # Nobody asks by these: they find out who does, or are the controller's own work.
 WITHOUT_CALLER = {"AccessKeys.admitted", "AccessKeys.used", "MasterKeys.sweep"}
+
+
+async def exported(world: World, who: Caller) -> None:
+    """Export what there is, to its end."""
+    reach = (await world.audit.export(who)).reach
+    await world.audit.exported(who, reach.first, reach.number, reach.digest)
 
 
 def private_half() -> Secret:

@@ -26,6 +26,7 @@ from controller.model import (
     now,
 )
 from controller.service.accesskeys import AccessKeys
+from controller.service.audit import Audit
 from controller.service.auditkeys import AuditKeys
 from controller.service.bindings import Bindings
 from controller.service.custody import Custody
@@ -84,6 +85,7 @@ class World:
         audit_keys = AuditKeys(self.store, self.kms)
         self.store.sign_with(audit_keys)
         self.tenants = Tenants(self.store, self.kms, audit_keys)
+        self.audit = Audit(self.store, audit_keys)
 
     def close(self) -> None:
         """Let go of the files."""
