@@ -4,7 +4,6 @@ What a user may not see at all is not found in the store; this is for what every
 """
 
 from dataclasses import replace
-from typing import Any
 
 from controller.causes import CAUSES
 from controller.model import Caller, Event, Task
@@ -31,19 +30,17 @@ def task(who: Caller, found: Task) -> Task:
 def event(who: Caller, found: Event) -> Event | None:
     """Return an event as the caller may see it; None for one that is another user's business."""
     detail = found.detail
+    if found.kind == "request_refused":  # it says what was asked for, by its name
+        return found if found.user_id == who.user_id else None
     # Events of the first version have no owner_id, and were about what whoever did it owned.
-    strangers = detail.get("scope") != "account" and detail.get("owner_id", detail.get("user_id")) != who.user_id
+    mine = detail.get("scope") == "account" or detail.get("owner_id", found.user_id) == who.user_id
     if found.kind.startswith("keypair_"):
-        return None if strangers else found
-    if found.user_id != who.user_id and (found.kind != "binding_set" or strangers):
-        # Which key pair it was, and what came into a file of keys by it, is for the trail (kps audit).
-        found = replace(found, keypair_id=None, detail=_without(detail, _OF_TASK))
-    if found.kind == "binding_set" and strangers:
-        return replace(found, keypair_id=None, detail=_without(detail, _OF_BINDING))
+        return found if mine else None
+    if mine:
+        return found
+    if found.kind == "binding_set":
+        detail = {name: value for name, value in detail.items() if name not in _OF_BINDING}
     if found.kind == "server_removed" and detail.get("forgotten"):
-        return replace(found, detail=detail | {"forgotten": [{"login": each["login"]} for each in detail["forgotten"]]})
-    return found
-
-
-def _without(detail: dict[str, Any], names: frozenset[str]) -> dict[str, Any]:
-    return {name: value for name, value in detail.items() if name not in names}
+        detail = detail | {"forgotten": [{"login": each["login"]} for each in detail["forgotten"]]}
+    # Which key pair it was, and what came into a file of keys by it, is for the trail (kps audit).
+    return replace(found, keypair_id=None, detail={name: value for name, value in detail.items() if name not in _OF_TASK})

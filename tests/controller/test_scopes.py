@@ -13,7 +13,7 @@ from controller import opening
 from controller.api import gate
 from controller.app import in_process
 from controller.errors import AlreadyExists, Conflict, NotAllowed, NotFound, Problem
-from controller.model import Caller, KeyPair, Usage
+from controller.model import Caller, KeyPair, Outcome, Task, Usage, now
 from tests.controller.world import PUBLIC, STORED, World
 
 PAGE = Path(__file__).parents[2] / "docs/roles.md"
@@ -322,12 +322,19 @@ def test_events_about_a_private_key_pair_are_its_owners(world: World, boss: Call
     world.bound(server, mine)
     world.failed(alice, server, mine)
     run(world.keypairs.export(alice, mine.name))
+    world.store.note_refusal(boss.tenant_id, alice.user_id, {"code": "x", "request": f"DELETE /keypairs/{mine.name}"})
+    bind = Task("unbound", boss.tenant_id, alice.user_id, server.id, server.name, "root", "unbind", {}, now())
+    world.store.add_tasks([bind])
+    claimed = world.store.claim(bind.id, "me", 30)
+    assert claimed is not None
+    done = Outcome("succeeded", "as_asked", private=True)
+    assert world.store.finish(bind.id, "me", claimed.generation, done, unbind=(server.id, "root"))
     own, others = run(world.tasks.events(alice)), run(world.tasks.events(bob))
     assert {"keypair_exported", "binding_set"} <= {each.kind for each in own if mine.id in str(each)}
     assert mine.name not in str(others)
     assert mine.id not in str(others)
     assert shared.name in str(others)
-    assert "binding_set" in [each.kind for each in others]  # that something was bound is everybody's
+    assert {"binding_set", "binding_removed"} <= {each.kind for each in others}  # that something was is everybody's
 
 
 def test_whoever_follows_is_not_stopped_by_events_that_are_not_theirs(world: World, boss: Caller, alice: Caller) -> None:

@@ -186,7 +186,7 @@ def test_the_people_of_before_are_who_they_were(tmp_path: Path) -> None:
             "INSERT INTO users VALUES ('u', 't', 'administrator', 'administrator')",
             "INSERT INTO access_keys VALUES ('A', 'u', 'p', 'sealed', '2030-01-01 00:00:00')",
             "INSERT INTO home VALUES (1, 'A')",
-            "INSERT INTO keypairs VALUES ('k', 't', 'u', 'account', 'ops', 'ed25519', 0, 'x', 'y', 'z', 1, '2030-01-02', NULL)",
+            "INSERT INTO keypairs VALUES ('k', 't', 'u', 'account', 'k', 'rsa-2048', 0, '', '', '', 1, '2030-01-02 03:04', NULL)",
             (
                 "INSERT INTO tasks (id, tenant_id, user_id, server_id, server_name, login, operation, request, generation,"
                 " status, server_state, phase, message, evidence, proofs, retryable, created_at) VALUES"
