@@ -34,6 +34,7 @@ class People(Protocol):
     """Knows who is behind an access key or a token, and from where they may ask. Unknown for everything else."""
 
     async def of_access_key(self, access_key: str, security_token: str | None, address: str | None) -> tuple[Caller, Secret]: ...
+    async def used(self, access_key: str) -> None: ...
     async def of_token(self, token: str, address: str | None) -> Caller: ...
 
 
@@ -128,6 +129,8 @@ class Gate:
                 signing.verify(request, claim, secret)
             finally:
                 secret.wipe()
+            # Only now: an access key's id is no secret, and whoever merely names it has not used it.
+            await self._people().used(claim.access_key)
         except (Unknown, signing.NotSigned) as unknown:
             message = f"Incorrect IAM authentication information: {unknown.reason}"
             raise Turned(401, "APIGW.0301", message) from None

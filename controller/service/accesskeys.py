@@ -4,25 +4,17 @@ import builtins
 from concurrent.futures import Executor
 from datetime import datetime, timedelta
 
-from controller.errors import Invalid, NotAllowed, NotFound
+from controller.errors import Invalid, NotFound
 from controller.kms import Kms
 from controller.model import AccessKey, Caller, Secret, User, now
 from controller.service import roles, sources
-from controller.service.home import access_key_context, new_access_key
+from controller.service.home import new_access_key
 from controller.service.roles import allow
 from controller.service.worker import off_loop
 from controller.store import Store
 
 MOST_DAYS = 3650
 MOST_BESIDE_HOURS = 24 * 30
-
-# Why an access key opens nothing, in the words of whoever looks after it.
-_WHY = {
-    "access_key_disabled": "it is disabled",
-    "access_key_expired": "its time is up",
-    "user_disabled": "its user is disabled",
-    "source_refused": "its user may not ask from this address",
-}
 
 
 def refusal(user: User, key: AccessKey, address: str, at: datetime) -> str | None:
@@ -86,27 +78,6 @@ class AccessKeys:
         """Delete an access key. Conflict(home_access_key) for the last one of whoever owns the home."""
         await self._own(who, access_key, "access_key.change")
         await off_loop(self._executor, self._store.delete_access_key, who.tenant_id, access_key, who.user_id)
-
-    async def admitted(self, access_key: str, address: str) -> tuple[Caller, Secret]:
-        """Return who asks by an access key from this address, and the secret with which they must have signed.
-
-        Before anything is believed the signature has to be checked; then used() is to be called. NotFound(access_key_not_found),
-        NotAllowed: access_key_disabled, access_key_expired, user_disabled, source_refused. What of that a stranger is told is
-        the caller's business.
-        """
-        return await off_loop(self._executor, self._admitted, access_key, address)
-
-    async def used(self, access_key: str) -> None:
-        """Note that a request was signed with an access key."""
-        await off_loop(self._executor, self._store.access_key_used, access_key)
-
-    def _admitted(self, access_key: str, address: str) -> tuple[Caller, Secret]:
-        user, key, sealed = self._store.access_key_whole(access_key)
-        code = refusal(user, key, address, now())
-        if code is not None:
-            raise NotAllowed(code, f"{access_key}: {_WHY[code]}")
-        caller = Caller(user.tenant_id, key.project_id, user.id, user.role, user.kind)
-        return caller, self._kms.open(sealed, access_key_context(caller, access_key))
 
     def _make(
         self, who: Caller, whose: User, project_id: str, days: int | None, instead_of: tuple[str, datetime] | None

@@ -1,13 +1,13 @@
 """Who asks over the network: by an access key, and from which networks."""
 
-import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Executor
 from datetime import datetime
 
 from controller.errors import NotFound
 from controller.kms import Kms
 from controller.model import Caller, Secret, now
+from controller.service.accesskeys import refusal
 from controller.service.home import access_key_context
 from controller.service.worker import off_loop
 from controller.store import Store
@@ -38,29 +38,21 @@ class Identity:
         """Return whose token this is; Unknown where it is nobody's."""
         raise Unknown("token is wrong or expired")
 
+    async def used(self, access_key: str) -> None:
+        """Note that a request was signed with an access key; to the minute."""
+        await off_loop(self._executor, self._store.access_key_used, access_key)
+
     def _of_access_key(self, access_key: str, security_token: str | None, address: str | None) -> tuple[Caller, Secret]:
         try:
             user, key, sealed = self._store.access_key_whole(access_key)
         except NotFound:
             raise Unknown("Get secretKey failed") from None
-        expired = key.expires_at is not None and key.expires_at <= self._now()
-        if not key.enabled or expired or not user.enabled:
+        code = refusal(user, key, address or "", self._now())
+        if code == "source_refused":
+            raise Unknown(f"the source address {address} is not one from which this user may ask")
+        if code is not None:
             raise Unknown("Get secretKey failed")
         if security_token is not None:
             raise Unknown("security token is wrong or expired")
-        if not admitted(user.source_networks, address):
-            raise Unknown(f"the source address {address} is not one from which this user may ask")
         caller = Caller(user.tenant_id, key.project_id, user.id, user.role, user.kind)
-        self._store.access_key_used(access_key)
         return caller, self._kms.open(sealed, access_key_context(caller, access_key))
-
-
-def admitted(networks: Sequence[str], address: str | None) -> bool:
-    """Say whether an address is in one of the networks; without networks every one is."""
-    if not networks:
-        return True
-    try:
-        here = ipaddress.ip_address((address or "").removeprefix("::ffff:"))
-    except ValueError:
-        return False
-    return any(here in ipaddress.ip_network(each) for each in networks)

@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import Coroutine
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -15,6 +16,7 @@ from controller.model import AccessKey, Caller, Task, User, now
 from controller.service import sources
 from controller.service.accesskeys import refusal
 from controller.service.home import access_key_context
+from controller.service.identity import Unknown
 from tests.controller.world import World
 
 run = asyncio.run
@@ -30,6 +32,11 @@ def refused(work: Coroutine[Any, Any, Any], kind: type[Problem], code: str) -> P
         run(work)
     assert caught.value.code == code
     return caught.value
+
+
+def unknown(world: World, access_key: str, address: str | None = "192.0.2.1") -> None:
+    with pytest.raises(Unknown):
+        run(world.identity.of_access_key(access_key, None, address))
 
 
 # -- users
@@ -138,12 +145,12 @@ def test_an_access_key_lets_its_user_in_and_its_secret_is_shown_once(world: Worl
     alice = world.user(boss, "operator", "delegated")
     key, secret = run(world.access_keys.create(boss, alice.user_id, days=30))
     assert (len(key.access_key), len(secret)) == (20, 40)
-    caller, signed_with = run(world.access_keys.admitted(key.access_key, "192.0.2.1"))
+    caller, signed_with = run(world.identity.of_access_key(key.access_key, None, "192.0.2.1"))
     assert (caller, signed_with) == (alice, secret)
     assert key.expires_at is not None
     assert timedelta(days=29) < key.expires_at - now() <= timedelta(days=30)
     assert secret.open().decode() not in repr(run(world.access_keys.list(boss, alice.user_id)))
-    run(world.access_keys.used(key.access_key))
+    run(world.identity.used(key.access_key))
     ((found, _),) = run(world.access_keys.list(boss, alice.user_id))
     assert found.last_used_at is not None
 
@@ -161,7 +168,7 @@ def test_the_database_alone_gives_no_secret_away_and_another_row_does_not_open(w
         )
     connection.close()
     with pytest.raises(Damaged):
-        run(world.access_keys.admitted(other.access_key, "192.0.2.1"))
+        run(world.identity.of_access_key(other.access_key, None, "192.0.2.1"))
 
 
 def test_a_user_has_two_access_keys_at_most(world: World, boss: Caller) -> None:
@@ -178,14 +185,14 @@ def test_after_a_rotation_both_work_for_a_while(world: World, boss: Caller) -> N
     old, _ = run(world.access_keys.create(boss, alice.user_id))
     new, _secret = run(world.access_keys.rotate(alice, old.access_key, beside_hours=24))
     for key in (old, new):
-        assert run(world.access_keys.admitted(key.access_key, "192.0.2.1"))[0] == alice
+        assert run(world.identity.of_access_key(key.access_key, None, "192.0.2.1"))[0] == alice
     ends = world.store.access_key_whole(old.access_key)[1].expires_at
     assert ends is not None
     assert timedelta(hours=23) < ends - now() <= timedelta(hours=24)
     run(world.access_keys.delete(alice, old.access_key))
     last, _ = run(world.access_keys.rotate(alice, new.access_key, beside_hours=0))
-    refused(world.access_keys.admitted(new.access_key, "192.0.2.1"), NotAllowed, "access_key_expired")
-    assert run(world.access_keys.admitted(last.access_key, "192.0.2.1"))[0] == alice
+    unknown(world, new.access_key)
+    assert run(world.identity.of_access_key(last.access_key, None, "192.0.2.1"))[0] == alice
 
 
 def test_a_rotation_makes_no_old_key_last_longer(world: World, boss: Caller) -> None:
@@ -200,19 +207,17 @@ def test_a_disabled_access_key_or_user_and_a_strange_network_are_refused(world: 
     alice = world.user(boss, "operator")
     key, _ = run(world.access_keys.create(boss, alice.user_id))
 
-    def admitted(code: str, address: str = "192.0.2.1") -> None:
-        refused(world.access_keys.admitted(key.access_key, address), NotAllowed, code)
-
     run(world.access_keys.enable(alice, key.access_key, enabled=False))
-    admitted("access_key_disabled")
+    unknown(world, key.access_key)
     run(world.access_keys.enable(alice, key.access_key))
     run(world.users.change(boss, alice.user_id, enabled=False))
-    admitted("user_disabled")
+    unknown(world, key.access_key)
     run(world.users.change(boss, alice.user_id, enabled=True, source_networks=["192.0.2.0/24"]))
-    admitted("source_refused", "198.51.100.1")
-    run(world.access_keys.admitted(key.access_key, "192.0.2.1"))
+    unknown(world, key.access_key, "198.51.100.1")
+    unknown(world, key.access_key, None)
+    run(world.identity.of_access_key(key.access_key, None, "192.0.2.1"))
     run(world.access_keys.delete(alice, key.access_key))
-    refused(world.access_keys.admitted(key.access_key, "192.0.2.1"), NotFound, "access_key_not_found")
+    unknown(world, key.access_key)
 
 
 def test_another_users_access_key_is_not_there_for_an_operator(world: World, boss: Caller) -> None:
@@ -249,6 +254,11 @@ def test_why_an_access_key_is_refused_is_told_in_order() -> None:
     user = User("u", "t", "alice", "operator", source_networks=["192.0.2.0/24"])
     assert refusal(user, key, "192.0.2.9", at) is None
     assert refusal(user, key, "2001:db8::1", at) == "source_refused"
+    user = replace(user, enabled=False)
+    assert refusal(user, key, "2001:db8::1", at) == "user_disabled"
+    key = replace(key, expires_at=at)
+    assert refusal(user, key, "2001:db8::1", at) == "access_key_expired"
+    assert refusal(user, replace(key, enabled=False), "2001:db8::1", at) == "access_key_disabled"
 
 
 # -- tenants
@@ -257,7 +267,7 @@ def test_why_an_access_key_is_refused_is_told_in_order() -> None:
 def test_a_tenant_is_made_by_the_homes_owner_and_its_administrator_gets_in(world: World, boss: Caller) -> None:
     owner = world.store.caller_by_local_home()
     tenant, first, access_key, secret = run(world.tenants.create(owner, "acme"))
-    assert run(world.access_keys.admitted(access_key, "192.0.2.1")) == (first, secret)
+    assert run(world.identity.of_access_key(access_key, None, "192.0.2.1")) == (first, secret)
     assert [each.name for each in run(world.users.list(first))] == ["administrator"]
     assert tenant in run(world.tenants.list(owner))
     assert run(world.tenants.list(first)) == [tenant]

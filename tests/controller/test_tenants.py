@@ -99,7 +99,7 @@ def test_the_table_says_what_every_verb_does_and_the_page_says_the_same(world: W
 
 def test_every_line_of_the_table_is_tried() -> None:
     assert set(trials.TRIALS) <= set(RULES)
-    assert {verb for verb, _ in NOT_TRIED} <= {"keypair.describe", "audit.read"}
+    assert not NOT_TRIED
 
 
 def _rows(world: World, tenant_id: str) -> dict[str, list[Any]]:

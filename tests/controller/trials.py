@@ -108,6 +108,8 @@ TRIALS: dict[tuple[str, str], Trial] = {
     ("keypair.upgrade", "first"): _on_pair("private", lambda world, who, name: world.keypairs.upgrade(who, name)),
     ("keypair.use", "private"): _use("private"),
     ("keypair.use", "account"): _use("account"),
+    ("keypair.describe", "private"): _on_pair("private", lambda world, who, name: world.keypairs.describe(who, name, "x")),
+    ("keypair.describe", "account"): _on_pair("account", lambda world, who, name: world.keypairs.describe(who, name, "x")),
     ("keypair.export", "private"): _on_pair("private", lambda world, who, name: world.keypairs.export(who, name)),
     ("keypair.export", "account"): _on_pair("account", lambda world, who, name: world.keypairs.export(who, name)),
     ("keypair.manage", "private"): _on_pair("private", _manage, managed=False),

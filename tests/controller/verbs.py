@@ -48,6 +48,7 @@ VERBS: dict[str, tuple[str, Call]] = {
     "Keypairs.get": ("not found", lambda w, me, it: w.keypairs.get(me, it.shared.name)),
     "Keypairs.export": ("not found", lambda w, me, it: w.keypairs.export(me, it.shared.name)),
     "Keypairs.decrypt_password": ("not found", lambda w, me, it: w.keypairs.decrypt_password(me, it.shared.name, "eA==")),
+    "Keypairs.describe": ("not found", lambda w, me, it: w.keypairs.describe(me, it.shared.name, "mine")),
     "Keypairs.upgrade": ("not found", lambda w, me, it: w.keypairs.upgrade(me, it.private.name)),
     "Keypairs.delete": ("not found", lambda w, me, it: w.keypairs.delete(me, it.shared.name)),
     "Custody.manage": ("not found", lambda w, me, it: w.custody.manage(me, it.shared.name, private_half())),
@@ -149,7 +150,7 @@ VERBS: dict[str, tuple[str, Call]] = {
     ),
 }
 # Nobody asks by these: they find out who does, or are the controller's own work.
-WITHOUT_CALLER = {"AccessKeys.admitted", "AccessKeys.used", "MasterKeys.sweep"}
+WITHOUT_CALLER = {"Identity.of_access_key", "Identity.of_token", "Identity.used", "MasterKeys.sweep"}
 
 
 async def exported(world: World, who: Caller) -> None:

@@ -31,6 +31,7 @@ from controller.service.auditkeys import AuditKeys
 from controller.service.bindings import Bindings
 from controller.service.custody import Custody
 from controller.service.home import initialise
+from controller.service.identity import Identity
 from controller.service.keypairs import Keypairs
 from controller.service.kms import KeyService
 from controller.service.people import Tenants, Users
@@ -81,6 +82,7 @@ class World:
         self.tasks = Tasks(self.store, dispatch)
         self.users = Users(self.store, quotas=defaults)
         self.access_keys = AccessKeys(self.store, self.kms)
+        self.identity = Identity(self.store, self.kms)
         self.quotas = QuotaVerbs(self.store, defaults)
         audit_keys = AuditKeys(self.store, self.kms)
         self.store.sign_with(audit_keys)
