@@ -33,7 +33,7 @@ def forget_what_is_freed() -> None:
     """Have all memory that this process gives back to its allocator overwritten at once: starts this program anew, once.
 
     No library wipes what it copies: the text of a key in a request, in JSON, in an answer. Held to glibc; elsewhere nothing
-    changes. Costs and figures: docs/decisions/0015-freed-memory-is-overwritten.md.
+    changes. Costs and figures: docs/decisions/0031-freed-memory-is-overwritten.md.
     """
     environment = _forgetful(os.environ)
     if environment is not None:

@@ -109,6 +109,17 @@ class Build:
             assert time.monotonic() < until
             time.sleep(0.02)
 
+    def dump(self) -> None:
+        """Take a core dump of what serves the home, as root can, and as a crash would if it were let."""
+        assert self.process is not None
+        core = self.directory / "core"
+        argv = ["gcore", "-o", str(core), str(self.process.pid)]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=SECONDS, check=False)
+        written = core.with_name(f"core.{self.process.pid}")
+        assert written.exists(), done.stdout + done.stderr
+        self.printed.append(("memory of kps serve", written.read_bytes()))
+        written.unlink()
+
     def end(self) -> None:
         if self.process is not None:
             self.process.terminate()

@@ -121,6 +121,19 @@ def story(build: Build, servers: Servers) -> Secrets:
     build.kps("keypair", "import", "clear", "--private-key", path)
     build.kps("keypair", "export", "ecdsa-nistp521")
     build.kps("keypair", "export", "rsa-3072", "--out", str(build.given / "exported"))
+    for_export = odd_password("export")
+    gone_through |= leaks.word("export passphrase", for_export)
+    exported = ("keypair", "export", "ed25519", "--format", "ppk3", "--passphrase-stdin")
+    build.kps(*exported, "--out", str(build.given / "exported.ppk"), given=for_export)
+
+    # In custody later, under another wrapping, and out of it again.
+    path, public = key_file("managed later", "ed25519", encrypted=True)
+    (build.given / "later.pub").write_text(public)
+    build.kps("keypair", "import", "later", "--public-key", str(build.given / "later.pub"))
+    build.kps("keypair", "manage", "later", "--private-key", path, "--passphrase-stdin", given=wrong, ends=2)
+    [kept] = build.told("keypair", "manage", "later", "--private-key", path, "--passphrase-stdin", given=passphrase)
+    build.kps("keypair", "move", "later", "--master-key", kept["master_key_id"])
+    build.kps("keypair", "clear", "later")
 
     # What fails: with a wrong password, a wrong key, a wrong passphrase; and is retried.
     [task] = build.told("bind", delta.name, "--keypair", "ed25519", "--password-stdin", given=wrong, ends=1)
@@ -158,6 +171,14 @@ def story(build: Build, servers: Servers) -> Secrets:
     gone_through |= leaks.word("one-time password", reset["password"])
     delta.start()
     build.kps("server", "check", delta.name)
+
+    # The home in one file, with what opens it and without.
+    build.kps("backup", "--out", str(build.home.parent / "plain.backup"))
+    build.kps("backup", "--out", str(build.home.parent / "whole.backup"), "--with-root-key")
+    build.kps("backup", "verify", str(build.home.parent / "plain.backup"), "--root-key", f"file:{build.home}/root.key")
+
+    # What serves the home has done all this, and now does nothing.
+    build.dump()
 
     # The same application, in the process of the command.
     build.end()
@@ -209,6 +230,8 @@ def looked_through(build: Build, servers: Servers, record: Path) -> tuple[Found,
 SHOWN = {
     ("secret access key", "init --json: stdout"),
     ("root key", "user/home/root.key"),
+    ("root key", "user/whole.backup"),
+    ("root key", "memory of kps serve"),  # docs/threat-model.md: what is in memory
     *((f"loose: {number}", "keypair create loose: stdout") for number in "dpq"),
     ("ecdsa-nistp521: scalar", "keypair export ecdsa-nistp521: stdout"),
 }
