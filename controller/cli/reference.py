@@ -214,6 +214,19 @@ FIELDS: dict[str, dict[str, str]] = {
         "rewrapped": "how many versions of master keys were wrapped anew",
         "no_longer_needed": "a list of the URIs of the root keys before",
     },
+    "backup": {
+        "made_at": "when",
+        "kps": "by which version of kps",
+        "counts": "by name, how many there are: tenants, users, servers, keypairs, managed, bindings, tasks, events",
+        "root_keys": "a list of `uri` and `check` of the root keys that open it",
+        "with_root_key": "whether the root key is in it",
+        "out": "the file; only from `create`",
+        "opened": "only from `verify`: `master_keys` and `private_halves`, how many opened, and `unopenable`, by name of the "
+        "key pair what is wrong",
+        "home": "the home that was made; only from `restore`, as are the next two",
+        "root_key": "the URI of its root key",
+        "tasks_ended": "ids of tasks that had not ended in the backup",
+    },
 }
 
 ABOUT: dict[str, str] = {
@@ -233,6 +246,7 @@ ABOUT: dict[str, str] = {
     "further alias": "`kps kms alias add` and `move`; `list` prints a list of them.",
     "use of a master key": "`kps kms encrypt`, `decrypt`, `sign` and the like: those of the fields that belong to it.",
     "root key": "`kps root show` prints a list of them.",
+    "backup": "`kps backup` and `kps restore`.",
     "rotation": "`kps root rotate`. `kps root check` prints `opened`, the number of versions of master keys.",
 }
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from controller.cli.reference import FIELDS
 from controller.errors import Problem
 from controller.kms import FileRootKey, Kms
 from controller.model import KEY_TYPES, Caller, Server
@@ -282,6 +283,8 @@ def test_the_commands(settings: Settings, full: None, tmp_path: Path) -> None:
     restored = program(settings.home, "restore", f"{out}2", "--home", str(home), "--json")
     assert restored.returncode == 0, restored.stderr
     assert json.loads(restored.stdout)["root_key"] == "file:root.key"
+    told_of = {*json.loads(made.stdout), *json.loads(verified.stdout), *json.loads(restored.stdout)}
+    assert told_of == set(FIELDS["backup"])
     again = program(settings.home, "restore", f"{out}2", "--home", str(home), "--json")
     assert (again.returncode, json.loads(again.stderr)["error"]["code"]) == (4, "home_exists")
     assert json.loads(program(home, "keypair", "list", "--json").stdout) != []

@@ -19,7 +19,10 @@ import pytest
 from controller import keyfiles
 from controller.errors import Problem
 from controller.kms import FileRootKey, Kms
-from controller.model import Caller, KeyPair, KeyType, Sealed, Secret
+from controller.model import Caller, KeyFormat, KeyPair, KeyType, MasterKey, Sealed, Secret
+from controller.service import backup
+from controller.service.accesskeys import AccessKeys
+from controller.service.custody import Custody
 from controller.service.home import initialise
 from controller.service.keypairs import Keypairs
 from controller.settings import Settings
@@ -181,7 +184,30 @@ class Story:
         self.secrets |= search.raw("root key", self.settings.root_key.read_bytes())
         self.store = store_class(self.settings.database_url)
         kms = kms_class(self.store, FileRootKey(self.settings.root_key))
-        asyncio.run(self._work(Keypairs(self.store, kms), self.store.caller_by_local_home()))
+        who = self.store.caller_by_local_home()
+        asyncio.run(self._work(Keypairs(self.store, kms), who))
+        asyncio.run(self._more(kms, Keypairs(self.store, kms), who))
+        backup.back_up(self.settings, self.settings.home / "plain.backup")
+
+    async def _more(self, kms: Kms, keypairs: Keypairs, who: Caller) -> None:
+        """What else has secrets: access keys, master keys, files with passphrases, custody that comes and goes."""
+        _, secret = await AccessKeys(self.store, kms).create(who)
+        self.secrets |= search.text("secret of another access key", secret.open())
+        for alias in ("kps/default", "csms/default"):
+            key = kms.key(who.tenant_id, alias)
+            self.secrets |= search.raw(f"master key {alias}", kms.material(key, kms.version(key)).open())
+        for_export = Secret("a passphrase for what goes out")
+        self.secrets |= search.text("export passphrase", for_export.open())
+        forms: tuple[KeyFormat, ...] = ("openssh", "pkcs8", "pem", "ppk2", "ppk3")
+        for form in forms:
+            await keypairs.export(who, "ecdsa-nistp256-True", form, for_export)
+        custody = Custody(self.store, kms)
+        _, text = await keypairs.create(who, "later", managed=False)
+        assert text is not None
+        self._know("later", text)
+        await custody.manage(who, "later", text)
+        await custody.move(who, "later", "csms/default")
+        await custody.clear(who, "later")
 
     async def _work(self, keypairs: Keypairs, who: Caller) -> None:
         for key_type in TYPES:
@@ -262,6 +288,9 @@ class DoesNotSeal(Kms):
     def open_private(self, keypair: KeyPair, sealed: Sealed) -> Secret:
         return Secret(sealed.record)
 
+    def rewrap(self, tenant_id: str, sealed: Sealed, alias: str) -> Sealed:
+        return sealed
+
 
 class LeaksInTheLog(Kms):
     """Logs the number of what it seals."""
@@ -279,9 +308,20 @@ class LeaksTheRootKey(Store):
         return super().caller_by_local_home()
 
 
+class WrapsNothing(Kms):
+    """Leaves the master key lying beside what it wraps."""
+
+    def key(self, tenant_id: str, name: str = "kps/default") -> MasterKey:
+        found = super().key(tenant_id, name)
+        material = self.material(found, self.version(found))
+        logging.getLogger("kps").debug("using %s", material.open().hex())
+        return found
+
+
 @pytest.mark.parametrize(
     ("store_class", "kms_class", "place"),
     [
+        (Store, WrapsNothing, "log"),
         (LeaksInAnEvent, Kms, "kps.db"),
         (Store, DoesNotSeal, "kps.db"),
         (Store, LeaksInTheLog, "log"),

@@ -45,7 +45,7 @@ class Build:
     directory: Path
     program: Sequence[str]
     environment: dict[str, str] = field(default_factory=dict)
-    printed: list[tuple[str, bytes]] = field(default_factory=list)
+    printed: list[tuple[str, bytes]] = field(default_factory=list, repr=False)
     process: "subprocess.Popen[bytes] | None" = None
 
     def __post_init__(self) -> None:
