@@ -28,6 +28,7 @@ from controller import opening
 from controller.errors import AlreadyExists, Conflict, Damaged, Invalid, Problem, Unavailable
 from controller.kms import FileRootKey, Kms, RootKey, open_master, root
 from controller.model import Secret, now
+from controller.service.auditkeys import AuditKeys
 from controller.service.home import access_key_context, make_directory, require
 from controller.settings import Settings
 from controller.store import Store, copies
@@ -88,7 +89,8 @@ def back_up(settings: Settings, out: Path, *, with_root_key: bool = False, told:
     # From here to the end the root key on record stays the one that the copy is wrapped with.
     with contextlib.closing(store), root.in_use(settings.home, wait=True), _beside(out) as place:
         if store.is_current():
-            owner, _ = store.local_owner()
+            owner = store.caller_by_local_home()
+            _have_signed(store, root.roots(settings.home, settings.root_key_uri), owner.tenant_id)
             store.note_backup(owner.tenant_id, owner.user_id, with_root_key)
         roots = _on_record(settings)
         keys = _root_keys(settings, roots) if with_root_key else []
@@ -415,11 +417,19 @@ def _put_database(found: _Reading, home: Path, roots: Sequence[RootKey], undoing
             if wrapped is not None:
                 open_master(wrapped, roots).wipe()
             told("master keys", done, len(versions))
-        owner, _ = store.local_owner()
+        owner = store.caller_by_local_home()
+        _have_signed(store, roots, owner.tenant_id)
         detail: dict[str, Any] = {"user_id": owner.user_id, "made_at": found.content.made_at, "by": found.content.kps}
         ended = store.begin_anew(owner.tenant_id, detail)
         store.checkpoint()
     return ended
+
+
+def _have_signed(store: Store, roots: Sequence[RootKey], tenant_id: str) -> None:
+    """Have what is put on record signed, where the root key opens."""
+    keys = AuditKeys(store, Kms(store, *roots))
+    store.sign_with(keys)
+    keys.ready(tenant_id)
 
 
 def _key_name(place: int) -> str:

@@ -97,6 +97,9 @@ def test_what_stays_in_memory_is_the_root_key_and_no_more_than_that(serving: int
     store.close()
     assert {(hit.secret, hit.form) for hit in found} == {("root key", "raw")}
     assert len(found) == 2  # what Python holds, and OpenSSL's first round key
+    status = Path(f"/proc/{serving}/status").read_text().split("\n")
+    locked = next(line for line in status if line.startswith("VmLck:"))
+    assert locked.split()[1] != "0"
 
 
 def test_the_search_finds_what_a_process_does_not_forget(tmp_path: Path) -> None:
