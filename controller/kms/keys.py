@@ -66,13 +66,19 @@ def kind(key: MasterKey) -> Kind:
 # -- what may be asked for
 
 
-def usage_of(spec: str, usage: str | None) -> KeyUsage:
+def spec_of(spec: str) -> KeySpec:
+    """Return the kind of key. Invalid(key_spec_unknown)."""
+    for known in KINDS:
+        if spec == known:
+            return known
+    raise Invalid("key_spec_unknown", f"{spec[:100]}: no such kind of key here; one of " + ", ".join(KINDS))
+
+
+def usage_of(spec: KeySpec, usage: str | None) -> KeyUsage:
     """Return what a key of this spec is for, where usage (None: not said) does not say otherwise.
 
-    Invalid: key_spec_unknown, ec_key_cannot_encrypt, symmetric_key_cannot_sign, key_usage_unfit.
+    Invalid: ec_key_cannot_encrypt, symmetric_key_cannot_sign, key_usage_unfit.
     """
-    if spec not in KINDS:
-        raise Invalid("key_spec_unknown", f"{spec}: no such kind of key here; one of " + ", ".join(KINDS))
     known = KINDS[spec]
     if usage is None:
         return known.usages[0]
@@ -83,7 +89,7 @@ def usage_of(spec: str, usage: str | None) -> KeyUsage:
         raise Invalid("ec_key_cannot_encrypt", f"a key of {spec} signs; for encryption take AES_256 or an RSA key")
     if known.family == "aes" and usage == "SIGN_VERIFY":
         raise Invalid("symmetric_key_cannot_sign", f"a key of {spec} encrypts; for signing take an RSA or EC key")
-    raise Invalid("key_usage_unfit", f"{usage}: a key of {spec} is for " + " or ".join(known.usages))
+    raise Invalid("key_usage_unfit", f"{usage[:100]}: a key of {spec} is for " + " or ".join(known.usages))
 
 
 def origin_of(origin: str) -> KeyOrigin:
@@ -91,7 +97,7 @@ def origin_of(origin: str) -> KeyOrigin:
     for known in get_args(KeyOrigin):
         if origin == known:
             return known  # type: ignore[no-any-return]
-    raise Invalid("key_origin_unknown", f"{origin}: the origin of a key is kms (made here) or external (imported)")
+    raise Invalid("key_origin_unknown", f"{origin[:100]}: the origin of a key is kms (made here) or external (imported)")
 
 
 def check_alias(alias: str) -> None:

@@ -15,10 +15,12 @@ from controller.cli.kms.common import EvenIf, OneKey, Out, content, show_key, to
 from controller.cli.kms.keys import keys
 from controller.cli.session import Session
 
-IMPORT = """For AES and HMAC keys the material itself is encrypted, by OAEP with SHA-256:
-openssl pkeyutl -encrypt -pubin -keyform DER -inkey public.der -pkeyopt rsa_padding_mode:oaep -pkeyopt rsa_oaep_md:sha256 -pkeyopt
-rsa_mgf1_md:sha256 -in material -out material.enc. For RSA and EC keys that is a temporary AES key of 32 bytes, and the private
-key (PKCS#8 in DER) goes under it: openssl enc -id-aes256-wrap-pad -iv A65959A6 -K HEX -in private.der -out private.enc."""
+IMPORT = (
+    "For AES and HMAC keys the material itself is encrypted, by OAEP with SHA-256: openssl pkeyutl -encrypt -pubin -keyform DER "
+    "-inkey public.der -pkeyopt rsa_padding_mode:oaep -pkeyopt rsa_oaep_md:sha256 -pkeyopt rsa_mgf1_md:sha256 -in material -out "
+    "material.enc. For RSA and EC keys that is a temporary AES key of 32 bytes, and the private key (PKCS#8 in DER) goes under "
+    "it: openssl enc -id-aes256-wrap-pad -iv A65959A6 -K HEX -in private.der -out private.enc."
+)
 
 
 @command(

@@ -48,18 +48,24 @@ class MasterKeys(Verbs):
         allow(who, "masterkey.change", what=alias)
         keys.check_alias(alias)
         keys.check_description(description)
-        fits = keys.usage_of(spec, usage)
-        known = next(each for each in keys.KINDS if each == spec)
-        for algorithm in keys.KINDS[known].algorithms if keys.KINDS[known].family == "hmac" else ():
+        kind = keys.spec_of(spec)
+        for algorithm in keys.KINDS[kind].algorithms if keys.KINDS[kind].family == "hmac" else ():
             mac.check(algorithm)
         made = MasterKey(
-            str(uuid.uuid4()), who.tenant_id, alias, self._now(), known, fits, keys.origin_of(origin), description=description
+            id=str(uuid.uuid4()),
+            tenant_id=who.tenant_id,
+            alias=alias,
+            created_at=self._now(),
+            spec=kind,
+            usage=keys.usage_of(kind, usage),
+            origin=keys.origin_of(origin),
+            description=description,
         )
         if made.origin == "external":
             waiting = replace(made, state="pending_import", version=0)
             return await self._off(self._store.add_master_key, waiting, None, who.user_id, keys.MOST_KEYS)
         # An RSA key takes its time, and nothing else should wait for it.
-        secret, public = await off_loop(None, material.made, known)
+        secret, public = await off_loop(None, material.made, kind)
         try:
             whole = replace(made, public_key=public)
             return await self._off(
