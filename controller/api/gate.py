@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from controller.api import problems, signing
+from controller.errors import Problem
 from controller.model import Caller, Secret, now
 from controller.service.identity import Unknown
 
@@ -131,6 +132,8 @@ class Gate:
                 secret.wipe()
             # Only now: an access key's id is no secret, and whoever merely names it has not used it.
             await self._people().used(claim.access_key)
+        except Problem as problem:  # of the home, as a root key that does not open
+            raise Turned(503, "KPS.0003", problem.message) from None
         except (Unknown, signing.NotSigned) as unknown:
             message = f"Incorrect IAM authentication information: {unknown.reason}"
             raise Turned(401, "APIGW.0301", message) from None
@@ -192,7 +195,7 @@ def _refusal(scope: Scope, turned: Turned, number: str) -> JSONResponse:
     return JSONResponse(body, status_code=turned.status)
 
 
-_CODES = {400: "invalid", 401: "not_signed", 408: "too_slow", 413: "body_too_large", 429: "too_many_requests"}
+_CODES = {400: "invalid", 401: "not_signed", 408: "too_slow", 413: "body_too_large", 429: "too_many_requests", 503: "unavailable"}
 
 
 def _address(scope: Scope) -> str | None:

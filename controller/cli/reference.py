@@ -53,6 +53,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "trust_on_first_use": "whether the first host key seen is recorded and insisted on",
         "after_reset": "what waits for the first online proof after a reset, or null",
         "jump": "names of the jump servers that lead there, the nearest to us first",
+        "reset_root": "where its disk is mounted while it is shut down; null: it runs",
         "old_algorithms": "algorithms that it is allowed although they are not safe any more",
     },
     "key pair": {
