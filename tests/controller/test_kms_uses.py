@@ -18,6 +18,7 @@ from controller.kms.keys import KINDS
 from controller.model import Caller, MasterKey, Secret
 from controller.service.kms import KeyService
 from controller.store import Store
+from tests.controller import secret_search
 
 pytestmark = pytest.mark.anyio
 
@@ -447,3 +448,38 @@ def test_every_code_is_in_the_documents() -> None:
     }
     explained = set(re.findall(r"`([a-z0-9_]+)`", (root / "docs/kms.md").read_text()))
     assert raised - explained == set()
+
+
+async def test_nothing_that_master_keys_work_with_is_in_a_file_of_the_home(
+    keys: KeyService, who: Caller, store: Store, kms: Kms, settings: Any
+) -> None:
+    """Material, plaintexts, data keys and private halves, by value and in every spelling; the root key's own file aside."""
+    sought = {}
+    for spec in ("AES_256", "HMAC_512", "EC_P256", "RSA_2048"):
+        await keys.keys.create(who, spec, spec=spec)
+    await keys.keys.create(who, "brought", origin="external")
+    await brought(keys, who, "brought", material := os.urandom(32))
+    sought |= secret_search.raw("imported material", material)
+    text = os.urandom(64)
+    await keys.uses.decrypt(who, (await keys.uses.encrypt(who, "AES_256", Secret(text), b"additional")).ciphertext, b"additional")
+    sought |= secret_search.raw("plaintext", text)
+    data_key = await keys.uses.create_data_key(who, "AES_256")
+    pair = await keys.uses.create_data_key_pair(who, "AES_256", "ECC_NIST_P256")
+    assert data_key.plaintext is not None
+    assert pair.private_key is not None
+    sought |= secret_search.raw("data key", data_key.plaintext.open())
+    sought |= secret_search.private_key("ecdsa-nistp256", pair.private_key)
+    await keys.uses.sign(who, "EC_P256", bytes(32), "ECDSA_SHA_256")
+    await keys.uses.code(who, "HMAC_512", b"message", "HMAC_SHA_512")
+    for key in store.master_keys(who.tenant_id)[0]:
+        opened = kms.material(key, kms.version(key))
+        of_a_pair = {"EC_P256": "ecdsa-nistp256", "RSA_2048": "rsa-2048"}.get(key.spec)
+        found = secret_search.raw("material", opened.open())
+        if of_a_pair is not None:
+            found = secret_search.private_key(of_a_pair, opened)  # type: ignore[arg-type]
+        sought |= {f"{key.alias}: {name}": forms for name, forms in found.items()}
+    assert len(sought) >= 10
+    assert secret_search.in_files(sought, [settings.home]) == []
+    # And the search finds what is there.
+    (settings.home / "left-behind").write_text(base64.b64encode(b"x" + material).decode())
+    assert {hit.secret for hit in secret_search.in_files(sought, [settings.home])} >= {"imported material"}
