@@ -258,6 +258,11 @@ class Client:
         answer: Json = await self._ask("POST", "/tenants", body={"name": name, "administrator": administrator})
         return answer
 
+    async def rescue_tenant(self, name: str) -> Json:
+        """Return a new access key of a tenant's administrator with its secret_key, this once."""
+        answer: Json = await self._ask("POST", f"/tenants/{_segment(name)}/access-key")
+        return answer
+
     # operations and tasks
 
     async def start(self, request: Mapping[str, Any]) -> list[Json]:

@@ -90,7 +90,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "created_at": "when it was made",
         "expires_at": "when it ends by itself, or null",
         "last_used_at": "when it was last used, to the minute, or null",
-        "secret_key": "the secret; only from `create` and `rotate`, in this answer and nowhere else",
+        "secret_key": "the secret; only from `create`, `rotate` and `kps tenant access-key`, in this answer and nowhere else",
     },
     "quota": {
         "name": "`private_keypairs` (of each user), `account_keypairs`, `users`",

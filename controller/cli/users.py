@@ -343,6 +343,15 @@ async def list_tenants(session: Session) -> None:
     )
 
 
+@command(tenants, "access-key", "kps tenant access-key acme")
+async def rescue_tenant(
+    session: Session, name: Annotated[str, typer.Argument(metavar="NAME", help="The tenant's name.")]
+) -> None:
+    """Give a tenant's administrator another access key, where theirs is lost: all that they have end. For the home's owner."""
+    async with session.client() as client:
+        given_out(session, await client.rescue_tenant(name))
+
+
 def yes(value: bool) -> str:
     """Return a truth as a table says it."""
     return "yes" if value else "no"

@@ -69,6 +69,20 @@ class AccessKeys(Base):
             self._event(connection, tenant_id, "access_key_created", detail)
             return made
 
+    def replace_access_keys(self, tenant_id: str, key: AccessKey, sealed: Sealed, by: str) -> AccessKey:
+        """Keep a new access key in the place of all that its user has."""
+        with engine.writing(self._engine) as connection:
+            gone = [each.access_key for each in _of_user(connection, key.user_id)]
+            connection.execute(delete(tables.access_keys).where(tables.access_keys.c.user_id == key.user_id))
+            made = replace(key, created_at=self._now())
+            connection.execute(tables.access_keys.insert().values(rows.row(made) | {"sealed": sealed.record}))
+            for each in gone:
+                detail = {"access_key": each, "of_user": key.user_id, "user_id": by}
+                self._event(connection, tenant_id, "access_key_deleted", detail)
+            detail = {"access_key": key.access_key, "of_user": key.user_id, "user_id": by}
+            self._event(connection, tenant_id, "access_key_created", detail)
+            return made
+
     def change_access_key(self, tenant_id: str, access_key: str, *, enabled: bool, by: str) -> AccessKey:
         """Enable or disable an access key."""
         with engine.writing(self._engine) as connection:

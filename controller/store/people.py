@@ -49,18 +49,13 @@ class People(Base):
         access_key: str,
         secret_key: Sealed,
         by: str,
-        before_commit: Callable[[], None] = lambda: None,
     ) -> Tenant:
-        """Make one more tenant with a project and its first administrator, who is caller, and with their access key.
-
-        before_commit: as in first_tenant.
-        """
+        """Make one more tenant with a project and its first administrator, who is caller, and with their access key."""
         with engine.writing(self._engine) as connection:
             if one(connection, tables.tenants, tables.tenants.c.name == tenant_name) is not None:
                 raise AlreadyExists("tenant_exists", f"{tenant_name}: there is a tenant of this name already")
             self._tenant(connection, caller, tenant_name, user_name, access_key, secret_key)
             self._event(connection, caller.tenant_id, "tenant_created", {"name": tenant_name, "user_id": by})
-            before_commit()
             return _tenant(connection, caller.tenant_id)
 
     def tenants(self) -> list[Tenant]:

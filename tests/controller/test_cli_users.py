@@ -95,6 +95,8 @@ def test_a_tenant_is_made_with_its_administrator(home: Path) -> None:
     assert made["secret_key"] not in str(listed)
     assert "acme" in kps(home, "tenant", "list").stdout
     assert "secret key" in kps(home, "tenant", "create", "other").stdout
+    rescued = parsed(kps(home, "tenant", "access-key", "acme", "--json"))
+    assert (set(rescued), rescued["user"]) == (set(FIELDS["access key"]), "root")
 
 
 def test_a_key_pair_is_upgraded_for_everybody(home: Path) -> None:

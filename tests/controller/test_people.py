@@ -275,6 +275,21 @@ def test_a_tenant_is_made_by_the_homes_owner_and_its_administrator_gets_in(world
     refused(world.tenants.create(first, "other"), NotAllowed, "home_owner_needed")
 
 
+def test_an_administrator_who_has_lost_their_key_is_given_another_by_the_homes_owner(world: World) -> None:
+    owner = world.store.caller_by_local_home()
+    _, first, access_key, _ = run(world.tenants.create(owner, world.name("lost")))
+    second, _ = run(world.access_keys.create(first))
+    world.user(first, "administrator")
+    name = world.store.tenant(first.tenant_id).name
+    user, key, secret = run(world.tenants.access_key(owner, name))
+    assert run(world.identity.of_access_key(key.access_key, None, "192.0.2.1")) == (first, secret)
+    assert user.id == first.user_id
+    for lost in (access_key, second.access_key):
+        unknown(world, lost)
+    refused(world.tenants.access_key(first, name), NotAllowed, "home_owner_needed")
+    refused(world.tenants.access_key(owner, "nowhere"), NotFound, "tenant_not_found")
+
+
 # -- source networks
 
 
