@@ -195,6 +195,21 @@ def test_an_existing_file_and_a_root_key_in_no_file_are_refused(settings: Settin
     assert backup.look(out).roots[0].uri == known["roots"][0]["uri"]
 
 
+@pytest.mark.parametrize("root_kind", ["pkcs11"], indirect=True)
+def test_where_the_root_key_is_in_a_token_a_restored_home_finds_it_there(
+    full: None, settings: Settings, out: Path, tmp_path: Path
+) -> None:
+    assert code(lambda: backup.back_up(settings, out, with_root_key=True)) == "root_key_elsewhere"
+    content = backup.back_up(settings, out)
+    uri = content.roots[0].uri
+    assert uri.startswith("pkcs11:")
+    assert backup.verify(out, uri).private_halves == len(FEW)
+    new = elsewhere(tmp_path)
+    assert backup.restore(out, new).root_key == uri
+    assert [path.name for path in new.home.iterdir() if "root" in path.name] == ["root.json"]
+    assert here(new.home, "keypair", "export", FEW[0]).exit_code == 0
+
+
 def altered(out: Path, name: str, content: bytes | None, *, kind: bytes = tarfile.REGTYPE) -> Path:
     """A backup in which one member is another, or (None) is not there."""
     made = out.with_name("altered.backup")

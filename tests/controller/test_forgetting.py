@@ -3,6 +3,7 @@
 import asyncio
 import os
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from controller.client import Client
 from controller.kms import FileRootKey, Kms
 from controller.model import KeyType, Secret
 from controller.privacy import _FORGETFUL, _forgetful
+from controller.service.auditkeys import AuditKeys
 from controller.settings import Settings
 from controller.store import Store
 from tests.controller import secret_search as search
@@ -77,7 +79,7 @@ def test_no_private_half_stays_in_memory_once_it_was_used(serving: int, settings
     assert search.in_memory(secrets, serving) == []
 
 
-def test_what_stays_in_memory_is_the_root_key_and_no_more_than_that(serving: int, settings: Settings) -> None:
+def test_what_stays_in_memory_is_the_root_key_and_the_audit_key_and_no_more(serving: int, settings: Settings) -> None:
     async def use() -> None:
         async with Client.over_socket(settings.socket) as client:
             await client.create_keypair({"name": "ops"})
@@ -87,16 +89,16 @@ def test_what_stays_in_memory_is_the_root_key_and_no_more_than_that(serving: int
     store = Store(settings.database_url)
     kms = Kms(store, FileRootKey(settings.root_key))
     who = store.caller_by_local_home()
-    master = store.master_key(who.tenant_id, "kps/default")
-    assert master is not None
-    found = search.in_memory(
-        search.raw("root key", settings.root_key.read_bytes())
-        | search.raw("master key", kms.material(master, kms.version(master)).open()),
-        serving,
-    )
+    secrets = search.raw("root key", settings.root_key.read_bytes())
+    for key in store.master_keys(who.tenant_id)[0]:
+        secrets |= search.raw(f"master key {key.alias}", kms.material(key, kms.version(key)).open())
+    audit = AuditKeys(store, kms)
+    audit.ready(who.tenant_id)
+    secrets |= search.raw("audit key", audit._open[who.tenant_id].private_bytes_raw())
     store.close()
-    assert {(hit.secret, hit.form) for hit in found} == {("root key", "raw")}
-    assert len(found) == 2  # what Python holds, and OpenSSL's first round key
+    found = Counter((hit.secret, hit.form) for hit in search.in_memory(secrets, serving))
+    # What Python holds of the root key, and OpenSSL's first round key; of the audit key what OpenSSL signs with.
+    assert found == {("root key", "raw"): 2, ("audit key", "raw"): 1}
     status = Path(f"/proc/{serving}/status").read_text().split("\n")
     locked = next(line for line in status if line.startswith("VmLck:"))
     assert locked.split()[1] != "0"

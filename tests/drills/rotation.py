@@ -76,7 +76,7 @@ def _pair(kms: Kms, who: Caller, number: int) -> dict[str, Any]:
     )  # fmt: skip
     sealed = kms.seal_private(keypair, stored)
     stored.wipe()
-    return rows.row(keypair) | {"sealed": sealed.record, "master_key_id": sealed.master_key_id}
+    return rows.row(keypair) | {"sealed": sealed.record, "master_key_id": sealed.master_key_id, "number": number + 1}
 
 
 # -- each thing in a process of its own --------------------------------------------------------------------------------
