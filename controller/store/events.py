@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, delete, func, select, update
+from sqlalchemy import Connection, Select, bindparam, delete, func, select, update
 
 from controller.errors import Conflict
 from controller.model import Event, Sealed
@@ -207,15 +207,17 @@ def _sign_all(connection: Connection, tenant_id: str, sign: Callable[[bytes], by
     """Sign every event that has no signature; returns how many."""
     table = tables.events
     unsigned = select(table.c.number, table.c.digest).where(table.c.tenant_id == tenant_id, table.c.signature.is_(None))
+    keep = (
+        update(table)
+        .where(table.c.tenant_id == tenant_id, table.c.number == bindparam("at_number"))
+        .values(signature=bindparam("made"))
+    )
     signed, last = 0, 0
     while found := connection.execute(
         unsigned.where(table.c.number > last).order_by(table.c.number).limit(_SIGNED_AT_ONCE)
     ).all():
-        for number, digest in found:
-            signature = base64.b64encode(sign(event_message(digest))).decode("ascii")
-            connection.execute(
-                update(table).where(table.c.tenant_id == tenant_id, table.c.number == number).values(signature=signature)
-            )
+        made = [base64.b64encode(sign(event_message(digest))).decode("ascii") for _, digest in found]
+        connection.execute(keep, [{"at_number": number, "made": each} for (number, _), each in zip(found, made, strict=True)])
         signed, last = signed + len(found), found[-1][0]
     return signed
 

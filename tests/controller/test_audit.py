@@ -10,11 +10,13 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import httpx
 import pytest
 
 from controller import kps_audit_verify as verifier
+from controller.app import in_process
 from controller.errors import Conflict, Invalid, NotAllowed, NotFound
 from controller.events import Actor, acting
 from controller.kms import Kms
@@ -154,6 +156,22 @@ def test_a_refused_request_is_on_record_with_its_user(settings: Settings, made: 
     [told] = json.loads(here(settings.home, "audit", "list", "--kind", "request_refused", "--json").stdout)
     assert told["user_id"] == made["user_id"]
     assert told["detail"] == {"code": "keypair_not_found", "request": "DELETE /fleet/v1/keypairs/none"}
+
+
+def test_the_v3_api_names_its_callers_too(settings: Settings, made: dict[str, str]) -> None:
+    async def story() -> list[dict[str, Any]]:
+        async with in_process(settings) as application:
+            transport = httpx.ASGITransport(application)
+            async with httpx.AsyncClient(transport=transport, base_url="http://kps") as http:
+                calls = f"/v3/{made['project_id']}/keypairs"
+                assert (await http.post(calls, json={"keypair": {"name": "ops"}})).status_code == 200
+                assert (await http.delete(f"{calls}/none")).status_code == 404
+                return list((await http.get("/fleet/v1/audit/events", params={"limit": 2})).json())
+
+    refused, created = run(story())
+    assert (refused["kind"], refused["detail"]["code"]) == ("request_refused", "keypair_not_found")
+    assert created["kind"] == "keypair_created"
+    assert refused["user_id"] == created["user_id"] == made["user_id"]
 
 
 # -- reading

@@ -51,12 +51,17 @@ def fleet_of(request: Request) -> Fleet:
 Serving = Annotated[Fleet, Depends(fleet_of)]
 
 
-async def caller_of(request: Request, fleet: Serving) -> Caller:
+async def asked_by(request: Request, fleet: Fleet) -> Caller:
     """Return who asks. From here on what happens is theirs, in the events."""
     who = await fleet.caller(request)
     acting.set(Actor(who.tenant_id, who.user_id))
     request.state.who = who
     return who
+
+
+async def caller_of(request: Request, fleet: Serving) -> Caller:
+    """Return who asks."""
+    return await asked_by(request, fleet)
 
 
 async def refused(request: Request, problem: Problem) -> None:

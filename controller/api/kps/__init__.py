@@ -5,6 +5,7 @@ from urllib.parse import quote, unquote
 from fastapi import APIRouter, FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from controller.api.fleet import refused
 from controller.api.kps import associating, keypairs, privatekeys, tasks, versions
 from controller.api.kps.refusals import install
 
@@ -24,7 +25,7 @@ def application(version: str) -> FastAPI:
         calls.include_router(part.router)
     served.include_router(versions.router)
     served.include_router(calls)
-    install(served)
+    install(served, refused)
     return served
 
 

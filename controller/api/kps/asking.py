@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends, Path, Request
 
-from controller.api.fleet.asking import Fleet, fleet_of
+from controller.api.fleet.asking import Fleet, asked_by, fleet_of
 from controller.api.kps.refusals import Refusal, wrong
 from controller.model import Caller
 
@@ -15,7 +15,7 @@ async def caller_of(
     """Return who asks, once the project in the path is one that they have; to everybody else there is no such project."""
     if not project_id.isascii() or not project_id.isalnum():
         raise wrong("the project id in the path is none; give the SDK's credentials a project id")
-    who = await fleet.caller(request)
+    who = await asked_by(request, fleet)
     if project_id != who.project_id:
         raise Refusal(404, "APIGW.0101", "there is no such project")
     said = request.headers.get("x-project-id")

@@ -1,5 +1,6 @@
 """How the v3 API refuses: its own codes, flat, in the words of its table."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -62,8 +63,8 @@ def answer(status: int, code: str, message: str) -> JSONResponse:
     return JSONResponse({"error_code": code, "error_msg": message}, status_code=status, headers={"Cache-Control": "no-store"})
 
 
-def install(application: FastAPI) -> None:
-    """Make every refusal of the application one of this API."""
+def install(application: FastAPI, record: Callable[[Request, Problem], Awaitable[None]]) -> None:
+    """Make every refusal of the application one of this API. record: told of each refusal of a verb."""
 
     @application.exception_handler(Refusal)
     async def refused(request: Request, error: Refusal) -> JSONResponse:
@@ -71,6 +72,7 @@ def install(application: FastAPI) -> None:
 
     @application.exception_handler(Problem)
     async def problem(request: Request, error: Problem) -> JSONResponse:
+        await record(request, error)
         found = refusal_of(error)
         return answer(found.status, found.code, found.message)
 
