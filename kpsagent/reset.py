@@ -19,7 +19,8 @@ def confine(root: str) -> bool:
     """
     if not os.path.isfile(os.path.join(root, "etc/passwd")):
         return False
-    import glob  # noqa: F401 - what files and sshd import where they need it cannot be had later
+    import glob  # noqa: F401 - what files, sshd and transaction import where they need it cannot be had later
+    import hashlib  # noqa: F401
     import socket  # noqa: F401
 
     swap.confine()

@@ -492,7 +492,10 @@ def _digests(steps: "List[Step]") -> "List[Dict[str, Any]]":
     changed = [step for step in _whole(steps) if step.before != step.after][:_MOST_FILES]
     if not changed:
         return []
-    import hashlib  # where it is needed: slow to load
+    try:
+        import hashlib  # where it is needed: slow to load
+    except ImportError:
+        return []  # the change holds by now: for want of this its result must not be lost
 
     def digest(text: "Optional[str]") -> "Optional[str]":
         return None if text is None else hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
