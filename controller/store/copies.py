@@ -34,8 +34,9 @@ class Copies(Tasks):
     def copy_to(self, path: Path, told: Told = lambda done, total: None) -> None:
         """Write a consistent copy to a new file of mode 0600, durably; others go on writing meanwhile. told: in pages."""
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        # What is in the way is most likely the disk that is written to.
         with (
-            engine.usable(self._path),
+            engine.usable(path),
             closing(sqlite3.connect(self._path, isolation_level=None, timeout=engine.BUSY_SECONDS)) as source,
             closing(sqlite3.connect(path)) as copy,
         ):

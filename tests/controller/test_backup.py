@@ -210,6 +210,39 @@ def test_where_the_root_key_is_in_a_token_a_restored_home_finds_it_there(
     assert here(new.home, "keypair", "export", FEW[0]).exit_code == 0
 
 
+class Killed(BaseException):
+    """Nothing after it is done, not even what is done on failure."""
+
+
+STEPS = ("controller.service.backup.open_master", "controller.store.Store.is_whole", "controller.store.Store.begin_anew",
+         "controller.kms.root.record", "controller.service.backup.os.link")  # fmt: skip
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("tidied", [True, False])
+def test_a_restore_that_is_broken_off_leaves_no_home_and_can_be_repeated(
+    full: None, settings: Settings, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, tidied: bool
+) -> None:
+    backup.back_up(settings, out, with_root_key=True)
+    new = elsewhere(tmp_path)
+
+    def killed(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(step, killed)
+        if not tidied:
+            patched.setattr("controller.service.backup.contextlib.ExitStack.__exit__", lambda *_: None)
+        with pytest.raises(Killed):
+            backup.restore(out, new)
+    assert not new.database.exists()
+    if tidied:
+        assert {path.name for path in new.home.iterdir()} <= {"root.json"}
+    backup.restore(out, new)
+    assert here(new.home, "keypair", "export", FEW[0]).exit_code == 0
+    assert not list(new.home.glob(".kps.db*"))
+
+
 def altered(out: Path, name: str, content: bytes | None, *, kind: bytes = tarfile.REGTYPE) -> Path:
     """A backup in which one member is another, or (None) is not there."""
     made = out.with_name("altered.backup")
