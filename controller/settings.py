@@ -30,7 +30,7 @@ class Settings(BaseSettings):
     allow_networks: str = ""  # with commas: of which users may name addresses though they are the controller's own, or its link's
     concurrency: int = Field(default=32, ge=1, le=1000)  # servers worked on at the same time
     # What holds where nobody has set a quota: of a user, and of a tenant.
-    quota_private_keypairs: int = Field(default=100, ge=0, le=1_000_000)
+    quota_private_keypairs: int = Field(default=1000, ge=0, le=1_000_000)
     quota_account_keypairs: int = Field(default=1000, ge=0, le=1_000_000)
     quota_users: int = Field(default=1000, ge=0, le=1_000_000)
 

@@ -35,6 +35,8 @@ class Product:
     def __init__(self, home: Path, **settings: object) -> None:
         self.home = home
         self.environment = {"PATH": os.environ["PATH"], "HOME": str(home.parent), "KPS_HOME": str(home)}
+        # One user makes the key pairs of all tests.
+        self.environment |= {"KPS_QUOTA_PRIVATE_KEYPAIRS": "100000"}
         self.environment |= {f"KPS_{name.upper()}": str(value) for name, value in settings.items()}
         # A mutant of the suite is a tree beside the one that is installed.
         self.environment |= {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
