@@ -48,7 +48,13 @@ def file_bytes(path: Path, most_bytes: int) -> bytes:
 
 def private_key(path: Path) -> str:
     """Return the text of a private key file; the controller reads what is in it."""
-    return file_text(path, KEY_FILE_BYTES)
+    try:
+        return file_bytes(path, KEY_FILE_BYTES).decode("utf-8")
+    except UnicodeDecodeError as error:
+        # Such as an old PuTTY's file whose comment has an umlaut.
+        raise usage(
+            f"{path}: not text in UTF-8 (byte {error.start}); `kps keypair convert {path} --to openssh` may read it"
+        ) from error
 
 
 def public_key(path: Path) -> str:
@@ -101,7 +107,7 @@ def new_private_file(path: Path) -> Iterator[Callable[[str], None]]:
             raise Declined(REFUSED, "file_not_written", f"{path}: {error.strerror}") from error
         filled = True
 
-    with open(descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+    with open(descriptor, "w", encoding="utf-8", newline="") as file:
         os.fchmod(descriptor, 0o600)
         try:
             yield fill

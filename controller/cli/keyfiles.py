@@ -90,7 +90,9 @@ async def convert(
             )
         except Invalid as refused:
             raise Declined(of_status(refused.status), refused.code, f"{given}: {refused.message}") from refused
-        written = made.text.open().decode("utf-8", "surrogateescape")
+        written = made.text.open().decode("utf-8")
+        for used in (text, made.text):
+            used.wipe()
         if fill:
             fill(written)
     public = made.public

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from controller.errors import Invalid
 from controller.keyfiles import scalar
-from controller.keyfiles.fields import Unreadable
+from controller.keyfiles.fields import Unreadable, comment_text
 from controller.keyfiles.kinds import PublicKey, public_half, stored_form, type_of
 from controller.keyfiles.private import holds_private, opened
 from controller.keyfiles.public import read_public
@@ -43,13 +43,17 @@ def convert(
     if curve is None and not holds_private(text):
         if to not in PUBLIC_FORMS:
             raise Invalid("private_key_unreadable", f"there is no private key in it, and {to} is a format of private keys")
-        public = read_public(text.open().decode("utf-8", "surrogateescape"), allow_weak=allow_weak)
-        return Converted(public.type, public, _of_public(public, to, public.comment if comment is None else comment))
+        public = read_public(text.open(), allow_weak=allow_weak)
+        return Converted(
+            public.type,
+            public,
+            _of_public(public, to, public.comment if comment is None else comment_text(comment.encode("utf-8", "replace"))),
+        )
     if curve is None:
         key, said = opened(text, passphrase, allow_weak=allow_weak)
     else:
         key, said = scalar.read(text, curve), ""
-    said = said if comment is None else comment
+    said = said if comment is None else comment_text(comment.encode("utf-8", "replace"))
     try:
         public_or_none = public_half(key)
     except Unreadable:

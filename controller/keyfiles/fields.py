@@ -57,6 +57,18 @@ def unsigned(value: bytes) -> int:
     return int.from_bytes(value, "big")
 
 
+def comment_text(raw: bytes) -> str:
+    """Return a comment that can be shown and written again.
+
+    Older PuTTYs wrote Latin-1, and anybody may write what a terminal obeys.
+    """
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        text = raw.decode("latin-1")
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 def from_base64(lines: Iterable[bytes]) -> bytes:
     """Return what Base64 in several lines stands for. Unreadable."""
     try:

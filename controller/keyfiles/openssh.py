@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from controller.keyfiles.costs import check_bcrypt
-from controller.keyfiles.fields import Unreadable, from_base64, in_lines, mpint, packed, string, strings
+from controller.keyfiles.fields import Unreadable, comment_text, from_base64, in_lines, mpint, packed, string, strings
 from controller.keyfiles.kinds import CURVES, PrivateKey, public_half
 from controller.model import Secret
 
@@ -64,7 +64,7 @@ def header(lines: list[bytes]) -> Header:
 def _comment(inner: bytes) -> str:
     kind = strings(inner[8:], 1)[0][0]
     found, _ = strings(inner[8:], _FIELDS.get(kind, 3) + 2)
-    return found[-1].decode("utf-8", "surrogateescape")
+    return comment_text(found[-1])
 
 
 def write(key: PrivateKey, stored: Secret, comment: str, passphrase: Secret | None) -> Secret:
@@ -73,7 +73,7 @@ def write(key: PrivateKey, stored: Secret, comment: str, passphrase: Secret | No
     inner = bytearray(check + check)
     for field in _private_fields(key, stored):
         inner += packed(field)
-    inner += packed(comment.encode("utf-8", "surrogateescape"))
+    inner += packed(comment.encode("utf-8", "replace"))
     head = [b"none", b"none", b""]
     if passphrase is None:
         inner += bytes(range(1, -len(inner) % 8 + 1))

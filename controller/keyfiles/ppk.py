@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.kdf import argon2
 
 from controller.errors import Invalid
 from controller.keyfiles.costs import RSA_BITS, check_argon2
-from controller.keyfiles.fields import Unreadable, from_base64, in_lines, mpint, packed, strings, unsigned
+from controller.keyfiles.fields import Unreadable, comment_text, from_base64, in_lines, mpint, packed, strings, unsigned
 from controller.keyfiles.kinds import CURVES, PrivateKey, check_strength, public_half
 from controller.model import Secret
 
@@ -93,7 +93,7 @@ def read(lines: list[bytes], passphrase: Secret | None, *, allow_weak: bool) -> 
             if file.encryption == b"none":
                 raise Unreadable("its check sum (Private-MAC) does not fit: it was changed or damaged")
             raise Invalid("passphrase_wrong", "the passphrase does not open this private key")
-        return _key(file, bytes(plain), allow_weak), file.comment.decode("utf-8", "surrogateescape")
+        return _key(file, bytes(plain), allow_weak), comment_text(file.comment)
     finally:
         Secret(plain).wipe()
 
@@ -258,7 +258,7 @@ def _counted(name: bytes, value: bytes | bytearray) -> bytearray:
 
 
 def _one_line(comment: str) -> bytes:
-    return " ".join(comment.split()).encode("utf-8", "surrogateescape")
+    return " ".join(comment.split()).encode("utf-8", "replace")
 
 
 def _private_fields(key: PrivateKey, stored: Secret) -> bytearray:

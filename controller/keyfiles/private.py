@@ -4,11 +4,18 @@ Each with a passphrase or without one. A file that somebody gives is read in a p
 """
 
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key, load_ssh_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_der_private_key,
+    load_pem_private_key,
+    load_ssh_private_key,
+)
 
 from controller.errors import Invalid
 from controller.keyfiles import openssh, ppk
@@ -131,7 +138,7 @@ def _pem_header(block: Block) -> bool:
 
 
 def _load(block: Block, passphrase: Secret | None) -> object:
-    load = load_ssh_private_key if block.label == openssh.LABEL else load_pem_private_key
+    load: Callable[..., object] = _LOADERS.get(block.label, load_pem_private_key)
     text = bytearray(b"\n".join([f"-----BEGIN {block.label}-----".encode(), *block.lines, b""]))
     text += f"-----END {block.label}-----\n".encode()
     try:
@@ -146,6 +153,28 @@ def _load(block: Block, passphrase: Secret | None) -> object:
         raise Unreadable(f"its contents are damaged or unusual ({type(error).__name__})") from None
     finally:
         Secret(text).wipe()
+
+
+def _load_sec1(text: bytearray, passphrase: bytes | None, **options: bool) -> object:
+    """Load a SEC1 file.
+
+    PuTTYgen writes every second number with a zero before it, which asyncssh reads and `cryptography` does not.
+    """
+    try:
+        return load_pem_private_key(text, passphrase, **options)
+    except ValueError:
+        import asyncssh  # slow to load, and seldom needed
+
+        try:
+            der = Secret(bytearray(asyncssh.import_private_key(bytes(text), passphrase).export_private_key("pkcs8-der")))
+        except (asyncssh.KeyImportError, asyncssh.KeyExportError):
+            pass
+        else:
+            return load_der_private_key(der.view(), None)
+        raise
+
+
+_LOADERS: dict[str, Callable[..., object]] = {openssh.LABEL: load_ssh_private_key, "EC PRIVATE KEY": _load_sec1}
 
 
 def _checked(key: object, allow_weak: bool) -> PrivateKey:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
 from controller.errors import Invalid
 from controller.keyfiles import points
 from controller.keyfiles.armour import Block, blocks_of, lines_of
-from controller.keyfiles.fields import Unreadable, from_base64, mpint, no_panic, packed, strings, unsigned
+from controller.keyfiles.fields import Unreadable, comment_text, from_base64, mpint, no_panic, packed, strings, unsigned
 from controller.keyfiles.kinds import CURVES, DSA, SECP256K1, PublicKey, check_strength, type_of
 from controller.keyfiles.ppk import START
 from kpsagent import keys
@@ -31,13 +31,13 @@ _SMALL_PRIMES = math.factorial(751)
 _DSA_BITS = (1024, 160)  # of p and q: ssh-dss knows no other
 
 
-def read_public(text: str, *, allow_weak: bool = False) -> PublicKey:
+def read_public(text: str | bytes, *, allow_weak: bool = False) -> PublicKey:
     """Return the key of a public key file, with its comment. Invalid: public_key_unreadable, key_weak.
 
     allow_weak: RSA of less than 2048 bits is taken too.
     """
     try:
-        found = _read(lines_of(text.encode("utf-8", "surrogateescape")))
+        found = _read(lines_of(text.encode("utf-8", "replace") if isinstance(text, str) else text))
         check_strength(found.type, allow_weak)
         return found
     except Unreadable as why:
@@ -79,7 +79,7 @@ def _of_line(line: bytes) -> PublicKey:
     if len(words) < 2:
         raise Unreadable("the key's Base64 is missing after its type")
     blob = from_base64([words[1]])
-    return _of_blob(blob, name, words[2].decode("utf-8", "surrogateescape") if len(words) > 2 else "")
+    return _of_blob(blob, name, comment_text(words[2]) if len(words) > 2 else "")
 
 
 def _of_blob(blob: bytes, name: str, comment: str) -> PublicKey:
@@ -181,7 +181,7 @@ def _of_4716(lines: list[bytes]) -> PublicKey:
             value = value[:-1] + next(rest, b"")
         if header[1].lower() == b"comment":
             quoted = re.fullmatch(rb'"(.*)"', value)
-            comment = (quoted[1] if quoted else value).decode("utf-8", "surrogateescape")
+            comment = comment_text(quoted[1] if quoted else value)
     blob = from_base64(body)
     return _of_blob(blob, strings(blob, 1)[0][0].decode("ascii", "replace"), comment)
 

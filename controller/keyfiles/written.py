@@ -70,7 +70,7 @@ def rfc4716(public: PublicKey, comment: str = "") -> str:
 
     A comment that does not fit into one line of 72 bytes is cut: PuTTYgen reads none that is folded.
     """
-    kept = " ".join(comment.split()).encode("utf-8", "surrogateescape")[: _WIDTH_4716 - len('Comment: ""')]
+    kept = " ".join(comment.split()).encode("utf-8", "replace")[: _WIDTH_4716 - len('Comment: ""')]
     header = f'Comment: "{kept.decode("utf-8", "ignore")}"\n' if kept else ""
     body = in_lines(public.blob, 64).decode("ascii")
     return f"---- BEGIN SSH2 PUBLIC KEY ----\n{header}{body}---- END SSH2 PUBLIC KEY ----\n"

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import hmac
 import re
 import subprocess
 import tempfile
@@ -111,6 +112,18 @@ def private_file(bench: formats.Bench, path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("word", [None, WORD])
+def test_a_number_that_puttygen_writes_with_a_zero_before_it_is_read(word: str | None, bench: formats.Bench) -> None:
+    key = ec.derive_private_key(2**255 + 3, ec.SECP256R1())
+    text = keyfiles.private_text("ecdsa-nistp256", keyfiles.stored_form(key), "openssh")
+    source, out = bench.fresh(text.open()), bench.fresh()
+    bench.run("puttygen", source, "-O", "private-openssh", "-o", out, "--new-passphrase", bench.words(word))
+    found, stored = keyfiles.read_private(Secret(out.read_bytes()), Secret(WORD))
+    assert (found, stored) == (keyfiles.public_half(key), keyfiles.stored_form(key))
+    if word is not None:
+        assert private(out.read_bytes(), "wrong").code == "passphrase_wrong"
+
+
 # -- .ppk, broken
 
 
@@ -131,9 +144,6 @@ def test_no_byte_of_a_ppk_can_be_changed(form: KeyFormat, word: str | None) -> N
 
 def remade(text: bytes, **parts: bytes) -> bytes:
     """A plain version 3 file with other parts, and the check sum that belongs to them."""
-    import hashlib
-    import hmac
-
     lines = text.decode().split("\n")
     at = {line.split(":")[0]: number for number, line in enumerate(lines) if ":" in line}
     name = lines[0].split(": ")[1].encode()
@@ -144,7 +154,7 @@ def remade(text: bytes, **parts: bytes) -> bytes:
     public, private = parts.get("public", blobs["Public-Lines"]), parts.get("private", blobs["Private-Lines"])
     name = parts.get("name", name)
     covered = b"".join(map(packed, (name, b"none", b"x", public, private)))
-    mac = hmac.digest(b"", covered, hashlib.sha256)
+    mac = hmac.digest(b"", covered, "sha256")
     made = f"PuTTY-User-Key-File-3: {name.decode()}\nEncryption: none\nComment: x\n"
     for each, blob in (("Public-Lines", public), ("Private-Lines", private)):
         encoded = base64.b64encode(blob).decode()
@@ -497,3 +507,27 @@ def test_what_is_no_encrypted_password_says_why() -> None:
         key = other if plain == b"Pa$$w0rd" else keyfiles.signing_key("rsa-2048", stored).public_key()
         sealed = key.encrypt(plain, PKCS1v15())  # type: ignore[union-attr, call-arg]
         assert "no password" in refusal(lambda sealed=sealed: password.opened("rsa-2048", stored, sealed)).message  # type: ignore[misc]
+
+
+# -- comments
+
+
+def commented(raw: bytes) -> bytes:
+    """A plain version 3 file with a comment that puttygen here would not write."""
+    text = ours("ed25519", "ppk3", None).replace(b"Comment: of kps", b"Comment: " + raw)
+    seed = packed(a_key("ed25519")[1])
+    covered = b"".join(map(packed, (b"ssh-ed25519", b"none", raw, a_key("ed25519")[0].blob, seed)))
+    return re.sub(rb"(?<=MAC: )\w+", hmac.digest(b"", covered, "sha256").hex().encode(), text)
+
+
+@pytest.mark.parametrize(("raw", "text"), [(b"M\xfcller", "Müller"), ("Müller".encode(), "Müller"), (b"\x1b[2J", "?[2J")])
+def test_a_comment_of_an_old_putty_is_read_and_none_is_obeyed_by_a_terminal(raw: bytes, text: str) -> None:
+    made = keyfiles.convert(Secret(commented(raw)), "public")
+    assert made.text.open().decode() == a_key("ed25519")[0].line(text) + "\n"
+    assert keyfiles.read_public(a_key("ed25519")[0].line().encode() + b" " + raw).comment == text
+
+
+def test_a_comment_that_is_no_text_is_made_one() -> None:
+    assert keyfiles.read_public(a_key("ed25519")[0].line("\ud800")).comment == "?"
+    made = keyfiles.convert(Secret(ours("ed25519", "openssh", None)), "ppk3", comment="a\nb\udcff")
+    assert b"Comment: a?b?\n" in made.text.open()
