@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -63,8 +64,8 @@ class AuditKeys:
         return True
 
     def _make(self, tenant_id: str) -> None:
-        key = Ed25519PrivateKey.generate()
-        seed = Secret(bytearray(key.private_bytes_raw()))
+        seed = Secret(bytearray(secrets.token_bytes(SEED_BYTES)))
+        key = Ed25519PrivateKey.from_private_bytes(seed.view())
         public = base64.b64encode(key.public_key().public_bytes_raw()).decode("ascii")
         try:
             sealed = self._kms.seal(tenant_id, seed, _context(tenant_id, public))

@@ -26,6 +26,7 @@ from controller.model import Caller, KeyPair, Outcome, Server, Task, now
 from controller.service.auditkeys import AuditKeys
 from controller.settings import Settings
 from controller.store import Store
+from controller.store.chain import CHECKPOINT_EVERY
 from tests.controller import tampering
 
 spawn = multiprocessing.get_context("spawn")
@@ -125,6 +126,19 @@ def test_an_old_end_put_back_is_shown_by_a_checkpoint_kept_elsewhere(
         verified(old, who, kept=shapes.reach(kept))
     assert (wrong.value.number, wrong.value.how) == (before + 1, "removed")
     assert verified(copy(settings.database, tmp_path / "new.db"), who, kept=shapes.reach(kept))["checkpoint"] == kept.number
+
+
+def test_a_checkpoint_is_kept_from_time_to_time(signing: Store, who: Caller, settings: Settings, tmp_path: Path) -> None:
+    live(signing, who)
+    assert signing.checkpoints(who.tenant_id) == []
+    signing.add_servers([Server(f"{n:036}", who.tenant_id, f"s{n}", "192.0.2.1") for n in range(100, 100 + CHECKPOINT_EVERY)])
+    [kept] = signing.checkpoints(who.tenant_id)
+    assert kept.number == signing.reach(who.tenant_id).number
+    forged = copy(settings.database, tmp_path / "forged.db")
+    with closing(sqlite3.connect(forged)) as database, database:
+        database.execute("UPDATE event_checkpoints SET digest = ?", ("0" * 64,))
+    with pytest.raises(verifier.Wrong, match="checkpoint"):
+        verified(forged, who)
 
 
 def test_a_checkpoint_is_not_taken_for_the_end(signing: Store, who: Caller, settings: Settings, tmp_path: Path) -> None:
