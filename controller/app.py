@@ -7,10 +7,10 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from importlib.metadata import version
 
 from fastapi import FastAPI, Request
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from controller import serving
-from controller.api import fleet, gate, kps, problems
+from controller.api import fleet, gate, problems
 from controller.api.fleet import Fleet
 from controller.dispatch import SERVING, InProcess, owner_name
 from controller.errors import NotAllowed, Problem
@@ -157,7 +157,7 @@ async def caller(request: Request) -> Caller:
 
 
 class Application:
-    """Both APIs of a home, open for as long as lifespan() is entered."""
+    """The APIs of a home, open for as long as lifespan() is entered: our own, and on the network the public service's too."""
 
     def __init__(self, settings: Settings, serving: bool = False, warn: Warn = unheard) -> None:
         """serving, warn: see opened()."""
@@ -170,8 +170,7 @@ class Application:
         self._fleet.include_router(fleet.router)
         self._fleet.add_middleware(problems.Capped)
         problems.install(self._fleet, fleet.refused)
-        self._kps = kps.application(version("kps-fleet"))
-        self._by_segments = kps.Segmented(self._kps)
+        self._public: ASGIApp = self._fleet
 
     @property
     def services(self) -> Fleet:
@@ -183,12 +182,12 @@ class Application:
     async def lifespan(self) -> AsyncIterator[None]:
         """Open the home; what runs when the block ends is stopped."""
         async with opened(self._settings, self._serving, self._warn) as services:
-            self._fleet.state.fleet = self._kps.state.fleet = services
+            self._fleet.state.fleet = services
             yield
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         ours = scope["type"] != "http" or scope["path"].startswith("/fleet/")
-        await (self._fleet if ours else self._by_segments)(scope, receive, send)
+        await (self._fleet if ours else self._public)(scope, receive, send)
 
     @property
     def local(self) -> gate.Local:
@@ -197,7 +196,13 @@ class Application:
 
     @property
     def networked(self) -> gate.Gate:
-        """The application with the gate before it."""
+        """The application with the gate before it, once it is open."""
+        # Not for every command that runs in its own process: it takes its time to be made.
+        from controller.api import kps
+
+        served = kps.application(version("kps-fleet"))
+        served.state.fleet = self.services
+        self._public = kps.Segmented(served)
         settings = self._settings
         return gate.Gate(self, lambda: self.services.people, settings.requests_per_second, settings.requests_at_once)
 

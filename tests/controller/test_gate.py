@@ -171,6 +171,7 @@ def test_without_the_gate_nobody_asks(settings: Settings, made: Any) -> None:
     async def told() -> None:
         served = Application(settings)
         async with served.lifespan():
+            assert served.networked  # and with it the API of the public service
             transport = httpx.ASGITransport(served)
             async with httpx.AsyncClient(transport=transport, base_url="http://kps") as http:
                 for path in ("/fleet/v1/keypairs", "/v3/projects", f"/v3/{made['project_id']}/keypairs"):
