@@ -7,12 +7,13 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from controller import keyfiles
 from controller.errors import Invalid
-from controller.keyfiles import apart
+from controller.keyfiles import apart, ppk
 from controller.model import Secret
 from tests.controller.test_keyfiles import der, number
 
@@ -23,17 +24,22 @@ WORST = {
     "PBKDF2 with SHA-512": ("-iter", str(keyfiles.PBKDF_ITERATIONS), "-v2", "aes-256-cbc", "-v2prf", "hmacWithSHA512"),
     "PKCS#12": ("-iter", str(keyfiles.PBKDF_ITERATIONS), "-v1", "PBE-SHA1-3DES"),
     # As much memory as openssl(1) takes, as many times as are allowed.
+    "Argon2": ("ppk", str(keyfiles.ARGON2_BYTES >> 10), str(keyfiles.ARGON2_ALL_BYTES // keyfiles.ARGON2_BYTES)),
     "scrypt": ("-scrypt", "-scrypt_N", "16384", "-scrypt_r", "8", "-scrypt_p", str(keyfiles.SCRYPT_BYTES >> 24)),
 }
 
 
 def written(directory: Path, *how: str) -> Secret:
-    """A private key encrypted by ssh-keygen or openssl."""
+    """A private key encrypted by ssh-keygen, openssl or us."""
     path = directory / "key"
     if how[0] == "ssh-keygen":
         kind = how[2:] or ("-t", "ed25519")
         subprocess.run(["ssh-keygen", "-q", *kind, "-a", how[1], "-N", PASSPHRASE, "-f", path], check=True)
         return Secret(path.read_bytes())
+    if how[0] == "ppk":
+        stored = keyfiles.generate("ed25519")[1]
+        with mock.patch.multiple(ppk, MEMORY_KIB=int(how[1]), PASSES=int(how[2])):
+            return keyfiles.private_text("ed25519", stored, "ppk3", "", Secret(PASSPHRASE))
     path.write_bytes(subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519"], check=True, capture_output=True).stdout)
     argv = ["openssl", "pkcs8", "-topk8", "-in", str(path), "-passout", f"pass:{PASSPHRASE}", *how]
     return Secret(subprocess.run(argv, check=True, capture_output=True).stdout)
@@ -112,7 +118,8 @@ def test_a_file_that_takes_too_much_all_the_same_is_refused(
     limit: tuple[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The worst that is read, and of the largest kind: together more than a second, the least that can be asked of a process.
-    text = written(tmp_path, *WORST["bcrypt"], "-t", "rsa", "-b", "4096")
+    largest = ("-t", "rsa", "-b", "4096") if limit[0] == "PROCESSOR_SECONDS" else ()
+    text = written(tmp_path, *WORST["bcrypt"], *largest)
     monkeypatch.setattr(apart, *limit)
     with pytest.raises(Invalid) as refused:
         read(text)
