@@ -267,7 +267,7 @@ def test_what_was_exported_can_be_pruned_and_the_rest_verifies(
     signing.add_tasks([task])
     signing.claim(task.id, "me", 30)
     signing.finish(task.id, "me", 2, Outcome("succeeded", "as_asked"))
-    signing.remove_server(server.id)
+    signing.remove_server(server.id, who.user_id)
     until = signing.reach(who.tenant_id)
     assert signing.prune_events(who.tenant_id, who.user_id, until.number) == 0  # the newest event stays
     signing.note_refusal(who.tenant_id, who.user_id, {"code": "x"})
