@@ -117,7 +117,7 @@ class Build:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=SECONDS, check=False)
         written = core.with_name(f"core.{self.process.pid}")
         assert written.exists(), done.stdout + done.stderr
-        self.printed.append(("memory of kps serve", written.read_bytes()))
+        self.printed.append(("memory of kps serve", search.written_pages(written.read_bytes())))
         written.unlink()
 
     def end(self) -> None:
