@@ -6,7 +6,6 @@ import io
 import json
 import logging
 import os
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ from controller.service.custody import Custody
 from controller.service.home import initialise
 from controller.service.keypairs import Keypairs
 from controller.settings import Settings
-from controller.store import Store
+from controller.store import Store, engine
 from tests.controller import secret_search as search
 
 TYPES: tuple[KeyType, ...] = ("ed25519", "ecdsa-nistp256", "ecdsa-nistp384", "ecdsa-nistp521", "rsa-2048")
@@ -271,12 +270,8 @@ class LeaksInAnEvent(Store):
         keypair = self.keypair_by_id(keypair_id)
         stored = kms.open_private(keypair, self.sealed_private(keypair_id))
         pem = keyfiles.openssh_private(keypair.type, stored).open().decode()
-        with sqlite3.connect(self._path) as connection:
-            connection.execute(
-                "INSERT INTO events (tenant_id, kind, detail, at) VALUES (?, 'keypair_exported', ?, '2030-01-01')",
-                (keypair.tenant_id, json.dumps({"private_key": pem})),
-            )
-        connection.close()
+        with engine.writing(self._engine) as connection:
+            self._event(connection, keypair.tenant_id, "keypair_exported", {"private_key": pem})
 
 
 class DoesNotSeal(Kms):
