@@ -46,7 +46,8 @@ def private_key(key_type: KeyType, stored: Secret) -> dict[str, list[Form]]:
 def text(name: str, value: str | bytes) -> dict[str, list[Form]]:
     """Return a password, passphrase or secret access key in every spelling."""
     word = value.encode() if isinstance(value, str) else value
-    forms = [*_spellings(word), ("JSON", json.dumps(word.decode())[1:-1].encode())]
+    as_json = json.dumps(word.decode())[1:-1].encode(), json.dumps(word.decode(), ensure_ascii=False)[1:-1].encode()
+    forms = [*_spellings(word), ("JSON", as_json[0]), ("JSON in UTF-8", as_json[1])]
     return {name: [(form, spelt) for form, spelt in forms if len(spelt) >= LEAST_BYTES]}
 
 
