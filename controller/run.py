@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import contextvars
+import gc
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from concurrent.futures import Executor
@@ -48,6 +49,7 @@ from kpsagent.errors import Failed, Refused, Stop
 
 T = TypeVar("T")
 _SETTLE_SECONDS = 8.0
+_TIDY_SECONDS = 1.0
 _LOOK_AGAIN_SECONDS = 20.0
 # What a server's journal says of an operation that has ended, in our words.
 _SERVER_STATES = {"reverted": "reverted", "partial": "partial", "succeeded": "as_asked", "unchanged": "as_asked"}
@@ -66,6 +68,7 @@ class Runner:
         self._on_server: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.pace = Pace()
         self.places = Places(settings.jump_connections)
+        self._tidying: asyncio.TimerHandle | None = None
 
     async def run(self, task: Task, given: Credential | None) -> None:
         """Carry out a task that has been claimed, and record how it ended. Never raises for what went wrong with it."""
@@ -86,7 +89,20 @@ class Runner:
             outcome, changes = _failed(job, kind(code, problem.message, **problem.evidence)), {}
         except Exception as error:  # whatever it is, the task must not stay open, and nobody else would say it
             outcome, changes = _failed(job, Failed("unexpected", f"{type(error).__name__}: {error}")), {}
-        await self._finish(task, replace(outcome, private=job.private), changes)
+        private = job.private
+        job.forget()
+        self._tidy()
+        await self._finish(task, replace(outcome, private=private), changes)
+
+    def _tidy(self) -> None:
+        """Have soon collected what goes in circles: how a task stopped holds its frames, and those what opened its server."""
+
+        def collect() -> None:
+            self._tidying = None
+            gc.collect()
+
+        if self._tidying is None:
+            self._tidying = asyncio.get_running_loop().call_later(_TIDY_SECONDS, collect)
 
     async def _settle_before(self, task: Task, given: Credential | None) -> None:
         """What is on record decides what a task wants and how it gets in, so that is brought up to date first."""
@@ -108,6 +124,9 @@ class Runner:
                 found = await job.told_by_server()
         except Exception:  # whatever it is: what is not known yet is asked for again
             return False
+        finally:
+            job.forget()
+            self._tidy()
         if found is None:
             return False
         state, changes = found
@@ -177,6 +196,12 @@ class _Job:
         self.private = False  # private key pairs of whoever asked are part of it, and may be named in how it ended
         self.without_key = False  # nothing is known to get in; what an earlier task may have left there is only tried
         self.opened: dict[str, SigningKey] = {}  # private halves from custody, by the id of their key pair
+
+    def forget(self) -> None:
+        """Let go of all that opens a server; this run has come to its end."""
+        self.given = self.identity = self.prover = None
+        self.opened.clear()
+        self.road.clear()
 
     async def done(self) -> tuple[Outcome, dict[str, Any]]:
         """Return how it ended, and what changes in the inventory with it."""

@@ -34,7 +34,7 @@ RootKey = Annotated[
 @command(
     backups,
     "create",
-    "kps backup --out /media/stick/kps-monday.backup",
+    "kps backup create --out /media/stick/kps-monday.backup",
     "kps backup --out /media/safe/all.backup --with-root-key",
 )
 async def create(

@@ -76,7 +76,8 @@ def test_a_wiped_secret_is_gone_from_what_it_took_over() -> None:
 
 
 def test_wrapped_keys_and_sealed_records_are_not_shown() -> None:
-    version = MasterKeyVersion("id", "tenant", "alias", 1, b"wrapped bytes", "check", now())
+    version = MasterKeyVersion("id", "tenant", 1, b"wrapped bytes", "check", now(), b"sealed bytes")
+    assert "sealed bytes" not in repr(version)
     assert "wrapped bytes" not in repr(version) + repr(Sealed(b"wrapped bytes"))
 
 
