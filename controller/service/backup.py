@@ -13,6 +13,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import secrets
 import stat
 import tarfile
@@ -37,6 +38,7 @@ FORMAT = 1
 MANIFEST, DATABASE = "backup.json", "kps.db"
 MANIFEST_BYTES = 64 * 1024
 MOST_ROOTS = 8
+_IN_THE_HOME = re.compile(r"file:[A-Za-z0-9][A-Za-z0-9._-]*")  # a name, and no path
 UNFINISHED = ".kps.db.restoring"
 
 Told = Callable[[str, int, int], None]  # what is being done, how much of it is done, of how much
@@ -143,7 +145,8 @@ def verify(file: Path, root_key: str | None = None, *, told: Told = _untold) -> 
 def restore(file: Path, settings: Settings, *, told: Told = _untold) -> Restored:
     """Make a home from a backup; there must be none there yet, but a root key may lie there already.
 
-    The root key is settings.root_key_uri, else what is in the backup (it is put into the home), else where it was on record.
+    The root key is settings.root_key_uri, else what is in the backup (it is put into the home), else a file that lies in the home
+    already. Where else it was, the backup tells and is not believed: root_key_missing.
     Nothing appears as a home before every master key has opened. Then every server's generation is raised, so that servers
     which have carried out newer orders take ours, and tasks that had not ended are ended. Conflict(home_exists); as verify().
     """
@@ -378,6 +381,9 @@ def _put_root_keys(found: _Reading, home: Path, root_key: str | None, undoing: c
         if place == 0 and root_key is not None:
             known.append(root.Known(root_key, each.check))
         elif key is None:
+            # Whoever could write the backup chose this: a module to be loaded, a PIN's file, a service to be asked.
+            if _IN_THE_HOME.fullmatch(each.uri) is None and each.uri != root_key:
+                raise Unavailable("root_key_missing", _where(place, each))
             known.append(each)
         else:
             name = "root.key" if place == 0 else f"former-root-{secrets.token_hex(4)}.key"
@@ -386,6 +392,13 @@ def _put_root_keys(found: _Reading, home: Path, root_key: str | None, undoing: c
                 undoing.callback((home / name).unlink, missing_ok=True)
             known.append(root.Known(f"file:{name}", each.check))
     return known
+
+
+def _where(place: int, each: root.Known) -> str:
+    step = f"if that is right, say so: --root-key '{each.uri}'"
+    if place:
+        step = "the home was in the middle of a rotation: finish that there (kps root rotate), and back it up again"
+    return f"this backup says that root key {each.check} is at {each.uri}, and a backup's word is not taken for that; {step}"
 
 
 def _put(path: Path, key: Secret) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from controller.cli.reference import FIELDS
 from controller.errors import Problem
-from controller.kms import FileRootKey, Kms
+from controller.kms import FileRootKey, Kms, root
 from controller.model import KEY_TYPES, Caller, Server
 from controller.service import backup
 from controller.service.keypairs import Keypairs
@@ -205,6 +205,8 @@ def test_where_the_root_key_is_in_a_token_a_restored_home_finds_it_there(
     assert uri.startswith("pkcs11:")
     assert backup.verify(out, uri).private_halves == len(FEW)
     new = elsewhere(tmp_path)
+    assert code(lambda: backup.restore(out, new)) == "root_key_missing"  # where it is, the backup says and we do not believe
+    new = elsewhere(tmp_path, root_key_uri=uri)
     assert backup.restore(out, new).root_key == uri
     assert [path.name for path in new.home.iterdir() if "root" in path.name] == ["root.json"]
     assert here(new.home, "keypair", "export", FEW[0]).exit_code == 0
@@ -282,6 +284,39 @@ def test_a_backup_that_was_changed_is_refused(
     new = elsewhere(tmp_path)
     assert code(lambda: backup.restore(bad, new)) == "backup_damaged"
     assert not new.home.exists() or list(new.home.iterdir()) == []
+
+
+@pytest.mark.parametrize("said_first", [True, False])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "pkcs11:token=kps;object=root?module-path=/tmp/theirs.so&pin-source=file:/etc/shadow",
+        "awskms:key?endpoint=http://192.0.2.1",
+        "file:/etc/shadow",
+        "file:../elsewhere/root.key",
+        "file:",
+    ],
+)
+def test_nothing_that_a_backup_names_is_opened(
+    settings: Settings, made: Any, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, said_first: bool
+) -> None:
+    backup.back_up(settings, out)
+    with tarfile.open(out) as archive:
+        file = archive.extractfile("backup.json")
+        assert file is not None
+        said = json.loads(file.read())
+    (theirs,) = said["roots"]
+    bad = {"uri": uri, "check": "0" * 16, "key": None}
+    said["roots"] = [dict(theirs, uri=uri)] if said_first else [theirs, bad]
+    evil = altered(out, "backup.json", json.dumps(said).encode())
+    tried: list[str] = []
+    opened = root.open_root
+    monkeypatch.setattr("controller.kms.root.open_root", lambda uri, home: tried.append(uri) or opened(uri, home))
+    mine = f"file:{settings.root_key}"
+    new = elsewhere(tmp_path) if said_first else elsewhere(tmp_path, root_key_uri=mine)
+    assert code(lambda: backup.restore(evil, new)) == "root_key_missing"
+    assert tried == []
+    assert not new.home.exists() or [path.name for path in new.home.iterdir()] == []
 
 
 @pytest.mark.parametrize("part", [0.3, 0.9])
