@@ -161,6 +161,7 @@ def test_a_refused_request_is_on_record_with_its_user(settings: Settings, made: 
 def test_the_v3_api_names_its_callers_too(settings: Settings, made: dict[str, str]) -> None:
     async def story() -> list[dict[str, Any]]:
         async with in_process(settings) as application:
+            assert application.application.networked  # what the network has, the owner has too
             transport = httpx.ASGITransport(application)
             async with httpx.AsyncClient(transport=transport, base_url="http://kps") as http:
                 calls = f"/v3/{made['project_id']}/keypairs"
