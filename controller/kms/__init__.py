@@ -57,14 +57,16 @@ class Kms:
         opened = self.material(key, master)
         data_key = Secret(bytearray(secrets.token_bytes(KEY_BYTES)))
         wrapped_nonce, nonce = secrets.token_bytes(NONCE_BYTES), secrets.token_bytes(NONCE_BYTES)
-        ciphertext = AESGCM(data_key.view()).encrypt(nonce, secret.view(), context.bond())
-        record = envelope.Record(
-            master.key_id, master.version, context.object_digest, context.facts_digest, context.version,
-            wrapped_nonce, nonce, ciphertext,
-        )  # fmt: skip
-        wrapped = AESGCM(opened.view()).encrypt(wrapped_nonce, data_key.view(), record.bond(tenant_id))
-        opened.wipe()
-        data_key.wipe()
+        try:
+            ciphertext = AESGCM(data_key.view()).encrypt(nonce, secret.view(), context.bond())
+            record = envelope.Record(
+                master.key_id, master.version, context.object_digest, context.facts_digest, context.version,
+                wrapped_nonce, nonce, ciphertext,
+            )  # fmt: skip
+            wrapped = AESGCM(opened.view()).encrypt(wrapped_nonce, data_key.view(), record.bond(tenant_id))
+        finally:
+            opened.wipe()
+            data_key.wipe()
         return replace(record, wrapped_key=wrapped).sealed()
 
     def open(self, sealed: Sealed, context: Context) -> Secret:

@@ -177,6 +177,7 @@ def unwrapped(spec: KeySpec, wrapping: Secret, material: bytes, private: bytes |
         if private is not None:
             raise Invalid("import_private_key_unusable", f"a key of {spec} has no private key; give its material alone")
         if len(opened) * 8 != kind.bits:
+            opened.wipe()
             raise Invalid("import_material_length_wrong", f"{len(opened)} bytes of material; {spec} has {kind.bits // 8}")
         return opened, None
     try:
@@ -194,8 +195,13 @@ def _private(spec: KeySpec, temporary: Secret, wrapped: bytes) -> tuple[Secret, 
     kind = KINDS[spec]
     try:
         der = Secret(aes_key_unwrap_with_padding(temporary.open(), wrapped))
-        key = load_der_private_key(der.view(), None)
-        der.wipe()
+        try:
+            # Its size first: to look whether many bits fit together takes long.
+            key = load_der_private_key(der.view(), None, unsafe_skip_rsa_key_validation=True)
+            if isinstance(key, rsa.RSAPrivateKey) and key.key_size == kind.bits:
+                key = key.private_numbers().private_key()
+        finally:
+            der.wipe()
     except (InvalidUnwrap, ValueError, TypeError, UnsupportedAlgorithm) as error:
         message = "the private key does not open: PKCS#8 in DER, under the temporary key by AES key wrap with padding"
         raise Invalid("import_private_key_unusable", message) from error
