@@ -130,7 +130,12 @@ def make(
         wanted = _named(wanted)
         plan.update(key=wanted.public_key, remove=[])
         old = None if here is None else here.keypair
-        closes = waits["close_passwords"] if waits else here is None or here.binding.closed_password_login
+        closed = here is not None and here.binding.closed_password_login
+        closes = waits["close_passwords"] if waits else here is None or closed
+        if request.get("keep_password_login"):
+            closes = closed
+        if request.get("close_password_login"):
+            closes = True
         removes = waits.get("remove", []) + ([bare(old.public_key)] if old is not None else [])
         waiting[task.login] = {"remove": _others(removes, wanted.public_key), "close_passwords": closes}
     plan["only_plan"] = bool(request.get("plan"))

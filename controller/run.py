@@ -75,6 +75,13 @@ class Runner:
         acting.set(Actor(task.tenant_id, task.user_id, task.id))
         job = _Job(self, task, given)
         try:
+            await self._ended(task, given, job)
+        finally:
+            job.forget()
+            self._tidy()
+
+    async def _ended(self, task: Task, given: Credential | None, job: "_Job") -> None:
+        try:
             await self._settle_before(task, given)
             async with self._one_at_a_time(task.server_id):
                 outcome, changes = await job.done()
@@ -89,10 +96,7 @@ class Runner:
             outcome, changes = _failed(job, kind(code, problem.message, **problem.evidence)), {}
         except Exception as error:  # whatever it is, the task must not stay open, and nobody else would say it
             outcome, changes = _failed(job, Failed("unexpected", f"{type(error).__name__}: {error}")), {}
-        private = job.private
-        job.forget()
-        self._tidy()
-        await self._finish(task, replace(outcome, private=private), changes)
+        await self._finish(task, replace(outcome, private=job.private), changes)
 
     def _tidy(self) -> None:
         """Have soon collected what goes in circles: how a task stopped holds its frames, and those what opened its server."""

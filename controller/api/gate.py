@@ -1,10 +1,9 @@
 """The gate before both APIs: who asks, how much they may send and how often; a number for each request, and a line of log.
 
-On the owner's socket whoever connects is the owner. On the network a request is signed, or carries a token.
+On the owner's socket whoever connects is the owner. On the network a request is signed.
 """
 
 import asyncio
-import hashlib
 import time
 import uuid
 from collections import OrderedDict
@@ -24,19 +23,17 @@ from controller.service.identity import Unknown
 BODY_BYTES = 1024 * 1024
 BODY_SECONDS = 20
 CALLER = "kps.caller"  # in the scope of a request; where it is missing nobody asks
-OPEN_TO_ALL = (b"/fleet/v1/health", b"/fleet/v1/ready", b"/")
-_TOKEN_BYTES = 4096
+OPEN_TO_ALL = (b"/fleet/v1/health", b"/")
 _BUCKETS = 10_000
 
 log = structlog.get_logger("kps.access")
 
 
 class People(Protocol):
-    """Knows who is behind an access key or a token, and from where they may ask. Unknown for everything else."""
+    """Knows who is behind an access key, and from where they may ask. Unknown for everything else."""
 
     async def of_access_key(self, access_key: str, security_token: str | None, address: str | None) -> tuple[Caller, Secret]: ...
     async def used(self, access_key: str) -> None: ...
-    async def of_token(self, token: str, address: str | None) -> Caller: ...
 
 
 class Local:
@@ -110,16 +107,13 @@ class Gate:
             )
 
     async def _asking(self, scope: Scope, body: bytes) -> tuple[Caller, str]:
-        """Return who asks, and by which access key or token's digest."""
+        """Return who asks, and by which access key."""
         headers = scope["headers"]
         request = signing.Request(scope["method"], scope["raw_path"], scope["query_string"], headers, body)
         address = _address(scope)
         try:
-            tokens = request.values("x-auth-token")
-            if tokens and not request.values("authorization"):
-                if len(tokens) != 1 or len(tokens[0]) > _TOKEN_BYTES:
-                    raise Unknown("token is wrong or expired")
-                return await self._people().of_token(tokens[0].decode("latin-1"), address), _digest(tokens[0])
+            if request.values("x-auth-token") and not request.values("authorization"):
+                raise Unknown("token is wrong or expired")  # none is given out
             claim = signing.claimed(request, now())
             security = request.values("x-security-token")
             if len(security) > 1:
@@ -201,7 +195,3 @@ _CODES = {400: "invalid", 401: "not_signed", 408: "too_slow", 413: "body_too_lar
 def _address(scope: Scope) -> str | None:
     client = scope.get("client")
     return None if client is None else str(client[0])
-
-
-def _digest(token: bytes) -> str:
-    return hashlib.sha256(token).hexdigest()[:16]

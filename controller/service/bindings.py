@@ -23,7 +23,9 @@ _OPTIONS: dict[str, frozenset[str]] = {
     "bind": frozenset({"plan", "keypair", "keep_password_login", "fix_permissions"}) | _CONSENTS,
     "replace": frozenset({"plan", "keypair", "fix_permissions", "take_over", "close_password_login"}) | _CONSENTS | _REVOKE,
     "unbind": frozenset({"plan", "take_over"}) | _CONSENTS | _REVOKE,
-    "reset": frozenset({"keypair", "root", "set_password", "fix_permissions", "take_over"}),
+    "reset": frozenset(
+        {"keypair", "root", "set_password", "fix_permissions", "take_over", "keep_password_login", "close_password_login"}
+    ),
     "password-login-enable": frozenset({"plan", "force"}),
     "password-login-disable": frozenset({"plan"}) | _CONSENTS,
     "password-login-status": frozenset(),

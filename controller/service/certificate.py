@@ -30,7 +30,9 @@ def ensure(certificate: Path, key: Path) -> str:
             _make(certificate, key)
         found = x509.load_pem_x509_certificate(certificate.read_bytes())
     except (OSError, ValueError) as error:
-        raise Unavailable("certificate_unusable", f"{certificate}: {error}; move it away, then kps init makes another") from error
+        raise Unavailable(
+            "certificate_unusable", f"{certificate}: {error}; move it away, then kps serve makes another"
+        ) from error
     return found.fingerprint(SHA256()).hex(":").upper()
 
 

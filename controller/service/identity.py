@@ -34,10 +34,6 @@ class Identity:
         """Return who may sign with this access key, and the secret to verify with; Unknown for everything else."""
         return await off_loop(self._executor, self._of_access_key, access_key, security_token, address)
 
-    async def of_token(self, token: str, address: str | None) -> Caller:
-        """Return whose token this is; Unknown where it is nobody's."""
-        raise Unknown("token is wrong or expired")
-
     async def used(self, access_key: str) -> None:
         """Note that a request was signed with an access key; to the minute."""
         await off_loop(self._executor, self._store.access_key_used, access_key)

@@ -151,7 +151,7 @@ VERBS: dict[str, tuple[str, Call]] = {
     ),
 }
 # Nobody asks by these: they find out who does, or are the controller's own work.
-WITHOUT_CALLER = {"Identity.of_access_key", "Identity.of_token", "Identity.used", "MasterKeys.sweep"}
+WITHOUT_CALLER = {"Identity.of_access_key", "Identity.used", "MasterKeys.sweep"}
 
 
 async def exported(world: World, who: Caller) -> None:

@@ -90,7 +90,9 @@ async def associate(fleet: Fleet, who: Caller, asked: Associate) -> Task:
     if server.reset_root is not None:
         if asked.server.auth is not None:
             raise wrong(f"{server.name} is shut down; leave auth out")
-        return await start(fleet, who, "reset", server, asked.server, options | {"root": server.reset_root})
+        # What is asked about passwords is done with the first proof that comes once the server is up.
+        passwords = {"close_password_login": closes, "keep_password_login": not closes}
+        return await start(fleet, who, "reset", server, asked.server, options | passwords | {"root": server.reset_root})
     bound = any(binding.login == server.login for binding, _ in await fleet.servers.bindings(who, server))
     if asked.server.auth is None and not bound:
         raise wrong(f"{server.name} runs and has no key pair; auth says how to get in")
