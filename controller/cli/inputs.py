@@ -31,8 +31,8 @@ def file_text(path: Path, most_bytes: int) -> str:
         raise usage(f"{path}: not text in UTF-8 (byte {error.start})") from error
 
 
-def file_bytes(path: Path, most_bytes: int) -> bytes:
-    """Return what is in a regular file of at most so many bytes."""
+def file_bytes(path: Path, most_bytes: int, step: str = "") -> bytes:
+    """Return what is in a regular file of at most so many bytes. step: what to do where it holds more."""
     try:
         # Not opened to wait: a FIFO would hold us up for ever.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
@@ -42,7 +42,7 @@ def file_bytes(path: Path, most_bytes: int) -> bytes:
     except OSError as error:
         raise usage(f"{path}: {error.strerror}") from error
     if len(content) > most_bytes:
-        raise usage(f"{path}: larger than {most_bytes} bytes")
+        raise usage(f"{path}: larger than {most_bytes} bytes" + (f"; {step}" if step else ""))
     return content
 
 

@@ -4,7 +4,6 @@ import base64
 import binascii
 import contextlib
 import os
-import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ kms = group(
 )
 
 Json = dict[str, Any]
+_STEP = "make a data key and encrypt with that"
 MOST_BYTES = 12 * 1024  # what comes in is at most 4096 bytes of data, or their ciphertext, perhaps as Base64
 
 _WHICH = "The master key's id, or one of its aliases."
@@ -58,15 +58,9 @@ def content(path: Path | None) -> bytes:
         with inputs.interruptible():
             found = sys.stdin.buffer.read(MOST_BYTES + 1)
     else:
-        try:
-            with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    raise usage(f"{path}: not a regular file")
-                found = file.read(MOST_BYTES + 1)
-        except OSError as error:
-            raise usage(f"{path}: {error.strerror}") from error
+        return inputs.file_bytes(path, MOST_BYTES, _STEP)
     if len(found) > MOST_BYTES:
-        raise usage(f"{path or 'stdin'}: more than {MOST_BYTES} bytes; make a data key and encrypt with that")
+        raise usage(f"stdin: larger than {MOST_BYTES} bytes; {_STEP}")
     return found
 
 
