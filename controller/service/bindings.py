@@ -69,6 +69,8 @@ class Bindings:
         if kept.keys() & _REVOKE and not kept.get("revoke"):
             named = ", ".join(sorted(kept.keys() & _REVOKE))
             raise Invalid("option_unknown", f"{operation} takes {named} together with revoke only")
+        if kept.get("keep_password_login") and kept.get("close_password_login"):
+            raise Invalid("options_contradict", "password login is kept or closed, not both")
         if operation == "reset" and not kept.get("root"):
             raise Invalid("root_missing", "reset: say where the server's disk is mounted")
         for name in (request.get("login"), *kept.get("accept_lockout", ())):

@@ -167,10 +167,10 @@ def test_a_credential_for_a_server_that_was_not_selected_is_refused(asked: Asked
 
 
 FOREIGN = {
-    "bind": ("root", "force", "set_password"),
+    "bind": ("root", "force", "set_password", "close_password_login"),
     "replace": ("root", "force", "set_password", "keep_password_login"),
     "unbind": ("keypair", "root", "force", "set_password", "keep_password_login", "fix_permissions"),
-    "reset": ("force", "keep_password_login", "accept_lockout", "accept_unproved"),
+    "reset": ("force", "plan", "revoke", "accept_lockout", "accept_unproved"),
     "password-login-enable": ("keypair", "root", "accept_lockout", "accept_unproved", "fix_permissions"),
     "password-login-disable": ("keypair", "root", "force", "fix_permissions"),
     "password-login-status": ("keypair", "root", "force", "accept_lockout", "accept_unproved"),
@@ -189,6 +189,17 @@ def test_an_option_of_another_operation_is_refused(asked: Asked, operation: str,
         )
         assert (answer.status_code, answer.json()["code"]) == (400, "option_unknown")
         assert option in answer.json()["detail"]
+        assert (await http.get("/tasks")).json() == []
+
+    asked(story)
+
+
+def test_passwords_are_not_kept_and_closed_by_one_order(asked: Asked) -> None:
+    async def story(http: httpx.AsyncClient) -> None:
+        both = {"keep_password_login": True, "close_password_login": True}
+        order = {"operation": "reset", "all": True, "keypair": "ops", "root": "/mnt"}
+        answer = await http.post("/operations", json=order | both)
+        assert (answer.status_code, answer.json()["code"]) == (400, "options_contradict")
         assert (await http.get("/tasks")).json() == []
 
     asked(story)
