@@ -15,7 +15,8 @@ import structlog
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from controller.api import problems, signing
+from controller import signing
+from controller.api import problems
 from controller.errors import Problem
 from controller.model import Caller, Secret, now
 from controller.service.identity import Unknown

@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from controller import addresses, serving
-from controller.api import gate, signing
+from controller import addresses, serving, signing
+from controller.api import gate
 from controller.api.gate import Pace
 from controller.app import Application
 from controller.errors import Invalid, Unavailable

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.api import signing
-from controller.api.signing import Claim, NotSigned, Request, claimed, sign, verify
+from controller import signing
 from controller.model import Secret
+from controller.signing import Claim, NotSigned, Request, claimed, sign, verify
 
 ACCESS_KEY, SECRET_KEY = "KPSDEMOACCESSKEY0001", "demo-secret-key-for-test-vectors-only-01"
 PROJECT = b"9f86d081884c4d63a1b2c3d4e5f60718"

@@ -14,8 +14,7 @@ import pytest
 from huaweicloudsdkcore.auth.credentials import BasicCredentials
 from huaweicloudsdkcore.exceptions.exceptions import ClientRequestException
 
-from controller import keyfiles
-from controller.api import signing
+from controller import keyfiles, signing
 from controller.model import Secret
 from tests.fleet import judge
 from tests.fleet.product import KPS
