@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from importlib.metadata import version
 
-from fastapi import FastAPI, Request
+from fastapi import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from controller import serving
-from controller.api import fleet, gate, problems
+from controller.api import documents, fleet, gate, problems
 from controller.api.fleet import Fleet
+from controller.api.segments import segmented
 from controller.dispatch import SERVING, InProcess, owner_name
 from controller.errors import NotAllowed, Problem
 from controller.kms import Kms, root
@@ -164,8 +165,14 @@ class Application:
         self._settings = settings
         self._serving = serving
         self._warn = warn
-        self._fleet = FastAPI(
-            title="kps", version=version("kps-fleet"), openapi_url="/fleet/v1/openapi.json", docs_url=None, redoc_url=None
+        self._fleet = documents.Documented(
+            fleet.API,
+            title="kps",
+            version=version("kps-fleet"),
+            openapi_url="/fleet/v1/openapi.json",
+            docs_url=None,
+            redoc_url=None,
+            redirect_slashes=False,  # where to is told in a Location, which would be made of the caller's Host
         )
         self._fleet.include_router(fleet.router)
         self._fleet.add_middleware(problems.Capped)
@@ -186,6 +193,8 @@ class Application:
             yield
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope = segmented(scope)
         ours = scope["type"] != "http" or scope["path"].startswith("/fleet/")
         await (self._fleet if ours else self._public)(scope, receive, send)
 
@@ -202,7 +211,7 @@ class Application:
 
         served = kps.application(version("kps-fleet"))
         served.state.fleet = self.services
-        self._public = kps.Segmented(served)
+        self._public = served
         settings = self._settings
         return gate.Gate(self, lambda: self.services.people, settings.requests_per_second, settings.requests_at_once)
 

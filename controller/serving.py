@@ -4,15 +4,19 @@ import asyncio
 import contextlib
 import fcntl
 import ipaddress
+import json
 import os
 import signal
 import socket
 import ssl
 import stat
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import h11
+import structlog
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -26,6 +30,8 @@ CONNECTIONS = 512  # at the same time, on the network
 HEAD_SECONDS = 10  # for the head of a request
 IDLE_SECONDS = 15  # of a connection between two requests
 BACKLOG = 128
+
+log = structlog.get_logger("kps.access")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,23 @@ class Patient(H11Protocol):
         if self._late is not None and asked:
             self._late.cancel()
             self._late = None
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no request of HTTP, or has too long a head: numbered, on record and as JSON, like all refusals."""
+        number = uuid.uuid4().hex
+        log.info("request", id=number, status=400, address=str(self.client[0]) if self.client else None)
+        if self.conn.our_state is h11.IDLE:  # else an answer is under way, and there is nothing more to say
+            body = json.dumps({"error_code": "APIGW.0201", "error_msg": msg, "request_id": number}).encode()
+            headers = [
+                ("content-type", "application/json"),
+                ("content-length", str(len(body))),
+                ("x-request-id", number),
+                ("cache-control", "no-store"),
+                ("connection", "close"),
+            ]
+            for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._late is not None:

@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from controller.api.strict import NotJson, parsed, unfit
 from controller.errors import Problem
 
 BODY_BYTES = 1024 * 1024
@@ -100,7 +101,7 @@ def _why(item: Mapping[str, Any]) -> str:
 
 
 class Capped:
-    """An ASGI application that never sees a body larger than BODY_BYTES, and whose answers nobody keeps."""
+    """An ASGI application that sees no body larger than BODY_BYTES, nor one that is not JSON, and whose answers nobody keeps."""
 
     def __init__(self, application: ASGIApp) -> None:
         self._application = application
@@ -114,7 +115,25 @@ class Capped:
             refusal = answer(413, "body_too_large", f"a request may hold {BODY_BYTES} bytes; send less at a time")
             await refusal(scope, receive, send)
             return
+        refused = unread(scope, body)
+        if refused is not None:
+            await refused(scope, receive, send)
+            return
         await self._application(scope, _again(body, receive), _unkept(send))
+
+
+def unread(scope: Scope, body: bytes) -> JSONResponse | None:
+    """Return the refusal of a body that is not read, whatever the call; None for one that is."""
+    if not body:
+        return None
+    refused = unfit(scope["headers"])
+    if refused is not None:
+        return answer(415, "not_json", refused)
+    try:
+        parsed(body)
+    except NotJson as error:
+        return answer(422, "invalid", f"body: {error}")
+    return None
 
 
 async def _read(receive: Receive) -> bytes | None:

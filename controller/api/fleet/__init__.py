@@ -4,9 +4,10 @@ from fastapi import APIRouter
 
 from controller.api.fleet import audit, custody, keypairs, kms, operations, people, servers
 from controller.api.fleet.asking import Fleet, refused
+from controller.api.fleet.document import API
 from controller.api.shapes import Json
 
-__all__ = ["Fleet", "refused", "router"]
+__all__ = ["API", "Fleet", "refused", "router"]
 
 router = APIRouter(prefix="/fleet/v1")
 

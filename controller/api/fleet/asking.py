@@ -68,7 +68,8 @@ async def refused(request: Request, problem: Problem) -> None:
     """Have the refusal of a request on record, where it is known whose request it was."""
     who: Caller | None = getattr(request.state, "who", None)
     if who is not None:
-        await fleet_of(request).audit.refused(who, problem, request.method, request.url.path)
+        # Not request.url: that is made of the Host header too, and whoever asks writes there what they like.
+        await fleet_of(request).audit.refused(who, problem, request.method, request.scope["path"])
 
 
 Asking = Annotated[Caller, Depends(caller_of)]

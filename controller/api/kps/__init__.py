@@ -1,12 +1,11 @@
 """The v3 API of the Key Pair Service, for clients that were written for the public one. Foreign names live here only."""
 
-from urllib.parse import quote, unquote
-
 from fastapi import APIRouter, FastAPI
-from starlette.types import ASGIApp, Receive, Scope, Send
 
+from controller.api.documents import Documented
 from controller.api.fleet import refused
 from controller.api.kps import associating, keypairs, privatekeys, tasks, versions
+from controller.api.kps.document import API
 from controller.api.kps.refusals import install
 
 __all__ = ["application"]
@@ -16,8 +15,14 @@ PREFIX = "/v3/{project_id}"
 
 def application(version: str) -> FastAPI:
     """Return the application; its state.fleet is the caller's business."""
-    served = FastAPI(
-        title="kps v3", version=version, openapi_url="/v3/openapi.json", docs_url=None, redoc_url=None, redirect_slashes=False
+    served = Documented(
+        API,
+        title="kps v3",
+        version=version,
+        openapi_url="/v3/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
     )
     calls = APIRouter(prefix=PREFIX)
     # The words that a POST names come before any key pair's name.
@@ -27,17 +32,3 @@ def application(version: str) -> FastAPI:
     served.include_router(calls)
     install(served, refused)
     return served
-
-
-class Segmented:
-    """An application that sees a path as the segments it was sent in: a slash that is encoded is part of a name."""
-
-    def __init__(self, served: ASGIApp) -> None:
-        self._served = served
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            segments = scope["raw_path"].decode("latin-1").split("/")
-            decoded = [unquote(each, errors="replace").replace("/", quote("/", safe="")) for each in segments]
-            scope = dict(scope, path="/".join(decoded))
-        await self._served(scope, receive, send)

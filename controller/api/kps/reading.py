@@ -1,17 +1,18 @@
 """What callers of the v3 API send, read with the patience that its clients need and no more.
 
-Contract: numbers may come as text and text as numbers, null means absent, what nobody knows is ignored; a Content-Type says JSON.
+Contract: numbers may come as text and text as numbers, null means absent, what nobody knows is ignored; a Content-Type says
+JSON, if there is one.
 """
 
-import json
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, SecretStr, StringConstraints, TypeAdapter, ValidationError
 
-from controller.api.kps.refusals import wrong
+from controller.api.kps.refusals import Refusal, wrong
 from controller.api.problems import found_wrong
+from controller.api.strict import NotJson, parsed, unfit
 
 T = TypeVar("T")
 
@@ -47,39 +48,16 @@ def body_as(kind: type[T]) -> Callable[[Request], Awaitable[T]]:
     adapter: TypeAdapter[T] = TypeAdapter(kind)
 
     async def read(request: Request) -> T:
-        value = parsed(await request.body())
+        refused = unfit(request.headers.raw, may_be_silent=True)
+        if refused is not None:
+            raise Refusal(415, "APIGW.0201", refused)
+        try:
+            value = parsed(await request.body(), without_null=True)
+        except NotJson as error:
+            raise wrong(str(error)) from None
         try:
             return adapter.validate_python(value)
         except ValidationError as error:
             raise wrong("; ".join(found_wrong(error.errors(include_input=False))[:8])) from None
 
     return read
-
-
-def parsed(body: bytes) -> Any:
-    """Return the JSON of a body, without what is null. Refused: no JSON, a name twice, NaN, or too deep."""
-    try:
-        return json.loads(body.decode("utf-8"), object_pairs_hook=_object, parse_constant=_no_number, parse_int=_whole)
-    except RecursionError:
-        raise wrong("the body is nested too deeply") from None
-    except UnicodeDecodeError:
-        raise wrong("the body is not UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise wrong(f"the body is no JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    if len(set(names)) != len(names):
-        raise wrong("the body names something twice in one object")
-    return {name: value for name, value in pairs if value is not None}
-
-
-def _no_number(name: str) -> NoReturn:
-    raise wrong("the body holds what is no number of JSON")
-
-
-def _whole(digits: str) -> int:
-    if len(digits) > 19:
-        raise wrong("the body holds a number that is too large")
-    return int(digits)

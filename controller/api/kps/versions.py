@@ -18,7 +18,7 @@ async def versions() -> Json:
 
 
 @router.get("/v3")
-@router.get("/v3/")
+@router.get("/v3/", operation_id="versions_same_version")
 async def version() -> Json:
     """Show the one version."""
     return {"version": _version()}

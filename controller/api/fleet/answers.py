@@ -1,0 +1,422 @@
+"""What the fleet API answers, as types: its OpenAPI document is made of them. The values are made in shapes and keyshapes.
+
+More fields may come; none goes and none changes its meaning. A time is RFC 3339 in UTC.
+"""
+
+from typing import Annotated, Any, NotRequired
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from controller.model import (
+    KeyOrigin,
+    KeySpec,
+    KeyUsage,
+    MasterKeyState,
+    Operation,
+    PasswordLogin,
+    Phase,
+    QuotaName,
+    Role,
+    Scope,
+    ServerState,
+    Status,
+    UserKind,
+)
+
+Json = dict[str, Any]
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+Base64 = Annotated[str, Field(description="Base64, in one line")]
+
+
+class Problem(TypedDict):
+    """Why a request was refused (RFC 9457). code is stable; detail is for people, and evidence for both."""
+
+    type: str
+    status: int
+    code: str
+    detail: str
+    evidence: Json
+
+
+class Health(TypedDict):
+    status: str
+
+
+# -- key pairs
+
+
+class Keypair(TypedDict):
+    """A key pair without its private half."""
+
+    name: str
+    type: str
+    scope: Scope
+    managed: bool
+    master_key_id: str | None
+    public_key: str
+    fingerprint: str
+    fingerprint_md5: str
+    warnings: list[str]
+    created_at: Time
+    id: str
+
+
+class MadeKeypair(Keypair):
+    """private_key: of an unmanaged one, here and nowhere else."""
+
+    private_key: NotRequired[str]
+
+
+class PrivateHalf(TypedDict):
+    name: str
+    private_key: str
+
+
+class DecryptedPassword(TypedDict):
+    name: str
+    password: str
+
+
+# -- servers
+
+
+class BindingOnServer(TypedDict):
+    """keypair: null where it is another user's private one."""
+
+    login: str
+    keypair: str | None
+    another_users: bool
+    proof: str
+    closed_password_login: bool
+    task_id: str
+    created_at: Time
+
+
+class Server(TypedDict):
+    """keypair: the one that is bound to its own login. after_reset: what the first proof has yet to do."""
+
+    id: str
+    name: str
+    host: str
+    port: int
+    login: str
+    labels: dict[str, str]
+    keypair: str | None
+    bindings: list[BindingOnServer]
+    password_login: PasswordLogin
+    host_key: str | None
+    trust_on_first_use: bool
+    after_reset: Json | None
+    jump: list[str]
+    old_algorithms: list[str]
+    reset_root: str | None
+
+
+# -- tasks and events
+
+
+class Proof(TypedDict):
+    way: str
+    login: str
+    method: str
+
+
+class Task(TypedDict):
+    """One request for one server. evidence: what was seen; request: the options, none of them secret."""
+
+    id: str
+    server: str
+    login: str
+    operation: Operation
+    status: Status
+    server_state: ServerState
+    phase: Phase
+    cause: str | None
+    message: str
+    evidence: Json
+    proof: list[Proof]
+    handling: str | None
+    retryable: bool
+    created_at: Time
+    started_at: Time | None
+    finished_at: Time | None
+    retry_of: str | None
+    request: Json
+
+
+class StartedTask(Task):
+    """password: the one-time password that a reset sets, here and nowhere else."""
+
+    password: NotRequired[str]
+
+
+class TakenOff(TypedDict):
+    deleted: int
+
+
+class Ended(TakenOff):
+    cancelled: int
+
+
+class Event(TypedDict):
+    id: int
+    number: int
+    user_id: str | None
+    task_id: str | None
+    server_id: str | None
+    keypair_id: str | None
+    kind: str
+    phase: str | None
+    detail: Json
+    at: Time
+
+
+class ChainedEvent(Event):
+    """An event with all that its digest and its signature are made of."""
+
+    tenant_id: str
+    digest: str
+    signature: str | None
+
+
+class AuditKey(TypedDict):
+    tenant_id: str
+    public_key: str
+
+
+class Reach(TypedDict):
+    """How far the trail reaches, signed."""
+
+    tenant_id: str
+    first: int
+    previous: str
+    number: int
+    digest: str
+    at: Time
+    signature: str
+
+
+class AuditExport(Reach):
+    kps: str
+    public_key: str
+    checkpoints: list[Reach]
+
+
+class AuditCheckpoint(Reach):
+    kps: str
+    public_key: str
+
+
+class Pruned(TypedDict):
+    deleted: int
+    first: int
+
+
+# -- users, access keys, quotas, tenants
+
+
+class User(TypedDict):
+    name: str
+    role: Role
+    kind: UserKind
+    external_id: str | None
+    enabled: bool
+    source_networks: list[str]
+    created_at: Time | None
+    id: str
+
+
+class DeletedUser(TypedDict):
+    """keypairs: the private ones that went with the user."""
+
+    name: str
+    keypairs: list[str]
+
+
+class AccessKey(TypedDict):
+    access_key: str
+    user: str
+    project_id: str
+    enabled: bool
+    created_at: Time
+    expires_at: Time | None
+    last_used_at: Time | None
+
+
+class MadeAccessKey(AccessKey):
+    """secret_key: here and nowhere else."""
+
+    secret_key: str
+
+
+class Quota(TypedDict):
+    """set: whether somebody has set the limit; else it is the default."""
+
+    name: QuotaName
+    used: int
+    limit: int
+    set: bool
+
+
+class Tenant(TypedDict):
+    name: str
+    id: str
+    projects: list[str]
+    account_keypairs_since: Time | None
+
+
+class MadeTenant(Tenant):
+    """secret_key: its administrator's, here and nowhere else."""
+
+    administrator: str
+    user_id: str
+    access_key: str
+    secret_key: str
+
+
+# -- master keys
+
+
+class RotationOfKey(TypedDict):
+    every_days: int | None
+    next_at: Time | None
+    last_at: Time | None
+    count: int
+
+
+class MasterKey(TypedDict):
+    """A customer master key; nothing of its material."""
+
+    id: str
+    alias: str
+    spec: KeySpec
+    usage: KeyUsage
+    origin: KeyOrigin
+    state: MasterKeyState
+    default: bool
+    description: str
+    version: int
+    created_at: Time
+    deletes_at: Time | None
+    material_expires_at: Time | None
+    rotation: RotationOfKey
+
+
+class KeyVersion(TypedDict):
+    version: int
+    created_at: Time
+
+
+class WholeMasterKey(MasterKey):
+    versions: list[KeyVersion]
+    tags: dict[str, str]
+    aliases: list[str]
+
+
+class KeyQuota(TypedDict):
+    used: int
+    limit: int
+    grants_per_key: int
+
+
+class ImportParameters(TypedDict):
+    """public_key: what the material is encrypted to; token: goes back with it. Both are good until expires_at."""
+
+    key_id: str
+    token: Base64
+    public_key: Base64
+    expires_at: Time
+
+
+class Grant(TypedDict):
+    id: str
+    key_id: str
+    grantee: str
+    operations: list[str]
+    issuer: str
+    name: str
+    retiring: str | None
+    created_at: Time
+
+
+class KeyAlias(TypedDict):
+    alias: str
+    key_id: str
+    created_at: Time
+    updated_at: Time
+
+
+class Encrypted(TypedDict):
+    key_id: str
+    algorithm: str
+    ciphertext: Base64
+
+
+class Decrypted(TypedDict):
+    key_id: str
+    algorithm: str
+    plaintext: Base64
+
+
+class ReEncrypted(Encrypted):
+    source_key_id: str | None
+    source_algorithm: str | None
+
+
+class DataKey(TypedDict):
+    """plaintext: where it was asked for."""
+
+    key_id: str
+    ciphertext: Base64
+    plaintext: NotRequired[Base64]
+
+
+class EncryptedDataKey(TypedDict):
+    key_id: str
+    ciphertext: Base64
+    length: int
+
+
+class DecryptedDataKey(TypedDict):
+    key_id: str
+    plaintext: Base64
+    length: int
+    digest: Base64
+
+
+class DataKeyPair(TypedDict):
+    """private_key: where it was asked for."""
+
+    key_id: str
+    spec: str
+    public_key: Base64
+    ciphertext: Base64
+    private_key: NotRequired[Base64]
+
+
+class RandomBits(TypedDict):
+    random: Base64
+
+
+class PublicHalf(TypedDict):
+    key_id: str
+    public_key: str
+
+
+class Signature(TypedDict):
+    key_id: str
+    algorithm: str
+    signature: Base64
+
+
+class Code(TypedDict):
+    key_id: str
+    algorithm: str
+    mac: Base64
+
+
+class Verdict(TypedDict):
+    key_id: str
+    algorithm: str
+    valid: bool

@@ -1,0 +1,164 @@
+"""Examples for the document of /fleet/v1, by the name of a schema. What is secret in them opens nothing."""
+
+from typing import Any
+
+_AT = "2026-03-01T09:30:00.000Z"
+_ID = "5c1d9a70b2f84e0c9b61f0a3d4e87256"
+_SERVER_ID = "6f1d2c3b-8a40-4c55-9b1e-2f7a9d0c4e11"
+_TASK_ID = "2d7be0f4-91c6-4b1d-8e1f-5a30c9f7b6aa"
+_KEY_ID = "b2a4f0de-3f61-4a83-9c0e-7f5f7b1d2c33"
+_PUBLIC = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOWxCUbFNhVtEDPHD70R2aCA+L7Bu80ENfedo+s7y9PE ops"
+_HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOWxCUbFNhVtEDPHD70R2aCA+L7Bu80ENfedo+s7y9PE"
+_FILE = "-----BEGIN OPENSSH PRIVATE KEY-----\n...\n-----END OPENSSH PRIVATE KEY-----\n"
+_TEXT = "c29tZXRoaW5nIHNtYWxs"  # Base64
+_DIGEST = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+
+_KEYPAIR = {
+    "name": "ops", "type": "ed25519", "scope": "account", "managed": True, "master_key_id": _KEY_ID, "public_key": _PUBLIC,
+    "fingerprint": "SHA256:2mQF0g0hYy6rB0mK5m3pG4c2o0o7Qd0Vn9v7yqj2b1E",
+    "fingerprint_md5": "0a:1b:2c:3d:4e:5f:60:71:82:93:a4:b5:c6:d7:e8:f9", "warnings": [], "created_at": _AT, "id": _ID,
+}  # fmt: skip
+_SERVER = {
+    "id": _SERVER_ID, "name": "web-1", "host": "web-1.example.net", "port": 22, "login": "root", "labels": {"stage": "demo"},
+    "keypair": "ops", "bindings": [{
+        "login": "root", "keypair": "ops", "another_users": False, "proof": "logged_in", "closed_password_login": True,
+        "task_id": _TASK_ID, "created_at": _AT,
+    }], "password_login": "off", "host_key": _HOST_KEY, "trust_on_first_use": False, "after_reset": None, "jump": [],
+    "old_algorithms": [], "reset_root": None,
+}  # fmt: skip
+_TASK = {
+    "id": _TASK_ID, "server": "web-1", "login": "root", "operation": "bind", "status": "failed", "server_state": "as_before",
+    "phase": "connect", "cause": "connection_timed_out", "message": "web-1: 192.0.2.1:22 does not answer",
+    "evidence": {"host": "192.0.2.1", "port": 22}, "proof": [], "handling": "Look whether it is up.", "retryable": True,
+    "created_at": _AT, "started_at": _AT, "finished_at": _AT, "retry_of": None, "request": {"keypair": "ops"},
+}  # fmt: skip
+_EVENT = {
+    "id": 42, "number": 40, "user_id": _ID, "task_id": _TASK_ID, "server_id": _SERVER_ID, "keypair_id": None,
+    "kind": "task_started", "phase": None, "detail": {}, "at": _AT,
+}  # fmt: skip
+_REACH = {
+    "tenant_id": _ID, "first": 1, "previous": "", "number": 40, "digest": _DIGEST, "at": "2026-03-01T09:30:00.000000Z",
+    "signature": _TEXT,
+}  # fmt: skip
+_USER: dict[str, Any] = {
+    "name": "alice", "role": "operator", "kind": "local", "external_id": None, "enabled": True, "source_networks": [],
+    "created_at": _AT, "id": _ID,
+}  # fmt: skip
+_ACCESS_KEY = {
+    "access_key": "KPSDEMOACCESSKEY0001", "user": "alice", "project_id": "9f86d081884c4d63a1b2c3d4e5f60718", "enabled": True,
+    "created_at": _AT, "expires_at": None, "last_used_at": None,
+}  # fmt: skip
+_TENANT = {"name": "hall-2", "id": _ID, "projects": ["9f86d081884c4d63a1b2c3d4e5f60718"], "account_keypairs_since": None}
+_MASTER_KEY = {
+    "id": _KEY_ID, "alias": "orders", "spec": "AES_256", "usage": "ENCRYPT_DECRYPT", "origin": "kms", "state": "enabled",
+    "default": False, "description": "", "version": 1, "created_at": _AT, "deletes_at": None, "material_expires_at": None,
+    "rotation": {"every_days": None, "next_at": None, "last_at": None, "count": 0},
+}  # fmt: skip
+_DATA_KEY = {"key_id": _KEY_ID, "ciphertext": _TEXT}
+
+EXAMPLES: dict[str, Any] = {
+    "Keypair": _KEYPAIR,
+    "MadeKeypair": _KEYPAIR | {"managed": False, "master_key_id": None, "private_key": _FILE},
+    "PrivateHalf": {"name": "ops", "private_key": _FILE},
+    "DecryptedPassword": {"name": "windows-1", "password": "..."},
+    "Server": _SERVER,
+    "Task": _TASK,
+    "StartedTask": _TASK | {"status": "ready", "phase": "queued", "cause": None, "message": "", "evidence": {}, "handling": None},
+    "TakenOff": {"deleted": 3},
+    "Ended": {"deleted": 1, "cancelled": 0},
+    "Event": _EVENT,
+    "ChainedEvent": _EVENT | {"tenant_id": _ID, "digest": _DIGEST, "signature": _TEXT},
+    "AuditKey": {"tenant_id": _ID, "public_key": _TEXT},
+    "Reach": _REACH,
+    "AuditExport": {"kps": "audit export 1", "public_key": _TEXT, "checkpoints": [_REACH]} | _REACH,
+    "AuditCheckpoint": {"kps": "audit checkpoint 1", "public_key": _TEXT} | _REACH,
+    "Pruned": {"deleted": 39, "first": 40},
+    "User": _USER,
+    "DeletedUser": {"name": "alice", "keypairs": ["laptop"]},
+    "AccessKey": _ACCESS_KEY,
+    "MadeAccessKey": _ACCESS_KEY | {"secret_key": "demo-secret-key-for-examples-only-000001"},
+    "Quota": {"name": "users", "used": 3, "limit": 50, "set": False},
+    "Tenant": _TENANT,
+    "MadeTenant": _TENANT
+    | {"administrator": "administrator", "user_id": _ID, "access_key": "KPSDEMOACCESSKEY0001"}
+    | {"secret_key": "demo-secret-key-for-examples-only-000001"},
+    "MasterKey": _MASTER_KEY,
+    "WholeMasterKey": _MASTER_KEY | {"versions": [{"version": 1, "created_at": _AT}], "tags": {"team": "a"}, "aliases": []},
+    "KeyQuota": {"used": 3, "limit": 100, "grants_per_key": 100},
+    "ImportParameters": {"key_id": _KEY_ID, "token": _TEXT, "public_key": _TEXT, "expires_at": _AT},
+    "Grant": {
+        "id": _ID,
+        "key_id": _KEY_ID,
+        "grantee": _ID,
+        "operations": ["encrypt"],
+        "issuer": _ID,
+        "name": "",
+        "retiring": None,
+        "created_at": _AT,
+    },
+    "KeyAlias": {"alias": "alias/orders", "key_id": _KEY_ID, "created_at": _AT, "updated_at": _AT},
+    "Encrypted": {"key_id": _KEY_ID, "algorithm": "SYMMETRIC_DEFAULT", "ciphertext": _TEXT},
+    "Decrypted": {"key_id": _KEY_ID, "algorithm": "SYMMETRIC_DEFAULT", "plaintext": _TEXT},
+    "ReEncrypted": {
+        "key_id": _KEY_ID,
+        "algorithm": "SYMMETRIC_DEFAULT",
+        "ciphertext": _TEXT,
+        "source_key_id": _KEY_ID,
+        "source_algorithm": "SYMMETRIC_DEFAULT",
+    },
+    "DataKey": _DATA_KEY | {"plaintext": _TEXT},
+    "EncryptedDataKey": _DATA_KEY | {"length": 32},
+    "DecryptedDataKey": {"key_id": _KEY_ID, "plaintext": _TEXT, "length": 32, "digest": _TEXT},
+    "DataKeyPair": _DATA_KEY | {"spec": "EC_P256", "public_key": _TEXT, "private_key": _TEXT},
+    "RandomBits": {"random": _TEXT},
+    "PublicHalf": {"key_id": _KEY_ID, "public_key": "-----BEGIN PUBLIC KEY-----\n...\n-----END PUBLIC KEY-----\n"},
+    "Signature": {"key_id": _KEY_ID, "algorithm": "ECDSA_SHA_256", "signature": _TEXT},
+    "Code": {"key_id": _KEY_ID, "algorithm": "HMAC_SHA_256", "mac": _TEXT},
+    "Verdict": {"key_id": _KEY_ID, "algorithm": "ECDSA_SHA_256", "valid": True},
+    # What is sent.
+    "NewKeypair": {"name": "ops", "type": "ed25519", "scope": "private", "managed": True},
+    "ImportedKeypair": {"name": "laptop", "public_key": _PUBLIC},
+    "ExportedKeypair": {"format": "ppk3", "passphrase": "..."},
+    "EncryptedPassword": {"encrypted": _TEXT},
+    "ManagedKeypair": {"private_key": _FILE},
+    "ClearedKeypair": {},
+    "MovedKeypair": {"master_key": "orders"},
+    "NewServer": {"name": "web-1", "host": "web-1.example.net", "labels": {"stage": "demo"}, "host_key": _HOST_KEY},
+    "ChangedServer": {"jump": ["gate-1"]},
+    "NewOperation": {
+        "operation": "bind",
+        "servers": ["stage=demo"],
+        "keypair": "ops",
+        "credentials": {"web-1": {"password": "..."}},
+    },
+    "Retry": {"credential": {"password": "..."}},
+    "Exported": {"first": 1, "number": 40, "digest": _DIGEST},
+    "Prune": {"before": _AT},
+    "NewUser": {"name": "alice", "role": "operator", "source_networks": ["192.0.2.0/24"]},
+    "ChangedUser": {"enabled": False},
+    "NewAccessKey": {"user": "alice", "days": 90},
+    "ChangedAccessKey": {"enabled": False},
+    "NewQuota": {"limit": 20, "user": "alice"},
+    "NewTenant": {"name": "hall-2"},
+    "NewMasterKey": {"alias": "orders"},
+    "ChangedMasterKey": {"description": "for orders"},
+    "Disabling": {},
+    "Deletion": {"days": 30},
+    "ImportBegun": {"algorithm": "RSAES_OAEP_SHA_256"},
+    "Imported": {"token": _TEXT, "material": _TEXT},
+    "NewGrant": {"grantee": "alice", "operations": ["encrypt", "decrypt"]},
+    "Tags": {"tags": {"team": "a"}},
+    "Alias": {"alias": "alias/orders", "key": "orders"},
+    "Plain": {"plaintext": _TEXT},
+    "Cipher": {"ciphertext": _TEXT},
+    "ReEncryption": {"ciphertext": _TEXT, "destination": "orders"},
+    "NewDataKey": {"bits": 256},
+    "PlainDataKey": {"plaintext": _TEXT, "digest": _TEXT, "length": 15},
+    "SealedDataKey": {"ciphertext": _TEXT},
+    "NewDataKeyPair": {"spec": "EC_P256"},
+    "Randomness": {"bits": 512},
+    "ToSign": {"message": _TEXT, "algorithm": "ECDSA_SHA_256", "message_type": "RAW"},
+    "Signed": {"message": _TEXT, "algorithm": "ECDSA_SHA_256", "message_type": "RAW", "signature": _TEXT},
+    "ToCode": {"message": _TEXT, "algorithm": "HMAC_SHA_256"},
+    "Coded": {"message": _TEXT, "algorithm": "HMAC_SHA_256", "mac": _TEXT},
+}
