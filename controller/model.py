@@ -309,6 +309,7 @@ class BoundKey:
     in_custody: bool
     password_login: PasswordLogin  # of the server, as last seen
     opens: bool = True  # the master key that its private half is under is enabled
+    certain: bool = True  # no task that nobody heard the end of may have put it there, or taken it away
 
 
 @dataclass(frozen=True, slots=True)

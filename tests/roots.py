@@ -16,7 +16,7 @@ from tests.needs import lacking
 
 KINDS = ("file", "pkcs11", "awskms")
 # For tests of custody (tests/controller): what holds there holds wherever the root key is.
-wherever = pytest.mark.parametrize("root_kind", ["file", "pkcs11"], indirect=True)
+wherever = pytest.mark.parametrize("root_kind", KINDS, indirect=True)
 PIN, WRONG_PIN = "correct-pin-4711", "wrong-pin-0815"
 MODULE = Path("/usr/lib/softhsm/libsofthsm2.so")
 

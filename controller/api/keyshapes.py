@@ -26,6 +26,7 @@ class NewMasterKey(Request):
     usage: Text | None = None
     origin: Text = "kms"
     description: Text = ""
+    tags: dict[Text, Text] | None = None
 
 
 class ChangedMasterKey(Request):

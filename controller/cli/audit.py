@@ -37,7 +37,9 @@ Since = Annotated[
     typer.Option("--since", metavar="TIME", help="From this time on: 2026-11-01, or 2026-11-01T12:00:00Z. Without a zone, UTC."),
 ]
 Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before this time.")]
-Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it there; a file of that name is replaced.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="FILE", help="Write it there, mode 0600; an existing file is refused.")
+]
 
 
 @command(
@@ -170,7 +172,7 @@ async def export(session: Session, *, since: Since = None, until: Until = None, 
 
     The first line says which events follow, signed, with the public key and the checkpoints among them.
     """
-    with _replaced(out) if out else contextlib.nullcontext(output.write) as write:
+    with _new(out) if out else contextlib.nullcontext(output.write) as write:
         async with session.client() as client:
             header = await client.audit_export(_time("--since", since), _time("--until", until))
             async for line in _export(client, header):
@@ -195,14 +197,12 @@ async def export(session: Session, *, since: Since = None, until: Until = None, 
 )
 async def checkpoint_(session: Session, *, out: Out = None) -> None:
     """Sign how far the trail reaches now. Keep it elsewhere: only that shows when the newest events are cut off later."""
-    async with session.client() as client:
-        made = await client.audit_checkpoint()
-    text = json.dumps(made) + "\n"
+    with _new(out) if out else contextlib.nullcontext(output.write) as write:
+        async with session.client() as client:
+            made = await client.audit_checkpoint()
+        write(json.dumps(made) + "\n")
     if out is None:
-        output.write(text)
         return
-    with _replaced(out) as write:
-        write(text)
     if session.json:
         output.as_json(made)
     else:
@@ -252,8 +252,13 @@ async def _export(client: "Client", header: Json) -> AsyncIterator[str]:
 
 
 @contextlib.contextmanager
-def _replaced(path: Path) -> Iterator[Callable[[str], object]]:
-    """Give what writes a file that is there whole, readable by its owner only, when the block has ended; else it is as it was."""
+def _new(path: Path) -> Iterator[Callable[[str], object]]:
+    """Give what writes a new file that is there whole, readable by its owner only, when the block has ended; else there is none.
+
+    A file that is there already is refused: it may be all that is left of events that were pruned, or say more than a new one.
+    """
+    if path.exists() or path.is_symlink():
+        raise _there_already(path)
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -262,7 +267,7 @@ def _replaced(path: Path) -> Iterator[Callable[[str], object]]:
                 yield file.write
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(unfinished, path)
+            os.link(unfinished, path)
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(unfinished)
@@ -271,8 +276,14 @@ def _replaced(path: Path) -> Iterator[Callable[[str], object]]:
             os.fsync(directory)
         finally:
             os.close(directory)
+    except FileExistsError as error:
+        raise _there_already(path) from error
     except OSError as error:
         raise Declined(exits.UNAVAILABLE, "output_not_written", f"{path}: {error.strerror}") from error
+
+
+def _there_already(path: Path) -> Declined:
+    return Declined(exits.REFUSED, "file_exists", f"{path}: there is a file already; it was left as it is")
 
 
 def _time(option: str, given: str | None) -> str | None:

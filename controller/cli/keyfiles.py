@@ -101,6 +101,7 @@ async def convert(
         "format": to,
         "fingerprint": public and public.fingerprint,
         "fingerprint_md5": public and public.fingerprint_md5,
+        "encrypted": new_passphrase_stdin,
     }
     if session.json:
         output.as_json(said | ({"out": str(out)} if out else {"public_key" if to in PUBLIC else "private_key": written}))

@@ -37,7 +37,8 @@ def check(key_type: str, encrypted: str) -> bytes:
 def opened(key_type: str, stored: Secret, encrypted: bytes) -> Secret:
     """Return a password that was encrypted by RSA with the padding of PKCS#1 v1.5 (RFC 8017). Invalid: password_unreadable."""
     key = signing_key(key_type, stored)
-    assert isinstance(key, rsa.RSAPrivateKey)  # noqa: S101
+    if not isinstance(key, rsa.RSAPrivateKey):
+        raise Invalid("password_unreadable", f"a password is encrypted to an RSA key, and this one is {key_type}")
     try:
         found = key.decrypt(encrypted, PKCS1v15())
         text = found.decode("utf-8")

@@ -24,9 +24,9 @@ from controller.keyfiles.costs import RSA_BITS, check_pkcs8
 from controller.keyfiles.der import elements, first_version
 from controller.keyfiles.fields import Unreadable, from_base64, in_lines, no_panic
 from controller.keyfiles.kinds import PrivateKey, PublicKey, check_strength, public_half, stored_form, type_of
-from controller.model import KEY_TYPES, Secret
+from controller.model import Secret
 
-_NEXT = "; give a private key file of " + ", ".join(KEY_TYPES)
+_NEXT = f"; give a private key file of ed25519, ecdsa-nistp256, -nistp384 or -nistp521, or of RSA to {RSA_BITS} bits"
 _PEM = ("PRIVATE KEY", "ENCRYPTED PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY")
 _PUBLIC = (b"ssh-", b"ecdsa-", b"sk-", b"---- BEGIN SSH2 PUBLIC", b"-----BEGIN PUBLIC", b"-----BEGIN RSA PUBLIC")
 _DEK_INFO = re.compile(rb"DEK-Info: ([A-Z0-9-]+),([0-9A-Fa-f]+)")

@@ -124,7 +124,8 @@ def _of_key(found: object, comment: str) -> PublicKey:
     key_type = type_of(found)
     if key_type == SECP256K1:
         raise Unreadable("SSH knows no keys of the curve secp256k1")
-    assert isinstance(found, ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey | rsa.RSAPublicKey)  # noqa: S101
+    if not isinstance(found, ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey | rsa.RSAPublicKey):
+        raise Unreadable("a key of this kind is not used here")
     if isinstance(found, ed25519.Ed25519PublicKey) and not points.usable(found.public_bytes(Encoding.Raw, PublicFormat.Raw)):
         raise Unreadable("its point is not on the curve, or one that everybody can sign for")
     if isinstance(found, rsa.RSAPublicKey) and math.gcd(found.public_numbers().n, _SMALL_PRIMES) != 1:

@@ -4,7 +4,7 @@ import builtins
 from concurrent.futures import Executor
 from datetime import datetime, timedelta
 
-from controller.errors import Invalid, NotFound
+from controller.errors import Invalid, NotAllowed, NotFound
 from controller.kms import Kms
 from controller.model import AccessKey, Caller, Secret, User, now
 from controller.service import roles, sources
@@ -39,7 +39,8 @@ class AccessKeys:
     async def create(self, who: Caller, user: str | None = None, days: int | None = None) -> tuple[AccessKey, Secret]:
         """Make an access key, of the caller or of another user; its secret comes back this once.
 
-        days: after which it ends by itself; federated and delegated users' do. Conflict(access_key_quota): two at most.
+        days: after which it ends by itself; federated and delegated users' do. What a federated user makes for themselves ends no
+        later than what they have been given. Conflict(access_key_quota): two at most.
         """
         whose = await self._user(who, user)
         _allow(who, "access_key.change", whose.id)
@@ -47,7 +48,6 @@ class AccessKeys:
 
     async def list(self, who: Caller, user: str | None = None) -> builtins.list[tuple[AccessKey, str]]:
         """Return the access keys of a user, or (None) all that the caller may see, each with its user's name."""
-        names = {each.id: each.name for each in await off_loop(self._executor, self._store.users, who.tenant_id)}
         if user is not None:
             whose = await self._user(who, user)
             _allow(who, "access_key.see", whose.id)
@@ -55,7 +55,9 @@ class AccessKeys:
         else:
             own = None if _sees_others(who) else who.user_id
             found = await off_loop(self._executor, self._store.access_keys, who.tenant_id, own)
-        return [(key, names[key.user_id]) for key in found]
+        names = {each.id: each.name for each in await off_loop(self._executor, self._store.users, who.tenant_id)}
+        # Whoever was deleted meanwhile has none any more.
+        return [(key, names[key.user_id]) for key in found if key.user_id in names]
 
     async def rotate(self, who: Caller, access_key: str, beside_hours: int = 24) -> tuple[AccessKey, Secret]:
         """Make an access key in the place of one; both work for so many hours more. Its secret comes back this once."""
@@ -91,8 +93,20 @@ class AccessKeys:
         caller = Caller(whose.tenant_id, project_id, whose.id, whose.role, whose.kind)
         access_key, secret, sealed = new_access_key(self._kms, caller)
         at = now()
-        key = AccessKey(access_key, whose.id, project_id, at, expires_at=None if days is None else at + timedelta(days=days))
+        ends = None if days is None else at + timedelta(days=days)
+        if ends is not None and whose.kind == "federated" and whose.id == who.user_id:
+            # Else whoever was let in for a day could let themselves in for years.
+            ends = min(ends, self._given_until(whose, at))
+        key = AccessKey(access_key, whose.id, project_id, at, expires_at=ends)
         return self._store.add_access_key(who.tenant_id, key, sealed, who.user_id, instead_of=instead_of), secret
+
+    def _given_until(self, whose: User, at: datetime) -> datetime:
+        """Return when the last of a user's access keys ends. NotAllowed(administrator_needed) where none may be used now."""
+        kept = [each.expires_at for each in self._store.access_keys(whose.tenant_id, whose.id) if each.enabled]
+        ends = [each for each in kept if each is not None and each > at]
+        if not ends:
+            raise NotAllowed("administrator_needed", f"access keys: {roles.REFUSALS['administrator_needed']}")
+        return max(ends)
 
     async def _user(self, who: Caller, user: str | None) -> User:
         return await off_loop(self._executor, self._store.user, who.tenant_id, user or who.user_id)

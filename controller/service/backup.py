@@ -245,7 +245,8 @@ def _taken_apart(archive: tarfile.TarFile) -> _Reading:
 
 def _member(archive: tarfile.TarFile, name: str, most: int) -> IO[bytes]:
     member = archive.next()
-    if member is None or member.name != name or not member.isreg() or member.size > most:
+    # A sparse one is a few bytes that would fill a disk.
+    if member is None or member.name != name or not member.isreg() or member.issparse() or member.size > most:
         raise _damaged(f"{name} is missing, or not as kps wrote it")
     file = archive.extractfile(member)
     if file is None:

@@ -134,10 +134,19 @@ class Keypairs:
         return await off_loop(self._executor, self._upgrade, who, name)
 
     async def delete(self, who: Caller, name: str) -> None:
-        """Delete a key pair. Conflict(already_bound) names the servers where it is still bound."""
+        """Delete a key pair.
+
+        Conflict: already_bound (the servers where it is still bound are named), keypair_busy, keypair_in_doubt.
+        """
         keypair = await self.get(who, name)
         allow(who, "keypair.delete", keypair.scope, name)
-        await off_loop(self._executor, self._store.delete_keypair, keypair.id, who.user_id)
+
+        def delete() -> None:
+            self._store.delete_keypair(keypair.id, who.user_id)
+            # What the write-ahead log still holds of it goes too.
+            self._store.checkpoint()
+
+        await off_loop(self._executor, delete)
 
     def _decrypt_password(self, who: Caller, name: str, encrypted: str) -> Secret:
         keypair = self._store.keypair(who.tenant_id, who.user_id, name)

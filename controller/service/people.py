@@ -5,6 +5,7 @@ import re
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from datetime import timedelta
 from typing import Any, get_args
 
 from controller.errors import Invalid, NotFound
@@ -19,6 +20,7 @@ from controller.store import Store
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,63}")
 _AN_ID = re.compile(r"[0-9a-f]{32}")  # of ours; nobody is called like somebody else's
+_BY_KIND: dict[UserKind, int] = {"local": 0, "federated": 1, "delegated": 2}
 _EXTERNAL_ID = re.compile(r"[!-~]{1,255}")  # printable, and no blanks
 
 
@@ -97,9 +99,14 @@ class Users:
         """
         allow(who, "user.change", what=name)
         user = await self.get(who, name)
-        return await off_loop(
-            self._executor, self._store.delete_user, who.tenant_id, user.id, who.user_id, with_keypairs=with_keypairs
-        )
+
+        def delete() -> builtins.list[str]:
+            gone = self._store.delete_user(who.tenant_id, user.id, who.user_id, with_keypairs=with_keypairs)
+            # What the write-ahead log still holds of them goes too.
+            self._store.checkpoint()
+            return gone
+
+        return await off_loop(self._executor, delete)
 
 
 class Tenants:
@@ -128,7 +135,7 @@ class Tenants:
     async def access_key(self, who: Caller, name: str) -> tuple[User, AccessKey, Secret]:
         """Make an access key for a tenant's oldest administrator, where they have lost theirs, in the place of all of those.
 
-        Its secret comes back this once. NotFound: tenant_not_found.
+        Its secret comes back this once. One who is not local has it for a day. NotFound: tenant_not_found.
         """
         await self._allow(who, name)
         return await off_loop(self._executor, self._rescue, who, name)
@@ -138,10 +145,12 @@ class Tenants:
         if tenant is None:
             raise NotFound("tenant_not_found", f"{name}: no tenant of this name", tenant=name)
         able = [each for each in self._store.users(tenant.id) if each.role == "administrator" and each.enabled]
-        user = min(able, key=lambda each: (each.kind != "local", each.created_at is not None, each.created_at, each.id))
+        # Somebody local, else federated: a delegated one changes no users, and would stay alone.
+        user = min(able, key=lambda each: (_BY_KIND[each.kind], each.created_at is not None, each.created_at, each.id))
         caller = Caller(tenant.id, tenant.projects[0], user.id, user.role, user.kind)
         access_key, secret, sealed = new_access_key(self._kms, caller)
-        key = AccessKey(access_key, user.id, caller.project_id, now())
+        ends = None if user.kind == "local" else now() + timedelta(days=1)
+        key = AccessKey(access_key, user.id, caller.project_id, now(), expires_at=ends)
         return user, self._store.replace_access_keys(tenant.id, key, sealed, who.user_id), secret
 
     def _create(self, who: Caller, name: str, administrator: str) -> tuple[Tenant, Caller, str, Secret]:

@@ -17,15 +17,15 @@ _MOST_NAMED = 10
 def only_way_in(bound: Iterable[BoundKey], lost: Collection[str]) -> list[BoundKey]:
     """Return the bindings that are a login's only way in on record, and would be none without these private halves.
 
-    bound: what is bound on the servers in question. lost: ids of key pairs. Another way in is: that the server is known to take
-    passwords; or the binding of this login, or of root there, to a key pair that has been proved, stays in custody, and can be
-    opened now.
+    bound: what is bound on the servers in question, or may be. lost: ids of key pairs. Another way in is: that the server is
+    known to take passwords; or the binding of this login, or of root there, to a key pair that has been proved, stays in
+    custody, and can be opened now, where no task leaves it in doubt whether that is still so.
     """
     known = list(bound)
     stays = {
         (each.server, each.login)
         for each in known
-        if each.in_custody and each.opens and each.proof in _PROVED and each.keypair_id not in lost
+        if each.in_custody and each.opens and each.certain and each.proof in _PROVED and each.keypair_id not in lost
     }
     return sorted(
         (

@@ -48,11 +48,16 @@ class Copies(Tasks):
             os.fsync(written.fileno())
 
     def is_whole(self) -> None:
-        """Damaged(backup_damaged) unless SQLite finds every page and index as it must be."""
+        """Damaged(backup_damaged) unless SQLite finds all pages and indexes as they must be, and nothing that acts by itself."""
         with engine.reading(self._engine) as connection:
             said = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
+            acts = "SELECT name FROM sqlite_master WHERE type NOT IN ('table', 'index') OR sql LIKE 'CREATE VIRTUAL%'"
+            foreign = connection.exec_driver_sql(acts).scalars().first()
         if said != "ok":
             raise Damaged("backup_damaged", f"the database in it is damaged ({said}); take another backup")
+        if foreign is not None:
+            # A trigger would do in our name, and on our events, what whoever planted it wants.
+            raise Damaged("backup_damaged", f"the database in it has {foreign!r}, which kps never makes; take another backup")
 
     def is_current(self) -> bool:
         """Say whether it has this version's tables."""

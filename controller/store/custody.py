@@ -1,17 +1,18 @@
 """Private halves in custody: taken in later, opened on record, sealed anew, destroyed."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, func, select, update
 
 from controller.errors import Conflict, NotFound
-from controller.model import BoundKey, KeyPair, Sealed
+from controller.model import BoundKey, KeyPair, PasswordLogin, Sealed, Task
 from controller.store import engine, rows, tables
 from controller.store.base import Base
-from controller.store.keypairs import in_custody, refuse_while_busy, told
-from controller.store.queries import keypair_row
+from controller.store.doubt import in_doubt, put_in_doubt
+from controller.store.keypairs import in_custody, refuse_gone, refuse_while_busy, told
+from controller.store.queries import keypair_row, one, server_row
 
 # Called with what is bound on the servers in question, inside the transaction that takes a private half away; raises to stop it.
 Check = Callable[[Sequence[BoundKey]], None]
@@ -38,6 +39,7 @@ class Custody(Base):
         with engine.writing(self._engine) as connection:
             if rows.keypair(keypair_row(connection, before.id)) != before or before.managed:
                 raise Conflict("keypair_changed", f"{before.name}: it was changed meanwhile; try again")
+            refuse_gone(connection, sealed)
             version = {"version": managed(before).version}
             return self._change(connection, before.id, in_custody(sealed) | version, "keypair_managed", user_id)
 
@@ -65,6 +67,7 @@ class Custody(Base):
             found = keypair_row(connection, keypair_id)
             if found["sealed"] != before.record:
                 raise Conflict("keypair_changed", f"{found['name']}: it was changed meanwhile; try again")
+            refuse_gone(connection, after)
             return self._change(connection, keypair_id, in_custody(after), "keypair_moved", user_id)
 
     def sealed_under(self, key_id: str) -> list[KeyPair]:
@@ -74,7 +77,7 @@ class Custody(Base):
             return [rows.keypair(found) for found in connection.execute(query).mappings()]
 
     def standing(self, keypair_ids: Collection[str]) -> list[BoundKey]:
-        """Return all that is bound on every server where one of these key pairs is bound."""
+        """Return all that is bound, or may be, on every server where one of these key pairs is bound, or may be."""
         with engine.reading(self._engine) as connection:
             return standing(connection, keypair_ids)
 
@@ -104,22 +107,43 @@ def managed(keypair: KeyPair) -> KeyPair:
 
 
 def standing(connection: Connection, keypair_ids: Collection[str]) -> list[BoundKey]:
-    """Return all that is bound on every server where one of these key pairs is bound."""
-    bindings, servers, keypairs = tables.bindings, tables.servers, tables.keypairs
-    wanted = sorted(keypair_ids)
-    where: set[str] = set()
-    for start in range(0, len(wanted), MOST_AT_ONCE):
-        some = bindings.c.keypair_id.in_(wanted[start : start + MOST_AT_ONCE])
-        where.update(connection.execute(select(bindings.c.server_id).where(some)).scalars())
-    columns = (servers.c.name, bindings.c.login, bindings.c.keypair_id, bindings.c.proof, keypairs.c.managed)
-    keys = tables.master_keys
+    """Return all that is bound, or may be, on every server where one of these key pairs is bound, or may be.
+
+    On a server of which nobody knows how a task has left it, it is not known either whether it takes passwords.
+    """
+    bindings, servers, keypairs, keys = tables.bindings, tables.servers, tables.keypairs, tables.master_keys
+    wanted = set(keypair_ids)
+    doubts = in_doubt(connection)
+    where = {task.server_id for task in doubts if put_in_doubt(task) in wanted}
+    for some in _some(wanted):
+        where.update(connection.execute(select(bindings.c.server_id).where(bindings.c.keypair_id.in_(some))).scalars())
+    doubts = [task for task in doubts if task.server_id in where]
+    doubtful = {task.server_id for task in doubts}
     enabled = func.coalesce(keys.c.state == "enabled", False)
-    all_of_it = bindings.join(servers).join(keypairs).outerjoin(keys, keys.c.id == keypairs.c.master_key_id)
-    query = select(*columns, servers.c.password_login, enabled).select_from(all_of_it)
+    query = select(bindings, servers.c.name, servers.c.password_login, keypairs.c.managed, enabled).select_from(
+        bindings.join(servers).join(keypairs).outerjoin(keys, keys.c.id == keypairs.c.master_key_id)
+    )
     found: list[BoundKey] = []
-    there = sorted(where)
-    for start in range(0, len(there), MOST_AT_ONCE):
-        some = bindings.c.server_id.in_(there[start : start + MOST_AT_ONCE])
-        for name, login, keypair_id, proof, kept, passwords, opens in connection.execute(query.where(some)):
-            found.append(BoundKey(name, login, keypair_id, proof, kept, passwords, bool(opens)))
-    return found
+    for some in _some(where):
+        for row in connection.execute(query.where(bindings.c.server_id.in_(some))):
+            certain = (row.server_id, row.login) not in {(task.server_id, task.login) for task in doubts}
+            passwords: PasswordLogin = "unknown" if row.server_id in doubtful else row.password_login
+            found.append(BoundKey(row.name, row.login, row.keypair_id, row.proof, row.managed, passwords, bool(row[-1]), certain))
+    return found + [each for task in doubts for each in _may_be_bound(connection, task)]
+
+
+def _may_be_bound(connection: Connection, task: Task) -> list[BoundKey]:
+    """Return what a task in doubt may have put on its login, as if it had been proved there."""
+    keypair = one(connection, tables.keypairs, tables.keypairs.c.id == (put_in_doubt(task) or ""))
+    if keypair is None:
+        return []
+    key = one(connection, tables.master_keys, tables.master_keys.c.id == (keypair["master_key_id"] or ""))
+    opens = key is not None and key["state"] == "enabled"
+    server = server_row(connection, task.server_id)
+    return [BoundKey(server.name, task.login, keypair["id"], "logged_in", keypair["managed"], "unknown", opens, certain=False)]
+
+
+def _some(ids: Collection[str]) -> Iterator[list[str]]:
+    ordered = sorted(ids)
+    for start in range(0, len(ordered), MOST_AT_ONCE):
+        yield ordered[start : start + MOST_AT_ONCE]

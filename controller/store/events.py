@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Callable, Collection
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -114,10 +115,12 @@ class Events(Base):
     def add_audit_key(self, tenant_id: str, public_key: str, sealed: Sealed, sign: Callable[[bytes], bytes]) -> bool:
         """Keep the key of a tenant and sign with it what has happened so far; False where there is a key already."""
         table = tables.event_keys
-        with self._chains.new_key(tenant_id, sign), engine.writing(self._engine) as connection:
+        with ExitStack() as afterwards, engine.writing(self._engine) as connection:
             known = select(table.c.tenant_id).where(table.c.tenant_id == tenant_id)
             if connection.execute(known).first() is not None:
                 return False
+            # Only now, under the write lock: nobody else's event is signed with a key that may come to nothing.
+            afterwards.enter_context(self._chains.new_key(tenant_id, sign))
             connection.execute(
                 table.insert().values(tenant_id=tenant_id, public_key=public_key, sealed=sealed.record, created_at=self._now())
             )

@@ -9,6 +9,7 @@ from controller.errors import AlreadyExists, Conflict, NotAllowed, NotFound
 from controller.model import FINAL, KeyPair, Quotas, Sealed
 from controller.store import engine, rows, tables
 from controller.store.base import Base
+from controller.store.doubt import refuse_in_doubt
 from controller.store.queries import keypair_row, one
 from controller.store.quotas import check_quota
 
@@ -29,11 +30,12 @@ class Keypairs(Base):
 
         A name is one key pair to everyone who may see it: no private one is called like one of the account. may_be_first: whether
         it may be the first one of the account. Refused: keypair_exists, keypair_name_taken (by another user's private key
-        pair), first_account_keypair, quota_exceeded.
+        pair), first_account_keypair, quota_exceeded, master_key_changed (not enabled any more).
         """
         kept = replace(keypair, master_key_id=None if sealed is None else sealed.master_key_id)
         with engine.writing(self._engine) as connection:
             self._take_place(connection, keypair, may_be_first=may_be_first, defaults=defaults)
+            refuse_gone(connection, sealed)
             largest = connection.execute(select(func.max(tables.keypairs.c.number))).scalar()
             kept = replace(kept, number=(largest or 0) + 1)
             connection.execute(tables.keypairs.insert().values(in_custody(sealed) | rows.row(kept)))
@@ -76,9 +78,10 @@ class Keypairs(Base):
         table = tables.keypairs
         after = replace(upgraded(before), master_key_id=None if sealed is None else sealed.master_key_id)
         with engine.writing(self._engine) as connection:
-            if rows.keypair(keypair_row(connection, before.id)) != before:
+            if rows.keypair(keypair_row(connection, before.id)) != before or before.scope != "private":
                 raise Conflict("keypair_changed", f"{before.name}: it was changed meanwhile; try again")
             self._take_place(connection, after, may_be_first=may_be_first, defaults=defaults)
+            refuse_gone(connection, sealed)
             values = {"scope": after.scope, "version": after.version} | in_custody(sealed)
             connection.execute(update(table).where(table.c.id == before.id).values(values))
             detail = told(after) | {"version": after.version, "user_id": before.owner_id}
@@ -124,7 +127,8 @@ class Keypairs(Base):
     def delete_keypair(self, keypair_id: str, user_id: str) -> None:
         """Delete a key pair and its private half; Conflict(already_bound) names the servers where it is bound.
 
-        Conflict(keypair_busy) while a task that has not ended is about it.
+        Conflict: keypair_busy while a task that has not ended is about it, keypair_in_doubt while one that has ended may have
+        left it as the only key that opens a login.
         """
         with engine.writing(self._engine) as connection:
             keypair = rows.keypair(keypair_row(connection, keypair_id))
@@ -142,6 +146,7 @@ class Keypairs(Base):
                     servers=[name for name, _ in bound],
                 )
             refuse_while_busy(connection, keypair)
+            refuse_in_doubt(connection, keypair)
             connection.execute(delete(tables.keypairs).where(tables.keypairs.c.id == keypair_id))
             self._event(connection, keypair.tenant_id, "keypair_deleted", told(keypair) | {"user_id": user_id})
 
@@ -185,6 +190,17 @@ def in_custody(sealed: Sealed | None) -> dict[str, Any]:
     if sealed is None:
         return {"managed": False, "sealed": None, "master_key_id": None}
     return {"managed": True, "sealed": sealed.record, "master_key_id": sealed.master_key_id}
+
+
+def refuse_gone(connection: Connection, sealed: Sealed | None) -> None:
+    """Conflict(master_key_changed) where the master key was taken away since something was sealed under it: it would be lost."""
+    table = tables.master_keys
+    key = None if sealed is None else one(connection, table, table.c.id == sealed.master_key_id)
+    if key is not None and key["state"] != "enabled":
+        raise Conflict(
+            "master_key_changed",
+            f"{key['alias']}: it was changed meanwhile, and opens nothing now; see its state (kps kms key show)",
+        )
 
 
 def refuse_while_busy(connection: Connection, keypair: KeyPair) -> None:

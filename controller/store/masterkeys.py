@@ -122,7 +122,9 @@ class MasterKeys(Base):
             self._event(connection, made.tenant_id, "master_key_created", told(made))
             return made
 
-    def add_master_key(self, made: MasterKey, version: MasterKeyVersion | None, user_id: str, most: int) -> MasterKey:
+    def add_master_key(
+        self, made: MasterKey, version: MasterKeyVersion | None, user_id: str, most: int, tags: Mapping[str, str] | None = None
+    ) -> MasterKey:
         """Keep a master key. AlreadyExists(alias_taken), Conflict(master_key_quota) where the tenant has most of them already."""
         with engine.writing(self._engine) as connection:
             if _counted(connection, made.tenant_id) >= most:
@@ -136,7 +138,11 @@ class MasterKeys(Base):
             connection.execute(tables.master_keys.insert().values(rows.row(made)))
             if version is not None:
                 connection.execute(tables.master_key_versions.insert().values(rows.row(version)))
-            self._event(connection, made.tenant_id, "master_key_created", told(made) | {"user_id": user_id})
+            if tags:
+                tagged = [{"key_id": made.id, "tag": tag, "value": value} for tag, value in tags.items()]
+                connection.execute(tables.master_key_tags.insert(), tagged)
+            more = {"tags": dict(tags)} if tags else {}
+            self._event(connection, made.tenant_id, "master_key_created", told(made) | more | {"user_id": user_id})
         return made
 
     def change_master_key(

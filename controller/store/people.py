@@ -4,12 +4,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, delete, select, update
 
 from controller.errors import AlreadyExists, Conflict, NotFound, Unavailable
 from controller.model import FINAL, Caller, KeyPair, Quotas, Sealed, Tenant, User
 from controller.store import engine, rows, schema, tables
 from controller.store.base import Base
+from controller.store.doubt import in_doubt, put_in_doubt
 from controller.store.queries import one
 from controller.store.quotas import check_quota
 
@@ -173,11 +174,12 @@ class People(Base):
         query = select(table).where(table.c.owner_id == user.id, table.c.scope == "private").order_by(table.c.name)
         owned = [rows.keypair(found) for found in connection.execute(query).mappings()]
         bound = set(connection.execute(select(tables.bindings.c.keypair_id)).scalars())
+        bound |= {put_in_doubt(task) for task in in_doubt(connection, tables.tasks.c.tenant_id == user.tenant_id)}
         left = [each for each in owned if each.id in bound] if with_keypairs else owned
         if left:
             names = [each.name for each in left]
             step = (
-                "unbind or replace them where they are bound"
+                "unbind or replace them where they are bound, or may be (kps task list --failed)"
                 if with_keypairs
                 else "they upgrade or delete them, or delete the user with them (--with-keypairs)"
             )
@@ -196,11 +198,12 @@ class People(Base):
                 "home_owner", f"{user.name}: whoever can open the home acts as this user, so they stay an administrator of it"
             )
         table = tables.users
-        able = select(func.count()).select_from(table).where(*_of(user.tenant_id), table.c.role == "administrator")
-        if connection.execute(able.where(table.c.enabled.is_(True))).scalar_one() <= 1:
+        # Who acts for somebody else changes no users (controller.service.roles): alone they would be shut out for good.
+        able = (table.c.role == "administrator", table.c.enabled.is_(True), table.c.kind != "delegated")
+        if one(connection, table, *_of(user.tenant_id), *able, table.c.id != user.id) is None:
             raise Conflict(
                 "last_administrator",
-                f"{user.name}: the tenant has no other administrator that is enabled; make another one first",
+                f"{user.name}: the tenant has no other enabled administrator who may change users; make another one first",
             )
 
     def _tenant(

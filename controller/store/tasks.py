@@ -13,6 +13,7 @@ from controller.events import acting
 from controller.model import FINAL, Binding, Outcome, ServerNotes, ServerState, Task
 from controller.store import engine, rows, tables
 from controller.store.bindings import Bindings
+from controller.store.doubt import in_doubt, told
 from controller.store.inventory import Inventory
 from controller.store.queries import of_server, one, server_row, server_where, task_where, update_server
 
@@ -256,7 +257,9 @@ class Tasks(Bindings, Inventory):
     def delete_failed(self, tenant_id: str, ids: Collection[str] | None = None) -> int:
         """Take failed tasks (these, or all) off the list, all or none; returns how many. Their events stay.
 
-        What one of these was a retry of goes with it. Conflict(task_not_failed) for a task that has not failed.
+        What one of these was a retry of goes with it. Conflict(task_not_failed) for a task that has not failed;
+        Conflict(task_in_doubt) for one that is all that is known of a key which may be the only one that opens a login. Of all,
+        such ones stay.
         """
         table = tables.tasks
         with engine.writing(self._engine) as connection:
@@ -268,13 +271,19 @@ class Tasks(Bindings, Inventory):
             for task in found:
                 if task.status != "failed":
                     raise Conflict("task_not_failed", f"task {task.id} is {task.status}; only failed tasks are deleted")
+            doubts = {task.id: task for task in in_doubt(connection, table.c.tenant_id == tenant_id)}
             deleted = 0
             for task in found:
-                last: Task | None = task
-                while last is not None and connection.execute(delete(table).where(table.c.id == last.id)).rowcount:
-                    self._task_event(connection, last, "task_deleted", {"cause": last.cause})
+                line = _line(connection, task)
+                doubtful = next((each for each in line if each.id in doubts), None)
+                if doubtful is not None and ids is not None:
+                    raise Conflict("task_in_doubt", f"{task.server_name}: {told(doubtful)}; then task {task.id} may go")
+                if doubtful is not None:
+                    continue
+                for each in line:
+                    connection.execute(delete(table).where(table.c.id == each.id))
+                    self._task_event(connection, each, "task_deleted", {"cause": each.cause})
                     deleted += 1
-                    last = None if last.retry_of is None else task_where(connection, table.c.id == last.retry_of)
             return deleted
 
     def interrupt_expired(self, dead: str | None = None) -> list[Task]:
@@ -348,6 +357,16 @@ def _interruption(task: Task) -> Outcome:
     # The phase it was in is part of what is known about it.
     ended = NEVER_BEGUN if task.status == "ready" else replace(INTERRUPTED, phase=task.phase)
     return replace(ended, message=f"{task.server_name}: {ended.message}")
+
+
+def _line(connection: Connection, task: Task) -> list[Task]:
+    """Return a task, as far as it is there, and what it was a retry of."""
+    line = []
+    last: Task | None = task_where(connection, tables.tasks.c.id == task.id)
+    while last is not None:
+        line.append(last)
+        last = None if last.retry_of is None else task_where(connection, tables.tasks.c.id == last.retry_of)
+    return line
 
 
 def _running(connection: Connection, task_id: str, owner: str) -> Task | None:

@@ -279,6 +279,13 @@ def test_pruning_waits_for_an_export(settings: Settings, made: dict[str, str], t
     refused = here(home, "audit", "prune", "--before", tomorrow, "--json")
     assert (refused.exit_code, json.loads(refused.stderr)["error"]["code"]) == (4, "not_exported")
     assert here(home, "audit", "export", "--out", str(tmp_path / "trail")).exit_code == 0
+    # That file is soon all that is left of them.
+    exported = (tmp_path / "trail").read_bytes()
+    for what in ("export", "checkpoint"):
+        again = here(home, "audit", what, "--out", str(tmp_path / "trail"), "--json")
+        assert (again.exit_code, json.loads(again.stderr)["error"]["code"]) == (4, "file_exists")
+    assert (tmp_path / "trail").read_bytes() == exported
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
     done = json.loads(here(home, "audit", "prune", "--before", tomorrow, "--json").stdout)
     assert done["deleted"] == done["first"] - 1 > 0
     assert here(home, "audit", "verify").exit_code == 0

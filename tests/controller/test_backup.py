@@ -195,14 +195,14 @@ def test_an_existing_file_and_a_root_key_in_no_file_are_refused(settings: Settin
     assert backup.look(out).roots[0].uri == known["roots"][0]["uri"]
 
 
-@pytest.mark.parametrize("root_kind", ["pkcs11"], indirect=True)
-def test_where_the_root_key_is_in_a_token_a_restored_home_finds_it_there(
-    full: None, settings: Settings, out: Path, tmp_path: Path
+@pytest.mark.parametrize("root_kind", ["pkcs11", "awskms"], indirect=True)
+def test_where_the_root_key_is_in_no_file_a_restored_home_finds_it_there(
+    full: None, settings: Settings, out: Path, tmp_path: Path, root_kind: str
 ) -> None:
     assert code(lambda: backup.back_up(settings, out, with_root_key=True)) == "root_key_elsewhere"
     content = backup.back_up(settings, out)
     uri = content.roots[0].uri
-    assert uri.startswith("pkcs11:")
+    assert uri.startswith(f"{root_kind}:")
     assert backup.verify(out, uri).private_halves == len(FEW)
     new = elsewhere(tmp_path)
     assert code(lambda: backup.restore(out, new)) == "root_key_missing"  # where it is, the backup says and we do not believe
@@ -284,6 +284,49 @@ def test_a_backup_that_was_changed_is_refused(
     new = elsewhere(tmp_path)
     assert code(lambda: backup.restore(bad, new)) == "backup_damaged"
     assert not new.home.exists() or list(new.home.iterdir()) == []
+
+
+def test_a_few_bytes_that_would_fill_a_disk_are_refused(settings: Settings, made: Any, out: Path, tmp_path: Path) -> None:
+    backup.back_up(settings, out, with_root_key=True)
+    with tarfile.open(out) as archive:
+        file = archive.extractfile("backup.json")
+        assert file is not None
+        said = json.loads(file.read())
+    said["database"]["bytes"] = 1 << 40
+    bomb = tmp_path / "bomb"
+    with tarfile.open(bomb, "w:") as archive:
+        text = json.dumps(said).encode()
+        first = tarfile.TarInfo("backup.json")
+        first.size = len(text)
+        archive.addfile(first, io.BytesIO(text))
+        sparse = tarfile.TarInfo("GNUSparseFile.0/kps.db")
+        sparse.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "kps.db"}
+        sparse.pax_headers["GNU.sparse.realsize"] = str(1 << 40)
+        body = f"1\n{(1 << 40) - 1}\n1\n".encode().ljust(512, b"\0") + b"x"
+        sparse.size = len(body)
+        archive.addfile(sparse, io.BytesIO(body))
+    with tarfile.open(bomb) as archive:
+        assert archive.getmembers()[1].size == 1 << 40  # it is one
+    assert code(lambda: backup.restore(bomb, elsewhere(tmp_path))) == "backup_damaged"
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "CREATE TRIGGER t AFTER INSERT ON events BEGIN DELETE FROM events; END",
+        "CREATE VIEW v AS SELECT * FROM users",
+        "CREATE VIRTUAL TABLE f USING fts5(x)",
+    ],
+)
+def test_a_database_that_would_act_by_itself_is_refused(
+    settings: Settings, made: Any, out: Path, tmp_path: Path, planted: str
+) -> None:
+    connection = sqlite3.connect(settings.database)
+    connection.execute(planted)
+    connection.close()
+    backup.back_up(settings, out, with_root_key=True)
+    assert code(lambda: backup.verify(out)) == "backup_damaged"
+    assert code(lambda: backup.restore(out, elsewhere(tmp_path))) == "backup_damaged"
 
 
 @pytest.mark.parametrize("said_first", [True, False])

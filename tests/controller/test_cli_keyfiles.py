@@ -103,6 +103,9 @@ def test_with_two_passphrases_the_old_one_comes_first(kps: Kps, tmp_path: Path) 
     made = json.loads(kps("keypair", "convert", given, "--to", "ppk3", *both, "--json", stdin=f"{WORD}\nnew one\n").stdout)
     public, _ = a_key("ecdsa-nistp256")
     assert keyfiles.read_private(Secret(made["private_key"]), Secret("new one"))[0] == public
+    assert made["encrypted"] is True
+    bare = json.loads(kps("keypair", "convert", given, "--to", "pkcs8", both[0], "--json", stdin=WORD).stdout)
+    assert (bare["encrypted"], "ENCRYPTED" in bare["private_key"]) == (False, False)  # said to programs too
     assert (made["fingerprint"], made["fingerprint_md5"], made["type"]) == (
         public.fingerprint, public.fingerprint_md5, "ecdsa-nistp256",
     )  # fmt: skip

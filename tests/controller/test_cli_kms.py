@@ -55,6 +55,15 @@ def test_a_master_key_has_the_fields_of_the_contract(kps: Kps) -> None:
     assert made["id"] in kps("key", "list").stdout
 
 
+def test_a_key_is_made_with_its_tags_or_not_at_all(kps: Kps) -> None:
+    kps("key", "create", "shop", "--tag", "stage=prod", "--tag", "team=shop")
+    assert parsed(kps("key", "show", "shop", "--json"))["tags"] == {"stage": "prod", "team": "shop"}
+    kps("key", "create", "ours", "--external", "--tag", "stage=prod")
+    assert len(parsed(kps("key", "list", "--tag", "stage=prod", "--json"))) == 2
+    assert code_of(kps("key", "create", "bad", "--tag", "stage=a*b", "--json", code=2)) == "tag_value_unusable"
+    assert code_of(kps("key", "show", "bad", "--json", code=3)) == "master_key_not_found"
+
+
 def test_the_life_of_a_key(kps: Kps) -> None:
     kps("key", "create", "orders")
     assert parsed(kps("key", "disable", "orders", "--json"))["state"] == "disabled"

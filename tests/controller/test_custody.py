@@ -12,6 +12,7 @@ import pytest
 from controller import keyfiles
 from controller.errors import Conflict, Invalid, NotFound, Problem
 from controller.kms import Kms, envelope
+from controller.kms.keys import to_be_deleted
 from controller.model import Binding, Caller, KeyPair, MasterKey, Server, Task, now
 from controller.service.custody import Custody
 from controller.service.keypairs import Keypairs
@@ -178,6 +179,51 @@ def test_a_key_pair_is_made_and_taken_in_under_a_master_key_of_choice(
     assert refused(keypairs.create(who, "no", master_key="nowhere"), NotFound) == "master_key_not_found"
     # An upgrade seals anew, and stays under it.
     assert run(keypairs.upgrade(who, "made")).master_key_id == payments.id
+
+
+@pytest.mark.parametrize("how", ["create", "manage", "move", "upgrade"])
+def test_what_is_sealed_while_its_master_key_is_taken_away_is_not_kept(
+    keypairs: Keypairs,
+    custody: Custody,
+    who: Caller,
+    store: Store,
+    payments: MasterKey,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+) -> None:
+    """Else it would be lost with the key, and nobody would have been asked whose only way in it is."""
+    loose, text = run(keypairs.create(who, "loose", managed=False))
+    kept, _ = run(keypairs.create(who, "kept", master_key="payments" if how == "upgrade" else None))
+    verb = "rewrap" if how == "move" else "seal_private"
+    as_ever = getattr(Kms, verb)
+
+    def meanwhile(*given: Any) -> Any:
+        sealed = as_ever(*given)
+        store.change_master_key(payments.id, to_be_deleted(7, now()), "master_key_deletion_scheduled", who.user_id)
+        return sealed
+
+    monkeypatch.setattr(Kms, verb, meanwhile)
+    work = {
+        "create": lambda: keypairs.create(who, "new", master_key="payments"),
+        "manage": lambda: custody.manage(who, "loose", text, master_key="payments"),
+        "move": lambda: custody.move(who, "kept", "payments"),
+        "upgrade": lambda: keypairs.upgrade(who, "kept"),
+    }[how]
+    before = run(keypairs.list(who))
+    assert refused(work(), Conflict) == "master_key_changed"
+    assert run(keypairs.list(who)) == before == [kept, loose]
+    if how != "upgrade":
+        run(keypairs.export(who, "kept"))
+
+
+def test_a_key_pair_that_is_deleted_leaves_no_ciphertext(
+    keypairs: Keypairs, who: Caller, store: Store, settings: Settings
+) -> None:
+    keypair, _ = run(keypairs.create(who, "ops"))
+    record = store.sealed_private(keypair.id).record
+    run(keypairs.delete(who, "ops"))
+    for file in (settings.database, settings.database.with_name("kps.db-wal")):
+        assert record[-40:] not in file.read_bytes()
 
 
 # -- as commands

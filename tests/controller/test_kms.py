@@ -19,7 +19,7 @@ TENANT = "1" * 32
 CONTEXT = Context("test", "4711", 3, {"owner": "somebody", "scope": "private"})
 
 
-@pytest.fixture(params=["file", "pkcs11"])
+@pytest.fixture(params=roots.KINDS)
 def root_kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -30,7 +30,6 @@ def changed(sealed: Sealed, place: int, bit: int = 1) -> Sealed:
     return Sealed(bytes(record))
 
 
-@pytest.mark.parametrize("root_kind", roots.KINDS, indirect=True)
 def test_what_is_sealed_opens(kms: Kms) -> None:
     for text in (b"", b"x", bytes(32), os.urandom(100_000)):
         assert kms.open(kms.seal(TENANT, Secret(text), CONTEXT), CONTEXT).open() == text

@@ -400,7 +400,7 @@ async def test_custody_takes_symmetric_keys_only(keys: KeyService, who: Caller, 
 
 
 async def test_the_master_key_of_an_only_way_in_is_not_taken_away_unless_that_is_said(
-    keys: KeyService, who: Caller, store: Store, timed: Kms
+    keys: KeyService, who: Caller, store: Store, timed: Kms, clock: Clock
 ) -> None:
     from controller.model import Binding, Server
     from controller.service.keypairs import Keypairs
@@ -425,8 +425,12 @@ async def test_the_master_key_of_an_only_way_in_is_not_taken_away_unless_that_is
     assert (await steps[0](even_if_only_way_in=True)).state == "disabled"
     await keys.keys.enable(who, "one")
     assert (await steps[2](even_if_only_way_in=True)).state == "pending_import"
-    consented = [event.kind for event in store.events(who.tenant_id) if event.detail.get("only_way_in_of") == ["root@web-1"]]
-    assert consented == ["master_key_disabled", "master_key_material_deleted"]
+    # What goes by itself asks nobody, and is told.
+    await brought(keys, who, "one", expires_at=START + timedelta(days=1))
+    clock.forward(days=1)
+    await keys.keys.sweep()
+    told = [event.kind for event in store.events(who.tenant_id) if event.detail.get("only_way_in_of") == ["root@web-1"]]
+    assert told == ["master_key_disabled", "master_key_material_deleted", "master_key_material_expired"]
 
 
 # -- the end

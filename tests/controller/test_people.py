@@ -96,6 +96,8 @@ def test_the_last_enabled_administrator_stays_one(world: World, boss: Caller, ho
     run(world.users.change(boss, other.user_id, enabled=True))
     run(less(other.user_id))
     refused(less(boss.user_id), Conflict, "last_administrator")
+    world.user(boss, "administrator", "delegated")  # who may change no users would be left alone with them
+    refused(less(boss.user_id), Conflict, "last_administrator")
 
 
 def test_whoever_owns_the_home_stays_its_administrator(world: World) -> None:
@@ -248,6 +250,20 @@ def test_an_access_key_of_a_federated_or_delegated_user_ends(world: World, boss:
     run(world.access_keys.create(boss, who.user_id, days=1))
 
 
+def test_a_federated_user_lets_themselves_in_no_longer_than_they_were_let_in(world: World, boss: Caller) -> None:
+    who = world.user(boss, "operator", "federated")
+    refused(world.access_keys.create(who, days=3650), NotAllowed, "administrator_needed")
+    first, _ = run(world.access_keys.create(boss, who.user_id, days=1))
+    second, _ = run(world.access_keys.create(who, days=3650))
+    assert second.expires_at == first.expires_at
+    run(world.access_keys.delete(boss, second.access_key))
+    third, _ = run(world.access_keys.rotate(who, first.access_key))
+    assert third.expires_at == first.expires_at
+    run(world.access_keys.enable(boss, first.access_key, enabled=False))
+    run(world.access_keys.delete(boss, third.access_key))
+    refused(world.access_keys.create(who, days=1), NotAllowed, "administrator_needed")
+
+
 def test_why_an_access_key_is_refused_is_told_in_order() -> None:
     at = now()
     key = AccessKey("A", "u", "p", at)
@@ -287,6 +303,14 @@ def test_an_administrator_who_has_lost_their_key_is_given_another_by_the_homes_o
     for lost in (access_key, second.access_key):
         unknown(world, lost)
     refused(world.tenants.access_key(first, name), NotAllowed, "home_owner_needed")
+    # Where nobody local is left, who comes from outside is let in for a day; who acts for others changes no users.
+    outside = world.user(first, "administrator", "federated")
+    world.user(first, "administrator", "delegated")
+    for each in run(world.users.list(first)):
+        if each.kind == "local":
+            run(world.users.change(first, each.id, enabled=False))
+    user, key, _ = run(world.tenants.access_key(owner, name))
+    assert (user.id, key.expires_at is None) == (outside.user_id, False)
     refused(world.tenants.access_key(owner, "nowhere"), NotFound, "tenant_not_found")
 
 

@@ -1,5 +1,6 @@
 """Another root key in the place of a home's: nothing is opened, nothing is lost, wherever it is broken off."""
 
+import itertools
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -49,7 +50,7 @@ def versions(settings: Settings) -> list[tuple[Any, ...]]:
     return rows_of(settings, "SELECT key_id, version, wrapped, root_check FROM master_key_versions ORDER BY 1, 2")
 
 
-@pytest.mark.parametrize(("before", "after"), [("file", "pkcs11"), ("file", "awskms"), ("pkcs11", "pkcs11"), ("pkcs11", "file")])
+@pytest.mark.parametrize(("before", "after"), list(itertools.product(roots.KINDS, repeat=2)))
 def test_every_master_key_is_wrapped_anew_and_opens(
     settings: Settings, store: Store, sealed: list[Sealed], tmp_path: Path, before: str, after: str
 ) -> None:

@@ -145,6 +145,11 @@ def test_an_upgrade_while_a_key_pair_was_changed_is_refused_and_changes_nothing(
         world.store.upgrade_keypair(replace(before, version=7), None)
     assert caught.value.code == "keypair_changed"
     assert world.store.keypair_by_id(before.id) == before
+    # Nor is it upgraded twice, where two ask at once.
+    after = run(world.keypairs.upgrade(alice, before.name))
+    with pytest.raises(Conflict) as caught:
+        world.store.upgrade_keypair(after, world.store.sealed_private(after.id))
+    assert caught.value.code == "keypair_changed"
 
 
 def test_what_is_the_accounts_already_is_not_upgraded(world: World, boss: Caller) -> None:

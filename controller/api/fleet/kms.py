@@ -41,7 +41,7 @@ async def list_master_keys(
 async def create_master_key(fleet: Serving, who: Asking, asked: keyshapes.NewMasterKey) -> Json:
     """Make a master key; an external one waits for its material."""
     made = await fleet.kms.keys.create(
-        who, asked.alias, spec=asked.spec, usage=asked.usage, origin=asked.origin, description=asked.description
+        who, asked.alias, spec=asked.spec, usage=asked.usage, origin=asked.origin, description=asked.description, tags=asked.tags
     )  # fmt: skip
     return keyshapes.master_key(made)
 

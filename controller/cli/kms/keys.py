@@ -27,6 +27,7 @@ TagWords = Annotated[list[str], typer.Argument(metavar="NAME=VALUE...", help="Ta
     "kps kms key create orders",
     "kps kms key create releases --spec EC_P384 --description 'signs what we ship'",
     "kps kms key create ours --external",
+    "kps kms key create shop --tag stage=prod --tag team=shop",
 )
 async def create(
     session: Session,
@@ -41,9 +42,13 @@ async def create(
         bool, typer.Option("--external", metavar="", help="Its material is imported: `kps kms key import-parameters`.")
     ] = False,
     description: Annotated[str, typer.Option("--description", metavar="TEXT", help="What it is for, in words.")] = "",
+    tag: Annotated[
+        list[str] | None,
+        typer.Option("--tag", metavar="NAME=VALUE", help="A tag. Repeat for more, 20 at most.", show_default=False),
+    ] = None,
 ) -> None:
     """Make a customer master key. Its material is made here, unless --external says that it is brought."""
-    request = {"alias": alias, "spec": spec, "usage": usage, "description": description}
+    request = {"alias": alias, "spec": spec, "usage": usage, "description": description, "tags": inputs.labels(tag or [])}
     async with session.client() as client:
         show_key(session, await client.kms("POST", "keys", body=request | {"origin": "external" if external else "kms"}))
 

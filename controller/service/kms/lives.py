@@ -12,6 +12,7 @@ from controller.kms import keys, mac, material
 from controller.kms.grants import MOST_GRANTS
 from controller.model import Caller, MasterKey
 from controller.service.kms.common import Verbs, unless_only_way_in
+from controller.service.kms.names import check_tags
 from controller.service.roles import allow
 from controller.service.worker import off_loop
 
@@ -39,15 +40,19 @@ class MasterKeys(Verbs):
         usage: str | None = None,
         origin: str = "kms",
         description: str = "",
+        tags: Mapping[str, str] | None = None,
     ) -> MasterKey:
         """Make a master key; an external one waits for its material.
 
         Invalid: key_spec_unknown, ec_key_cannot_encrypt, symmetric_key_cannot_sign, key_usage_unfit, key_origin_unknown,
-        alias_unusable, description_unusable, algorithm_not_here. AlreadyExists(alias_taken), Conflict(master_key_quota).
+        alias_unusable, description_unusable, algorithm_not_here, and of tags what check_tags() raises.
+        AlreadyExists(alias_taken), Conflict(master_key_quota).
         """
         allow(who, "masterkey.change", what=alias)
         keys.check_alias(alias)
         keys.check_description(description)
+        if tags:
+            check_tags(tags)
         kind = keys.spec_of(spec)
         for algorithm in keys.KINDS[kind].algorithms if keys.KINDS[kind].family == "hmac" else ():
             mac.check(algorithm)
@@ -63,13 +68,15 @@ class MasterKeys(Verbs):
         )
         if made.origin == "external":
             waiting = replace(made, state="pending_import", version=0)
-            return await self._off(self._store.add_master_key, waiting, None, who.user_id, keys.MOST_KEYS)
+            return await self._off(self._store.add_master_key, waiting, None, who.user_id, keys.MOST_KEYS, tags or {})
         # An RSA key takes its time, and nothing else should wait for it.
         secret, public = await off_loop(None, material.made, kind)
         try:
             whole = replace(made, public_key=public)
             return await self._off(
-                lambda: self._store.add_master_key(whole, self._kms.wrapped(whole, secret), who.user_id, keys.MOST_KEYS)
+                lambda: self._store.add_master_key(
+                    whole, self._kms.wrapped(whole, secret), who.user_id, keys.MOST_KEYS, tags or {}
+                )
             )
         finally:
             secret.wipe()
@@ -192,11 +199,13 @@ class MasterKeys(Verbs):
         for key in self._store.master_keys_due(at):
             what = keys.due(key, at)
             try:
+                # Nobody is asked any more; the event tells whose only way in went with it.
+                told = unless_only_way_in(f"master key {key.alias}", even_if=True)
                 if what == "destroy":
-                    self._store.drop_material(key.id, _if_due(what, at, keys.destroyed), "master_key_destroyed", None)
+                    self._store.drop_material(key.id, _if_due(what, at, keys.destroyed), "master_key_destroyed", None, told)
                 elif what == "expire":
                     step = _if_due(what, at, keys.without_material)
-                    self._store.drop_material(key.id, step, "master_key_material_expired", None)
+                    self._store.drop_material(key.id, step, "master_key_material_expired", None, told)
                 elif what == "rotate":
                     self._rotate(key, _if_due(what, at, keys.rotated(at)), None)
                 else:

@@ -73,15 +73,7 @@ class Names(Verbs):
 
         Invalid: tags_missing, tag_name_unusable, tag_value_unusable. Conflict(tag_quota).
         """
-        _some(tags)
-        for tag, value in tags.items():
-            if not 1 <= len(tag) <= TAG_CHARACTERS or _NOT_IN_TAGS.search(tag):
-                raise Invalid(
-                    "tag_name_unusable", f"{tag[:100]!r}: a tag's name is 1 to {TAG_CHARACTERS} characters, none of * < > \\ ="
-                )
-            if len(value) > VALUE_CHARACTERS or _NOT_IN_TAGS.search(value):
-                message = f"{value[:100]!r}: a tag's value is at most {VALUE_CHARACTERS} characters, none of * < > \\ ="
-                raise Invalid("tag_value_unusable", message)
+        check_tags(tags)
         return await self._off(lambda: self._store.tag_key(self._changed(who, name), tags, who.user_id, MOST_TAGS))
 
     async def untag(self, who: Caller, name: str, tags: builtins.list[str], *, all_there: bool = True) -> None:
@@ -92,6 +84,19 @@ class Names(Verbs):
             self._store.untag_key(self._changed(who, name), tags, who.user_id, all_there=all_there)
 
         await self._off(untag)
+
+
+def check_tags(tags: Mapping[str, str]) -> None:
+    """Invalid: tags_missing (none, or too many), tag_name_unusable, tag_value_unusable."""
+    _some(tags)
+    for tag, value in tags.items():
+        if not 1 <= len(tag) <= TAG_CHARACTERS or _NOT_IN_TAGS.search(tag):
+            raise Invalid(
+                "tag_name_unusable", f"{tag[:100]!r}: a tag's name is 1 to {TAG_CHARACTERS} characters, none of * < > \\ ="
+            )
+        if len(value) > VALUE_CHARACTERS or _NOT_IN_TAGS.search(value):
+            message = f"{value[:100]!r}: a tag's value is at most {VALUE_CHARACTERS} characters, none of * < > \\ ="
+            raise Invalid("tag_value_unusable", message)
 
 
 def _some(tags: Mapping[str, str] | builtins.list[str]) -> None:

@@ -1,0 +1,68 @@
+"""Which tasks leave it in doubt what opens a login: until that is known, no way in that they may have left is given up.
+
+A task that replaced a key pair and was heard no more may have left the new one alone on its server, where the record still
+has the old one.
+"""
+
+from sqlalchemy import ColumnElement, Connection, select
+
+from controller.errors import Conflict
+from controller.model import FINAL, KeyPair, Task
+from controller.store import rows, tables
+
+_PUTS = frozenset({"bind", "replace", "reset"})  # a key pair on a login
+_CHANGES = _PUTS | {"unbind"}
+_UNTOUCHED = ("queued", "connect", "look", "decide")  # phases before anything is written
+
+
+def in_doubt(connection: Connection, *where: ColumnElement[bool]) -> list[Task]:
+    """Return the tasks after which nobody knows what opens their login, on servers that are there; the oldest first.
+
+    They have not ended, or have failed or been given up with their server's state unknown, or partly as asked; and no such task
+    of the same login has succeeded since.
+    """
+    table, servers = tables.tasks, tables.servers
+    unknown = table.c.status.in_(("failed", "cancelled")) & table.c.server_state.in_(("unknown", "partial"))
+    query = select(table).join(servers, servers.c.id == table.c.server_id)
+    query = query.where(table.c.operation.in_(_CHANGES), table.c.status.not_in(FINAL) | unknown, *where)
+    found = [rows.task(row) for row in connection.execute(query.order_by(table.c.seq)).mappings()]
+    return [task for task in found if not _untouched(task) and not _done_since(connection, task)]
+
+
+def put_in_doubt(task: Task) -> str | None:
+    """Return the id of the key pair that a task may have put on its login."""
+    found = task.request.get("keypair_id") if task.operation in _PUTS else None
+    return None if found is None else str(found)
+
+
+def refuse_in_doubt(connection: Connection, keypair: KeyPair) -> None:
+    """Conflict(keypair_in_doubt) while this may be the only key that opens a login, by a task that nobody heard the end of."""
+    table = tables.tasks
+    for task in in_doubt(connection, table.c.tenant_id == keypair.tenant_id, table.c.status.in_(FINAL)):
+        if put_in_doubt(task) == keypair.id:
+            raise Conflict("keypair_in_doubt", f"{keypair.name}: {told(task)}")
+
+
+def told(task: Task) -> str:
+    """Return in words what is not known, and what to do about it."""
+    return (
+        f"nobody knows how task {task.id} has left {task.login}@{task.server_name}, and its key may be the only one there; have "
+        f"the server asked (kps server check {task.server_name}), {task.operation} there again, or take it out of the "
+        "inventory (kps server remove)"
+    )
+
+
+def _untouched(task: Task) -> bool:
+    return bool(task.request.get("plan")) or (task.server_state == "partial" and task.phase in _UNTOUCHED)
+
+
+def _done_since(connection: Connection, task: Task) -> bool:
+    table = tables.tasks
+    query = select(table.c.request).where(
+        table.c.server_id == task.server_id,
+        table.c.login == task.login,
+        table.c.seq > task.seq,
+        table.c.operation.in_(_CHANGES),
+        table.c.status.in_(("succeeded", "unchanged")),
+    )
+    return any(not request.get("plan") for request in connection.execute(query).scalars())
