@@ -5,10 +5,11 @@ import builtins
 import uuid
 from collections.abc import Collection, Mapping
 from concurrent.futures import Executor
+from functools import partial
 from typing import Literal, Protocol
 
 from controller.errors import Conflict, NotFound
-from controller.model import Caller, Credential, Event, Task, now
+from controller.model import Caller, Credential, Event, Operation, Task, now
 from controller.service import sight
 from controller.service.roles import allow, may_name_places
 from controller.service.worker import off_loop
@@ -88,10 +89,10 @@ class Tasks:
         await off_loop(self._executor, self._store.delete_failed, who.tenant_id, [id])
         return "deleted"
 
-    async def delete_failed(self, who: Caller) -> int:
-        """Take all failed tasks off the list; returns how many."""
+    async def delete_failed(self, who: Caller, operations: Collection[Operation] | None = None) -> int:
+        """Take all failed tasks off the list, or those of some operations; returns how many."""
         allow(who, "task.change")
-        return await off_loop(self._executor, self._store.delete_failed, who.tenant_id)
+        return await off_loop(self._executor, partial(self._store.delete_failed, who.tenant_id, operations=operations))
 
     async def events(
         self,

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, delete, exists, or_, select, u
 from controller.causes import CAUSES
 from controller.errors import Conflict, NotFound
 from controller.events import acting
-from controller.model import FINAL, Binding, Outcome, ServerNotes, ServerState, Task
+from controller.model import FINAL, Binding, Operation, Outcome, ServerNotes, ServerState, Task
 from controller.store import engine, rows, tables
 from controller.store.bindings import Bindings
 from controller.store.doubt import in_doubt, told
@@ -254,8 +254,12 @@ class Tasks(Bindings, Inventory):
             raise NotFound("task_not_found", f"{task_id}: no task of this id", task=task_id)
         return task
 
-    def delete_failed(self, tenant_id: str, ids: Collection[str] | None = None) -> int:
-        """Take failed tasks (these, or all) off the list, all or none; returns how many. Their events stay.
+    def delete_failed(
+        self, tenant_id: str, ids: Collection[str] | None = None, *, operations: Collection[Operation] | None = None
+    ) -> int:
+        """Take failed tasks (these, or all; of some operations alone) off the list, all or none; returns how many.
+
+        Their events stay.
 
         What one of these was a retry of goes with it. Conflict(task_not_failed) for a task that has not failed;
         Conflict(task_in_doubt) for one that is all that is known of a key which may be the only one that opens a login. Of all,
@@ -265,6 +269,7 @@ class Tasks(Bindings, Inventory):
         with engine.writing(self._engine) as connection:
             query = select(table).where(table.c.tenant_id == tenant_id)
             query = query.where(table.c.status == "failed") if ids is None else query.where(table.c.id.in_(ids))
+            query = query if operations is None else query.where(table.c.operation.in_(operations))
             found = [rows.task(row) for row in connection.execute(query).mappings()]
             for missing in set(ids or ()) - {task.id for task in found}:
                 raise NotFound("task_not_found", f"{missing}: no task of this id", task=missing)

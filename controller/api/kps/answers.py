@@ -57,7 +57,7 @@ class Made(TypedDict):
     """private_key: of a key pair that was made here."""
 
     name: str
-    type: Literal["ssh", "x509"]
+    type: Literal["ssh"]
     public_key: str
     private_key: NotRequired[str]
     fingerprint: str
@@ -90,7 +90,7 @@ class BatchImported(TypedDict):
 
 class Listed(TypedDict):
     name: str
-    type: Literal["ssh", "x509"]
+    type: Literal["ssh"]
     scope: Literal["user", "domain"]
     public_key: str
     fingerprint: str
@@ -118,7 +118,7 @@ class Keypairs(TypedDict):
 class Detail(TypedDict):
     id: int
     name: str
-    type: Literal["ssh", "x509"]
+    type: Literal["ssh"]
     scope: Literal["user", "domain"]
     public_key: str
     fingerprint: str

@@ -1,15 +1,15 @@
 """Key pairs on servers: bind, replace or reset, whichever it comes down to, and unbind."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from fastapi import APIRouter, Depends
-from pydantic import Field
+from fastapi import APIRouter, Depends, Request
+from pydantic import Field, model_validator
 
 from controller.api.fleet.asking import Fleet
-from controller.api.kps.asking import Asking, Serving
-from controller.api.kps.reading import Given, KeyText, Number, Switch, Text, body_as
-from controller.api.kps.refusals import Refusal, refusal_of, wrong
+from controller.api.kps.asking import Asking, Serving, told_of
+from controller.api.kps.reading import Given, KeyText, Number, Switch, Text, body_as, element_as, text_in
+from controller.api.kps.refusals import Refusal, wrong
 from controller.errors import NotFound, Problem
 from controller.model import Caller, Credential, Secret, Server, Task
 
@@ -20,8 +20,14 @@ router = APIRouter()
 
 
 class Auth(Given):
-    type: Literal["password", "keypair"]
-    key: Annotated[KeyText, Field(min_length=1, max_length=64 * 1024)]
+    type: Literal["password", "keypair"] | None = None
+    key: Annotated[KeyText, Field(min_length=1, max_length=64 * 1024)] | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.type is None) != (self.key is None):
+            raise ValueError("type and key go together; leave auth out where the private half is in custody")
+        return self
 
 
 class AnyServer(Given):
@@ -29,6 +35,11 @@ class AnyServer(Given):
     auth: Auth | None = None
     port: Number = USUAL_PORT
     disable_password: Switch = False
+
+    @property
+    def way_in(self) -> Auth | None:
+        """What was given to get in; an empty auth is none."""
+        return None if self.auth is None or self.auth.type is None else self.auth
 
 
 class Associate(Given):
@@ -38,6 +49,12 @@ class Associate(Given):
 
 class BatchAssociate(Given):
     batch_keypairs: list[Associate]
+
+
+class Batch(Given):
+    """A BatchAssociate whose elements are read one by one: one that is wrong hinders no other."""
+
+    batch_keypairs: list[Any]
 
 
 class Disassociate(Given):
@@ -52,22 +69,27 @@ async def associate_keypair(fleet: Serving, who: Asking, asked: Annotated[Associ
 
 @router.post("/keypairs/batch-associate", status_code=202)
 async def batch_associate_keypair(
-    fleet: Serving, who: Asking, asked: Annotated[BatchAssociate, Depends(body_as(BatchAssociate))]
+    request: Request, fleet: Serving, who: Asking, asked: Annotated[Batch, Depends(body_as(Batch))]
 ) -> Json:
-    """Put one key pair on several servers; one that is refused is told in its place, and hinders no other."""
+    """Put one key pair on several servers that have none; one that is refused is told in its place, and hinders no other."""
     wanted = asked.batch_keypairs
     if not 1 <= len(wanted) <= MOST_AT_ONCE:
         raise wrong(f"batch_keypairs holds {len(wanted)} elements; 1 to {MOST_AT_ONCE} at a time")
-    if len({each.keypair_name for each in wanted}) != 1:
+    if len({text_in(each, "keypair_name") for each in wanted}) != 1:
         raise wrong("all elements of batch_keypairs name the same key pair")
-    found = []
+    found: list[Json] = []
+    taken: set[str] = set()
     for each in wanted:
         try:
-            found.append(submitted(await associate(fleet, who, each)))
+            one = element_as(Associate, each)
+            if one.server.id in taken:
+                raise wrong("the server comes twice in batch_keypairs")
+            taken.add(one.server.id)
+            found.append(submitted(await associate(fleet, who, one, first=True)))
         except (Refusal, Problem) as refused:
-            refusal = refused if isinstance(refused, Refusal) else refusal_of(refused)
+            refusal = await told_of(request, refused)
             told = {"status": "FAILED", "error_code": refusal.code, "error_msg": refusal.message}
-            found.append({"server_id": each.server.id} | told)
+            found.append({"server_id": text_in(each, "server", "id")} | told)
     return {"tasks": found}
 
 
@@ -79,26 +101,41 @@ async def disassociate_keypair(
     server = await server_of(fleet, who, asked.server)
     if server.reset_root is not None:
         raise wrong(f"{server.name} is shut down; a key pair is taken off when it runs (another can take its place now)")
-    return submitted(await start(fleet, who, "unbind", server, asked.server, {}))
+    auth = asked.server.way_in
+    if not (auth is not None and auth.type == "keypair") and not await is_bound(fleet, who, server):
+        raise wrong(f"{server.name} has no key pair; to take off one that is not on record, give it as auth")
+    return submitted(await start(fleet, who, "unbind", server, auth, {}))
 
 
-async def associate(fleet: Fleet, who: Caller, asked: Associate) -> Task:
-    """Start what it comes down to: reset on a server that is shut down, replace where a key pair is bound or given, else bind."""
+async def associate(fleet: Fleet, who: Caller, asked: Associate, *, first: bool = False) -> Task:
+    """Start what it comes down to: reset on a server that is shut down, replace where a key pair is bound or given, else bind.
+
+    first: only where the server runs and has no key pair.
+    """
     server = await server_of(fleet, who, asked.server)
     options: Json = {"keypair": asked.keypair_name}
-    closes = asked.server.disable_password
+    auth, closes = asked.server.way_in, asked.server.disable_password
     if server.reset_root is not None:
-        if asked.server.auth is not None:
+        if first:
+            raise wrong(f"{server.name} is shut down; servers of a batch run. Associate it by itself")
+        if auth is not None:
             raise wrong(f"{server.name} is shut down; leave auth out")
         # What is asked about passwords is done with the first proof that comes once the server is up.
         passwords = {"close_password_login": closes, "keep_password_login": not closes}
-        return await start(fleet, who, "reset", server, asked.server, options | passwords | {"root": server.reset_root})
-    bound = any(binding.login == server.login for binding, _ in await fleet.servers.bindings(who, server))
-    if asked.server.auth is None and not bound:
+        return await start(fleet, who, "reset", server, None, options | passwords | {"root": server.reset_root})
+    bound = await is_bound(fleet, who, server)
+    if first and bound:
+        raise wrong(f"{server.name} already has a key pair; a batch replaces none. Associate it by itself")
+    if auth is None and not bound:
         raise wrong(f"{server.name} runs and has no key pair; auth says how to get in")
-    if bound or (asked.server.auth is not None and asked.server.auth.type == "keypair"):
-        return await start(fleet, who, "replace", server, asked.server, options | {"close_password_login": closes})
-    return await start(fleet, who, "bind", server, asked.server, options | {"keep_password_login": not closes})
+    if bound or (auth is not None and auth.type == "keypair"):
+        return await start(fleet, who, "replace", server, auth, options | {"close_password_login": closes})
+    return await start(fleet, who, "bind", server, auth, options | {"keep_password_login": not closes})
+
+
+async def is_bound(fleet: Fleet, who: Caller, server: Server) -> bool:
+    """Say whether a key pair is bound to the server's own login, whoever's it is."""
+    return any(binding.login == server.login for binding, _ in await fleet.servers.bindings(who, server))
 
 
 async def server_of(fleet: Fleet, who: Caller, asked: AnyServer) -> Server:
@@ -114,9 +151,9 @@ async def server_of(fleet: Fleet, who: Caller, asked: AnyServer) -> Server:
     return server
 
 
-async def start(fleet: Fleet, who: Caller, operation: str, server: Server, asked: AnyServer, options: Json) -> Task:
+async def start(fleet: Fleet, who: Caller, operation: str, server: Server, auth: Auth | None, options: Json) -> Task:
     """Start one operation with what was given to get in."""
-    given = credential(asked.auth, server)
+    given = credential(auth, server)
     # Whoever asks here has no other way to say that a key pair whose private half nobody has shown is meant all the same.
     consent = {} if operation == "reset" else {"accept_unproved": True}
     wanted = {name: value for name, value in (options | consent).items() if value}
@@ -126,7 +163,7 @@ async def start(fleet: Fleet, who: Caller, operation: str, server: Server, asked
 
 def credential(auth: Auth | None, server: Server) -> Credential | None:
     """Return what opens the server, as the services take it."""
-    if auth is None:
+    if auth is None or auth.key is None:
         return None
     text = auth.key.get_secret_value()
     if auth.type == "password":

@@ -3,13 +3,13 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import Field, model_validator
 
 from controller.api.fleet.asking import Fleet
-from controller.api.kps.asking import Asking, Serving
-from controller.api.kps.reading import Given, KeyText, LongText, Text, body_as
-from controller.api.kps.refusals import Refusal, refusal_of, wrong
+from controller.api.kps.asking import Asking, Serving, is_own, told_of
+from controller.api.kps.reading import Given, KeyText, LongText, Text, body_as, element_as, text_in
+from controller.api.kps.refusals import Refusal, wrong
 from controller.errors import Problem
 from controller.model import Caller, KeyPair, Scope, Secret
 
@@ -32,14 +32,16 @@ class Encryption(Given):
 
     @model_validator(mode="after")
     def _named(self) -> Self:
-        if (self.type == "kms") != ((self.kms_key_name is None) != (self.kms_key_id is None)):
+        # An empty name is none: there are clients that send every field that they have.
+        named = bool(self.kms_key_name) + bool(self.kms_key_id)
+        if named != (self.type == "kms"):
             raise ValueError("type kms goes with one of kms_key_name and kms_key_id, default with neither")
         return self
 
     @property
     def master_key(self) -> str | None:
         """The alias or id of the master key; None: the default one."""
-        return self.kms_key_name or self.kms_key_id
+        return self.kms_key_name or self.kms_key_id or None
 
 
 class KeyProtection(Given):
@@ -60,8 +62,8 @@ class NewKeypair(Given):
         protection = self.key_protection
         if protection is not None and (self.public_key is None) != (protection.private_key is None):
             raise ValueError("key_protection holds the private_key where public_key is given, and only there")
-        if self.type == "x509" and self.public_key is not None:
-            raise ValueError("an x509 key pair is generated, not imported")
+        if self.type == "x509":
+            raise ValueError("x509 is for servers that run Windows, which are not served here; leave type out, or give ssh")
         return self
 
 
@@ -102,20 +104,21 @@ async def list_keypairs(
 
 
 @router.post("/keypairs/batch-import")
-async def batch_import_keypair(fleet: Serving, who: Asking, asked: Annotated[list[Any], Depends(body_as(list[Any]))]) -> Json:
+async def batch_import_keypair(
+    request: Request, fleet: Serving, who: Asking, asked: Annotated[list[Any], Depends(body_as(list[Any]))]
+) -> Json:
     """Take in several key pairs; one that is refused is told, and hinders no other."""
     if not 1 <= len(asked) <= MOST_AT_ONCE:
         raise wrong(f"{len(asked)} elements; 1 to {MOST_AT_ONCE} at a time")
     succeeded, failed = [], []
     for each in asked:
         try:
-            one = (await read_one(each)).keypair
-            found = await made(fleet, who, one)
+            found = await made(fleet, who, element_as(Create, each).keypair)
             # Clients of one kind read it on the outer level, those of the other on the inner one.
             succeeded.append({"keypair": found | {"keypair": found}})
         except (Refusal, Problem) as refused:
-            refusal = refused if isinstance(refused, Refusal) else refusal_of(refused)
-            failed.append({"keypair_name": name_in(each), "failed_reason": refusal.message})
+            reason = (await told_of(request, refused)).message
+            failed.append({"keypair_name": text_in(each, "keypair", "name"), "failed_reason": reason})
     return {"succeeded_keypairs": succeeded, "failed_keypairs": failed}
 
 
@@ -142,8 +145,7 @@ async def delete_keypair(fleet: Serving, who: Asking, keypair_name: str) -> None
 
 async def made(fleet: Fleet, who: Caller, asked: NewKeypair) -> Json:
     """Make or take in one key pair, and return it as this API shows a new one."""
-    if asked.user_id not in (None, who.user_id):
-        raise Refusal(400, "KPS.0006", "a key pair is made for whoever asks; leave user_id out")
+    is_own(who, asked.user_id)
     scope, protection = OURS[asked.scope], asked.key_protection
     master_key = None if protection is None else protection.encryption.master_key
     given: Secret | None = None
@@ -168,25 +170,6 @@ async def made(fleet: Fleet, who: Caller, asked: NewKeypair) -> Json:
         shape["private_key"] = given.open().decode("ascii")
         given.wipe()
     return shape
-
-
-async def read_one(given: Any) -> Create:
-    """Return one element of a batch. Refused as create would refuse it."""
-    from pydantic import ValidationError
-
-    from controller.api.problems import found_wrong
-
-    try:
-        return Create.model_validate(given)
-    except ValidationError as error:
-        raise wrong("; ".join(found_wrong(error.errors(include_input=False))[:8])) from None
-
-
-def name_in(given: Any) -> str:
-    """Return the name that an element of a batch gives, whatever else is wrong with it."""
-    inner = given.get("keypair") if isinstance(given, dict) else None
-    name = inner.get("name") if isinstance(inner, dict) else None
-    return name[:255] if isinstance(name, str) else ""
 
 
 def listed(keypair: KeyPair) -> Json:

@@ -9,7 +9,7 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from controller.api.fleet.asking import Fleet
-from controller.api.kps.asking import Asking, Serving
+from controller.api.kps.asking import Asking, Serving, is_own
 from controller.api.kps.keypairs import KEY_BYTES, MOST_AT_ONCE, Encryption
 from controller.api.kps.reading import Given, KeyText, Text, body_as
 from controller.api.kps.refusals import Refusal, wrong
@@ -27,6 +27,7 @@ class Protected(Given):
 
 class Imported(Given):
     name: Text
+    user_id: Text | None = None
     key_protection: Protected
 
 
@@ -46,6 +47,7 @@ class Export(Given):
 async def import_private_key(fleet: Serving, who: Asking, asked: Annotated[Import, Depends(body_as(Import))]) -> Json:
     """Take the private half of a key pair into custody, or seal it under another master key."""
     wanted = asked.keypair
+    is_own(who, wanted.user_id)
     private = Secret(wanted.key_protection.private_key.get_secret_value())
     try:
         await fleet.custody.manage(who, wanted.name, private, master_key=wanted.key_protection.encryption.master_key, again=True)

@@ -28,6 +28,8 @@ def _as_text(value: Any) -> Any:
 
 
 def _as_number(value: Any) -> Any:
+    if isinstance(value, bool):
+        return None  # true is no 1
     # No more digits than a number that anybody means has: reading a long one takes its square in time.
     return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 18 else value
 
@@ -55,9 +57,26 @@ def body_as(kind: type[T]) -> Callable[[Request], Awaitable[T]]:
             value = parsed(await request.body(), without_null=True)
         except NotJson as error:
             raise wrong(str(error)) from None
-        try:
-            return adapter.validate_python(value)
-        except ValidationError as error:
-            raise wrong("; ".join(found_wrong(error.errors(include_input=False))[:8])) from None
+        return _read(adapter, value)
 
     return read
+
+
+def element_as(kind: type[T], value: Any) -> T:
+    """Return one element of a batch as this kind. Refused as a body of its own would be."""
+    return _read(TypeAdapter(kind), value)
+
+
+def _read(adapter: TypeAdapter[T], value: Any) -> T:
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        raise wrong("; ".join(found_wrong(error.errors(include_input=False))[:8])) from None
+
+
+def text_in(value: Any, *path: str) -> str:
+    """Return what stands at a place of an element that may be wrong in any way, as text; "" where there is none."""
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    text = _as_text(value)
+    return text[:255] if isinstance(text, str) else ""

@@ -33,6 +33,7 @@ _BY_CODE = {
     "private_key_not_kept": (400, "KPS.6005"),
     "key_mismatch": (400, "KPS.6011"),
     "user_not_found": (400, "KPS.0006"),
+    "task_not_failed": (400, "KPS.0005"),
     "master_key_not_found": (400, "KPS.6008"),
     "master_key_disabled": (400, "KPS.6008"),
     "master_key_pending_deletion": (400, "KPS.6008"),

@@ -4,14 +4,16 @@ Phase and kind of a task are one word, as in RUNNING_REPLACE. What has no word (
 """
 
 import uuid
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
+from controller.api.fleet.asking import Fleet
 from controller.api.kps.asking import Asking, Serving
 from controller.api.kps.refusals import Refusal
 from controller.errors import NotFound
-from controller.model import Operation, Status, Task
+from controller.model import Binding, Caller, Operation, Status, Task
 
 Json = dict[str, Any]
 PAGE = 1000
@@ -57,18 +59,18 @@ async def list_keypair_task(fleet: Serving, who: Asking, task_id: str) -> Json:
 @router.get("/running-tasks")
 async def list_running_task(fleet: Serving, who: Asking, limit: Limit = PAGE, offset: Offset = 0) -> Json:
     """List what waits or runs."""
-    return _page(await fleet.tasks.list(who, running=True), limit, offset, _listed)
+    return await _page(fleet, who, await fleet.tasks.list(who, running=True), limit, offset, _listed)
 
 
 @router.get("/failed-tasks")
 async def list_failed_task(fleet: Serving, who: Asking, limit: Limit = PAGE, offset: Offset = 0) -> Json:
     """List what failed and was neither tried again nor taken off the list."""
 
-    def told(task: Task) -> Json:
+    def told(task: Task, keypair: str) -> Json:
         code = _CODES.get(task.cause or "", "KPS.0004")
-        return _listed(task) | {"task_error_code": code, "task_error_msg": f"{task.message} ({task.cause})"}
+        return _listed(task, keypair) | {"task_error_code": code, "task_error_msg": f"{task.message} ({task.cause})"}
 
-    return _page(await fleet.tasks.list(who, failed=True), limit, offset, told)
+    return await _page(fleet, who, await fleet.tasks.list(who, failed=True), limit, offset, told)
 
 
 @router.delete("/failed-tasks/{task_id}")
@@ -87,7 +89,8 @@ async def delete_failed_task(fleet: Serving, who: Asking, task_id: str) -> Json:
 @router.delete("/failed-tasks")
 async def delete_all_failed_task(fleet: Serving, who: Asking) -> Json:
     """Take every failed task off the list."""
-    await fleet.tasks.delete_failed(who)
+    # Failed checks, say, are not shown here, and so not this call's to take away.
+    await fleet.tasks.delete_failed(who, list(KINDS))
     return {}
 
 
@@ -96,12 +99,21 @@ def word(task: Task) -> str:
     return f"{_PHASES[task.status]}_{KINDS[task.operation]}"
 
 
-def _page(tasks: list[Task], limit: int, offset: int, told: Any) -> Json:
+async def _page(fleet: Fleet, who: Caller, tasks: list[Task], limit: int, offset: int, told: Callable[[Task, str], Json]) -> Json:
     shown = [task for task in tasks if task.operation in KINDS]
-    return {"total": len(shown), "tasks": [told(task) for task in shown[offset : offset + limit]]}
+    page = shown[offset : offset + limit]
+    bound = await fleet.servers.bindings(who) if any(task.operation == "unbind" for task in page) else []
+    return {"total": len(shown), "tasks": [told(task, _bound_then(task, bound)) for task in page]}
 
 
-def _listed(task: Task) -> Json:
+def _bound_then(task: Task, bound: list[tuple[Binding, str | None]]) -> str:
+    """Return what an unbind is about: it names no key pair, and where it has not come to its end the binding stands yet."""
+    place = (task.server_id, task.login)
+    names = [name for each, name in bound if (each.server_id, each.login) == place and each.created_at <= task.created_at]
+    return next((name for name in names if name), "")
+
+
+def _listed(task: Task, keypair: str) -> Json:
     at = task.finished_at or task.started_at or task.created_at
     return {
         "task_id": task.id,
@@ -109,7 +121,7 @@ def _listed(task: Task) -> Json:
         "task_time": str(int(at.timestamp() * 1000)),
         "server_name": task.server_name,
         "server_id": task.server_id,
-        "keypair_name": str(task.request.get("keypair") or ""),
+        "keypair_name": str(task.request.get("keypair") or keypair),
     }
 
 
