@@ -11,6 +11,7 @@ import httpx
 Json = dict[str, Any]
 
 IDS_PER_REQUEST = 200  # keeps the request line below the 16 KiB that servers commonly take
+PAGE = 1000  # of a list, in one answer
 WAIT_SECONDS = 20  # of one long poll
 ANSWER_SECONDS = 120  # for one answer; a long poll is the longest that a good controller takes
 ENDINGS = frozenset({"task_finished", "task_cancelled", "task_interrupted"})
@@ -76,6 +77,16 @@ class Client:
             )
         raise refused
 
+    async def _all(self, path: str, params: Iterable[tuple[str, str]] = (), after: str = "name") -> list[Json]:
+        """Return all that a list has, asked for page after page: each begins after what the last one ended with."""
+        found: list[Json] = []
+        while True:
+            begins = [("after", str(found[-1][after]))] if found else []
+            page = await self._ask("GET", path, params=[*params, *begins, ("limit", str(PAGE))])
+            found += page
+            if len(page) != PAGE:
+                return found
+
     # servers
 
     async def servers(self, words: Iterable[str] = (), *, every: bool = False) -> list[Json]:
@@ -83,8 +94,7 @@ class Client:
         chosen = [("select", word) for word in words]
         if every:
             chosen.append(("all", "true"))
-        answer: list[Json] = await self._ask("GET", "/servers", params=chosen)
-        return answer
+        return await self._all("/servers", chosen)
 
     async def server(self, name: str) -> Json:
         """Return one server."""
@@ -118,8 +128,7 @@ class Client:
 
     async def keypairs(self) -> list[Json]:
         """Return the key pairs that the caller may see."""
-        answer: list[Json] = await self._ask("GET", "/keypairs")
-        return answer
+        return await self._all("/keypairs")
 
     async def keypair(self, name: str) -> Json:
         """Return one key pair."""
@@ -278,8 +287,10 @@ class Client:
             params.append(("failed", "true"))
         if running:
             params.append(("running", "true"))
+        if not wanted:
+            return await self._all("/tasks", params, "number")
         found: list[Json] = []
-        for first in range(0, max(1, len(wanted)), IDS_PER_REQUEST):
+        for first in range(0, len(wanted), IDS_PER_REQUEST):
             some = [("id", task_id) for task_id in wanted[first : first + IDS_PER_REQUEST]]
             found += await self._ask("GET", "/tasks", params=params + some)
         return found

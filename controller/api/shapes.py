@@ -363,6 +363,7 @@ def task(found: Task) -> Json:
     """Return a task; what it asked for is in request, none of it secret."""
     return {
         "id": found.id,
+        "number": found.seq,
         "server": found.server_name,
         "login": found.login,
         "operation": found.operation,

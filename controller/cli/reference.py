@@ -107,6 +107,7 @@ FIELDS: dict[str, dict[str, str]] = {
     },
     "task": {
         "id": "UUID",
+        "number": "its place in the order in which the tasks of all tenants were asked for",
         "server": "the server's name",
         "login": "the login it is about",
         "operation": "`bind`, `replace`, `unbind`, `reset`, `password-login-enable`, `password-login-disable`, "

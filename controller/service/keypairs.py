@@ -94,9 +94,9 @@ class Keypairs:
         finally:
             stored.wipe()
 
-    async def list(self, who: Caller) -> builtins.list[KeyPair]:
-        """Return the key pairs the caller may see, by name."""
-        return await off_loop(self._executor, self._store.keypairs, who.tenant_id, who.user_id)
+    async def list(self, who: Caller, after: str = "", limit: int | None = None) -> builtins.list[KeyPair]:
+        """Return the key pairs the caller may see, by name: of those that come after a name, the first so many."""
+        return await off_loop(self._executor, self._store.keypairs, who.tenant_id, who.user_id, after=after, limit=limit)
 
     async def get(self, who: Caller, name: str) -> KeyPair:
         """Return one key pair; somebody else's private one is not found."""

@@ -163,9 +163,10 @@ class Servers:
             reset_root=reset_root,
         )
 
-    async def jump_names(self, who: Caller) -> dict[str, str]:
-        """Return the names of the tenant's servers by their ids."""
-        return {server.id: server.name for server in await self.list(who)}
+    async def jump_names(self, who: Caller, servers: Sequence[Server]) -> dict[str, str]:
+        """Return the names of the jump servers on the way to these servers, by their ids."""
+        ids = {each for server in servers for each in server.jumps}
+        return await off_loop(self._executor, self._store.server_names, who.tenant_id, ids) if ids else {}
 
     async def _take_in(self, servers: builtins.list[Server]) -> builtins.list[Server]:
         # The names are taken before the network is asked: nothing is fetched for a name that is taken.
@@ -186,9 +187,9 @@ class Servers:
                 return server
         return await off_loop(self._executor, self._store.pin_host_key, server.id, seen)
 
-    async def list(self, who: Caller) -> builtins.list[Server]:
-        """Return the tenant's servers, by name."""
-        return await off_loop(self._executor, self._store.servers, who.tenant_id)
+    async def list(self, who: Caller, after: str = "", limit: int | None = None) -> builtins.list[Server]:
+        """Return the tenant's servers, by name: of those that come after a name, the first so many."""
+        return await off_loop(self._executor, self._store.servers, who.tenant_id, after=after, limit=limit)
 
     async def get(self, who: Caller, name: str) -> Server:
         """Return one server, by name or id."""
@@ -208,13 +209,15 @@ class Servers:
 
         NotFound for a word that names none; Invalid where nothing is named at all.
         """
-        known = await self.list(who)
         if all and words:
             raise Invalid("selection_twice", "give names and labels, or all of them, not both")
+        if not all and not words:
+            raise Invalid("selection_empty", "name a server, give label=value, or ask for all")
+        # No name and no id has a "=" in it, so labels alone need a look at every server.
+        called = None if all or any("=" in word for word in words) else list(dict.fromkeys(words))
+        known = await off_loop(self._executor, self._store.servers, who.tenant_id, called=called)
         if all:
             return known
-        if not words:
-            raise Invalid("selection_empty", "name a server, give label=value, or ask for all")
         chosen: set[str] = set()
         for word in words:
             label, equals, value = word.partition("=")
@@ -228,10 +231,9 @@ class Servers:
             chosen |= found
         return [server for server in known if server.id in chosen]
 
-    async def bindings(self, who: Caller, server: Server | None = None) -> builtins.list[tuple[Binding, str | None]]:
-        """Return what is bound on one server or on all, each with the key pair's name; None: another user's private one."""
-        server_id = None if server is None else server.id
-        return await off_loop(self._executor, self._store.named_bindings, who.tenant_id, who.user_id, server_id)
+    async def bindings(self, who: Caller, *server_ids: str) -> builtins.list[tuple[Binding, str | None]]:
+        """Return what is bound on these servers, each with the key pair's name; None: another user's private one."""
+        return await off_loop(self._executor, self._store.named_bindings, who.tenant_id, who.user_id, server_ids)
 
 
 def _server(

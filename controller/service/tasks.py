@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Collection, Mapping
 from concurrent.futures import Executor
 from functools import partial
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from controller.errors import Conflict, NotFound
 from controller.model import Caller, Credential, Event, Operation, Task, now
@@ -59,11 +59,29 @@ class Tasks:
         self._executor = executor
 
     async def list(
-        self, who: Caller, failed: bool = False, running: bool = False, ids: Collection[str] | None = None
+        self,
+        who: Caller,
+        failed: bool = False,
+        running: bool = False,
+        ids: Collection[str] | None = None,
+        after: int = 0,
+        limit: int | None = None,
     ) -> builtins.list[Task]:
-        """Return tasks, oldest first. failed: those that nobody has retried; running: those that have not ended."""
-        found = await off_loop(self._executor, self._store.tasks, who.tenant_id, ids=ids, failed=failed, running=running)
+        """Return tasks, oldest first. failed: those that nobody has retried; running: those that have not ended.
+
+        after, limit: of those after this place in the order (seq), the first so many.
+        """
+        which: dict[str, Any] = {"ids": ids, "failed": failed, "running": running, "after": after, "limit": limit}
+        found = await off_loop(self._executor, self._store.tasks, who.tenant_id, **which)
         return [sight.task(who, task) for task in found]
+
+    async def counted(
+        self, who: Caller, operations: Collection[str], *, failed: bool = False, running: bool = False, offset: int, limit: int
+    ) -> tuple[builtins.list[Task], int]:
+        """Return so many tasks of these operations after the first few, oldest first, and how many there are in all."""
+        which: dict[str, Any] = {"failed": failed, "running": running, "offset": offset, "limit": limit}
+        found, total = await off_loop(self._executor, self._store.counted_tasks, who.tenant_id, operations, **which)
+        return [sight.task(who, task) for task in found], total
 
     async def get(self, who: Caller, id: str) -> Task:
         """Return one task."""

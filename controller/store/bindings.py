@@ -1,5 +1,7 @@
 """Key pairs on the logins of servers."""
 
+from collections.abc import Collection
+
 from sqlalchemy import ColumnElement, Connection, delete, select
 
 from controller.model import Binding
@@ -23,13 +25,18 @@ class Bindings(Base):
             ordered = query.order_by(tables.servers.c.name, table.c.login)
             return [rows.binding(found) for found in connection.execute(ordered).mappings()]
 
-    def named_bindings(self, tenant_id: str, user_id: str, server_id: str | None = None) -> list[tuple[Binding, str | None]]:
-        """Return bindings as bindings() does, each with its key pair's name; None for another user's private one."""
+    def named_bindings(
+        self, tenant_id: str, user_id: str, server_ids: Collection[str] | None = None
+    ) -> list[tuple[Binding, str | None]]:
+        """Return bindings as bindings() does, each with its key pair's name; None for another user's private one.
+
+        server_ids: those of these servers alone.
+        """
         table, keypairs = tables.bindings, tables.keypairs
         query = select(table, keypairs.c.name, keypairs.c.scope, keypairs.c.owner_id).join(tables.servers).join(keypairs)
         query = query.where(tables.servers.c.tenant_id == tenant_id)
-        if server_id is not None:
-            query = query.where(table.c.server_id == server_id)
+        if server_ids is not None:
+            query = query.where(table.c.server_id.in_(server_ids))
         with engine.reading(self._engine) as connection:
             found = connection.execute(query.order_by(tables.servers.c.name, table.c.login)).mappings()
             return [(rows.binding(row), row["name"] if seen_by(row, user_id) else None) for row in found]

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete, or_, select
 
 from controller.errors import AlreadyExists, Conflict, NotAllowed, NotFound
 from controller.model import FINAL, Server, ServerNotes, route
@@ -71,11 +71,28 @@ class Inventory(Base):
             self._event(connection, server.tenant_id, "server_changed", detail, server_id=server_id)
             return changed
 
-    def servers(self, tenant_id: str) -> list[Server]:
-        """Return a tenant's servers by name."""
-        query = select(tables.servers).where(tables.servers.c.tenant_id == tenant_id).order_by(tables.servers.c.name)
+    def servers(
+        self, tenant_id: str, *, called: Collection[str] | None = None, after: str = "", limit: int | None = None
+    ) -> list[Server]:
+        """Return a tenant's servers by name. called: those of these names and ids.
+
+        after, limit: of those whose names come after this one, so many; there need be none of that name.
+        """
+        table = tables.servers
+        query = select(table).where(table.c.tenant_id == tenant_id)
+        if called is not None:
+            query = query.where(or_(table.c.name.in_(called), table.c.id.in_(called)))
+        if after:
+            query = query.where(table.c.name > after)
         with engine.reading(self._engine) as connection:
-            return [rows.server(found) for found in connection.execute(query).mappings()]
+            return [rows.server(found) for found in connection.execute(query.order_by(table.c.name).limit(limit)).mappings()]
+
+    def server_names(self, tenant_id: str, ids: Collection[str]) -> dict[str, str]:
+        """Return what these servers of a tenant are called, by their ids; of one that is not there, nothing."""
+        table = tables.servers
+        query = select(table.c.id, table.c.name).where(table.c.tenant_id == tenant_id, table.c.id.in_(ids))
+        with engine.reading(self._engine) as connection:
+            return {found.id: found.name for found in connection.execute(query)}
 
     def server(self, tenant_id: str, name_or_id: str) -> Server:
         """Return one server of a tenant; its name is looked at first."""

@@ -88,9 +88,13 @@ class Keypairs(Base):
             self._event(connection, after.tenant_id, "keypair_upgraded", detail)
         return after
 
-    def keypairs(self, tenant_id: str, user_id: str) -> list[KeyPair]:
-        """Return the key pairs that a user may see, by name: their own and the account's."""
-        query = select(tables.keypairs).where(*_seen_by(tenant_id, user_id)).order_by(tables.keypairs.c.name)
+    def keypairs(self, tenant_id: str, user_id: str, *, after: str = "", limit: int | None = None) -> list[KeyPair]:
+        """Return the key pairs that a user may see, by name: their own and the account's.
+
+        after, limit: of those whose names come after this one, so many; there need be none of that name.
+        """
+        table = tables.keypairs
+        query = select(table).where(*_seen_by(tenant_id, user_id), table.c.name > after).order_by(table.c.name).limit(limit)
         with engine.reading(self._engine) as connection:
             return [rows.keypair(found) for found in connection.execute(query).mappings()]
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, exists, or_, select, update
+from sqlalchemy import ColumnElement, Connection, delete, exists, func, or_, select, update
 
 from controller.causes import CAUSES
 from controller.errors import Conflict, NotFound
@@ -222,29 +222,45 @@ class Tasks(Bindings, Inventory):
         failed: bool = False,
         running: bool = False,
         server_id: str | None = None,
+        after: int = 0,
+        limit: int | None = None,
     ) -> list[Task]:
         """Return tasks, oldest first, of a tenant or (None) of all.
 
         running: not ended yet, whether begun or not. failed: and nobody has retried it. Both: either of them.
+        after, limit: of those after this place in the order, so many.
         """
         table = tables.tasks
-        query = select(table)
+        query = select(table).where(table.c.seq > after, *_stands(failed, running))
         if tenant_id is not None:
             query = query.where(table.c.tenant_id == tenant_id)
         if ids is not None:
             query = query.where(table.c.id.in_(ids))
         if server_id is not None:
             query = query.where(table.c.server_id == server_id)
-        wanted: list[ColumnElement[bool]] = []
-        if failed:
-            again = table.alias("again")
-            wanted.append((table.c.status == "failed") & ~exists().where(again.c.retry_of == table.c.id))
-        if running:
-            wanted.append(table.c.status.in_(("ready", "running")))
-        if wanted:
-            query = query.where(or_(*wanted))
         with engine.reading(self._engine) as connection:
-            return [rows.task(found) for found in connection.execute(query.order_by(table.c.seq)).mappings()]
+            return [rows.task(found) for found in connection.execute(query.order_by(table.c.seq).limit(limit)).mappings()]
+
+    def counted_tasks(
+        self,
+        tenant_id: str,
+        operations: Collection[str],
+        *,
+        failed: bool = False,
+        running: bool = False,
+        offset: int,
+        limit: int,
+    ) -> tuple[list[Task], int]:
+        """Return so many tasks of these operations after the first few, oldest first, and how many there are in all.
+
+        Both are of one moment. failed, running: as tasks().
+        """
+        table = tables.tasks
+        which = [table.c.tenant_id == tenant_id, table.c.operation.in_(operations), *_stands(failed, running)]
+        page = select(table).where(*which).order_by(table.c.seq).offset(offset).limit(limit)
+        with engine.reading(self._engine) as connection:
+            total = connection.execute(select(func.count()).select_from(table).where(*which)).scalar_one()
+            return [rows.task(found) for found in connection.execute(page).mappings()], total
 
     def task(self, tenant_id: str, task_id: str) -> Task:
         """Return one task of a tenant."""
@@ -356,6 +372,18 @@ class Tasks(Bindings, Inventory):
         query = select(table).where(*where)
         expired = [rows.task(found) for found in connection.execute(query.order_by(table.c.seq)).mappings()]
         return [self._end(connection, task, _interruption(task), "task_interrupted") for task in expired]
+
+
+def _stands(failed: bool, running: bool) -> list[ColumnElement[bool]]:
+    """Return the condition that a task has failed and nobody has retried it, or has not ended, or (neither) none at all."""
+    table = tables.tasks
+    wanted: list[ColumnElement[bool]] = []
+    if failed:
+        again = table.alias("again")
+        wanted.append((table.c.status == "failed") & ~exists().where(again.c.retry_of == table.c.id))
+    if running:
+        wanted.append(table.c.status.in_(("ready", "running")))
+    return [or_(*wanted)] if wanted else []
 
 
 def _interruption(task: Task) -> Outcome:

@@ -496,6 +496,21 @@ def test_exports_are_on_record(store: Store, who: Caller, keypair: KeyPair) -> N
     assert (event.kind, event.detail["name"], event.detail["user_id"]) == ("keypair_exported", "laptop", who.user_id)
 
 
+def test_key_pairs_are_read_page_by_page_by_name(store: Store, who: Caller, url: str) -> None:
+    add_user(url, who)
+    for name in ("b", "a", "Z", "d", "c"):
+        store.add_keypair(a_keypair(who, name), Sealed(b"x"))
+    store.add_keypair(a_keypair(who, "bb", owner_id=OTHER), Sealed(b"x"))
+
+    def page(after: str, limit: int | None = None) -> list[str]:
+        return [each.name for each in store.keypairs(who.tenant_id, who.user_id, after=after, limit=limit)]
+
+    assert [page("", 2), page("a", 2), page("c", 2), page("d", 2)] == [["Z", "a"], ["b", "c"], ["d"], []]
+    store.delete_keypair(store.keypair(who.tenant_id, who.user_id, "a").id, who.user_id)
+    assert page("a", 2) == ["b", "c"]  # what a page ended with may be gone
+    assert page("") == ["Z", "b", "c", "d"]
+
+
 # -- bindings
 
 
@@ -507,7 +522,7 @@ def test_a_login_has_one_binding_at_a_time(store: Store, who: Caller, server: Se
     assert store.bindings(who.tenant_id) == [a_binding(server, keypair, "admin"), a_binding(server, second)]
     assert store.bindings(who.tenant_id, keypair_id=keypair.id) == [a_binding(server, keypair, "admin")]
     assert store.bindings(who.tenant_id, server_id=server.id, keypair_id=second.id) == [a_binding(server, second)]
-    assert store.named_bindings(who.tenant_id, who.user_id, server.id)[0] == (a_binding(server, keypair, "admin"), "laptop")
+    assert store.named_bindings(who.tenant_id, who.user_id, [server.id])[0] == (a_binding(server, keypair, "admin"), "laptop")
     assert (store.bindings("z" * 32), store.named_bindings("z" * 32, who.user_id)) == ([], [])
     unbound(store, server, "root")
     assert store.bindings(who.tenant_id) == [a_binding(server, keypair, "admin")]
@@ -515,7 +530,44 @@ def test_a_login_has_one_binding_at_a_time(store: Store, who: Caller, server: Se
     assert kinds(store, who).count("binding_removed") == 1
 
 
+def test_servers_are_read_page_by_page_and_by_what_they_are_called(store: Store, who: Caller) -> None:
+    names = ("b", "a", "d", "c")
+    added = {one.name: one for one in store.add_servers([a_server(who, name) for name in names])}
+
+    def page(**which: Any) -> list[str]:
+        return [each.name for each in store.servers(who.tenant_id, **which)]
+
+    assert [page(limit=3), page(after="c", limit=3), page(after="bb"), page(after="z")] == [
+        ["a", "b", "c"],
+        ["d"],
+        ["c", "d"],
+        [],
+    ]
+    assert page(called=["d", added["b"].id, "nobody", "d"]) == ["b", "d"]
+    assert page(called=["a", "b", "c"], after="a", limit=1) == ["b"]
+    ids = [added["a"].id, "nobody"]
+    assert store.server_names(who.tenant_id, ids) == {added["a"].id: "a"}
+    assert (store.server_names("z" * 32, ids), store.servers("z" * 32, called=["a"])) == ({}, [])
+
+
 # -- tasks
+
+
+def test_a_page_of_tasks_comes_with_their_number(store: Store, who: Caller, server: Server) -> None:
+    operations = ["bind", "check", "replace", "bind"]
+    added = store.add_tasks([a_task(server, operation=each) for each in operations])
+
+    def page(offset: int, limit: int = 2) -> tuple[list[int], int]:
+        found, total = store.counted_tasks(who.tenant_id, ["bind", "replace"], running=True, offset=offset, limit=limit)
+        return [task.seq for task in found], total
+
+    assert [page(0), page(2), page(3), page(1, 1)] == [([1, 3], 3), ([4], 3), ([], 3), ([3], 3)]
+    assert store.cancel(who.tenant_id, added[0].id, "not needed")
+    more = store.add_tasks([a_task(server)])
+    assert page(0, 9) == ([3, 4, more[0].seq], 3)
+    assert store.counted_tasks(who.tenant_id, ["bind"], failed=True, offset=0, limit=9) == ([], 0)
+    assert store.counted_tasks("z" * 32, ["bind"], running=True, offset=0, limit=9) == ([], 0)
+    assert [task.seq for task in store.tasks(who.tenant_id, after=2, limit=2)] == [3, 4]
 
 
 def test_tasks_keep_the_order_they_came_in(store: Store, who: Caller, server: Server, clock: Clock) -> None:

@@ -122,7 +122,7 @@ TRIALS: dict[tuple[str, str], Trial] = {
     ("keypair.delete", "account"): _on_pair("account", lambda world, who, name: world.keypairs.delete(who, name)),
     ("server.see", "tenant"): lambda world, who: world.servers.list(who),
     ("server.change", "tenant"): _add_server,
-    ("binding.see", "tenant"): lambda world, who: world.servers.bindings(who),
+    ("binding.see", "tenant"): lambda world, who: world.servers.bindings(who, world.server(who).id),
     ("binding.order", "tenant"): lambda world, who: world.bindings.start(who, "check", [world.server(who)], {}, {}),
     ("binding.take", "other"): _take,
     ("task.see", "tenant"): lambda world, who: world.tasks.list(who),

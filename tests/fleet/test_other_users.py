@@ -75,6 +75,6 @@ def test_another_users_private_key_pair_opens_nothing_and_stays(make_server, tmp
             task = await ended(fleet, boss, server.name, "replace", password, keypair="mine", take_over=True)
             assert task.status == "succeeded", task
             assert not judge.key_login_works(server, "root", private)
-            assert hers.name not in str(await fleet.servers.bindings(alice))
+            assert hers.name not in str(await fleet.servers.bindings(alice, (await fleet.servers.get(alice, server.name)).id))
 
     asyncio.run(story())

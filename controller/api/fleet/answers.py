@@ -123,9 +123,10 @@ class Proof(TypedDict):
 
 
 class Task(TypedDict):
-    """One request for one server. evidence: what was seen; request: the options, none of them secret."""
+    """One request for one server. number: its place in the order. evidence: what was seen; request: the options, none secret."""
 
     id: str
+    number: int
     server: str
     login: str
     operation: Operation

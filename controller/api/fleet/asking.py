@@ -73,4 +73,7 @@ async def refused(request: Request, problem: Problem) -> None:
 
 
 Asking = Annotated[Caller, Depends(caller_of)]
+PAGE = 1000  # the most that one answer lists; whoever wants all asks again, after the last of these
+Limit = Annotated[int, Query(ge=1, le=PAGE)]
+AfterName = Annotated[str, Query(max_length=255)]
 Words = Annotated[list[str], Query(default_factory=list, max_length=1000)]

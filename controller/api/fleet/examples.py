@@ -27,7 +27,8 @@ _SERVER = {
     "old_algorithms": [], "reset_root": None,
 }  # fmt: skip
 _TASK = {
-    "id": _TASK_ID, "server": "web-1", "login": "root", "operation": "bind", "status": "failed", "server_state": "as_before",
+    "id": _TASK_ID, "number": 7, "server": "web-1", "login": "root", "operation": "bind", "status": "failed",
+    "server_state": "as_before",
     "phase": "connect", "cause": "connection_timed_out", "message": "web-1: 192.0.2.1:22 does not answer",
     "evidence": {"host": "192.0.2.1", "port": 22}, "proof": [], "handling": "Look whether it is up.", "retryable": True,
     "created_at": _AT, "started_at": _AT, "finished_at": _AT, "retry_of": None, "request": {"keypair": "ops"},

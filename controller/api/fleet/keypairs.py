@@ -3,16 +3,16 @@
 from fastapi import APIRouter
 
 from controller.api import shapes
-from controller.api.fleet.asking import Asking, Serving
+from controller.api.fleet.asking import PAGE, AfterName, Asking, Limit, Serving
 from controller.api.shapes import Json
 
 router = APIRouter()
 
 
 @router.get("/keypairs")
-async def list_keypairs(fleet: Serving, who: Asking) -> list[Json]:
-    """List the key pairs that the caller may see."""
-    return [shapes.keypair(found) for found in await fleet.keypairs.list(who)]
+async def list_keypairs(fleet: Serving, who: Asking, after: AfterName = "", limit: Limit = PAGE) -> list[Json]:
+    """List the key pairs that the caller may see, by name: of those after a name, the first so many."""
+    return [shapes.keypair(found) for found in await fleet.keypairs.list(who, after, limit)]
 
 
 @router.post("/keypairs", status_code=201)

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from controller.api import shapes
-from controller.api.fleet.asking import Asking, Serving, Words
+from controller.api.fleet.asking import PAGE, Asking, Limit, Serving, Words
 from controller.api.shapes import Json
 from controller.errors import Invalid
 from controller.model import Credential, Secret, Task
@@ -38,9 +38,17 @@ async def start(fleet: Serving, who: Asking, asked: shapes.NewOperation) -> list
 
 
 @router.get("/tasks")
-async def list_tasks(fleet: Serving, who: Asking, id: Words, failed: bool = False, running: bool = False) -> list[Json]:
-    """List tasks, in the order in which they were asked for."""
-    return [shapes.task(found) for found in await fleet.tasks.list(who, failed, running, id or None)]
+async def list_tasks(
+    fleet: Serving,
+    who: Asking,
+    id: Words,
+    failed: bool = False,
+    running: bool = False,
+    after: Annotated[int, Query(ge=0, le=2**63 - 1)] = 0,
+    limit: Limit = PAGE,
+) -> list[Json]:
+    """List tasks, in the order in which they were asked for: of those after a number, the first so many."""
+    return [shapes.task(found) for found in await fleet.tasks.list(who, failed, running, id or None, after, limit)]
 
 
 @router.get("/tasks/{id}")

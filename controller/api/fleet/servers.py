@@ -6,10 +6,11 @@ from fastapi import APIRouter
 from pydantic import ValidationError
 
 from controller.api import shapes
-from controller.api.fleet.asking import Asking, Serving, Words
+from controller.api.fleet.asking import PAGE, AfterName, Asking, Fleet, Limit, Serving, Words
 from controller.api.problems import found_wrong
 from controller.api.shapes import Json
 from controller.errors import Invalid, Problem
+from controller.model import Binding, Caller, Server
 
 IMPORTED_AT_ONCE = 5000
 
@@ -17,17 +18,21 @@ router = APIRouter()
 
 
 @router.get("/servers")
-async def list_servers(fleet: Serving, who: Asking, select: Words, all: bool = False) -> list[Json]:
-    """List servers: all of them, or those that names and label=value select."""
-    found = await fleet.servers.select(who, select, all) if select or all else await fleet.servers.list(who)
-    bindings, names = await fleet.servers.bindings(who), await fleet.servers.jump_names(who)
-    return [shapes.server(one, [pair for pair in bindings if pair[0].server_id == one.id], names) for one in found]
+async def list_servers(
+    fleet: Serving, who: Asking, select: Words, all: bool = False, after: AfterName = "", limit: Limit = PAGE
+) -> list[Json]:
+    """List servers by name, all or those that names and label=value select: of those after a name, the first so many."""
+    if select:
+        chosen = await fleet.servers.select(who, select, all)
+        return await shown(fleet, who, [one for one in chosen if one.name > after][:limit])
+    return await shown(fleet, who, await fleet.servers.list(who, after, limit))
 
 
 @router.post("/servers", status_code=201)
 async def add_server(fleet: Serving, who: Asking, asked: shapes.NewServer) -> Json:
     """Add a server; with trust on first use its host key is recorded before anything else is sent to it."""
-    return shapes.server(await fleet.servers.add(who, **asked.model_dump()), [], await fleet.servers.jump_names(who))
+    (one,) = await shown(fleet, who, [await fleet.servers.add(who, **asked.model_dump())])
+    return one
 
 
 @router.post("/servers/import", status_code=201)
@@ -38,29 +43,36 @@ async def import_servers(fleet: Serving, who: Asking, asked: list[Any], check: b
     """
     if len(asked) > IMPORTED_AT_ONCE:
         raise Invalid("too_many_servers", f"{len(asked)} servers at once; send at most {IMPORTED_AT_ONCE}")
-    added = await fleet.servers.add_all(who, [to_be_added(each) for each in asked], only_check=check)
-    names = await fleet.servers.jump_names(who)
-    return [shapes.server(one, [], names) for one in added]
+    return await shown(fleet, who, await fleet.servers.add_all(who, [to_be_added(each) for each in asked], only_check=check))
 
 
 @router.get("/servers/{name}")
 async def show_server(fleet: Serving, who: Asking, name: str) -> Json:
     """Show one server."""
-    found = await fleet.servers.get(who, name)
-    return shapes.server(found, await fleet.servers.bindings(who, found), await fleet.servers.jump_names(who))
+    (one,) = await shown(fleet, who, [await fleet.servers.get(who, name)])
+    return one
 
 
 @router.patch("/servers/{name}")
 async def change_server(fleet: Serving, who: Asking, name: str, asked: shapes.ChangedServer) -> Json:
     """Change how a server is reached; what is left out stays as it is."""
-    found = await fleet.servers.change(who, name, **asked.model_dump())
-    return shapes.server(found, await fleet.servers.bindings(who, found), await fleet.servers.jump_names(who))
+    (one,) = await shown(fleet, who, [await fleet.servers.change(who, name, **asked.model_dump())])
+    return one
 
 
 @router.delete("/servers/{name}", status_code=204)
 async def remove_server(fleet: Serving, who: Asking, name: str, force: bool = False) -> None:
     """Take a server out of the inventory; nothing is changed on it."""
     await fleet.servers.remove(who, name, force=force)
+
+
+async def shown(fleet: Fleet, who: Caller, servers: list[Server]) -> list[Json]:
+    """Return servers with what is bound on them."""
+    bound: dict[str, list[tuple[Binding, str | None]]] = {one.id: [] for one in servers}
+    for pair in await fleet.servers.bindings(who, *bound):
+        bound[pair[0].server_id].append(pair)
+    names = await fleet.servers.jump_names(who, servers)
+    return [shapes.server(one, bound[one.id], names) for one in servers]
 
 
 def to_be_added(given: Any) -> Json | Problem:

@@ -135,7 +135,7 @@ async def associate(fleet: Fleet, who: Caller, asked: Associate, *, first: bool 
 
 async def is_bound(fleet: Fleet, who: Caller, server: Server) -> bool:
     """Say whether a key pair is bound to the server's own login, whoever's it is."""
-    return any(binding.login == server.login for binding, _ in await fleet.servers.bindings(who, server))
+    return any(binding.login == server.login for binding, _ in await fleet.servers.bindings(who, server.id))
 
 
 async def server_of(fleet: Fleet, who: Caller, asked: AnyServer) -> Server:

@@ -18,6 +18,7 @@ PAGE, LARGEST_PAGE = 50, 1000
 MOST_AT_ONCE = 10
 DESCRIPTION_CHARACTERS = 255
 KEY_BYTES = 64 * 1024
+MARKER = "^[A-Za-z0-9_-]{0,255}$"  # a name, or nothing
 router = APIRouter()
 
 # What the public service calls our scopes and types.
@@ -90,15 +91,18 @@ async def list_keypairs(
     fleet: Serving,
     who: Asking,
     limit: Annotated[int, Query(ge=1, le=LARGEST_PAGE)] = PAGE,
-    marker: Annotated[str, Query(max_length=255)] = "",
+    marker: Annotated[str, Query(pattern=MARKER)] = "",
 ) -> Json:
-    """List the caller's own key pairs and the account's by name, those after the marker."""
-    after = [each for each in sorted(await fleet.keypairs.list(who), key=lambda each: each.name) if each.name > marker]
-    page = after[:limit]
+    """List the caller's own key pairs and the account's by name, those after the marker.
+
+    The marker is a name: also of a key pair that was deleted since, so that whoever pages while others delete misses none.
+    """
+    found = await fleet.keypairs.list(who, marker, limit + 1)
+    page = found[:limit]
     info: Json = {"current_count": len(page)}
     if page:
         info["previous_marker"] = page[0].name
-    if len(after) > limit:
+    if len(found) > limit:
         info["next_marker"] = page[-1].name
     return {"keypairs": [{"keypair": listed(each)} for each in page], "page_info": info}
 

@@ -59,7 +59,8 @@ async def list_keypair_task(fleet: Serving, who: Asking, task_id: str) -> Json:
 @router.get("/running-tasks")
 async def list_running_task(fleet: Serving, who: Asking, limit: Limit = PAGE, offset: Offset = 0) -> Json:
     """List what waits or runs."""
-    return await _page(fleet, who, await fleet.tasks.list(who, running=True), limit, offset, _listed)
+    found, total = await fleet.tasks.counted(who, KINDS, running=True, offset=offset, limit=limit)
+    return {"total": total, "tasks": await _told(fleet, who, found, _listed)}
 
 
 @router.get("/failed-tasks")
@@ -70,7 +71,8 @@ async def list_failed_task(fleet: Serving, who: Asking, limit: Limit = PAGE, off
         code = _CODES.get(task.cause or "", "KPS.0004")
         return _listed(task, keypair) | {"task_error_code": code, "task_error_msg": f"{task.message} ({task.cause})"}
 
-    return await _page(fleet, who, await fleet.tasks.list(who, failed=True), limit, offset, told)
+    found, total = await fleet.tasks.counted(who, KINDS, failed=True, offset=offset, limit=limit)
+    return {"total": total, "tasks": await _told(fleet, who, found, told)}
 
 
 @router.delete("/failed-tasks/{task_id}")
@@ -99,11 +101,10 @@ def word(task: Task) -> str:
     return f"{_PHASES[task.status]}_{KINDS[task.operation]}"
 
 
-async def _page(fleet: Fleet, who: Caller, tasks: list[Task], limit: int, offset: int, told: Callable[[Task, str], Json]) -> Json:
-    shown = [task for task in tasks if task.operation in KINDS]
-    page = shown[offset : offset + limit]
-    bound = await fleet.servers.bindings(who) if any(task.operation == "unbind" for task in page) else []
-    return {"total": len(shown), "tasks": [told(task, _bound_then(task, bound)) for task in page]}
+async def _told(fleet: Fleet, who: Caller, tasks: list[Task], told: Callable[[Task, str], Json]) -> list[Json]:
+    ids = {task.server_id for task in tasks if task.operation == "unbind"}
+    bound = await fleet.servers.bindings(who, *ids) if ids else []
+    return [told(task, _bound_then(task, bound)) for task in tasks]
 
 
 def _bound_then(task: Task, bound: list[tuple[Binding, str | None]]) -> str:
