@@ -43,7 +43,8 @@ if has setpriv && setpriv --reuid=0 --regid=0 --init-groups true 2>/dev/null; th
 # -- words -------------------------------------------------------------------------------------------------------------
 
 word() { # NAME WORD: the variable holds what the word says; for names and paths, not for texts
-    word=$(printf '%b.' "${2#=}")
+    word=
+    until [ "${word%.}" != "$word" ]; do word=$(printf '%b.' "${2#=}"); done # again where it was killed
     eval "$1=\${word%.}"
 }
 
@@ -202,16 +203,30 @@ move_journal() { # TO: 1 where somebody has decided before, 2 where it cannot be
     durable "$state" || return 2
 }
 
-journal_line() { # JOURNAL KIND: our lines of this kind in it, bare of JSON
-    sed -n "s/^\"$2 \\(.*\\)\"[],}]*\$/\\1/p" "$1" 2>/dev/null | sed 's/\\\\/\\/g'
+# Whatever reads may be killed, and has then said nothing, or half: only what ends with the mark is had whole.
+journal_lines() { # JOURNAL KIND: lines has our lines of this kind in it, bare of JSON; 1 where they are not had
+    for _ in 1 2 3 4 5; do
+        lines=$({ sed -n "s/^\"$2 \\(.*\\)\"[],}]*\$/\\1/p" "$1" && echo .; } 2>/dev/null | sed 's/\\\\/\\/g')
+        case $lines in
+            . | *'
+.')
+                lines=${lines%.} lines=${lines%
+}
+                return 0
+                ;;
+        esac
+        [ -e "$1" ] || break
+    done
+    lines=
+    return 1
 }
 
-undecided() { # what identifies the operation that is neither confirmed nor undone
+undecided() { # the variable has what identifies the operation that is neither confirmed nor undone, if there is one
     for each in armed revoking reverting; do
-        found=$(journal_line "$state/journal.$each" head)
-        [ -z "$found" ] || break
+        journal_lines "$state/journal.$each" head
+        undecided=$lines
+        [ -z "$undecided" ] || break
     done
-    printf '%s' "$found"
 }
 
 # -- the undo ----------------------------------------------------------------------------------------------------------
@@ -222,7 +237,8 @@ recover() { # finish what was left: 0 where nothing remains, 1 where something d
     if [ -e "$state/journal.revoking" ]; then
         # Never undone: the keys go, by the lines that were found to hold them. Where none are named, the next run says which.
         ended=partial journal=$state/journal.revoking
-        [ -n "$(journal_line "$journal" gone)" ] || return 1
+        journal_lines "$journal" gone
+        [ -n "$lines" ] || return 1
     elif [ -e "$state/journal.confirmed" ]; then
         ended=succeeded journal=$state/journal.confirmed
     elif [ -e "$state/journal.reverting" ]; then
@@ -232,7 +248,8 @@ recover() { # finish what was left: 0 where nothing remains, 1 where something d
         disarm
         return
     fi
-    head=$(journal_line "$journal" head)
+    journal_lines "$journal" head
+    head=$lines
     [ -n "$head" ] || return 1 # of an agent in Python: the next run goes on
     # shellcheck disable=SC2086
     set -- $head
@@ -249,16 +266,20 @@ recover() { # finish what was left: 0 where nothing remains, 1 where something d
 }
 
 undo_steps() { # KIND OF LINE: what narrowed whatever else cannot be, what widened only while nothing is left
-    left=0
+    left=0 whole=no
+    journal_lines "$journal" "$1" || return 1
     while read -r half kind login directory name mode links before after added removed where ground inode; do
-        [ -n "$half" ] || continue # there was no step
-        if [ "$(undecided)" != "$head" ]; then return 1; fi # it is over
+        if [ "$half" = . ]; then whole=yes; fi
+        if [ "$whole" = yes ] || [ -z "$half" ]; then continue; fi
+        undecided
+        if [ "$undecided" != "$head" ]; then return 1; fi # it is over
         if [ $left != 0 ] && [ "$half" = widen ]; then continue; fi
         undo_step || left=1
     done <<END
-$(journal_line "$journal" "$1")
+$lines
+.
 END
-    return $left
+    [ $whole = yes ] && return $left
 }
 
 undo_step() { # the variables of undo_steps
@@ -290,9 +311,12 @@ ends_with() { # WORDS VERB LOGIN DIRECTORY: whether files.sh ends with one of th
     case " $1 " in *" ${said%% *} "*) [ -n "$said" ] ;; *) false ;; esac
 }
 
-listening() { # the inodes of the sockets that listen at our port for our address
+listening() { # the inodes of the sockets that listen at our port for our address; not 0 where that was not found out
+    tables=/proc/net/tcp
+    if [ -r /proc/net/tcp6 ]; then tables="$tables /proc/net/tcp6"; fi
+    # shellcheck disable=SC2086
     awk -v port="$1" -v ours="$2" '$4 == "0A" { split($2, at, ":"); if (at[2] == port && (at[1] ~ /^0+$/ || at[1] == ours ||
-        substr(at[1], length(at[1]) - 7) == ours)) print $10 }' /proc/net/tcp /proc/net/tcp6 2>/dev/null
+        substr(at[1], length(at[1]) - 7) == ours)) print $10 }' $tables 2>/dev/null
 }
 
 listener() { # INODES: the sshd that holds one of them
@@ -313,14 +337,16 @@ listener() { # INODES: the sshd that holds one of them
 
 first_holds() { # INODES: those that process 1 holds too: systemd made them, and sshd keeps them
     held=$(ls -l /proc/1/fd 2>/dev/null)
+    [ $? -le 128 ] || return 1 # killed
     for socket in $1; do
         case $held in *"socket:[$socket]"*) printf '%s ' "$socket" ;; esac
     done
 }
 
 reload_after_undo() { # have sshd run on the restored file, unless it does not accept it
-    # shellcheck disable=SC2046
-    set -- $(journal_line "$journal" sshd)
+    journal_lines "$journal" sshd || return 1
+    # shellcheck disable=SC2086
+    set -- $lines
     [ $# -ge 5 ] || return 0 # each connection has the file read anew
     port=$1 address=$2 was=$3
     word service "$4"
@@ -331,19 +357,22 @@ reload_after_undo() { # have sshd run on the restored file, unless it does not a
         shift
     done
     if ! "$@" -t </dev/null >/dev/null 2>&1; then return 1; fi
-    before=$(listening "$port" "$address")
+    before=$(listening "$port" "$address") || return 1
     pid=$(listener "$before")
+    firsts=$(first_holds "$before") || return 1
     if [ -z "$pid" ] && [ "$was" != "$(which_boot)" ]; then return 0; fi # the system starts its own
     if [ -n "$service" ]; then
-        case $pid/$(first_holds "$before") in
+        case $pid/$firsts in
             [0-9]*/) systemctl reload "$service" ;;
             # An sshd that starts anew by itself does not find systemd's socket again.
             *) systemctl restart "$service" ;;
         esac
     elif [ -n "$pid" ]; then
         kill -HUP "$pid"
-    else
+    elif [ -z "$before" ]; then
         "$@" 9<&- </dev/null >/dev/null 2>&1
+    else
+        false # who listens was not found out: not another one beside it
     fi || return 1
     for wait in .2 .2 .2 .2 .2 1 1 1 1 1 1 1 1 1 1 1 1 1 1; do
         sleep $wait 2>/dev/null || sleep 1
@@ -358,7 +387,8 @@ reload_after_undo() { # have sshd run on the restored file, unless it does not a
 # -- the undo that outlives the session ---------------------------------------------------------------------------------
 
 watch() {
-    ours=$(undecided)
+    undecided
+    ours=$undecided
     while [ -n "$ours" ]; do
         # shellcheck disable=SC2086
         set -- $ours
@@ -367,7 +397,8 @@ watch() {
             return
         fi
         sleep 1
-        if [ "$(undecided)" != "$ours" ]; then
+        undecided
+        if [ "$undecided" != "$ours" ]; then
             tidy_up "$ours"
             return
         fi
@@ -378,7 +409,9 @@ tidy_up() { # OURS: where the agent has died between its commit and its end; whi
     tried=0
     while [ $tried -lt 60 ]; do
         sleep 1
-        standing=$(undecided)$(journal_line "$state/journal.confirmed" head)
+        undecided
+        journal_lines "$state/journal.confirmed" head
+        standing=$undecided$lines
         if [ -z "$standing" ]; then
             [ -e "$state/agent" ] || return
         elif [ "$standing" != "$1" ]; then
@@ -400,7 +433,9 @@ end_agent() { # past the deadline, and still waiting for a controller that says 
 
 undo_now() { # OURS: until it is through; a server without this undo may have no way in
     attempt=0
-    while [ $attempt -lt 60 ] && [ "$(undecided)" = "$1" ]; do
+    while [ $attempt -lt 60 ]; do
+        undecided
+        [ "$undecided" = "$1" ] || return
         (
             who_am_i
             take_lock $patience
@@ -695,7 +730,8 @@ case $1 in
         if [ "$1" = watch ]; then
             watch
         else
-            ours=$(undecided)
+            undecided
+            ours=$undecided
             if [ -n "$ours" ] || [ -e "$state/journal.confirmed" ]; then
                 (
                     who_am_i

@@ -2,15 +2,19 @@
 
 import errno
 import os
+import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from kpsagent import local
 from kpsagent.host import Arm, AskSshd, Daemon, Lock, MoveJournal, Replace, WriteJournal, WriteNonce
 from tests.contracts.shell_places import ShellPlace, shell_place, with_program
-from tests.contracts.test_shell import THEIRS, Work, left
+from tests.contracts.test_shell import THEIRS, Work, left, state
 from tests.needs import lacking
 
+AGENT = Path(local.__file__).with_name("shell") / "agent.sh"
 _NO_PROGRAM = Daemon("listener", 0, "/bin/echo", [], "/etc/ssh/sshd_config", "")
 
 
@@ -129,3 +133,45 @@ def test_an_undo_that_cannot_be_written_whole_leaves_what_others_wrote(bare, too
     fail(bare, tool, "", "No space left on device")
     work.host.end_rope()
     assert bare.look(work.removed)[1] == edited
+
+
+def dies(place: ShellPlace, tool: str, at: int) -> Path:
+    """Have the tool killed at its so manyth call from now on. The file returned has a line for each call."""
+    calls = place.root / "tmp/calls"
+    there = place.root / "bin" / tool
+    there.unlink()
+    there.write_text(
+        "#!/bin/sh\n"
+        f"if [ -e /tmp/calls ]; then echo >>/tmp/calls; if [ $(wc -l </tmp/calls) = {at} ]; then kill -9 $$; fi; fi\n"
+        f'exec /bin/busybox {tool} "$@"\n'
+    )
+    there.chmod(0o755)
+    calls.write_text("")
+    return calls
+
+
+@pytest.mark.parametrize("at", range(1, 13))
+def test_whoever_reads_the_journal_may_be_killed_and_all_is_undone(bare, at):
+    work = Work(bare)
+    work.do(5)
+    calls = dies(bare, "sed", at)
+    work.host.end_rope()
+    assert len(calls.read_text()) >= at
+    assert work.look() == work.before
+    assert left(bare) == []
+    assert "reverted" in state(bare)
+
+
+def test_an_sshd_that_was_not_found_is_not_taken_for_reloaded(tmp_path):
+    """What looks for it is killed, once."""
+    with socket.create_server(("127.0.0.1", 0)) as listens:
+        port = listens.getsockname()[1]
+        journal = tmp_path / "journal.reverting"
+        journal.write_text(f'"sshd {port:04X} 0100007F {local._which_boot()} = /bin/true"\n')
+        program = (
+            f'. {AGENT}\nawk() {{ if [ -e {tmp_path}/once ]; then rm {tmp_path}/once; return 137; fi; command awk "$@"; }}\n'
+            f"journal={journal}\nreload_after_undo && echo reloaded || echo not"
+        )
+        (tmp_path / "once").write_text("")
+        said = subprocess.run(["sh", "-c", program, "sh", "none"], capture_output=True, text=True, timeout=60)
+    assert said.stdout == "not\n", said.stderr

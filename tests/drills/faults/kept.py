@@ -9,13 +9,18 @@ from tests.drills.faults.points import Point, Trial
 ROOT = Path(__file__).parents[3]
 # What a trial is of: the agent, who sends it and answers it, and the drill itself.
 _OF = ("kpsagent", "controller/transport", "controller/demo", "tests/drills/faults")
+# And of that, what only a server without Python has to do with.
+_WITHOUT_PYTHON = (
+    "kpsagent/shell", "controller/transport/far.py", "controller/transport/played.py", "controller/transport/shell_host.py",
+    "controller/transport/shell_journal.py", "tests/drills/faults/shell_lab.py", "tests/drills/faults/tree.py",
+)  # fmt: skip
 
 
 class Kept:
     """The trials of one drill, kept in a directory; without a directory none is."""
 
     def __init__(self, directory: Path | None, name: str) -> None:
-        self._path = None if directory is None else directory / f"{name.replace(' ', '-')}-{_code()}.jsonl"
+        self._path = None if directory is None else directory / f"{name.replace(' ', '-')}-{_code('without' in name)}.jsonl"
         self._known: dict[tuple[str, str, int, str], Trial] = {}
         if self._path is not None and self._path.exists():
             for line in self._path.read_text().splitlines():
@@ -54,10 +59,11 @@ def _read(told: dict[str, object]) -> Trial:
     return Trial(Point(of, case, at, how, call), True, misses, float(str(told["late_seconds"])), str(told["state"]))
 
 
-def _code() -> str:
+def _code(without_python: bool) -> str:
     digest = hashlib.sha256()
     for top in _OF:
         for path in sorted((ROOT / top).rglob("*")):
-            if path.suffix in (".py", ".sh"):
-                digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
+            name = str(path.relative_to(ROOT))
+            if path.suffix in (".py", ".sh") and (without_python or not name.startswith(_WITHOUT_PYTHON)):
+                digest.update(name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]

@@ -112,6 +112,7 @@ class Lab:
         self.key, self.other = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
         self.cases: dict[str, Case] = {}
         self.broken: dict[str, Files] = {}
+        self.stopped: Stop | None = None  # why the controller gave up the last run, if it did
         self.target = Target(self.server.name, self.server.host, self.server.port, self.server.public_host_key, LOGIN_SECONDS)
 
     def close(self) -> None:
@@ -264,7 +265,8 @@ class Lab:
     async def _heard(self, case: Case, plan: dict[str, Any], agent: rope.Rope | Played, looks: bool) -> Result | None:
         password = Secret(case.password) if case.password else None
         prover = Prover(self.target, plan, self._private_of, password)
-        with contextlib.suppress(Stop):
+        self.stopped = None
+        try:
             async for frame in agent.frames():
                 if isinstance(frame, Result):
                     return frame
@@ -272,6 +274,8 @@ class Lab:
                     if looks:
                         case.on_the_way.append(self.files())
                     await agent.answer(await prover.answers(frame))
+        except Stop as stop:
+            self.stopped = stop
         return None
 
     async def _private_of(self, line: str) -> asyncssh.SSHKey | None:

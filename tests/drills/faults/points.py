@@ -154,7 +154,9 @@ def _told(lab: Lab, case: Case, trial: Trial, result: Result | None) -> None:
     """The call failed, or who made it for the agent died: it lives, has to say so, and to have left the server as it says."""
     number = getattr(errno, trial.point.how, 0)
     if result is None:
-        trial.miss(UNTOLD, "it ended without a word")
+        # The controller, which decides for it, has said why.
+        if lab.stopped is None or lab.stopped.cause == "connection_lost":
+            trial.miss(UNTOLD, "it ended without a word")
         return
     trial.state = result.server_state
     files = lab.files()
@@ -244,7 +246,7 @@ async def recovery(lab: Lab, point: Point) -> Trial:
     lab.kill_agents()  # one that goes on trying
     await judged(lab, case, trial, "right after")
     if point.of == "boot" and f"{STATE}/agent" in lab.files():
-        await _boots(lab, lab.unfollowed())
+        await _boots(lab, lab.unfollowed(), 30)
         if not like(without_arms(lab.files()), case.finished):
             trial.miss(WRONG_END, f"after the next boot: {unlike(lab.files(), case.finished)}")
     await next_run(lab, case, trial, (case.finished,))
@@ -263,7 +265,8 @@ async def _roots(lab: Lab, case: Case, way: Way) -> Way:
     return case.old if case.old.login == "root" and await lab.lets_in(case.old) else way
 
 
-async def _boots(lab: Lab, tracer: Tracer) -> None:
+async def _boots(lab: Lab, tracer: Tracer, seconds: float = 3) -> None:
+    """Have what runs at boot run for so long; one that cannot get through tries again in 10 s, and that is not waited for."""
     process = await asyncio.create_subprocess_exec(
         *lab.server._way_in(),
         "/bin/sh",
@@ -278,7 +281,7 @@ async def _boots(lab: Lab, tracer: Tracer) -> None:
     process.stdin.write(b"\n")
     process.stdin.close()
     try:
-        await asyncio.to_thread(tracer.ended.wait, 3)  # one that cannot get through tries again in 10 s
+        await asyncio.to_thread(tracer.ended.wait, seconds)
     finally:
         lab.kill_agents()
         await process.wait()

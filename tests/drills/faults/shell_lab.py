@@ -1,7 +1,11 @@
 """The same on a server without Python: the agent is a shell program, and hundreds of small ones that it starts."""
 
+import contextlib
 import errno
+import os
 import secrets
+import select
+import threading
 from typing import Any
 
 from controller.transport import far, played, rope
@@ -18,10 +22,17 @@ KILLS = {"kill": "", "kill one": "one", "kill the shell": "top"}
 
 
 class Untraced(Tracer):
-    """Follows nothing: for a run that is only to be carried out."""
+    """Follows nothing: for a run that is only to be carried out. It has ended when its first process has."""
 
     def seize(self, pid: int) -> None:
-        self.ended.set()
+        def wait() -> None:
+            with contextlib.suppress(ProcessLookupError):
+                descriptor = os.pidfd_open(pid)
+                select.select([descriptor], [], [])
+                os.close(descriptor)
+            self.ended.set()
+
+        threading.Thread(target=wait, daemon=True).start()
 
 
 class ShellLab(Lab):
