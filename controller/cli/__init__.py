@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from controller.cli import backup, exits, home, operations, output
+from controller.cli import backup, exits, home, network, operations, output
 from controller.cli.audit import audit
-from controller.cli.command import Home, Json, grouping, remember
+from controller.cli.command import Home, Json, Profile, grouping, remember
 from controller.cli.keyfiles import keypairs
 from controller.cli.kms import kms
 from controller.cli.rootkeys import roots
@@ -45,12 +45,13 @@ def before(
     ctx: typer.Context,
     json: Json = False,
     home: Home = None,
+    profile: Profile = None,
     version: Annotated[
         bool, typer.Option("--version", metavar="", help="Print the version.", callback=print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Remember what holds for whichever command comes."""
-    remember(ctx, json, home)
+    remember(ctx, json, home, profile)
 
 
 home.register(app)
@@ -68,6 +69,8 @@ app.add_typer(users, name="user")
 app.add_typer(access_keys, name="access-key")
 app.add_typer(quotas, name="quota")
 app.add_typer(tenants, name="tenant")
+network.register(app)
+app.add_typer(network.profile, name="profile")
 
 
 def main() -> None:

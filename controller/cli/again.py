@@ -1,8 +1,7 @@
 """Commands that ask once more, with what has to be given again: credentials are never kept."""
 
-from typing import Any
+from controller.cli.output import Known
 
-Json = dict[str, Any]
 # What is kept of a credential (controller/service/tasks.py), and the option with which it is given.
 _OPTIONS = {
     "identity": "--identity FILE",
@@ -13,12 +12,12 @@ _OPTIONS = {
 PASSWORD_HELPS = frozenset({"wrong_password", "credential_needed"})
 
 
-def retry(task: Json) -> str:
+def retry(task: Known) -> str:
     """Return the command that retries a failed task."""
     return " ".join(["kps task retry", str(task["id"]), *credentials(task)])
 
 
-def repair(task: Json) -> str:
+def repair(task: Known) -> str:
     """Return the command that repairs what a check has found, for the same key and by the same way in."""
     request = task.get("request", {})
     words = ["kps server check", str(task["server"]), "--login", str(task["login"]), "--repair"]
@@ -29,7 +28,7 @@ def repair(task: Json) -> str:
     return " ".join(words + credentials(task))
 
 
-def credentials(task: Json) -> list[str]:
+def credentials(task: Known) -> list[str]:
     """Return the options with which a task's credentials are given again."""
     request = task.get("request", {})
     given = request.get("given", [])

@@ -5,7 +5,7 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,10 +15,11 @@ import typer
 from controller.cli import completion, exits, inputs, output
 from controller.cli.command import command, group
 from controller.cli.exits import Declined, usage
+from controller.cli.output import Known
 from controller.cli.session import Session
 
 if TYPE_CHECKING:
-    from controller.client import Client
+    from controller.client import AsyncKpsClient
 
 Json = dict[str, Any]
 AT_ONCE = 1000
@@ -85,7 +86,7 @@ async def list_(
     }  # fmt: skip
     async with session.client() as client:
         newest = await client.audit_events(wanted, limit=1) if follow else []
-        found: list[Json] = []
+        found: list[Known] = []
         while len(found) < limit:
             before = found[-1]["number"] if found else None
             some = await client.audit_events(wanted, before=before, limit=min(AT_ONCE, limit - len(found)))
@@ -238,7 +239,7 @@ async def prune(
         output.say(f"{done['deleted']} events are deleted; the trail begins with event {done['first']} now")
 
 
-async def _export(client: "Client", header: Json) -> AsyncIterator[str]:
+async def _export(client: "AsyncKpsClient", header: Known) -> AsyncIterator[str]:
     """Give the lines of an export."""
     yield json.dumps(header) + "\n"
     last = header["first"] - 1
@@ -297,7 +298,7 @@ def _time(option: str, given: str | None) -> str | None:
     return (read if read.tzinfo else read.replace(tzinfo=UTC)).isoformat()
 
 
-def _told(session: Session, found: list[Json], names: dict[str, str]) -> None:
+def _told(session: Session, found: Sequence[Known], names: dict[str, str]) -> None:
     """Tell events as they come, one a line."""
     for event in found:
         if session.json:
@@ -306,11 +307,11 @@ def _told(session: Session, found: list[Json], names: dict[str, str]) -> None:
             output.say("  ".join(str(cell) for cell in _row(event, names)))
 
 
-def _show(found: list[Json], names: dict[str, str]) -> None:
+def _show(found: Sequence[Known], names: dict[str, str]) -> None:
     output.table(("NUMBER", "WHEN", "WHO", "KIND", "SERVER", "WHAT"), [_row(event, names) for event in found], empty="no events")
 
 
-def _row(event: Json, names: dict[str, str]) -> tuple[object, ...]:
+def _row(event: Known, names: dict[str, str]) -> tuple[object, ...]:
     # No user: the controller did it by itself.
     who = names.get(event["user_id"], event["user_id"]) if event["user_id"] else "-"
     server = names.get(event["server_id"], event["server_id"]) if event["server_id"] else "-"

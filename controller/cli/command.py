@@ -1,17 +1,18 @@
-"""How a coroutine becomes a command: --json, --home, examples and exit codes are the same for all of them."""
+"""How a coroutine becomes a command: --json, --home, --profile, examples and exit codes are the same for all of them."""
 
 import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Annotated, Any, ClassVar, Concatenate, ParamSpec
+from typing import Annotated, Any, ClassVar, Concatenate, NamedTuple, ParamSpec
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from controller.cli import output
+from controller.cli import output, profiles
 from controller.cli.exits import Declined, Unread
 from controller.cli.session import Session, complain, home_of
+from controller.cli.where import network
 
 P = ParamSpec("P")
 Verb = Callable[Concatenate[Session, P], Coroutine[Any, Any, int | None]]
@@ -33,10 +34,30 @@ Home = Annotated[
 ]
 
 
-def remember(ctx: typer.Context, json: bool, home: str | None) -> None:
+Profile = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        metavar="NAME",
+        rich_help_panel=COMMON,
+        help="A controller on the network, by its profile; else KPS_URL, else KPS_PROFILE, else the home.",
+        autocompletion=profiles.beginning,
+    ),
+]
+
+
+class Common(NamedTuple):
+    """What every command takes."""
+
+    json: bool = False
+    home: str | None = None
+    profile: str | None = None
+
+
+def remember(ctx: typer.Context, json: bool, home: str | None, profile: str | None) -> None:
     """Keep what was given before a command's name, for whichever command comes; what stands nearer to it wins."""
-    before: tuple[bool, str | None] = ctx.obj or (False, None)
-    ctx.obj = (json or before[0], before[1] if home is None else home)
+    before: Common = ctx.obj or Common()
+    ctx.obj = Common(json or before.json, before.home if home is None else home, before.profile if profile is None else profile)
 
 
 def group(purpose: str, *examples: str, default: str | None = None) -> typer.Typer:
@@ -44,8 +65,8 @@ def group(purpose: str, *examples: str, default: str | None = None) -> typer.Typ
     made = typer.Typer(cls=grouping(examples, default=default), no_args_is_help=True, rich_markup_mode="rich")
 
     @made.callback(help=purpose)
-    def before(ctx: typer.Context, json: Json = False, home: Home = None) -> None:
-        remember(ctx, json, home)
+    def before(ctx: typer.Context, json: Json = False, home: Home = None, profile: Profile = None) -> None:
+        remember(ctx, json, home, profile)
 
     return made
 
@@ -109,8 +130,8 @@ def show_examples(examples: tuple[str, ...]) -> None:
 def command(app: typer.Typer, name: str, *examples: str, end: str = "") -> Callable[[Verb[P]], Verb[P]]:
     """Make a coroutine the command `name` of app; it is given the session first and returns the exit code, None for 0.
 
-    Its docstring is the help, its annotations are the options, end and then the examples close it. --json and --home come with
-    every command; given before the command's name they hold as well.
+    Its docstring is the help, its annotations are the options, end and then the examples close it. --json, --home and --profile
+    come with every command; given before the command's name they hold as well.
     """
 
     def register(verb: Verb[P]) -> Verb[P]:
@@ -121,16 +142,17 @@ def command(app: typer.Typer, name: str, *examples: str, end: str = "") -> Calla
             *(parameter.replace(kind=keyword) for parameter in own),
             inspect.Parameter("json", keyword, default=False, annotation=Json),
             inspect.Parameter("home", keyword, default=None, annotation=Home),
+            inspect.Parameter("profile", keyword, default=None, annotation=Profile),
         ]
 
         @functools.wraps(verb)
-        def run(ctx: typer.Context, *, json: bool, home: str | None, **given: Any) -> None:
-            remember(ctx, json, home)
-            as_json, named = ctx.obj
+        def run(ctx: typer.Context, *, json: bool, home: str | None, profile: str | None, **given: Any) -> None:
+            remember(ctx, json, home, profile)
+            common: Common = ctx.obj
             try:
-                session = Session(home_of(named), json=as_json)
+                session = Session(home_of(common.home), json=common.json, network=network(common.home, common.profile))
             except Declined as declined:
-                complain(declined.code, declined.message, json=as_json)
+                complain(declined.code, declined.message, json=common.json)
                 raise typer.Exit(declined.exit_code) from declined
             raise typer.Exit(session.run(verb(session, **given)))  # type: ignore[call-arg]
 

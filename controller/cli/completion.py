@@ -1,7 +1,7 @@
 """Names from the home, for TAB.
 
 Reads the database itself: loading the application takes longer than a person waits for TAB. A home that cannot be read,
-or is kept elsewhere, completes nothing.
+or is kept elsewhere, completes nothing; nor does a controller on the network.
 """
 
 import sqlite3
@@ -11,6 +11,7 @@ import typer
 
 from controller.cli.exits import Declined
 from controller.cli.session import home_of
+from controller.cli.where import network
 from controller.model import OLD_NAMES
 
 PROPOSED = 200
@@ -74,11 +75,13 @@ def tasks(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def _names(ctx: typer.Context, query: str, incomplete: str) -> list[str]:
-    given = ctx.params.get("home")
+    given, profile = ctx.params.get("home"), ctx.params.get("profile")
     at = ctx.parent
-    while given is None and at is not None:
-        given, at = at.params.get("home"), at.parent
+    while at is not None:
+        given, profile, at = given or at.params.get("home"), profile or at.params.get("profile"), at.parent
     try:
+        if network(given, profile) is not None:
+            return []
         database = home_of(given).absolute() / "kps.db"
     except Declined:
         return []

@@ -1,15 +1,13 @@
 """What a check has found, and what an operation would do, for people."""
 
-from typing import Any
-
 from controller.cli import again, output
+from controller.cli.output import Known
 
-Json = dict[str, Any]
 _WANTED = {"logged_in": "logs in", "refused": "is refused", "password_offered": "is offered"}
 _STYLE = {"+": "green", "-": "red", "@": "cyan"}
 
 
-def findings(task: Json, ended_well: bool) -> None:
+def findings(task: Known, ended_well: bool) -> None:
     """Print why a key can't log in, the reason first, with what mends each; and what may end later."""
     found, who = task["evidence"]["findings"], f"{task['server']}: the key of {task['login']}"
     output.say("")
@@ -29,7 +27,7 @@ def findings(task: Json, ended_well: bool) -> None:
         output.say(f"{after}{' and '.join(map(str, mended))}: {again.repair(task)}")
 
 
-def plan(task: Json) -> None:
+def plan(task: Known) -> None:
     """Print what an operation would do, file by file."""
     told, server = task["evidence"]["plan"], task["server"]
     output.say("")
@@ -57,7 +55,7 @@ def plan(task: Json) -> None:
     output.say(f"{server}: this is a plan; nothing was written")
 
 
-def _change(change: Json) -> None:
+def _change(change: Known) -> None:
     what = {
         "mode": "mode of",
         "owner": "owner of",

@@ -2,20 +2,26 @@
 
 import asyncio
 import contextlib
+import functools
 import sys
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from controller.cli import again, diagnosis, exits, output
 from controller.cli.exits import Declined
+from controller.cli.output import Known
 from controller.cli.session import Session
 
 if TYPE_CHECKING:
-    from controller.client import Client
+    from controller.client import AsyncKpsClient
 
 Json = dict[str, Any]
+T = TypeVar("T")
 NAMED = 10  # tasks in a sentence
+RECONNECT_SECONDS = 120.0  # of a controller that does not answer while its tasks are followed
+AGAIN_SECONDS = 1.0
+STARTING = frozenset({502, 503, 504})  # what a controller, or a proxy before it, says that is not ready yet
 ABOUT_THE_KEY_FILE = frozenset({"private_key_unreadable", "passphrase_wrong", "key_mismatch", "key_refused"})
 ENDED_WELL = frozenset({"succeeded", "unchanged"})
 SHOWN_ABOVE = frozenset({"findings", "plan", "let_in"})
@@ -32,18 +38,17 @@ class Bar(Protocol):
     def ended(self, task_id: str, status: str) -> None: ...
 
 
-async def until_ended(client: "Client", started: Sequence[Json], bar: "Bar") -> list[Json]:
+async def until_ended(client: "AsyncKpsClient", started: Sequence[Known], bar: "Bar", patience: "Patience") -> list[Known]:
     """Return the tasks as they ended, in the order in which they were started."""
     from controller.client import ENDINGS, WAIT_SECONDS
 
     ids = [str(task["id"]) for task in started]
     running = set(ids)
     # Events are numbered through: those of these tasks begin with the first one of the first task.
-    first = await client.events(0, ids[:1])
+    first = await patience.answer(lambda: client.events(0, ids[:1]))
     after = int(first[0]["id"]) - 1 if first else 0
     while running:
-        news = await client.events(after, wait_seconds=WAIT_SECONDS)
-        for event in news:
+        for event in await patience.answer(functools.partial(client.events, after, wait_seconds=WAIT_SECONDS)):
             after = int(event["id"])
             if event["task_id"] not in running:
                 continue
@@ -52,8 +57,46 @@ async def until_ended(client: "Client", started: Sequence[Json], bar: "Bar") -> 
                 bar.ended(event["task_id"], str(event["detail"].get("status", "")))
             elif event["phase"]:
                 bar.phase(event["task_id"], event["phase"])
-    ended = {task["id"]: task for task in await client.tasks(ids)}
-    return [ended.get(task["id"], task | FORGOTTEN) for task in started]
+    ended = {task["id"]: task for task in await patience.answer(lambda: client.tasks(ids))}
+    return [ended.get(task["id"], {**task, **FORGOTTEN}) for task in started]
+
+
+class Patience:
+    """Asks a controller on the network again when it does not answer, for so long; one on this machine that is gone is gone."""
+
+    def __init__(self, session: Session, seconds: float = RECONNECT_SECONDS) -> None:
+        self._session = session
+        self._seconds = seconds if session.network is not None else 0.0
+
+    async def answer(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Return the answer to a question that changes nothing. Unreachable: none came in time."""
+        from controller.client import NotTrusted, Refused, Unreachable
+
+        loop = asyncio.get_running_loop()
+        until: float | None = None
+        while True:
+            try:
+                found = await ask()
+            except NotTrusted:
+                raise
+            except (Unreachable, Refused) as silence:
+                if isinstance(silence, Refused) and silence.status not in STARTING:
+                    raise
+                now = loop.time()
+                if until is None:
+                    until = now + self._seconds
+                    if self._seconds:
+                        self._say(f"{silence}; asking again for {self._seconds:.0f} s")
+                if now >= until:
+                    raise silence if isinstance(silence, Unreachable) else Unreachable(str(silence)) from silence
+                await asyncio.sleep(AGAIN_SECONDS)
+            else:
+                if until is not None:
+                    self._say(f"{self._session.where} answers again")
+                return found
+
+    def _say(self, told: str) -> None:
+        output.say(f"kps: {told}", errors=True)
 
 
 class Silent:
@@ -108,7 +151,7 @@ def bar_for(total: int) -> Iterator[Bar]:
         yield Shown()
 
 
-async def begin(session: Session, asking: Coroutine[Any, Any, list[Json]]) -> list[Json]:
+async def begin(session: Session, asking: Coroutine[Any, Any, Sequence[Known]]) -> Sequence[Known]:
     """Return the tasks that the controller answers with.
 
     An interruption waits for that answer, so that it can be told what goes on.
@@ -122,18 +165,21 @@ async def begin(session: Session, asking: Coroutine[Any, Any, list[Json]]) -> li
     return started
 
 
-async def follow(session: Session, client: "Client", started: Sequence[Json], key_file: Path | None = None) -> int:
+async def follow(session: Session, client: "AsyncKpsClient", started: Sequence[Known], key_file: Path | None = None) -> int:
     """Wait for tasks, print how each ended, and return the exit code. key_file: the private key that was given for them.
 
-    Declined(controller_lost): the controller ended before they did.
+    Declined: controller_lost where the controller ended before they did; where it answers and says no, its own code.
     """
-    from controller.client import Unreachable
+    from controller.client import Refused, Unreachable
 
     try:
         with bar_for(len(started)) as bar:
-            ended = await until_ended(client, started, bar)
+            ended = await until_ended(client, started, bar, Patience(session))
     except Unreachable as lost:
         raise Declined(exits.UNAVAILABLE, "controller_lost", f"{lost}; {left_behind(started)}") from lost
+    except Refused as refused:  # as of an access key that has ended meanwhile
+        told = f"{refused.message}; the controller goes on with {_named(started)}"
+        raise Declined(exits.of_status(refused.status), refused.code, told) from refused
     passwords = {task["id"]: task["password"] for task in started if "password" in task}
     results = [result(task, passwords.get(task["id"])) for task in ended]
     if session.json:
@@ -143,18 +189,22 @@ async def follow(session: Session, client: "Client", started: Sequence[Json], ke
     return exits.ALL_AS_ASKED if all(one["status"] in ENDED_WELL for one in results) else exits.SOME_NOT
 
 
-def left_behind(started: Sequence[Json]) -> str:
+def left_behind(started: Sequence[Known]) -> str:
     """Return what became of tasks whose controller is gone, and how to see how they ended."""
-    named = [f"{task['id']} on {task['server']}" for task in started[:NAMED]]
-    if len(started) > NAMED:
-        named.append(f"and {len(started) - NAMED} more")
     return (
-        f"it was at work on {', '.join(named)}; servers undo by themselves what was not confirmed; "
+        f"it was at work on {_named(started)}; servers undo by themselves what was not confirmed; "
         "`kps task list` shows how these tasks ended, at the latest when their lease has run out (KPS_LEASE_SECONDS)"
     )
 
 
-def result(task: Json, password: str | None) -> Json:
+def _named(started: Sequence[Known]) -> str:
+    named = [f"{task['id']} on {task['server']}" for task in started[:NAMED]]
+    if len(started) > NAMED:
+        named.append(f"and {len(started) - NAMED} more")
+    return ", ".join(named)
+
+
+def result(task: Known, password: str | None) -> Json:
     """Return how one server ended: the task, with what belongs to this operation only."""
     found = {"task_id": task["id"], **task}
     logins = task["evidence"].get("logins")
@@ -165,7 +215,7 @@ def result(task: Json, password: str | None) -> Json:
     return found
 
 
-def show(results: Sequence[Json], key_file: Path | None = None) -> None:
+def show(results: Sequence[Known], key_file: Path | None = None) -> None:
     """Print a line for each server, then what the failed ones need to be understood and put right."""
     output.table(
         ("SERVER", "LOGIN", "STATUS", "STATE", "PROOF OR CAUSE"),
@@ -188,23 +238,23 @@ def show(results: Sequence[Json], key_file: Path | None = None) -> None:
             output.say("")
             explain(one, key_file)
         elif one["message"]:
-            output.say(_named(one), wrap=True)
+            output.say(_under_its_name(one), wrap=True)
         if "password" in one:
             output.say(f"{one['server']}: one-time password of {one['login']}, shown only now: {one['password']}")
 
 
-def proofs(found: Sequence[Json]) -> str:
+def proofs(found: Sequence[Known]) -> str:
     """Return proofs in words: `key of root logged_in`."""
     return ", ".join(f"{proof.get('way')} of {proof.get('login')} {proof.get('method')}" for proof in found)
 
 
-def _named(task: Json) -> str:
+def _under_its_name(task: Known) -> str:
     """Return a task's message after the server's name, which most messages begin with by themselves."""
     name = f"{task['server']}: "
     return name + str(task["message"]).removeprefix(name)
 
 
-def explain(task: Json, key_file: Path | None = None) -> None:
+def explain(task: Known, key_file: Path | None = None) -> None:
     """Print why a task failed, what was seen, and what to do now."""
     output.say(f"{task['server']}: {task['cause'] or task['status']}", style="bold red")
     told = {"what": task["message"]}
@@ -226,7 +276,7 @@ def explain(task: Json, key_file: Path | None = None) -> None:
     output.say(f"again: {again.retry(task)}" if task["retryable"] else "a retry alone cannot help")
 
 
-def handling(task: Json) -> str | None:
+def handling(task: Known) -> str | None:
     """Return what to do about a failed task, with its commands as they are typed."""
     if task["handling"] is None:
         return None

@@ -130,6 +130,7 @@ def register(app: typer.Typer) -> None:
         end: Annotated[Path | None, typer.Option("--end", metavar="DIRECTORY", help="End a fleet that was left up.")] = None,
     ) -> int:
         """Start a fleet of real OpenSSH servers on this machine and go through the whole story on it, checked."""
+        session.at_home("the demo")
         from controller.demo import story
 
         through_with_start()

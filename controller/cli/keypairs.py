@@ -11,11 +11,13 @@ import typer
 from controller.cli import inputs, options, output
 from controller.cli.command import command, group
 from controller.cli.exits import Declined, of_status, usage
+from controller.cli.output import Known
 from controller.cli.session import Session
 from controller.model import KeyFormat, KeyType, Scope
 
 if TYPE_CHECKING:
-    from controller.client import Client
+    from controller.answers import MadeKeypair
+    from controller.client import AsyncKpsClient
 
 Json = dict[str, Any]
 ABOUT_A_FILE = frozenset({"public_key_unreadable", "private_key_unreadable", "passphrase_wrong", "key_mismatch", "key_weak"})
@@ -73,15 +75,13 @@ async def create(
             elif unmanaged:
                 give(session, made)
                 return
-    if unmanaged:
-        made["private_key"] = None
     if session.json:
-        output.as_json(made)
+        output.as_json({**made, "private_key": None} if unmanaged else made)
     else:
         show(made)
 
 
-def give(session: Session, made: Json) -> None:
+def give(session: Session, made: Known) -> None:
     """Print a key pair and its private half, which is nowhere else."""
     if session.json:
         output.as_json(made)
@@ -93,9 +93,9 @@ def give(session: Session, made: Json) -> None:
 
 
 @contextlib.asynccontextmanager
-async def made_or_not(client: "Client", request: Json) -> AsyncIterator[Json]:
+async def made_or_not(client: "AsyncKpsClient", request: Json) -> AsyncIterator["MadeKeypair"]:
     """Give the key pair that was asked for; if the block does not come to its end, there is none."""
-    from controller.client import Refused, Unreachable
+    from controller.client import NotTrusted, Refused, Unreachable
 
     name = request["name"]
     asking = asyncio.ensure_future(client.create_keypair(request))
@@ -106,7 +106,7 @@ async def made_or_not(client: "Client", request: Json) -> AsyncIterator[Json]:
     except BaseException:
         try:
             await asking
-        except Refused:
+        except (Refused, NotTrusted):
             raise  # there is none of ours
         except Unreachable as lost:
             raise Unreachable(
@@ -279,7 +279,7 @@ async def delete(session: Session, name: options.OneKeypair) -> None:
         output.say(f"{name} is deleted")
 
 
-def show(keypair: Json, *, errors: bool = False) -> None:
+def show(keypair: Known, *, errors: bool = False) -> None:
     """Print one key pair, without its private half."""
     output.facts(
         {

@@ -10,6 +10,7 @@ from controller.cli import inputs, options, output
 from controller.cli.command import command, group
 from controller.cli.exits import usage
 from controller.cli.following import begin, follow
+from controller.cli.output import Known
 from controller.cli.session import Session
 
 Json = dict[str, Any]
@@ -37,6 +38,8 @@ async def operate(
 ) -> int:
     """Run an operation on the servers that words select, and return the exit code."""
     check_choice(words, every)
+    if agent:
+        session.at_home("--agent")
     key = key_of(identity, agent, certificate, password_stdin, passphrase_stdin)
     async with session.client() as client:
         chosen = await client.servers(words or (), every=every)
@@ -56,7 +59,7 @@ async def operate(
         return await follow(session, client, started, identity)
 
 
-def warn_of_old_algorithms(servers: Sequence[Json]) -> None:
+def warn_of_old_algorithms(servers: Sequence[Known]) -> None:
     """Say to which servers a password goes over a connection that old algorithms may protect badly."""
     old = [str(server["name"]) for server in servers if server["old_algorithms"]]
     if old:
@@ -314,6 +317,7 @@ def register(app: typer.Typer) -> None:
         Runs where the disk is mounted. Removing the old key and closing passwords follow the first online proof: run
         `kps server check` when the server is up again.
         """
+        session.at_home("a reset")
         mounted = inputs.directory(root)
         async with session.client() as client:
             name = str((await client.server(server))["name"])

@@ -13,6 +13,8 @@ from controller.cli.exits import UNAVAILABLE, Declined, Unread
 if TYPE_CHECKING:
     from rich.console import Console
 
+Known = Mapping[str, Any]  # what the controller tells of one thing (controller/answers), or what is to be told of it
+
 # Control and format characters, lone surrogates, line and paragraph separators, code points nobody assigned.
 OBEYED = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 NARROW = 14  # columns; what is folded into less can hardly be read

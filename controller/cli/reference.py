@@ -14,8 +14,9 @@ INTRODUCTION = """\
 
 The commands, as `kps COMMAND --help` tells them. This page is made from them: `python -m controller.cli.reference`.
 
-Every command takes `--json` and `--home DIR`, before or after its name. The home is `--home`, else `KPS_HOME`, else
-`~/.local/share/kps`. While `kps serve` runs there, commands are carried out by it; otherwise by the command itself.
+Every command takes `--json`, `--home DIR` and `--profile NAME`, before or after its name. The home is `--home`, else `KPS_HOME`,
+else `~/.local/share/kps`. While `kps serve` runs there, commands are carried out by it; otherwise by the command itself. With
+`--profile`, `KPS_URL` or `KPS_PROFILE` they go to a controller [on the network](remote.md).
 
 `SERVER...` takes names of servers, selections as in `env=prod`, or `--all` stands in their place; several servers are
 worked on at the same time. Tables go to stdout, progress and errors to stderr.
@@ -37,6 +38,24 @@ FIELDS: dict[str, dict[str, str]] = {
         "user_id": "its administrator",
         "access_key": "the administrator's access key",
         "secret_key": "the secret of that access key; null when `kps init` is repeated",
+    },
+    "whoami": {
+        "controller": "the URL, or the home",
+        "said_by": "the option or variable that says so",
+        "user": "as whom you are taken, by name; and `user_id`",
+        "role": "`administrator`, `operator`, `auditor`",
+        "kind": "`local`, `federated`, `delegated`",
+        "tenant": "by name; and `tenant_id`",
+        "project_id": "for which you ask",
+        "at_home": "whether it is by the home of this machine",
+    },
+    "profile": {
+        "name": "what it is called",
+        "file": "where it is",
+        "url": "of the controller; this and the rest not from `list` and `remove`",
+        "access_key": "the access key's id",
+        "ca_certificate": "the file by which the controller's certificate is known, or null",
+        "fingerprint": "the fingerprint by which it is, or null",
     },
     "server": {
         "id": "UUID",
@@ -233,6 +252,8 @@ FIELDS: dict[str, dict[str, str]] = {
 
 ABOUT: dict[str, str] = {
     "init": "`kps init`.",
+    "whoami": "`kps whoami`.",
+    "profile": "`kps profile add` and `show`; `list` prints a list of them; `remove` also prints `removed`.",
     "server": "`kps server add` and `show`; `list` and `import` print a list of them.",
     "key pair": "`kps keypair create`, `import` and `show`; `list` prints a list of them.",
     "user": "`kps user create`, `show`, `set`, `disable` and `enable`; `list` prints a list of them.",

@@ -1,5 +1,6 @@
 """The inventory: kps server."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ from controller.cli import completion, inputs, options, output
 from controller.cli.command import command, group
 from controller.cli.exits import USAGE, Declined, usage
 from controller.cli.operations import operate
+from controller.cli.output import Known
 from controller.cli.session import Session
 from controller.model import OLD_NAMES
 
@@ -134,6 +136,8 @@ async def set_(
         changes["jump"] = jump or []
     if allow_old_algorithms or no_old_algorithms:
         changes["old_algorithms"] = allow_old_algorithms or []
+    if shut_down:
+        session.at_home("--shut-down")
     if shut_down or running:
         changes["reset_root"] = str(shut_down.absolute()) if shut_down else ""
     if not changes:
@@ -167,7 +171,7 @@ async def import_(
     for server in listed.values():
         server["trust_on_first_use"] = trust_on_first_use and "host_key" not in server
     async with session.client() as client:
-        added: list[Json] = []
+        added: Sequence[Known] = []
         try:
             # Also where the file is wrong in itself: what only the controller knows of the other lines is told with it.
             if wrong:
@@ -320,23 +324,23 @@ async def remove(
         output.say(f"{name} is removed")
 
 
-def called(binding: Json) -> str:
+def called(binding: Known) -> str:
     """Return what a bound key pair is called, as far as it is told."""
     return "another user's" if binding["another_users"] else str(binding["keypair"])
 
 
-def bound_to_login(server: Json) -> str:
+def bound_to_login(server: Known) -> str:
     """Return what is bound to the server's own login; "" for nothing."""
     return next((called(one) for one in server["bindings"] if one["login"] == server["login"]), "")
 
 
-def address(server: Json) -> str:
+def address(server: Known) -> str:
     """Return host and port as they are commonly written."""
     host = f"[{server['host']}]" if ":" in server["host"] else server["host"]
     return host if server["port"] == 22 else f"{host}:{server['port']}"
 
 
-def show(session: Session, server: Json) -> None:
+def show(session: Session, server: Known) -> None:
     """Print one server."""
     if session.json:
         output.as_json(server)
@@ -374,7 +378,7 @@ def show(session: Session, server: Json) -> None:
         )
 
 
-def warn_of_unknown_host_keys(session: Session, added: list[Json]) -> None:
+def warn_of_unknown_host_keys(session: Session, added: Sequence[Known]) -> None:
     """Say of servers just added whose host key is not known what that means, and what to do."""
     if session.json:
         return  # host_key is null there
@@ -391,7 +395,7 @@ def warn_of_unknown_host_keys(session: Session, added: list[Json]) -> None:
         output.say(f"kps: {told}then add it with --host-key LINE or --trust-on-first-use", errors=True)
 
 
-def warn_of_old_algorithms(session: Session, server: Json) -> None:
+def warn_of_old_algorithms(session: Session, server: Known) -> None:
     """Say what it means that a server is allowed old algorithms."""
     if not session.json and server["old_algorithms"]:
         told = (
@@ -400,7 +404,7 @@ def warn_of_old_algorithms(session: Session, server: Json) -> None:
         output.say(f"kps: {server['name']}: {', '.join(server['old_algorithms'])}: {told}", errors=True)
 
 
-def host_key(server: Json) -> str:
+def host_key(server: Known) -> str:
     """Return what is known of the server's host key, in words."""
     if server["host_key"]:
         return str(server["host_key"])

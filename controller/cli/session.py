@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from controller.cli import exits, output
+from controller.cli.where import Network
 from controller.errors import Problem
 
 if TYPE_CHECKING:
-    from controller.client import Client
+    from controller.client import AsyncKpsClient
     from controller.settings import Settings
 
 SOCKET_PATH_BYTES = 107  # unix(7): sun_path, without its final NUL
@@ -63,41 +64,67 @@ def through_with_start() -> None:
 class Session:
     """What every command is given first."""
 
-    def __init__(self, home: Path, *, json: bool) -> None:
+    def __init__(self, home: Path, *, json: bool, network: Network | None = None) -> None:
+        """network: the controller there that is meant; None: the home."""
         self.home = home
         self.json = json
-        self.served = False
+        self.network = network
+        self.where = str(home)  # whom the client reaches
+        self.served = False  # by somebody who goes on when this command ends
         self.started: list[str] = []  # the ids of the tasks that this command waits for
 
+    @property
+    def said_by(self) -> str:
+        """What says which controller is meant."""
+        return "the home of this machine" if self.network is None else self.network.said_by
+
+    def at_home(self, what: str) -> None:
+        """Declined(home_only) where a controller on the network is meant: what cannot be done from afar."""
+        if self.network is not None:
+            raise exits.Declined(
+                exits.USAGE,
+                "home_only",
+                f"{what} works on the machine of the controller, in its home; {self.network.said_by} says that commands go over "
+                "the network: give --home DIR, or take that back",
+            )
+
     def settings(self) -> "Settings":
-        """Return the settings with this home."""
+        """Return the settings with this home. Declined(home_only): another controller is meant."""
         from controller.settings import Settings
 
+        self.at_home("this command")
         return Settings.read(Path(os.path.abspath(self.home)))
 
     @contextlib.asynccontextmanager
-    async def client(self) -> AsyncIterator["Client"]:
-        """Reach the controller: the one that serves this home, else the same application in this process."""
-        from controller.client import Client
+    async def client(self) -> AsyncIterator["AsyncKpsClient"]:
+        """Reach the controller: the one on the network, or that serves this home, else the same application in this process."""
+        from controller.client import AsyncKpsClient
 
+        if self.network is not None:
+            remote = self.network.remote()
+            self.where, self.served = remote.url, True
+            through_with_start()
+            async with AsyncKpsClient.over_network(remote) as client:
+                yield client
+            return
         settings = self.settings()
         if somebody_listens(settings.socket):
             self.served = True
             through_with_start()
-            async with Client.over_socket(settings.socket) as client:
+            async with AsyncKpsClient.over_socket(settings.socket) as client:
                 yield client
             return
         from controller.app import in_process
 
         through_with_start()
-        async with in_process(settings) as application, Client.in_process(application) as client:
+        async with in_process(settings) as application, AsyncKpsClient.in_process(application) as client:
             yield client
 
     def run(self, command: Coroutine[Any, Any, int | None]) -> int:
         """Run a command to its end and return the exit code; why it was refused is told, never traced."""
         import asyncio
 
-        from controller.client import Refused, Unreachable
+        from controller.client import NotTrusted, Refused, Unreachable
 
         try:
             return asyncio.run(command) or exits.ALL_AS_ASKED
@@ -107,6 +134,8 @@ class Session:
             return self.complain(exits.of_status(refused.status), refused.code, refused.message)
         except exits.Unread:
             return exits.UNREAD
+        except NotTrusted as stranger:
+            return self.complain(exits.UNAVAILABLE, "certificate_not_trusted", str(stranger))
         except Unreachable as unreachable:
             return self.complain(exits.UNAVAILABLE, "controller_unreachable", str(unreachable))
         except Problem as problem:
@@ -127,7 +156,8 @@ class Session:
         what, how = f"{len(self.started)} tasks go on", "`kps task list --running` follows them"
         if len(self.started) == 1:
             what, how = "the task goes on", f"`kps task show {self.started[0]}` follows it"
-        return f"interrupted; the controller that serves this home works on, and {what}: {how}"
+        who = "that serves this home" if self.network is None else f"at {self.where}"
+        return f"interrupted; the controller {who} works on, and {what}: {how}"
 
     def complain(self, exit_code: int, code: str, message: str) -> int:
         """Say on stderr why this ends, and return exit_code."""

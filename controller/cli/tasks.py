@@ -1,6 +1,6 @@
 """Tasks: kps task."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,7 +11,8 @@ from controller.cli.following import begin, explain, follow, proofs
 from controller.cli.operations import credentials, key_of
 from controller.cli.session import Session
 
-Json = dict[str, Any]
+if TYPE_CHECKING:
+    from controller.answers import StartedTask
 
 tasks = group(
     "Tasks: what was asked for on each server, and how it ended.",
@@ -112,12 +113,14 @@ async def retry(
     certificate: options.Certificate = None,
 ) -> int:
     """Ask once more for what failed, with the same options. Credentials are never kept: give them again."""
+    if agent:
+        session.at_home("--agent")
     key = key_of(identity, agent, certificate, password_stdin, passphrase_stdin)
     async with session.client() as client:
         server = str((await client.task(id_))["server"])
         credential = key | credentials([server], password_stdin, password_of).get(server, {})
 
-        async def again() -> list[Json]:
+        async def again() -> "list[StartedTask]":
             return [await client.retry(id_, credential or None)]
 
         return await follow(session, client, await begin(session, again()), identity)

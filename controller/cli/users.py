@@ -1,5 +1,6 @@
 """Who may use this controller: kps user, access-key, quota, tenant."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -7,6 +8,7 @@ import typer
 from controller.cli import completion, output
 from controller.cli.command import command, group
 from controller.cli.exits import usage
+from controller.cli.output import Known
 from controller.cli.session import Session
 from controller.model import QuotaName, Role, UserKind
 
@@ -357,7 +359,7 @@ def yes(value: bool) -> str:
     return "yes" if value else "no"
 
 
-def show_user(session: Session, user: Json) -> None:
+def show_user(session: Session, user: Known) -> None:
     """Print one user."""
     if session.json:
         output.as_json(user)
@@ -376,14 +378,14 @@ def show_user(session: Session, user: Json) -> None:
     )
 
 
-def given_out(session: Session, made: Json) -> None:
+def given_out(session: Session, made: Known) -> None:
     """Print an access key with its secret."""
     show_access_key(session, made)
     if not session.json:
         output.say("Keep the secret key now: it is not shown again.")
 
 
-def show_access_key(session: Session, key: Json) -> None:
+def show_access_key(session: Session, key: Known) -> None:
     """Print one access key."""
     if session.json:
         output.as_json(key)
@@ -402,7 +404,7 @@ def show_access_key(session: Session, key: Json) -> None:
     )
 
 
-def show_usage(session: Session, found: list[Json]) -> None:
+def show_usage(session: Session, found: Sequence[Known]) -> None:
     """Print quotas."""
     if session.json:
         output.as_json(found)

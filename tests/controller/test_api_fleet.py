@@ -13,7 +13,7 @@ import controller.app
 from controller.api.fleet import operations
 from controller.api.problems import BODY_BYTES
 from controller.app import in_process
-from controller.client import Client, Refused, Unreachable
+from controller.client import AsyncKpsClient, Refused, Unreachable
 from controller.model import Outcome
 from controller.settings import Settings
 from tests.controller.faces import TIMED_OUT, Given, answering
@@ -452,8 +452,8 @@ def test_the_schema_describes_the_routes(asked: Asked) -> None:
     asked(story)
 
 
-def answers(handler: Callable[[httpx.Request], httpx.Response]) -> Client:
-    return Client(httpx.AsyncClient(transport=httpx.MockTransport(handler), base_url="http://kps/fleet/v1"))
+def answers(handler: Callable[[httpx.Request], httpx.Response]) -> AsyncKpsClient:
+    return AsyncKpsClient(httpx.AsyncClient(transport=httpx.MockTransport(handler), base_url="http://kps/fleet/v1"))
 
 
 def test_the_client_tells_a_refusal_from_silence() -> None:

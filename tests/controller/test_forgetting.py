@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
 from controller import keyfiles
-from controller.client import Client
+from controller.client import AsyncKpsClient
 from controller.kms import FileRootKey, Kms
 from controller.model import KeyType, Secret
 from controller.privacy import _FORGETFUL, _forgetful
@@ -57,7 +57,7 @@ def test_no_private_half_stays_in_memory_once_it_was_used(serving: int, settings
     secrets: dict[str, list[search.Form]] = {}
 
     async def use() -> None:
-        async with Client.over_socket(settings.socket) as client:
+        async with AsyncKpsClient.over_socket(settings.socket) as client:
             for key_type in TYPES:
                 loose = await client.create_keypair({"name": f"loose-{key_type}", "type": key_type, "managed": False})
                 await client.create_keypair({"name": key_type, "type": key_type})
@@ -81,7 +81,7 @@ def test_no_private_half_stays_in_memory_once_it_was_used(serving: int, settings
 
 def test_what_stays_in_memory_is_the_root_key_and_the_audit_key_and_no_more(serving: int, settings: Settings) -> None:
     async def use() -> None:
-        async with Client.over_socket(settings.socket) as client:
+        async with AsyncKpsClient.over_socket(settings.socket) as client:
             await client.create_keypair({"name": "ops"})
             await client.export_keypair("ops")
 

@@ -7,8 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from controller import client as fleet_client
-from controller.client import Client
+from controller.client import AsyncKpsClient, verbs
 from controller.model import Caller, Outcome, Sealed, Server, Task, now
 from controller.settings import Settings
 from controller.store import Store
@@ -183,12 +182,12 @@ def test_our_own_client_asks_page_after_page(
     for number in range(6):
         store.add_keypair(a_keypair(who, f"pair-{number}"), Sealed(b"x"))
     tasks = [failed(store, server) for server in servers]
-    monkeypatch.setattr(fleet_client, "PAGE", size)
+    monkeypatch.setattr(verbs, "PAGE", size)
 
     async def story() -> None:
         from controller.app import in_process
 
-        async with in_process(settings) as served, Client.in_process(served) as client:
+        async with in_process(settings) as served, AsyncKpsClient.in_process(served) as client:
             assert [each["name"] for each in await client.servers()] == [each.name for each in servers]
             assert [each["name"] for each in await client.servers(every=True)] == [each.name for each in servers]
             assert [each["name"] for each in await client.servers(["n=1", "web-2"])] == ["web-1", "web-2", "web-3", "web-5"]

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from controller import keyfiles
-from controller.client import Client
+from controller.client import AsyncKpsClient
 from controller.model import KeyType, Secret
 from controller.service.home import initialise
 from controller.settings import Settings
@@ -88,7 +88,7 @@ def serving(settings: Settings, how: str) -> Iterator[int]:
 
 async def used(settings: Settings, pid: int) -> Iterator[tuple[str, str]]:
     told = []
-    async with Client.over_socket(settings.socket) as client:
+    async with AsyncKpsClient.over_socket(settings.socket) as client:
         for kind in TYPES:
             await client.create_keypair({"name": kind, "type": kind})
             given = numbers(kind, await client.export_keypair(kind))

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from controller.app import in_process
-from controller.client import Client
+from controller.client import AsyncKpsClient
 from controller.demo.fleet import Login
 from controller.settings import Settings
 from tests.fleet import judge
@@ -25,7 +25,7 @@ def prepared(home, server):
     product = Product(home)
 
     async def prepare():
-        async with in_process(Settings(home=home)) as application, Client.in_process(application) as client:
+        async with in_process(Settings(home=home)) as application, AsyncKpsClient.in_process(application) as client:
             about = {"name": server.name, "host": server.host, "port": server.port, "host_key": server.host_key}
             await client.add_server(about)
             await client.create_keypair({"name": "ops"})

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+from controller import answers as a
 from controller.api.documents import Answer, Api, Json
-from controller.api.fleet import answers as a
 from controller.api.fleet.examples import EXAMPLES
 from controller.api.problems import MEDIA_TYPE
 
@@ -85,6 +85,7 @@ ANSWERS: dict[str, Answer] = {
     "POST /audit/export": Answer(),
     "POST /audit/checkpoints": Answer(a.AuditCheckpoint),
     "POST /audit/prune": Answer(a.Pruned),
+    "GET /whoami": Answer(a.Caller),
     "GET /users": Answer(list[a.User]),
     "POST /users": Answer(a.User),
     "GET /users/{name}": Answer(a.User),

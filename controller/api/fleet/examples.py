@@ -79,6 +79,8 @@ EXAMPLES: dict[str, Any] = {
     "AccessKey": _ACCESS_KEY,
     "MadeAccessKey": _ACCESS_KEY | {"secret_key": "demo-secret-key-for-examples-only-000001"},
     "Quota": {"name": "users", "used": 3, "limit": 50, "set": False},
+    "Caller": {"user": "alice", "user_id": _ID, "role": "operator", "kind": "local"}
+    | {"tenant": "home", "tenant_id": _ID, "project_id": _ID, "at_home": False},
     "Tenant": _TENANT,
     "MadeTenant": _TENANT
     | {"administrator": "administrator", "user_id": _ID, "access_key": "KPSDEMOACCESSKEY0001"}

@@ -9,6 +9,23 @@ from controller.api.shapes import Json
 router = APIRouter()
 
 
+@router.get("/whoami")
+async def whoami(fleet: Serving, who: Asking) -> Json:
+    """Say as whom the caller is taken."""
+    user = await fleet.users.get(who, who.user_id)
+    tenant = next(each for each in await fleet.tenants.list(who) if each.id == who.tenant_id)
+    return {
+        "user": user.name,
+        "user_id": user.id,
+        "role": who.role,
+        "kind": who.kind,
+        "tenant": tenant.name,
+        "tenant_id": tenant.id,
+        "project_id": who.project_id,
+        "at_home": who.at_home,
+    }
+
+
 @router.get("/users")
 async def list_users(fleet: Serving, who: Asking) -> list[Json]:
     """List the tenant's users."""

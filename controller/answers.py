@@ -260,6 +260,19 @@ class Quota(TypedDict):
     set: bool
 
 
+class Caller(TypedDict):
+    """As whom the caller is taken. at_home: through the home's own socket."""
+
+    user: str
+    user_id: str
+    role: Role
+    kind: UserKind
+    tenant: str
+    tenant_id: str
+    project_id: str
+    at_home: bool
+
+
 class Tenant(TypedDict):
     name: str
     id: str

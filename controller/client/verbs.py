@@ -1,0 +1,343 @@
+"""The verbs of /fleet/v1, each written once: which calls it takes, and what it returns. How they are sent: clients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from controller.client.call import Call, Flow, Verb
+from controller.client.refusals import Refused
+
+if TYPE_CHECKING:
+    from controller import answers as a
+
+Json = dict[str, Any]
+
+PAGE = 1000  # of a list, in one answer
+IDS_PER_REQUEST = 200  # keeps the request line below the 16 KiB that servers commonly take
+WAIT_SECONDS = 20  # of one long poll
+ENDINGS = frozenset({"task_finished", "task_cancelled", "task_interrupted"})
+
+
+class Verbs:
+    """What both clients can ask for. What a path would not take as a name is refused as the name of nothing (not_found)."""
+
+    @Verb
+    def whoami(self) -> Call[a.Caller]:
+        """Return as whom the controller takes the caller: user, role, tenant and project."""
+        return Call("GET", "/whoami")
+
+    # servers
+
+    @Verb
+    def servers(self, words: Iterable[str] = (), *, every: bool = False) -> Flow[list[a.Server]]:
+        """Return the servers that words (names, label=value) select; every server without words or if asked."""
+        chosen = [("select", word) for word in words]
+        if every:
+            chosen.append(("all", "true"))
+        return (yield from pages("/servers", chosen))
+
+    @Verb
+    def server(self, name: str) -> Call[a.Server]:
+        """Return one server."""
+        return Call("GET", f"/servers/{segment(name)}")
+
+    @Verb
+    def add_server(self, server: Mapping[str, Any]) -> Call[a.Server]:
+        """Add one server and return it."""
+        return Call("POST", "/servers", body=dict(server))
+
+    @Verb
+    def change_server(self, name: str, changes: Mapping[str, Any]) -> Call[a.Server]:
+        """Change how one server is reached, and return it."""
+        return Call("PATCH", f"/servers/{segment(name)}", body=dict(changes))
+
+    @Verb
+    def import_servers(self, servers: list[Json]) -> Call[list[a.Server]]:
+        """Add all of the servers or none of them, and return them."""
+        return Call("POST", "/servers/import", body=servers)
+
+    @Verb
+    def check_servers(self, servers: list[Json]) -> Call[None]:
+        """Be refused as import_servers would be, and add none."""
+        return Call("POST", "/servers/import", params={"check": True}, body=servers)
+
+    @Verb
+    def remove_server(self, name: str, *, force: bool = False) -> Call[None]:
+        """Take one server out of the inventory; nothing is changed on it."""
+        return Call("DELETE", f"/servers/{segment(name)}", params={"force": force})
+
+    # key pairs
+
+    @Verb
+    def keypairs(self) -> Flow[list[a.Keypair]]:
+        """Return the key pairs that the caller may see."""
+        return (yield from pages("/keypairs"))
+
+    @Verb
+    def keypair(self, name: str) -> Call[a.Keypair]:
+        """Return one key pair."""
+        return Call("GET", f"/keypairs/{segment(name)}")
+
+    @Verb
+    def create_keypair(self, request: Mapping[str, Any]) -> Call[a.MadeKeypair]:
+        """Generate a key pair; an unmanaged one comes with its private_key, this once."""
+        return Call("POST", "/keypairs", body=dict(request))
+
+    @Verb
+    def import_keypair(self, request: Mapping[str, Any]) -> Call[a.Keypair]:
+        """Take in a public key, or a private key and with it both halves."""
+        return Call("POST", "/keypairs/import", body=dict(request))
+
+    @Verb
+    def export_keypair(self, name: str, request: Mapping[str, Any] | None = None) -> Flow[str]:
+        """Return the private half; as an OpenSSH file where the request names no other format."""
+        answer: Json = yield from Call("POST", f"/keypairs/{segment(name)}/export", body=request and dict(request))
+        return str(answer["private_key"])
+
+    @Verb
+    def manage_keypair(self, name: str, request: Mapping[str, Any]) -> Call[a.Keypair]:
+        """Take the private half of an unmanaged key pair into custody."""
+        return Call("POST", f"/keypairs/{segment(name)}/manage", body=dict(request))
+
+    @Verb
+    def clear_keypair(self, name: str, *, even_if_only_way_in: bool = False) -> Call[a.Keypair]:
+        """Destroy a private half; the key pair stays, unmanaged."""
+        body = {"even_if_only_way_in": even_if_only_way_in}
+        return Call("POST", f"/keypairs/{segment(name)}/clear", body=body)
+
+    @Verb
+    def move_keypair(self, name: str, master_key: str) -> Call[a.Keypair]:
+        """Put a private half under another customer master key."""
+        return Call("POST", f"/keypairs/{segment(name)}/move", body={"master_key": master_key})
+
+    @Verb
+    def decrypt_password(self, name: str, encrypted: str) -> Flow[str]:
+        """Return a password that was encrypted to an RSA key pair in custody."""
+        body = {"encrypted": encrypted}
+        answer: Json = yield from Call("POST", f"/keypairs/{segment(name)}/decrypt-password", body=body)
+        return str(answer["password"])
+
+    @Verb
+    def delete_keypair(self, name: str) -> Call[None]:
+        """Delete a key pair and its private half."""
+        return Call("DELETE", f"/keypairs/{segment(name)}")
+
+    @Verb
+    def upgrade_keypair(self, name: str) -> Call[a.Keypair]:
+        """Make a private key pair one of the account, and return it."""
+        return Call("POST", f"/keypairs/{segment(name)}/upgrade")
+
+    # customer master keys
+
+    @Verb
+    def kms(self, method: str, path: str, *, params: Any = None, body: Any = None) -> Call[Any]:
+        """Ask something of /kms that is not about one key by its name."""
+        return Call(method, f"/kms/{path}", params=params, body=body)
+
+    @Verb
+    def master_key(self, name: str, step: str = "", body: Any = None, *, method: str = "POST", params: Any = None) -> Flow[Any]:
+        """Take a step with one master key, called by its id or one of its aliases; without a step, with the key itself."""
+        if "/" in name:  # no path takes that
+            found: list[Json] = yield from Call("GET", "/kms/keys", params={"named": name})
+            name = str(found[0]["id"])
+        path = f"/kms/keys/{segment(name)}"
+        return (yield from Call(method, f"{path}/{step}" if step else path, params=params, body=body))
+
+    # people
+
+    @Verb
+    def users(self) -> Call[list[a.User]]:
+        """Return the tenant's users."""
+        return Call("GET", "/users")
+
+    @Verb
+    def user(self, name: str) -> Call[a.User]:
+        """Return one user."""
+        return Call("GET", f"/users/{segment(name)}")
+
+    @Verb
+    def create_user(self, request: Mapping[str, Any]) -> Call[a.User]:
+        """Take a user in and return them."""
+        return Call("POST", "/users", body=dict(request))
+
+    @Verb
+    def change_user(self, name: str, changes: Mapping[str, Any]) -> Call[a.User]:
+        """Change one user and return them."""
+        return Call("PATCH", f"/users/{segment(name)}", body=dict(changes))
+
+    @Verb
+    def delete_user(self, name: str, *, with_keypairs: bool = False) -> Call[a.DeletedUser]:
+        """Delete a user; returns the names of the private key pairs that went with them."""
+        return Call("DELETE", f"/users/{segment(name)}", params={"with_keypairs": with_keypairs})
+
+    @Verb
+    def access_keys(self, user: str | None = None) -> Call[list[a.AccessKey]]:
+        """Return the access keys of a user, or all that the caller may see."""
+        return Call("GET", "/access-keys", params={} if user is None else {"user": user})
+
+    @Verb
+    def create_access_key(self, request: Mapping[str, Any]) -> Call[a.MadeAccessKey]:
+        """Make an access key and return it with its secret_key, this once."""
+        return Call("POST", "/access-keys", body=dict(request))
+
+    @Verb
+    def rotate_access_key(self, access_key: str, beside_hours: int) -> Call[a.MadeAccessKey]:
+        """Make an access key in the place of one and return it with its secret_key, this once."""
+        body = {"beside_hours": beside_hours}
+        return Call("POST", f"/access-keys/{segment(access_key)}/rotate", body=body)
+
+    @Verb
+    def enable_access_key(self, access_key: str, *, enabled: bool) -> Call[a.AccessKey]:
+        """Enable or disable an access key and return it."""
+        return Call("PATCH", f"/access-keys/{segment(access_key)}", body={"enabled": enabled})
+
+    @Verb
+    def delete_access_key(self, access_key: str) -> Call[None]:
+        """Delete an access key."""
+        return Call("DELETE", f"/access-keys/{segment(access_key)}")
+
+    @Verb
+    def quotas(self, user: str | None = None) -> Call[list[a.Quota]]:
+        """Return the quotas of the tenant, or of a user."""
+        return Call("GET", "/quotas", params={} if user is None else {"user": user})
+
+    @Verb
+    def set_quota(self, name: str, limit: int | None, user: str | None = None) -> Call[list[a.Quota]]:
+        """Set a quota, None for the default, and return all of them."""
+        return Call("PUT", f"/quotas/{segment(name)}", body={"limit": limit, "user": user})
+
+    @Verb
+    def tenants(self) -> Call[list[a.Tenant]]:
+        """Return the tenants that the caller may see."""
+        return Call("GET", "/tenants")
+
+    @Verb
+    def create_tenant(self, name: str, administrator: str) -> Call[a.MadeTenant]:
+        """Make a tenant and return it with its administrator's secret_key, this once."""
+        return Call("POST", "/tenants", body={"name": name, "administrator": administrator})
+
+    @Verb
+    def rescue_tenant(self, name: str) -> Call[a.MadeAccessKey]:
+        """Return a new access key of a tenant's administrator with its secret_key, this once."""
+        return Call("POST", f"/tenants/{segment(name)}/access-key")
+
+    # operations and tasks
+
+    @Verb
+    def start(self, request: Mapping[str, Any]) -> Call[list[a.StartedTask]]:
+        """Start an operation and return its tasks, one for each server."""
+        return Call("POST", "/operations", body=dict(request))
+
+    @Verb
+    def tasks(self, ids: Iterable[str] = (), *, failed: bool = False, running: bool = False) -> Flow[list[a.Task]]:
+        """Return tasks in the order in which they were asked for."""
+        wanted = list(ids)
+        params: list[tuple[str, str]] = []
+        if failed:
+            params.append(("failed", "true"))
+        if running:
+            params.append(("running", "true"))
+        if not wanted:
+            return (yield from pages("/tasks", params, "number"))
+        found: list[a.Task] = []
+        for first in range(0, len(wanted), IDS_PER_REQUEST):
+            some = [("id", task_id) for task_id in wanted[first : first + IDS_PER_REQUEST]]
+            found += yield from Call("GET", "/tasks", params=params + some)
+        return found
+
+    @Verb
+    def task(self, task_id: str) -> Call[a.Task]:
+        """Return one task."""
+        return Call("GET", f"/tasks/{segment(task_id)}")
+
+    @Verb
+    def retry(self, task_id: str, credential: Mapping[str, str] | None = None) -> Call[a.StartedTask]:
+        """Ask once more for what failed, and return the new task."""
+        return Call("POST", f"/tasks/{segment(task_id)}/retry", body={"credential": dict(credential) if credential else None})
+
+    @Verb
+    def delete_task(self, task_id: str) -> Call[a.Ended]:
+        """Take one failed task off the list, or cancel one that nobody has begun; returns how many of each."""
+        return Call("DELETE", f"/tasks/{segment(task_id)}")
+
+    @Verb
+    def delete_failed_tasks(self) -> Flow[int]:
+        """Take every failed task off the list and return how many there were."""
+        answer: Json = yield from Call("DELETE", "/tasks")
+        return int(answer["deleted"])
+
+    @Verb
+    def events(self, after: int, tasks: Iterable[str] = (), *, wait_seconds: int = 0) -> Call[list[a.Event]]:
+        """Return the events after a number, of these tasks or of all; wait for the first of them if asked."""
+        params = [("after", str(after)), ("wait", str(wait_seconds)), *(("task", task_id) for task_id in tasks)]
+        return Call("GET", "/events", params=params, wait_seconds=wait_seconds)
+
+    # the trail
+
+    @Verb
+    def audit_events(
+        self,
+        wanted: Mapping[str, Any],
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        limit: int,
+        wait_seconds: int = 0,
+    ) -> Call[list[a.ChainedEvent]]:
+        """Return wanted events (kind: a list; user, server, keypair, task, since, until), the newest first; after: the oldest."""
+        params = [("limit", str(limit)), ("wait", str(wait_seconds))]
+        for name, value in ({"after": after, "before": before} | dict(wanted)).items():
+            values = value if isinstance(value, list) else [] if value is None else [value]
+            params += [(name, str(one)) for one in values]
+        return Call("GET", "/audit/events", params=params, wait_seconds=wait_seconds)
+
+    @Verb
+    def audit_names(self) -> Call[dict[str, str]]:
+        """Return what users and servers are called, by their ids."""
+        return Call("GET", "/audit/names")
+
+    @Verb
+    def audit_key(self) -> Call[a.AuditKey]:
+        """Return the public half of the key that signs the events."""
+        return Call("GET", "/audit/key")
+
+    @Verb
+    def audit_export(self, since: str | None = None, until: str | None = None) -> Call[a.AuditExport]:
+        """Return the first line of an export; its events are those of its numbers."""
+        params = {name: value for name, value in (("since", since), ("until", until)) if value is not None}
+        return Call("GET", "/audit/export", params=params)
+
+    @Verb
+    def audit_exported(self, first: int, number: int, digest: str) -> Call[None]:
+        """Have it recorded that these events were given out."""
+        return Call("POST", "/audit/export", body={"first": first, "number": number, "digest": digest})
+
+    @Verb
+    def audit_checkpoint(self) -> Call[a.AuditCheckpoint]:
+        """Have how far the trail reaches signed, and return that."""
+        return Call("POST", "/audit/checkpoints")
+
+    @Verb
+    def audit_prune(self, before: str) -> Call[a.Pruned]:
+        """Delete events from before a time, and return how many, and which is the first now."""
+        return Call("POST", "/audit/prune", body={"before": before})
+
+
+def pages(path: str, params: Iterable[tuple[str, str]] = (), after: str = "name") -> Flow[list[Any]]:
+    """Return all that a list has, asked for page after page: each begins after what the last one ended with."""
+    found: list[Any] = []
+    while True:
+        begins = [("after", str(found[-1][after]))] if found else []
+        page: list[Any] = yield from Call("GET", path, params=[*params, *begins, ("limit", str(PAGE))])
+        found += page
+        if len(page) != PAGE:
+            return found
+
+
+def segment(name: str) -> str:
+    """Return name as one segment of a path. What a path would not take as a name is the name of nothing."""
+    if name in ("", ".", "..") or "/" in name:
+        raise Refused(404, "not_found", f"{name!r}: there is nothing of this name")
+    return quote(name, safe="")

@@ -1,0 +1,91 @@
+"""A controller served over TLS, and people at other machines who have an access key and nothing else."""
+
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from controller.client import Remote
+from controller.model import Secret
+from controller.service.certificate import ensure
+from tests.controller.faces import KPS, program
+
+SECONDS = 120
+
+
+@dataclass
+class Person:
+    """Somebody at another machine: an access key, and a directory of their own in which there is no home."""
+
+    place: Path
+    access_key: str
+    secret_key: str
+
+    def kps(self, served: "Served", *words: str, stdin: str = "", **environment: str) -> "subprocess.CompletedProcess[str]":
+        """Run kps as they do, with all that it needs in the environment."""
+        return subprocess.run(
+            [KPS, *words],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            env=self.environment(served) | environment,
+        )
+
+    def environment(self, served: "Served") -> dict[str, str]:
+        return {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.place),
+            "KPS_URL": served.url,
+            "KPS_ACCESS_KEY": self.access_key,
+            "KPS_SECRET_KEY": self.secret_key,
+            "KPS_FINGERPRINT": served.fingerprint,
+        }
+
+
+class Served:
+    """A home, and the controller that serves it over TLS; started again it takes the same port."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.port = 0
+        assert program(home, "init").returncode == 0
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [KPS, "serve", "--listen", f"127.0.0.1:{self.port}", "--json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={"PATH": os.environ["PATH"], "KPS_HOME": str(self.home), "PYTHONUNBUFFERED": "1"},
+        )
+        assert self.process.stdout is not None
+        told = ""
+        while not told.endswith("}\n"):
+            line = self.process.stdout.readline()
+            assert line, told
+            told += line
+        self.url, self.fingerprint = json.loads(told)["url"], json.loads(told)["fingerprint"]
+        self.port = int(self.url.rpartition(":")[2])
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.communicate(timeout=SECONDS)
+
+    def person(self, name: str, role: str, place: Path) -> Person:
+        place.mkdir()
+        assert program(self.home, "user", "create", name, "--role", role).returncode == 0
+        made = json.loads(program(self.home, "access-key", "create", "--user", name, "--json").stdout)
+        return Person(place, made["access_key"], made["secret_key"])
+
+    def remote(self, person: Person, **changes: Any) -> Remote:
+        known = {"fingerprint": self.fingerprint} | changes
+        return Remote(self.url, person.access_key, Secret(person.secret_key), **known)
+
+
+def another_certificate(place: Path) -> Path:
+    ensure(place / "another.crt", place / "another.key")
+    return place / "another.crt"
