@@ -95,7 +95,7 @@ class Patient(H11Protocol):
         """Refuse what is no request of HTTP, or has too long a head: numbered, on record and as JSON, like all refusals."""
         number = uuid.uuid4().hex
         log.info("request", id=number, status=400, address=str(self.client[0]) if self.client else None)
-        if self.conn.our_state is h11.IDLE:  # else an answer is under way, and there is nothing more to say
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # else an answer is under way, and nothing more can be said
             body = json.dumps({"error_code": "APIGW.0201", "error_msg": msg, "request_id": number}).encode()
             headers = [
                 ("content-type", "application/json"),

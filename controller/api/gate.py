@@ -80,6 +80,7 @@ class Gate:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 added = [(b"x-request-id", number.encode()), (b"cache-control", b"no-store")]
+                added.append((b"x-content-type-options", b"nosniff"))  # what was stored is never more than text
                 kept = [each for each in message.get("headers", []) if each[0] != b"cache-control"]
                 message = {**message, "headers": [*kept, *added]}
             await send(message)

@@ -14,6 +14,8 @@ from controller.errors import Problem
 
 BODY_BYTES = 1024 * 1024
 MEDIA_TYPE = "application/problem+json"
+MOST_TOLD = 8  # of what is wrong in one request
+_LONGEST_PLACE = 300  # whoever sends a name of a megabyte knows it
 
 CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 
@@ -38,7 +40,7 @@ def install(application: FastAPI, record: Callable[[Request, Problem], Awaitable
 
     @application.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
-        return answer(422, "invalid", "; ".join(found_wrong(error.errors(), inside=1)))
+        return answer(422, "invalid", "; ".join(found_wrong(error.errors(), inside=1)[:MOST_TOLD]))
 
     @application.exception_handler(HTTPException)
     async def not_served(request: Request, error: HTTPException) -> JSONResponse:
@@ -84,7 +86,7 @@ def found_wrong(errors: Iterable[Mapping[str, Any]], inside: int = 0) -> list[st
 
 def _place(location: Sequence[str | int]) -> str:
     """Return the name of a field as its sender knows it."""
-    return ".".join(str(part) for part in location) or "body"
+    return ".".join(str(part) for part in location)[:_LONGEST_PLACE] or "body"
 
 
 def _why(item: Mapping[str, Any]) -> str:

@@ -76,6 +76,7 @@ ROWS = (
         r"states on .*: (rows|disagreements)",
     ),
     Row("F3", "key files of every format, mutated; bombs", "0 uncaught, none over 1 s", "fuzz", r"keyfiles: "),
+    Row("F5", "requests from both OpenAPI documents", "0 of 5xx, 0 undocumented, 0 of another form", "fuzz", r"apis: "),
     Row("P2", "key files of every kind and format, judged by ssh-keygen, puttygen and openssl", "every one", "formats", r""),
     Row(
         "R1",

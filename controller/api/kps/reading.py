@@ -11,7 +11,7 @@ from fastapi import Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, SecretStr, StringConstraints, TypeAdapter, ValidationError
 
 from controller.api.kps.refusals import Refusal, wrong
-from controller.api.problems import found_wrong
+from controller.api.problems import MOST_TOLD, found_wrong
 from controller.api.strict import NotJson, parsed, unfit
 
 T = TypeVar("T")
@@ -71,7 +71,7 @@ def _read(adapter: TypeAdapter[T], value: Any) -> T:
     try:
         return adapter.validate_python(value)
     except ValidationError as error:
-        raise wrong("; ".join(found_wrong(error.errors(include_input=False))[:8])) from None
+        raise wrong("; ".join(found_wrong(error.errors(include_input=False))[:MOST_TOLD])) from None
 
 
 def text_in(value: Any, *path: str) -> str:

@@ -8,7 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from controller.api.problems import found_wrong
+from controller.api.problems import MOST_TOLD, found_wrong
 from controller.errors import AlreadyExists, Conflict, Damaged, Invalid, NotAllowed, NotFound, Problem, Unavailable
 
 
@@ -79,7 +79,7 @@ def install(application: FastAPI, record: Callable[[Request, Problem], Awaitable
 
     @application.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
-        return answer(400, "KPS.0002", "; ".join(found_wrong(error.errors(), inside=1)))
+        return answer(400, "KPS.0002", "; ".join(found_wrong(error.errors(), inside=1)[:MOST_TOLD]))
 
     @application.exception_handler(HTTPException)
     async def not_served(request: Request, error: HTTPException) -> JSONResponse:

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -24,11 +25,12 @@ from typing import Any, NamedTuple
 from controller.demo.fleet import Fleet, Login, Spec
 from controller.keyfiles import apart
 from controller.model import Secret
+from tests.controller.sockets import serving
 from tests.drills import inside
 from tests.drills.figures import Figure, Report, joined, zero
-from tests.drills.fuzz import configs, keyfiles, keys, parsers, permissions
+from tests.drills.fuzz import apis, configs, keyfiles, keys, parsers, permissions
 
-PARTS = ("keys", "configs", "permissions", "parsers", "keyfiles")
+PARTS = ("keys", "configs", "permissions", "parsers", "keyfiles", "apis")
 TREES = {"host": "9.2", "bullseye": "8.4", "trixie": "10.0"}  # and the OpenSSH in it
 # How many cases on each tree: the whole, and a sample.
 COUNTS = {
@@ -37,6 +39,7 @@ COUNTS = {
     "permissions": (dict.fromkeys(TREES, 1), {"host": 1}),
 }
 KEY_FILES, KEY_FILES_SAMPLE = 100_000, 3_000
+API_EXAMPLES, API_EXAMPLES_SAMPLE = 100, 1  # requests of each call that fit its document, and as many that do not
 GOALS = {"keys": 10_000, "configs": 1_500}
 # How often at least, for each file or configuration: about half of what a sound product comes to.
 LEAST = {
@@ -197,6 +200,31 @@ def _some_keyfiles(given: tuple[int, range, Path | None, float]) -> tuple[dict[s
     return tried
 
 
+def of_apis(wanted: argparse.Namespace) -> Tried | None:
+    """Return what came of requests to both APIs of a controller that is served for it."""
+    if "apis" not in wanted.only:
+        return None
+    examples = wanted.count or (API_EXAMPLES_SAMPLE if wanted.sample else API_EXAMPLES)
+    with tempfile.TemporaryDirectory(prefix="kps-") as directory, serving(Path(directory) / "home", **apis.UNHINDERED) as served:
+        tally, misses = apis.tried(apis.Face.of(served), wanted.seed, examples)
+    return Tried(tally, misses, [])
+
+
+def report_apis(report: Report, tried: Tried) -> None:
+    tally = tried.tally
+    report.add(
+        Figure("apis: calls", tally["calls"], 100),
+        Figure("apis: requests", tally["requests"], tally["calls"]),
+        # Where everything is refused, or nothing, the requests are of one kind only.
+        Figure("apis: done as asked", tally["answers 2xx"], 0.1 * tally["requests"]),
+        Figure("apis: refused", tally["answers 4xx"], 0.1 * tally["requests"]),
+        zero("apis: server errors", tally["answers 5xx"]),
+        zero("apis: statuses that no document names", tally[apis.UNDOCUMENTED]),
+        zero("apis: answers of another form", tally[apis.ANOTHER_FORM]),
+    )
+    report.misses += tried.misses
+
+
 def _apart(text: Secret, word: Secret) -> Any:
     return asyncio.run(apart.read_private(text, word))
 
@@ -228,6 +256,7 @@ def reported(
     served: dict[tuple[str, str], Tried],
     parsed: dict[str, Any],
     key_files: tuple[Tried, dict[str, float]] | None = None,
+    asked: Tried | None = None,
 ) -> Report:
     one = wanted.number is not None
     report = Report("fuzz", bool(wanted.sample or wanted.count or one or wanted.tree))
@@ -276,6 +305,8 @@ def reported(
         report.add(Figure("parsers: most memory", most, at_most=parsers.LARGEST_MEMORY >> 20, unit=" MiB"))
     if key_files is not None:
         report_keyfiles(report, *key_files, one)
+    if asked is not None:
+        report_apis(report, asked)
     for _, misses in parsed.values():
         report.misses += misses
     for tried in served.values():
@@ -312,10 +343,10 @@ def main() -> int:
     parser.add_argument("--verbose", action="store_true")
     wanted = parser.parse_args()
     wanted.only = wanted.only or PARTS
-    parsed, key_files = of_parsers(wanted), of_keyfiles(wanted)
+    parsed, key_files, asked = of_parsers(wanted), of_keyfiles(wanted), of_apis(wanted)
     served = in_servers(wanted)
     show_what_was_met(served, wanted.verbose)
-    return reported(wanted, served, parsed, key_files).ended(wanted.into)
+    return reported(wanted, served, parsed, key_files, asked).ended(wanted.into)
 
 
 if __name__ == "__main__":
