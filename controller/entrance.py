@@ -122,7 +122,7 @@ class Entrance:
 
     async def _key_of(self, way: Way) -> Held:
         if way.keypair is not None:
-            return Held(way.keypair.public_key, await self._private_half(way.keypair))
+            return Held(way.keypair.line, await self._private_half(way.keypair))
         if self._identity is None:
             raise Refused("credential_needed", f"{self._target.name}: no private key is at hand")
         return self._identity
@@ -133,7 +133,7 @@ class Entrance:
         here = next((each.keypair for each in known if each.binding.login == way.login), None)
         if refused.cause != "key_refused" or way.by != "identity" or self._identity is None or here is None:
             return refused
-        if self._identity.certificate is not None or same(self._identity.line, here.public_key):
+        if self._identity.certificate is not None or same(self._identity.line, here.line):
             return refused
         given = fingerprint(self._identity.line)
         return NotConnected(

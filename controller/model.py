@@ -270,7 +270,7 @@ class KeyPair:
     name: str
     type: str  # a KeyType, or what comes by import only: rsa-BITS, dsa
     managed: bool
-    public_key: str  # one line: type, blob, name
+    public_key: str  # one line: type, blob, and the comment that it came with; the name where it was made here
     fingerprint: str  # SHA256:...
     fingerprint_md5: str  # aa:bb:...
     created_at: datetime
@@ -279,6 +279,11 @@ class KeyPair:
     number: int = 0  # given by the store: for who needs one
     description: str = ""
     updated_at: datetime | None = None
+
+    @property
+    def line(self) -> str:
+        """The public key as servers are given it: with the name, for in a comment people write anything."""
+        return " ".join([*self.public_key.split(" ")[:2], self.name])
 
     def seen_by(self, user_id: str) -> bool:
         """Whether this user of the same tenant may know of it and use it."""

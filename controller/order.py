@@ -89,11 +89,11 @@ def make(
                 keypair=here.keypair.name,
                 login=task.login,
             )
-        plan.update(key=wanted.public_key, passwords=None if request.get("keep_password_login") else "off")
+        plan.update(key=wanted.line, passwords=None if request.get("keep_password_login") else "off")
     elif task.operation == "replace":
         wanted = _named(wanted)
         old = None if here is None else here.keypair
-        plan.update(key=wanted.public_key, remove=_old_lines(task, server, wanted, old, identity_line))
+        plan.update(key=wanted.line, remove=_old_lines(task, server, wanted, old, identity_line))
         _catch_up(plan, waiting.pop(task.login, {}))
         if request.get("close_password_login"):
             plan["passwords"] = "off"
@@ -102,7 +102,7 @@ def make(
             raise Refused("not_bound", f"{server.name}: no key pair is bound to {task.login}", login=task.login)
         old = None if here is None else here.keypair
         wanted = None
-        lines = [bare(old.public_key)] if old is not None else [identity_line]
+        lines = [bare(old.line)] if old is not None else [identity_line]
         waiting.pop(task.login, None)
         plan.update(remove=lines + waits.get("remove", []), passwords="restore" if _last_that_closed(here, bound) else None)
         if plan.get("revoke") and not any(same(identity_line, line) for line in plan["remove"]):
@@ -110,25 +110,25 @@ def make(
     elif task.operation == "password-login-disable":
         wanted = here.keypair if here is not None and not here.strangers else wanted
         # A stranger's key can be shown to sshd, and nothing more: that is the weak proof.
-        others = bare(here.keypair.public_key) if here is not None else None
-        plan.update(key=wanted.public_key if wanted else identity_line or others, passwords="off")
+        others = bare(here.keypair.line) if here is not None else None
+        plan.update(key=wanted.line if wanted else identity_line or others, passwords="off")
     elif task.operation == "password-login-enable":
         plan["passwords"] = "on"
     elif task.operation == "check" and waits and here is not None and not here.strangers:
         wanted = here.keypair
-        plan.update(operation="replace", key=wanted.public_key, remove=[])
+        plan.update(operation="replace", key=wanted.line, remove=[])
         _catch_up(plan, waiting.pop(task.login))
     elif task.operation == "check":
         line = asked_of(request.get("public_key"), wanted, identity_line, here)
         known = [wanted, None if here is None or here.strangers else here.keypair]
-        asked = next((each for each in known if each is not None and line and same(each.public_key, line)), None)
+        asked = next((each for each in known if each is not None and line and same(each.line, line)), None)
         wanted = None
         plan.update(diagnose=line, repair=bool(request.get("repair")))
         if plan["repair"]:
             plan["key"] = _key_to_repair_for(server, task.login, plan["diagnose"])
     elif task.operation == "reset":
         wanted = _named(wanted)
-        plan.update(key=wanted.public_key, remove=[])
+        plan.update(key=wanted.line, remove=[])
         old = None if here is None else here.keypair
         closed = here is not None and here.binding.closed_password_login
         closes = waits["close_passwords"] if waits else here is None or closed
@@ -136,10 +136,10 @@ def make(
             closes = closed
         if request.get("close_password_login"):
             closes = True
-        removes = waits.get("remove", []) + ([bare(old.public_key)] if old is not None else [])
-        waiting[task.login] = {"remove": _others(removes, wanted.public_key), "close_passwords": closes}
+        removes = waits.get("remove", []) + ([bare(old.line)] if old is not None else [])
+        waiting[task.login] = {"remove": _others(removes, wanted.line), "close_passwords": closes}
     plan["only_plan"] = bool(request.get("plan"))
-    plan["provable"] = wanted is None or wanted.managed or same(identity_line, wanted.public_key)
+    plan["provable"] = wanted is None or wanted.managed or same(identity_line, wanted.line)
     if plan.get("key") is not None and wanted is None:
         plan["provable"] = same(identity_line, str(plan["key"])) or (asked is not None and asked.managed)
     # A key that is still to be bound opens nothing; its private half is given as the proof.
@@ -150,8 +150,8 @@ def make(
 
 def asked_of(given: str | None, wanted: KeyPair | None, identity_line: str | None, here: Bound | None) -> str:
     """Return the line of the key that a check is about: what was named, else what is bound; "" where there is neither."""
-    bound = None if here is None else here.keypair.public_key
-    named = None if wanted is None else wanted.public_key
+    bound = None if here is None else here.keypair.line
+    named = None if wanted is None else wanted.line
     return next((bare(line) for line in (given, named, identity_line, bound) if line), "")
 
 
@@ -195,10 +195,10 @@ def _named(wanted: KeyPair | None) -> KeyPair:
 
 
 def _old_lines(task: Task, server: Server, wanted: KeyPair, old: KeyPair | None, identity_line: str | None) -> list[str]:
-    lines = [bare(old.public_key)] if old is not None else []
+    lines = [bare(old.line)] if old is not None else []
     if identity_line is not None and not lines:
         lines = [identity_line]
-    lines = [line for line in lines if not same(line, wanted.public_key)]
+    lines = [line for line in lines if not same(line, wanted.line)]
     if not lines and (old is None or old.id != wanted.id):
         raise Refused(
             "not_bound",

@@ -379,7 +379,7 @@ class _Job:
         return ways
 
     async def _held(self, keypair: KeyPair) -> Held:
-        return Held(keypair.public_key, await self._private(keypair))
+        return Held(keypair.line, await self._private(keypair))
 
     async def _target(self, server: Server, through: Jump | None) -> Target:
         target = Target(
@@ -457,7 +457,7 @@ class _Job:
         given = self.identity
         if given is not None and given.certificate is None and order.same(given.line, line):
             return given.signer
-        if keypair is not None and keypair.managed and order.same(keypair.public_key, line):
+        if keypair is not None and keypair.managed and order.same(keypair.line, line):
             return await self._private(keypair)
         return None
 
@@ -588,20 +588,20 @@ class _Job:
         lines = [self.order.plan.get("diagnose") or ""]
         here = next((each.keypair for each in self.order.bound if each.binding.login == self.task.login), None)
         if here is not None and not (self.task.request.get("keypair_id") or self.task.request.get("public_key")):
-            lines.append(order.bare(here.public_key))
+            lines.append(order.bare(here.line))
         return list(dict.fromkeys(line for line in lines if line))
 
     async def _key_shown(self, target: Target, line: str, came_by: Way | None) -> dict[str, Any]:
         """Return how a key has shown that it gets the login in (method), or why it does not (cause, message, evidence)."""
         login = self.task.login
         if came_by is not None and came_by.login == login and came_by.by != "password":
-            came_with = came_by.keypair.public_key if came_by.keypair is not None else self._line_given()
+            came_with = came_by.keypair.line if came_by.keypair is not None else self._line_given()
             if order.same(came_with, line):
                 return {"method": "logged_in"}
         private = await self._private_of(line)
         if private is None:
             ours = [each.keypair for each in self.order.bound if not each.strangers]
-            known = next((each for each in ours if order.same(each.public_key, line)), None)
+            known = next((each for each in ours if order.same(each.line, line)), None)
             private = await self._private(known) if known is not None and known.managed else None
         if private is not None:
             return {"evidence": {}} | await proof.key_logs_in(target, login, line, private, os.devnull)

@@ -81,7 +81,8 @@ class Keypairs:
         if private_key is None:
             if public is None:
                 raise Invalid("key_missing", f"{name}: give a public key or a private key file")
-            return await self._keep(who, _keypair(who, name, scope, public, managed=False), None, None, imported=True)
+            keypair = _keypair(who, name, scope, public, managed=False, comment=public.comment)
+            return await self._keep(who, keypair, None, None, imported=True)
         derived, stored = await apart.read_private(private_key, passphrase, allow_weak=allow_weak)
         try:
             if public is not None and public.blob != derived.blob:
@@ -90,7 +91,8 @@ class Keypairs:
                     f"{name}: the private key belongs to {derived.fingerprint}, the public key is {public.fingerprint}; "
                     "give two halves of one pair",
                 )
-            return await self._keep(who, _keypair(who, name, scope, derived, managed=True), stored, master_key, imported=True)
+            keypair = _keypair(who, name, scope, derived, managed=True, comment=None if public is None else public.comment)
+            return await self._keep(who, keypair, stored, master_key, imported=True)
         finally:
             stored.wipe()
 
@@ -208,7 +210,8 @@ def _check(who: Caller, name: str, scope: Scope) -> None:
     allow(who, "keypair.create", scope, name)
 
 
-def _keypair(who: Caller, name: str, scope: Scope, public: PublicKey, managed: bool) -> KeyPair:
+def _keypair(who: Caller, name: str, scope: Scope, public: PublicKey, managed: bool, comment: str | None = None) -> KeyPair:
+    """comment: of a public key that was given; whoever gave it finds it as it was, with none too. None: it was made here."""
     return KeyPair(
         id=str(uuid.uuid4()),
         tenant_id=who.tenant_id,
@@ -217,7 +220,7 @@ def _keypair(who: Caller, name: str, scope: Scope, public: PublicKey, managed: b
         name=name,
         type=public.type,
         managed=managed,
-        public_key=public.line(name),
+        public_key=public.line(name if comment is None else comment),
         fingerprint=public.fingerprint,
         fingerprint_md5=public.fingerprint_md5,
         created_at=now(),

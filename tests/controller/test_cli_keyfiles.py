@@ -79,7 +79,7 @@ def test_what_puttygen_saves_is_taken_in_as_one_line(kps: Kps, tmp_path: Path) -
     public, _ = a_key("ed25519")
     saved = file(tmp_path / "saved.pub", keyfiles.rfc4716(public, "from PuTTY").replace("\n", "\r\n"))
     kps("keypair", "import", "putty", "--public-key", saved)
-    assert json.loads(kps("keypair", "show", "putty", "--json").stdout)["public_key"] == public.line("putty")
+    assert json.loads(kps("keypair", "show", "putty", "--json").stdout)["public_key"] == public.line("from PuTTY")
 
 
 # -- convert: no home, no controller

@@ -66,7 +66,7 @@ def test_a_public_key_is_taken_in_unmanaged(keypairs: Keypairs, who: Caller) -> 
     public, _ = keyfiles.generate("ed25519")
     keypair = run(keypairs.import_(who, "theirs", public_key=public.line("somebody@somewhere")))
     assert (keypair.managed, keypair.fingerprint) == (False, public.fingerprint)
-    assert keypair.public_key == public.line("theirs")
+    assert (keypair.public_key, keypair.line) == (public.line("somebody@somewhere"), public.line("theirs"))
 
 
 @roots.wherever

@@ -210,6 +210,18 @@ def test_names_are_told_apart_by_case_and_come_once_in_both_scopes(wire: Wire) -
     assert create(wire, name=4711)["name"] == "4711"
 
 
+@pytest.mark.parametrize("comment", ["", " me@laptop", ' it\'s a "test" \\ # $(x)', " b\u00fcro  two"])
+@pytest.mark.parametrize("protection", [{}, {"key_protection": {"private_key": PRIVATE} | DEFAULT}])
+def test_a_public_key_is_shown_as_it_was_given(wire: Wire, comment: str, protection: Json) -> None:
+    """Terraform compares the two, and makes the key pair anew where they differ."""
+    made = create(wire, public_key=LINE + comment, **protection)
+    assert made["public_key"] == LINE + comment
+    assert wire.ask("GET", f"/keypairs/{made['name']}").json()["keypair"]["public_key"] == LINE + comment
+    # On servers it has the name of the key pair: in a comment people write anything.
+    kept = wire.do(lambda: wire.fleet.keypairs.get(wire.owner, made["name"]))
+    assert kept.line == f"{LINE} {made['name']}"
+
+
 @pytest.mark.parametrize("key_type", ["ed25519", "ecdsa-nistp256", "ecdsa-nistp384", "ecdsa-nistp521", "rsa-3072"])
 def test_keys_that_can_be_taken_in(wire: Wire, key_type: Any) -> None:
     public, stored = keyfiles.generate(key_type)
