@@ -5,12 +5,14 @@ import re
 import sqlite3
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import huaweicloudsdkkps.v3 as v3
 import pytest
 from huaweicloudsdkcore.exceptions.exceptions import ClientRequestException, ServerResponseException
 
+from controller.api import kps
 from controller.api.kps.refusals import refusal_of
 from controller.errors import Damaged, Unavailable
 from controller.model import Outcome
@@ -382,3 +384,11 @@ def test_what_is_not_ready_on_the_controllers_machine_is_the_servers_fault() -> 
     for problem, found in ((Unavailable("x", "y"), (500, "KPS.0003")), (Damaged("x", "y"), (500, "KPS.5001"))):
         refusal = refusal_of(problem)
         assert (refusal.status, refusal.code, refusal.message) == (*found, "y")
+
+
+def test_every_code_is_told_in_the_documents() -> None:
+    text = (Path(__file__).parents[2] / "docs/v3.md").read_text()
+    sources = Path(kps.__file__).parent.glob("*.py")
+    codes = {code for source in sources for code in re.findall(r"(?:KPS|APIGW)\.[0-9]{4}", source.read_text())}
+    assert len(codes) >= 12
+    assert [code for code in sorted(codes) if f"`{code}`" not in text] == []
