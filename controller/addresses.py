@@ -1,11 +1,19 @@
 """To which addresses a controller connects for whom: those of its own machine and link are the home's owner's to name. Pure."""
 
 import ipaddress
+import socket
 from collections.abc import Sequence
 
 from controller.errors import Invalid
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+# "This network" (RFC 1122), and where clouds tell a machine about itself other than on its link, its credentials among it.
+_NEVER = [
+    ipaddress.ip_network(each)
+    for each in ("0.0.0.0/8", "100.100.100.200/32", "168.63.129.16/32", "192.0.0.192/32", "fd00:ec2::254/128", "fd20:ce::254/128")
+]
 
 
 def networks(text: str, name: str) -> list[Network]:
@@ -29,13 +37,25 @@ def admitted(address: str, allowed: Sequence[Network]) -> bool:
         here = here.ipv4_mapped or here.sixtofour or here
     if any(here in each for each in allowed):
         return True
+    if any(here in each for each in _NEVER):
+        return False
     return not (here.is_loopback or here.is_link_local or here.is_unspecified or here.is_multicast or here.is_reserved)
 
 
-def literal(host: str) -> bool:
-    """Say whether a host is an address in the one usual spelling; every other is looked up, and looked at then."""
+def meant(host: str) -> str | None:
+    """Return the address that a host is without being looked up, in its one usual spelling; None: it is a name.
+
+    As inet_aton(3) reads it, which getaddrinfo(3) does too: 127.1, 0x7f.1, 017700000001 and 2130706433 are all 127.0.0.1. And
+    localhost, with whatever stands before it, is that machine itself (RFC 6761).
+    """
     try:
-        ipaddress.ip_address(host.partition("%")[0])
+        return str(ipaddress.ip_address(host.partition("%")[0]))
     except ValueError:
-        return False
-    return True
+        pass
+    name = host.lower().removesuffix(".")
+    if name in ("localhost", "localhost.localdomain") or name.endswith(".localhost"):
+        return "127.0.0.1"
+    try:
+        return str(ipaddress.IPv4Address(socket.inet_aton(host)))
+    except OSError:
+        return None

@@ -113,8 +113,9 @@ class Servers:
                 if isinstance(each, Problem):
                     raise each
                 server = _server(who, **dict(each, jump=self._jumps(each["name"], each.get("jump") or (), ids)))
-                known = not server.any_address and addresses.literal(server.host)
-                if known and not addresses.admitted(server.host, self._allowed):
+                # A name is looked at when it is looked up, before each connection; behind a jump server that is not done here.
+                here = None if server.any_address else addresses.meant(server.host)
+                if here is not None and not addresses.admitted(here, self._allowed):
                     raise Invalid("address_not_allowed", f"{server.name}: {server.host}: {NOT_FOR_USERS}")
                 servers.append(server)
                 if server.name in taken:

@@ -146,6 +146,18 @@ def test_names_and_addresses_are_hosts(servers: Servers, who: Caller, host: str)
     assert run(servers.add(who, "web-1", host)).host == host
 
 
+@pytest.mark.parametrize(
+    "host", ["localhost", "::1", "127.1", "0x7f000001", "2130706433", "169.254.169.254", "::ffff:7f00:1", "0"]
+)
+def test_no_user_has_the_controller_connect_to_itself(servers: Servers, who: Caller, host: str) -> None:
+    user = replace(who, at_home=False)
+    run(servers.add(user, "jump", "192.0.2.1"))
+    # Behind a jump server too: that may be the controller's own machine.
+    for way in ({}, {"jump": ["jump"]}):
+        assert refused(servers.add(user, "web-1", host, **way), Invalid) == "address_not_allowed"
+    assert run(servers.add(user, "web-1", "web-1.example.com")).any_address is False
+
+
 @pytest.mark.parametrize("port", [0, -1, 65536])
 def test_a_port_is_a_port(servers: Servers, who: Caller, port: int) -> None:
     assert refused(servers.add(who, "web-1", "192.0.2.1", port), Invalid) == "port_unusable"
