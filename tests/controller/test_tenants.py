@@ -3,16 +3,19 @@
 import asyncio
 import importlib
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from sqlalchemy import select
 
 import controller.service
 from controller.api import fleet as fleet_api
-from controller.api.fleet.asking import caller_of
+from controller.api import kps
+from controller.api.fleet.asking import caller_of, fleet_of
 from controller.errors import NotAllowed, NotFound
 from controller.model import Secret
 from controller.service.roles import RULES, refusal
@@ -87,6 +90,21 @@ def test_every_route_knows_who_asks() -> None:
     routes = [route for route in fleet_api.router.routes if isinstance(route, APIRoute)]
     asking = {route.path for route in routes if caller_of in [each.call for each in route.dependant.dependencies]}
     assert {route.path for route in routes} - asking == {"/fleet/v1/health"}
+
+
+def test_no_call_takes_a_thread_to_find_out_who_asks() -> None:
+    """A plain function among the dependencies is handed to a thread by the framework, at each request."""
+    parts = [kps.associating, kps.keypairs, kps.privatekeys, kps.tasks, kps.versions]
+    routes = [route for each in (fleet_api, *parts) for route in each.router.routes if isinstance(route, APIRoute)]
+    found = {call for route in routes for call in _depended_on(route.dependant)}
+    assert fleet_of in found
+    assert [call for call in found if not inspect.iscoroutinefunction(call)] == []
+
+
+def _depended_on(dependant: Dependant) -> Iterator[Any]:
+    for each in dependant.dependencies:
+        yield each.call
+        yield from _depended_on(each)
 
 
 def test_the_table_says_what_every_verb_does_and_the_page_says_the_same(world: World) -> None:

@@ -42,8 +42,9 @@ class Fleet:
     people: People
 
 
-def fleet_of(request: Request) -> Fleet:
+async def fleet_of(request: Request) -> Fleet:
     """Return what the application was started with."""
+    # A coroutine that waits for nothing: the framework would hand a plain function to a thread, for each request.
     fleet: Fleet = request.app.state.fleet
     return fleet
 
@@ -69,7 +70,8 @@ async def refused(request: Request, problem: Problem) -> None:
     who: Caller | None = getattr(request.state, "who", None)
     if who is not None:
         # Not request.url: that is made of the Host header too, and whoever asks writes there what they like.
-        await fleet_of(request).audit.refused(who, problem, request.method, request.scope["path"])
+        fleet = await fleet_of(request)
+        await fleet.audit.refused(who, problem, request.method, request.scope["path"])
 
 
 Asking = Annotated[Caller, Depends(caller_of)]
