@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -113,6 +114,8 @@ def served(place: Path, count: int) -> Iterator[Json]:
                 if not line:
                     sys.exit((place / "log").read_text()[-2000:])
                 told += line
+            # Its log comes there too, and nobody would write on where nobody reads.
+            threading.Thread(target=deque, args=(process.stdout, 0), daemon=True).start()
             where = {"url": json.loads(told)["url"], "certificate": str(settings.home / "tls.crt"), "process": process.pid}
             yield where | {name: made[name] for name in ("access_key", "secret_key", "project_id")}
         finally:
