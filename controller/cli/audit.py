@@ -179,8 +179,13 @@ async def export(session: Session, *, since: Since = None, until: Until = None, 
             async for line in _export(client, header):
                 write(line)
     # On record only now that it is whole, and on its disk.
-    async with session.client() as client:
-        await client.audit_exported(header["first"], header["number"], header["digest"])
+    try:
+        async with session.client() as client:
+            await client.audit_exported(header["first"], header["number"], header["digest"])
+    except BaseException:
+        if out:
+            out.unlink(missing_ok=True)  # else the next attempt would find its own file in the way
+        raise
     if not out:
         return
     if session.json:

@@ -17,7 +17,7 @@ import pytest
 
 from controller import kps_audit_verify as verifier
 from controller.app import in_process
-from controller.errors import Conflict, Invalid, NotAllowed, NotFound
+from controller.errors import Conflict, Invalid, NotAllowed, NotFound, Unavailable
 from controller.events import Actor, acting
 from controller.kms import Kms
 from controller.model import Caller, Server, Task, now
@@ -272,6 +272,18 @@ def test_the_commands_verify_and_name_what_is_wrong(settings: Settings, made: di
     bad = here(home, "audit", "verify", "--json")
     assert (bad.exit_code, json.loads(bad.stdout)["event"]) == (1, 3)
     assert here(home, "audit", "verify", "--checkpoint", "/dev/null").exit_code == 2
+
+
+def test_an_export_that_does_not_come_on_record_leaves_no_file(
+    settings: Settings, made: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "trail"
+    with monkeypatch.context() as patched:
+        full = Unavailable("store_unusable", "the disk is full")
+        patched.setattr(Store, "note_audit_export", lambda *_: (_ for _ in ()).throw(full))
+        assert here(settings.home, "audit", "export", "--out", str(out)).exit_code == 5
+    assert not out.exists()
+    assert here(settings.home, "audit", "export", "--out", str(out)).exit_code == 0
 
 
 def test_pruning_waits_for_an_export(settings: Settings, made: dict[str, str], tmp_path: Path) -> None:
