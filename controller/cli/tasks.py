@@ -136,7 +136,10 @@ async def delete(
     *,
     every: Annotated[bool, typer.Option("--all", metavar="", help="Every failed task.")] = False,
 ) -> None:
-    """Take failed tasks off the list, or cancel a task that nobody has begun. What happened stays in the events."""
+    """Take failed tasks off the list, or cancel a task that nobody has begun. What happened stays in the events.
+
+    One that may have left its key as the only one stays until that is known: `kps server check` asks the server.
+    """
     if every == bool(id_):
         raise usage("which tasks? give one ID, or --all for every failed one")
     async with session.client() as client:

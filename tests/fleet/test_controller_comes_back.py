@@ -1,9 +1,11 @@
 """A controller that died in the middle of a task and is started anew: what it has on record is soon what the server is."""
 
+import json
 import signal
 
 import pytest
 
+from tests.controller.test_killed import once_the_lease_has_run_out
 from tests.fleet import judge
 from tests.fleet.causes import STATE, Gate
 from tests.fleet.looks import changed, picture, until
@@ -36,13 +38,17 @@ def comes_back(product, task_id):
 
 
 def killed_after_the_commit(product, server, gate, task_id, says):
-    """Have the agent commit, and the controller die before it can write down that it did."""
+    """Have the agent commit, and the controller die before it can write down that it did; return the task once it is known."""
+    dies_after_the_commit(product, server, gate, says)
+    return comes_back(product, task_id)
+
+
+def dies_after_the_commit(product, server, gate, says):
     gate.await_login()
     with product.recording_nothing():
         gate.open()
         until(lambda: says in server.run(["cat", "/var/lib/kps/state.json"], check=False).stdout)
         product.end(signal.SIGKILL)
-    return comes_back(product, task_id)
 
 
 def test_a_replace_that_was_committed_and_not_recorded_comes_on_record(server, mortal):
@@ -61,6 +67,30 @@ def test_a_replace_that_was_committed_and_not_recorded_comes_on_record(server, m
     newest = mortal.keypair()
     mortal.succeeds("replace", server, keypair=newest)
     assert not judge.key_login_works(server, "root", mortal.private(new))
+
+
+def test_until_it_is_on_record_the_only_key_that_gets_in_is_not_done_away_with(server, mortal):
+    mortal.add(server)
+    old, new = mortal.keypair(), mortal.keypair()
+    mortal.succeeds("bind", server, keypair=old, password=server.root_password)
+    gate = Gate(server, OLD_KEY_OUT.format(old=old["public_key"].split()[1]))
+    (task_id,) = mortal.begin("replace", server, keypair=new)
+    dies_after_the_commit(mortal, server, gate, task_id)
+    once_the_lease_has_run_out(mortal.home)
+
+    # On record is the old one, which lets nobody in any more.
+    refused = {
+        ("keypair", "delete", new["name"]): "keypair_in_doubt",
+        ("keypair", "clear", new["name"]): "only_way_in",
+        ("keypair", "clear", old["name"]): "only_way_in",
+        ("task", "delete", task_id): "task_in_doubt",
+    }
+    for words, code in refused.items():
+        assert json.loads(mortal.kps(*words, "--json", ends=4).stderr)["error"]["code"] == code, words
+    assert json.loads(mortal.kps("task", "delete", "--all", "--json").stdout)["deleted"] == 0
+    assert comes_back(mortal, task_id)["server_state"] == "as_asked"
+    assert judge.key_login_works(server, "root", mortal.private(new))
+    mortal.kps("keypair", "delete", old["name"])
 
 
 def test_a_first_bind_that_was_committed_and_not_recorded_comes_on_record(server, mortal):
