@@ -10,7 +10,7 @@ from controller.errors import Conflict, NotFound
 from controller.model import BoundKey, KeyPair, PasswordLogin, Sealed, Task
 from controller.store import engine, rows, tables
 from controller.store.base import Base
-from controller.store.doubt import in_doubt, put_in_doubt
+from controller.store.doubt import in_doubt, of_key, put_in_doubt
 from controller.store.keypairs import in_custody, refuse_gone, refuse_while_busy, told
 from controller.store.queries import keypair_row, one, server_row
 
@@ -126,7 +126,7 @@ def standing(connection: Connection, keypair_ids: Collection[str]) -> list[Bound
     found: list[BoundKey] = []
     for some in _some(where):
         for row in connection.execute(query.where(bindings.c.server_id.in_(some))):
-            certain = (row.server_id, row.login) not in {(task.server_id, task.login) for task in doubts}
+            certain = (row.server_id, row.login) not in {(task.server_id, task.login) for task in doubts if of_key(task)}
             passwords: PasswordLogin = "unknown" if row.server_id in doubtful else row.password_login
             found.append(BoundKey(row.name, row.login, row.keypair_id, row.proof, row.managed, passwords, bool(row[-1]), certain))
     return found + [each for task in doubts for each in _may_be_bound(connection, task)]

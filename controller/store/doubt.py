@@ -12,19 +12,22 @@ from controller.store import rows, tables
 
 _PUTS = frozenset({"bind", "replace", "reset"})  # a key pair on a login
 _CHANGES = _PUTS | {"unbind"}
+_CLOSES = "password-login-disable"  # for all logins of a server
+# What has seen afterwards whether a server takes passwords.
+_SEES = _CHANGES | {_CLOSES, "password-login-enable", "password-login-status", "check"}
 _UNTOUCHED = ("queued", "connect", "look", "decide")  # phases before anything is written
 
 
 def in_doubt(connection: Connection, *where: ColumnElement[bool]) -> list[Task]:
     """Return the tasks after which nobody knows what opens their login, on servers that are there; the oldest first.
 
-    They have not ended, or have failed or been given up with their server's state unknown, or partly as asked; and no such task
-    of the same login has succeeded since.
+    They have not ended, or have failed or been given up with their server's state unknown, or partly as asked; and no task that
+    would know has succeeded since.
     """
     table, servers = tables.tasks, tables.servers
     unknown = table.c.status.in_(("failed", "cancelled")) & table.c.server_state.in_(("unknown", "partial"))
     query = select(table).join(servers, servers.c.id == table.c.server_id)
-    query = query.where(table.c.operation.in_(_CHANGES), table.c.status.not_in(FINAL) | unknown, *where)
+    query = query.where(table.c.operation.in_(_CHANGES | {_CLOSES}), table.c.status.not_in(FINAL) | unknown, *where)
     found = [rows.task(row) for row in connection.execute(query.order_by(table.c.seq)).mappings()]
     return [task for task in found if not _untouched(task) and not _done_since(connection, task)]
 
@@ -33,6 +36,11 @@ def put_in_doubt(task: Task) -> str | None:
     """Return the id of the key pair that a task may have put on its login."""
     found = task.request.get("keypair_id") if task.operation in _PUTS else None
     return None if found is None else str(found)
+
+
+def of_key(task: Task) -> bool:
+    """Say whether it is the login's key that a task in doubt may have changed, and not only that passwords are taken."""
+    return task.operation in _CHANGES
 
 
 def refuse_in_doubt(connection: Connection, keypair: KeyPair) -> None:
@@ -46,7 +54,7 @@ def refuse_in_doubt(connection: Connection, keypair: KeyPair) -> None:
 def told(task: Task) -> str:
     """Return in words what is not known, and what to do about it."""
     return (
-        f"nobody knows how task {task.id} has left {task.login}@{task.server_name}, and its key may be the only one there; have "
+        f"nobody knows how task {task.id} has left {task.login}@{task.server_name}, and what it left may be the only way in; have "
         f"the server asked (kps server check {task.server_name}), {task.operation} there again, or take it out of the "
         "inventory (kps server remove)"
     )
@@ -59,10 +67,10 @@ def _untouched(task: Task) -> bool:
 def _done_since(connection: Connection, task: Task) -> bool:
     table = tables.tasks
     query = select(table.c.request).where(
-        table.c.server_id == task.server_id,
-        table.c.login == task.login,
-        table.c.seq > task.seq,
-        table.c.operation.in_(_CHANGES),
-        table.c.status.in_(("succeeded", "unchanged")),
+        table.c.server_id == task.server_id, table.c.seq > task.seq, table.c.status.in_(("succeeded", "unchanged"))
     )
+    if of_key(task):
+        query = query.where(table.c.login == task.login, table.c.operation.in_(_CHANGES))
+    else:
+        query = query.where(table.c.operation.in_(_SEES))
     return any(not request.get("plan") for request in connection.execute(query).scalars())

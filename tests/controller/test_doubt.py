@@ -109,6 +109,27 @@ def test_that_the_server_took_passwords_before_is_not_believed(world: World, bos
     refused(world.custody.clear(boss, new.name), "only_way_in")
 
 
+@pytest.mark.parametrize("state", ["waiting", "running", "unheard", "seen since"])
+def test_nor_while_somebody_closes_them(world: World, boss: Caller, old: KeyPair, server: Server, state: str) -> None:
+    """That task proves itself by the very key, and would leave nothing that gets in."""
+    with world.store._engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE servers SET password_login = 'on' WHERE id = ?", (server.id,))
+    if state in ("unheard", "seen since"):
+        ended(world, boss, server, None, UNHEARD, "password-login-disable")
+    else:
+        closing = Task(
+            str(uuid.uuid4()), boss.tenant_id, boss.user_id, server.id, server.name, "ops", "password-login-disable", {}, now()
+        )
+        world.store.add_tasks([closing])
+        if state == "running":
+            assert world.store.claim(closing.id, "me", 30) is not None
+    if state != "seen since":
+        refused(world.custody.clear(boss, old.name), "only_way_in")
+        return
+    ended(world, boss, server, None, Outcome("unchanged", "as_asked"), "password-login-status")
+    run(world.custody.clear(boss, old.name))
+
+
 @pytest.mark.parametrize("how", ["settled", "done again", "unbound", "server removed"])
 def test_once_it_is_known_it_may_go(world: World, boss: Caller, old: KeyPair, new: KeyPair, server: Server, how: str) -> None:
     if how == "settled":
