@@ -54,7 +54,7 @@ def refuse_in_doubt(connection: Connection, keypair: KeyPair) -> None:
 def told(task: Task) -> str:
     """Return in words what is not known, and what to do about it."""
     return (
-        f"nobody knows how task {task.id} has left {task.login}@{task.server_name}, and what it left may be the only way in; have "
+        f"nobody knows how task {task.id} has left {task.login}@{task.server_name}, and that may be the only way in; have "
         f"the server asked (kps server check {task.server_name}), {task.operation} there again, or take it out of the "
         "inventory (kps server remove)"
     )
