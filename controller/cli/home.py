@@ -76,6 +76,7 @@ def register(app: typer.Typer) -> None:
         On the network requests are signed with an access key, as the SDK of the public service does (/v3), and the same for
         /fleet/v1. A port of 0 takes any that is free; the one taken is printed.
         """
+        session.at_home("this command")
         from controller.privacy import forget_what_is_freed, keep_out_of_swap
 
         forget_what_is_freed()

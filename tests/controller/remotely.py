@@ -3,16 +3,26 @@
 import json
 import os
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from typer.testing import CliRunner, Result
+
+from controller.cli import app
 from controller.client import Remote
 from controller.model import Secret
 from controller.service.certificate import ensure
-from tests.controller.faces import KPS, program
+from tests.controller.faces import KPS, here
 
 SECONDS = 120
+
+
+def elsewhere(environment: Mapping[str, str], *words: str, stdin: str = "") -> Result:
+    """Run kps in this process with this environment, in which nothing else speaks of a controller."""
+    silent = dict.fromkeys([*(name for name in os.environ if name.startswith("KPS_")), "XDG_CONFIG_HOME", "COLUMNS"])
+    return CliRunner().invoke(app, list(words), input=stdin, env=silent | dict(environment))
 
 
 @dataclass
@@ -23,16 +33,9 @@ class Person:
     access_key: str
     secret_key: str
 
-    def kps(self, served: "Served", *words: str, stdin: str = "", **environment: str) -> "subprocess.CompletedProcess[str]":
+    def kps(self, served: "Served", *words: str, stdin: str = "", **environment: str) -> Result:
         """Run kps as they do, with all that it needs in the environment."""
-        return subprocess.run(
-            [KPS, *words],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            env=self.environment(served) | environment,
-        )
+        return elsewhere(self.environment(served) | environment, *words, stdin=stdin)
 
     def environment(self, served: "Served") -> dict[str, str]:
         return {
@@ -51,7 +54,7 @@ class Served:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.port = 0
-        assert program(home, "init").returncode == 0
+        assert here(home, "init").exit_code == 0
         self.start()
 
     def start(self) -> None:
@@ -77,8 +80,8 @@ class Served:
 
     def person(self, name: str, role: str, place: Path) -> Person:
         place.mkdir()
-        assert program(self.home, "user", "create", name, "--role", role).returncode == 0
-        made = json.loads(program(self.home, "access-key", "create", "--user", name, "--json").stdout)
+        assert here(self.home, "user", "create", name, "--role", role).exit_code == 0
+        made = json.loads(here(self.home, "access-key", "create", "--user", name, "--json").stdout)
         return Person(place, made["access_key"], made["secret_key"])
 
     def remote(self, person: Person, **changes: Any) -> Remote:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import Result
 
 from controller.client import KpsClient, Refused, call, remote
-from tests.controller.faces import KPS, program
-from tests.controller.remotely import SECONDS, Person, Served, another_certificate
+from tests.controller.faces import KPS, here
+from tests.controller.remotely import SECONDS, Person, Served, another_certificate, elsewhere
 
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAOhB7/zzhC+HXDdGOdLwJln5NYwm6UNXx3chmQSVTG4"
 
@@ -38,8 +39,8 @@ def carl(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Person:
     return served.person("carl", "auditor", tmp_path_factory.mktemp("people") / "carl")
 
 
-def error(result: "subprocess.CompletedProcess[str]") -> tuple[int, str]:
-    return result.returncode, json.loads(result.stderr)["error"]["code"]
+def error(result: Result) -> tuple[int, str]:
+    return result.exit_code, json.loads(result.stderr)["error"]["code"]
 
 
 # -- commands
@@ -65,7 +66,7 @@ def test_every_group_of_commands_works_from_afar(served: Served, anna: Person) -
         ("audit", "verify"),
     ):
         result = anna.kps(served, *words, "--json")
-        assert result.returncode == 0, (words, result.stderr)
+        assert result.exit_code == 0, (words, result.stderr)
         json.loads(result.stdout)
     missing = anna.kps(served, "server", "show", "gone", "--json")
     assert error(missing) == (3, "server_not_found")
@@ -74,13 +75,13 @@ def test_every_group_of_commands_works_from_afar(served: Served, anna: Person) -
 def test_orders_are_followed_to_their_end_from_afar(served: Served, anna: Person) -> None:
     with socket.socket() as refusing:  # bound, and nobody listens
         refusing.bind(("127.0.0.1", 0))
-        added = program(
+        added = here(
             served.home, "server", "add", "away", "127.0.0.1", "--port", str(refusing.getsockname()[1]), "--host-key", HOST_KEY
         )
-        assert added.returncode == 0, added.stderr
-        assert anna.kps(served, "keypair", "create", "pair").returncode == 0
+        assert added.exit_code == 0, added.stderr
+        assert anna.kps(served, "keypair", "create", "pair").exit_code == 0
         result = anna.kps(served, "bind", "away", "--keypair", "pair", "--password-stdin", "--json", stdin="secret\n")
-    assert result.returncode == 1, result.stderr
+    assert result.exit_code == 1, result.stderr
     (task,) = json.loads(result.stdout)
     assert (task["status"], task["cause"]) == ("failed", "connection_refused")
 
@@ -107,10 +108,10 @@ def test_a_home_that_is_named_wins_over_the_environment(served: Served, anna: Pe
 
 
 def test_a_private_key_goes_to_the_person_alone(served: Served, anna: Person) -> None:
-    assert anna.kps(served, "keypair", "create", "mine").returncode == 0
+    assert anna.kps(served, "keypair", "create", "mine").exit_code == 0
     file = anna.place / "mine"
     result = anna.kps(served, "keypair", "export", "mine", "--out", str(file))
-    assert result.returncode == 0, result.stderr
+    assert result.exit_code == 0, result.stderr
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert file.read_text().startswith("-----BEGIN OPENSSH PRIVATE KEY-----")
     assert "PRIVATE" not in result.stdout + result.stderr
@@ -118,7 +119,7 @@ def test_a_private_key_goes_to_the_person_alone(served: Served, anna: Person) ->
 
 def test_an_auditor_looks_and_changes_nothing(served: Served, carl: Person) -> None:
     assert json.loads(carl.kps(served, "whoami", "--json").stdout)["role"] == "auditor"
-    assert carl.kps(served, "server", "list").returncode == 0
+    assert carl.kps(served, "server", "list").exit_code == 0
     assert error(carl.kps(served, "keypair", "create", "x", "--json")) == (4, "role_reads_only")
     assert error(carl.kps(served, "server", "add", "x", "192.0.2.9", "--trust-on-first-use", "--json")) == (4, "role_reads_only")
 
@@ -128,7 +129,7 @@ def test_an_auditor_looks_and_changes_nothing(served: Served, carl: Person) -> N
 
 def test_only_the_certificate_that_is_known_is_spoken_to(served: Served, anna: Person) -> None:
     own = str(served.home / "tls.crt")
-    assert anna.kps(served, "server", "list", KPS_FINGERPRINT="", KPS_CA_CERTIFICATE=own).returncode == 0
+    assert anna.kps(served, "server", "list", KPS_FINGERPRINT="", KPS_CA_CERTIFICATE=own).exit_code == 0
     other = served.fingerprint[:-2] + ("00" if served.fingerprint[-2:] != "00" else "01")
     for wrong in (
         {"KPS_FINGERPRINT": other},
@@ -144,8 +145,8 @@ def test_only_the_certificate_that_is_known_is_spoken_to(served: Served, anna: P
 
 def test_an_access_key_that_has_ended_is_refused_without_its_secret(served: Served, anna: Person, tmp_path: Path) -> None:
     eve = served.person("eve", "operator", tmp_path / "eve")
-    assert eve.kps(served, "server", "list").returncode == 0
-    assert anna.kps(served, "access-key", "disable", eve.access_key).returncode == 0
+    assert eve.kps(served, "server", "list").exit_code == 0
+    assert anna.kps(served, "access-key", "disable", eve.access_key).exit_code == 0
     result = eve.kps(served, "server", "list", "--json")
     assert error(result) == (4, "not_signed")
     wrong = anna.kps(served, "server", "list", "--json", KPS_SECRET_KEY="another-secret-key")
@@ -187,14 +188,12 @@ def test_the_sync_client_has_the_verbs_of_the_async_one(served: Served, anna: Pe
 
 
 def test_a_profile_is_all_that_is_needed(served: Served, anna: Person, tmp_path: Path) -> None:
-    here = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
-
-    def kps(*words: str, stdin: str = "", **more: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run([KPS, *words], input=stdin, capture_output=True, text=True, timeout=SECONDS, env=here | more)
+    def kps(*words: str, stdin: str = "", **more: str) -> Result:
+        return elsewhere({"HOME": str(tmp_path)} | more, *words, stdin=stdin)
 
     words = ("profile", "add", "prod", "--url", served.url, "--access-key", anna.access_key, "--fingerprint", served.fingerprint)
     made = kps(*words, "--json", stdin=anna.secret_key + "\n")
-    assert made.returncode == 0, made.stderr
+    assert made.exit_code == 0, made.stderr
     file = Path(json.loads(made.stdout)["file"])
     assert file == tmp_path / ".config/kps/profiles/prod.toml"
     assert (stat.S_IMODE(file.stat().st_mode), stat.S_IMODE(file.parent.stat().st_mode)) == (0o600, 0o700)
@@ -203,18 +202,18 @@ def test_a_profile_is_all_that_is_needed(served: Served, anna: Person, tmp_path:
     assert json.loads(kps("--profile", "prod", "whoami", "--json").stdout)["user"] == "anna"
     assert json.loads(kps("whoami", "--json", KPS_PROFILE="prod").stdout)["said_by"] == "KPS_PROFILE=prod"
     # The environment before a profile that it merely names, and an option before both.
-    elsewhere = {"KPS_URL": "https://127.0.0.1:1", "KPS_ACCESS_KEY": "x", "KPS_SECRET_KEY": "y", "KPS_PROFILE": "prod"}
-    assert error(kps("server", "list", "--json", **elsewhere)) == (5, "controller_unreachable")
-    assert kps("server", "list", "--profile", "prod", **elsewhere).returncode == 0
+    another = {"KPS_URL": "https://127.0.0.1:1", "KPS_ACCESS_KEY": "x", "KPS_SECRET_KEY": "y", "KPS_PROFILE": "prod"}
+    assert error(kps("server", "list", "--json", **another)) == (5, "controller_unreachable")
+    assert kps("server", "list", "--profile", "prod", **another).exit_code == 0
     shown = kps("profile", "show", "prod")
     assert served.url in shown.stdout
     assert anna.secret_key not in made.stdout + shown.stdout
-    assert kps("--profile", "prod", "--home", str(served.home), "server", "list").returncode == 2
+    assert kps("--profile", "prod", "--home", str(served.home), "server", "list").exit_code == 2
     for mode in (0o640, 0o604, 0o622):
         file.chmod(mode)
         assert error(kps("--profile", "prod", "server", "list", "--json")) == (4, "profile_exposed")
     file.chmod(0o600)
-    assert kps("profile", "remove", "prod").returncode == 0
+    assert kps("profile", "remove", "prod").exit_code == 0
     assert error(kps("--profile", "prod", "server", "list", "--json")) == (3, "profile_not_found")
 
 
@@ -226,7 +225,7 @@ def test_a_profile_that_cannot_be_used_gives_nothing_away(tmp_path: Path, text: 
     file.parent.mkdir(parents=True)
     file.touch(mode=0o600)
     file.write_bytes(text.encode("latin-1"))
-    result = program(tmp_path, "--profile", "odd", "server", "list", "--json", KPS_HOME="", XDG_CONFIG_HOME=str(tmp_path))
+    result = elsewhere({"XDG_CONFIG_HOME": str(tmp_path)}, "--profile", "odd", "server", "list", "--json")
     assert error(result) == (2, "profile_unusable")
     assert "hunter2" not in result.stderr
 
@@ -240,8 +239,8 @@ def waiting(served: Served, anna: Person) -> Iterator["subprocess.Popen[str]"]:
     name = f"silent-{os.urandom(4).hex()}"
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = str(silent.getsockname()[1])
-        assert program(served.home, "server", "add", name, "127.0.0.1", "--port", port, "--host-key", HOST_KEY).returncode == 0
-        assert anna.kps(served, "keypair", "create", name).returncode == 0
+        assert here(served.home, "server", "add", name, "127.0.0.1", "--port", port, "--host-key", HOST_KEY).exit_code == 0
+        assert anna.kps(served, "keypair", "create", name).exit_code == 0
         command = subprocess.Popen(
             [KPS, "bind", name, "--keypair", name, "--password-stdin"],
             stdin=subprocess.PIPE,
