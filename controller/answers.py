@@ -3,7 +3,7 @@
 More fields may come; none goes and none changes its meaning. A time is RFC 3339 in UTC.
 """
 
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -41,6 +41,14 @@ class Problem(TypedDict):
 
 class Health(TypedDict):
     status: str
+
+
+class Ready(TypedDict):
+    """A controller that is not ready answers 503, with the same checks and warnings in the evidence."""
+
+    status: Literal["ready"]
+    checks: dict[str, Literal["ok"]]
+    warnings: list[str]
 
 
 # -- key pairs
@@ -91,6 +99,25 @@ class BindingOnServer(TypedDict):
     closed_password_login: bool
     task_id: str
     created_at: Time
+
+
+class Binding(BindingOnServer):
+    server: str
+    server_id: str
+
+
+class Login(TypedDict):
+    """A login of a server, by what is known of it. own: the one by which the server is reached."""
+
+    server: str
+    server_id: str
+    login: str
+    own: bool
+    keypair: str | None
+    another_users: bool
+    proof: str | None
+    password_login: PasswordLogin
+    after_reset: bool
 
 
 class Server(TypedDict):
@@ -150,6 +177,22 @@ class StartedTask(Task):
     """password: the one-time password that a reset sets, here and nowhere else."""
 
     password: NotRequired[str]
+
+
+class Plan(TypedDict):
+    """plan: what would be done; null before the task has ended, and where it would be refused."""
+
+    id: str
+    server: str
+    login: str
+    operation: Operation
+    status: Status
+    cause: str | None
+    message: str
+    handling: str | None
+    created_at: Time
+    finished_at: Time | None
+    plan: Json | None
 
 
 class TakenOff(TypedDict):

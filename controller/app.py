@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from importlib.metadata import version
@@ -9,14 +10,14 @@ from importlib.metadata import version
 from fastapi import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from controller import serving
-from controller.api import documents, fleet, gate, problems
+from controller import accesslog, serving, supervisor
+from controller.api import documents, fleet, gate, leaving, problems
 from controller.api.fleet import Fleet
 from controller.api.segments import segmented
-from controller.dispatch import SERVING, InProcess, owner_name
-from controller.errors import NotAllowed, Problem
+from controller.dispatch import InProcess, owner_name
+from controller.errors import NotAllowed, Problem, Unavailable
 from controller.kms import Kms, root
-from controller.model import Caller
+from controller.model import SERVING, Caller, Task
 from controller.run import Runner
 from controller.service.accesskeys import AccessKeys
 from controller.service.audit import Audit
@@ -29,7 +30,10 @@ from controller.service.keypairs import Keypairs
 from controller.service.kms import KeyService, MasterKeys
 from controller.service.people import Tenants, Users
 from controller.service.quotas import Quotas
+from controller.service.readiness import Readiness
 from controller.service.servers import Servers
+from controller.service.stopping import Stopping
+from controller.service.streams import Streams
 from controller.service.tasks import Tasks
 from controller.service.worker import off_loop
 from controller.serving import Place
@@ -39,9 +43,11 @@ from controller.transport import hostkeys
 
 _SETTLE_SECONDS = 3.0
 _KEYS_SECONDS = 60.0
+_WATCH_SECONDS = 60.0
 _RAREST_SETTLE_SECONDS = 600.0
 
 Warn = Callable[[Problem], None]
+Waits = Callable[[int, float], None]
 
 
 def unheard(problem: Problem) -> None:
@@ -49,14 +55,18 @@ def unheard(problem: Problem) -> None:
 
 
 @contextlib.asynccontextmanager
-async def opened(settings: Settings, serving: bool = False, warn: Warn = unheard) -> AsyncIterator[Fleet]:
+async def opened(
+    settings: Settings, serving: bool = False, warn: Warn = unheard, stopping: Stopping | None = None
+) -> AsyncIterator[Fleet]:
     """Open the home and give its services; what runs when the block ends is stopped, and undone on its server.
 
-    serving: as the only one who serves it (sole): what an earlier one had begun is ended at once, and its servers are asked.
+    serving: as the only one who serves it (sole): what an earlier one had begun is ended at once, and its servers are asked; what
+    it had not begun, and needs nothing that ended with it, is begun in its turn.
     The root key is then opened at once too; warn is told what keeps it from that. What needs no root key goes on without it, and
     the rest once it opens. Otherwise it is opened at its first use.
     """
     require(settings)
+    stopping = stopping or Stopping()
     with contextlib.ExitStack() as closing:
         closing.enter_context(root.in_use(settings.home))
         worker = closing.enter_context(ThreadPoolExecutor(1, "store"))
@@ -68,6 +78,7 @@ async def opened(settings: Settings, serving: bool = False, warn: Warn = unheard
             try:
                 await off_loop(worker, roots[0].opened)
             except Problem as problem:
+                problem.message += "; what needs the root key fails until it opens"
                 warn(problem)
         kms = Kms(store, *roots)
         owner = store.caller_by_local_home()
@@ -80,30 +91,36 @@ async def opened(settings: Settings, serving: bool = False, warn: Warn = unheard
         dispatch = dispatching(settings, runner, me)
 
         keys = KeyService.of(store, kms, worker)
+        tasks = Tasks(store, dispatch, worker, stopping)
         background = [
-            asyncio.create_task(sweep(store, worker, settings.lease_seconds)),
+            asyncio.create_task(sweep(store, worker, settings.lease_seconds, tasks if serving else None)),
             asyncio.create_task(sweep_keys(keys.keys)),
         ]
         if serving:
             background.append(asyncio.create_task(settle(runner)))
+        readiness = Readiness(settings.home, store, roots[0].opened, background, stopping, worker)
         try:
             yield Fleet(
                 keypairs=Keypairs(store, kms, worker, settings.quotas),
                 custody=Custody(store, kms, worker),
                 servers=Servers(store, hostkeys, settings.connect_timeout_seconds, worker, settings.allowed_networks),
                 bindings=Bindings(store, dispatch, worker),
-                tasks=Tasks(store, dispatch, worker),
+                tasks=tasks,
                 kms=keys,
                 users=Users(store, worker, settings.quotas),
                 access_keys=AccessKeys(store, kms, worker),
                 quotas=Quotas(store, settings.quotas, worker),
                 tenants=Tenants(store, kms, audit_keys, worker),
-                audit=Audit(store, audit_keys, worker),
+                audit=Audit(store, audit_keys, worker, feed=tasks.feed),
                 caller=caller,
                 owner=owner,
                 people=Identity(store, kms, worker),
+                readiness=readiness,
+                stopping=stopping,
+                streams=Streams(),
             )
         finally:
+            stopping.end()
             for each in background:
                 each.cancel()
             await asyncio.wait(background)
@@ -115,11 +132,16 @@ def dispatching(settings: Settings, runner: Runner, owner: str) -> InProcess:
     return InProcess(runner, runner.run, owner, settings.concurrency, settings.lease_seconds)
 
 
-async def sweep(store: Store, worker: Executor, lease_seconds: float) -> None:
-    """End, ever again, the running tasks whose process was heard no more."""
+async def sweep(store: Store, worker: Executor, lease_seconds: float, tasks: Tasks | None) -> None:
+    """End, ever again, the running tasks whose process was heard no more. tasks: begin there what was handed on."""
     while True:
+        # A full disk, say, is told by every request; it is not to end this for good.
+        with contextlib.suppress(Problem):
+            if tasks is not None:
+                await tasks.adopt()
         await asyncio.sleep(lease_seconds)
-        await off_loop(worker, store.interrupt_expired)
+        with contextlib.suppress(Problem):
+            await off_loop(worker, store.interrupt_expired)
 
 
 async def sweep_keys(keys: MasterKeys) -> None:
@@ -142,7 +164,9 @@ async def settle(runner: Runner) -> None:
     loop = asyncio.get_running_loop()
     waits: dict[str, tuple[float, float]] = {}  # task id -> when it is tried again, and how long it waited before
     while True:
-        left = await runner.settle_all(lambda task: loop.time() >= waits.get(task.id, (0.0, 0.0))[0])
+        left: list[Task] = []
+        with contextlib.suppress(Problem):  # of the home or its disk
+            left = await runner.settle_all(lambda task: loop.time() >= waits.get(task.id, (0.0, 0.0))[0])
         for task in left:
             wait = min(max(2 * waits.get(task.id, (0.0, 0.0))[1], _SETTLE_SECONDS), _RAREST_SETTLE_SECONDS)
             waits[task.id] = (loop.time() + wait, wait)
@@ -165,6 +189,7 @@ class Application:
         self._settings = settings
         self._serving = serving
         self._warn = warn
+        self.stopping = Stopping()
         self._fleet = documents.Documented(
             fleet.API,
             title="kps",
@@ -188,13 +213,37 @@ class Application:
     @contextlib.asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
         """Open the home; what runs when the block ends is stopped."""
-        async with opened(self._settings, self._serving, self._warn) as services:
+        async with opened(self._settings, self._serving, self._warn, self.stopping) as services:
             self._fleet.state.fleet = services
             yield
+
+    async def leave(self, hurry: asyncio.Event, waits: Waits) -> None:
+        """Begin nothing more, and return once what runs has ended, stop_seconds have passed, or somebody is in a hurry.
+
+        Until then questions are answered; what would change something is refused. waits: told how many tasks are waited for, and
+        for how many seconds at most.
+        """
+        self.stopping.begin()
+        # With the seconds that are needed besides, for answers under way and for what is undone.
+        more = f"EXTEND_TIMEOUT_USEC={int((self._settings.stop_seconds + 30) * 1_000_000)}"
+        supervisor.notify("STOPPING=1", "STATUS=stopping", more)
+        drained = asyncio.ensure_future(self.services.tasks.drain())
+        hurried = asyncio.ensure_future(hurry.wait())
+        bound = self._settings.stop_seconds
+        if self.services.tasks.running and bound:
+            waits(self.services.tasks.running, bound)
+        await asyncio.wait([drained, hurried], timeout=bound, return_when=asyncio.FIRST_COMPLETED)
+        for each in (drained, hurried):
+            each.cancel()
+        self.stopping.end()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             scope = segmented(scope)
+            refused = leaving.refusal(scope) if self.stopping.begun else None
+            if refused is not None:
+                await refused(scope, receive, send)
+                return
         ours = scope["type"] != "http" or scope["path"].startswith("/fleet/")
         await (self._fleet if ours else self._public)(scope, receive, send)
 
@@ -213,7 +262,8 @@ class Application:
         served.state.fleet = self.services
         self._public = served
         settings = self._settings
-        return gate.Gate(self, lambda: self.services.people, settings.requests_per_second, settings.requests_at_once)
+        people = self.services.people
+        return gate.Gate(self, lambda: people, settings.requests_per_second, settings.requests_at_once)
 
 
 @contextlib.asynccontextmanager
@@ -225,11 +275,16 @@ async def in_process(settings: Settings, serving: bool = False, warn: Warn = unh
 
 
 async def serve(
-    settings: Settings, ready: Callable[[str | None], None], where: Place | None = None, warn: Warn = unheard
+    settings: Settings,
+    ready: Callable[[str | None], None],
+    where: Place | None = None,
+    warn: Warn = unheard,
+    waits: Waits = lambda tasks, seconds: None,
 ) -> None:
     """Serve the home on its Unix socket, and at a place on the network if asked, until SIGINT or SIGTERM.
 
-    ready is called when connections are taken everywhere, with the URL on the network.
+    ready is called when connections are taken everywhere, with the URL on the network; waits when the stop waits for tasks that
+    run: for how many, and how many seconds at most.
     """
     require(settings)
     with serving.sole(settings.home), contextlib.ExitStack() as listening:
@@ -237,6 +292,8 @@ async def serve(
         network = None if where is None else listening.enter_context(serving.on_network(where))
         served = Application(settings, serving=True, warn=warn)
         async with served.lifespan():
+            log = accesslog.begin(settings.access_log)
+            listening.callback(log.close)
             # Not before the application is open: who connects is waited for.
             local = listening.enter_context(serving.listening(settings.socket))
             waiting = 1 if network is None else 2
@@ -246,8 +303,50 @@ async def serve(
                 waiting -= 1
                 if not waiting:
                     ready(None if where is None else where.url_of(network))
+                    supervisor.notify("READY=1", f"MAINPID={os.getpid()}")
 
             servers = [(serving.Server(served.local, listens), local)]
-            if network is not None:
+            if network is not None and where is not None:
                 servers.append((serving.Server(served.networked, listens, where), network))
-            await serving.until_told(servers)
+                served.services.readiness.certificate = where.certificate
+
+            def again() -> None:
+                """Take up what others have put in the place of what was there: a certificate, a log that was moved away."""
+                supervisor.notify(*supervisor.reloading())
+                log.reopen()
+                try:
+                    for server, _ in servers:
+                        server.take_up_certificate()
+                except Problem as problem:
+                    warn(problem)
+                supervisor.notify("READY=1")
+
+            watching = asyncio.create_task(watch(served.services.readiness, warn))
+            beating = asyncio.create_task(beat())
+            try:
+                await serving.until_told(servers, lambda hurry: served.leave(hurry, waits), again)
+            finally:
+                watching.cancel()
+                beating.cancel()
+
+
+async def watch(readiness: Readiness, warn: Warn) -> None:
+    """Tell, ever again, what the controller has come to lack; each thing once, until it is back."""
+    told = {"root_key"}  # that it did not open at the start has been said
+    while True:
+        found = await readiness.report()
+        lacking = {name: code for name, code in found.checks.items() if code != "ok"}
+        for name in sorted(lacking.keys() - told):
+            warn(Unavailable(lacking[name], found.why.get(name, f"{name}: {lacking[name]}")))
+        told = set(lacking)
+        if not found.stopping:
+            supervisor.notify("STATUS=" + ("ready" if not lacking else "not ready: " + ", ".join(sorted(lacking.values()))))
+        await asyncio.sleep(_WATCH_SECONDS)
+
+
+async def beat() -> None:
+    """Give the supervisor signs of life, if it wants any: that requests and tasks are worked on."""
+    seconds = supervisor.watchdog_seconds()
+    while seconds is not None:
+        supervisor.notify("WATCHDOG=1")
+        await asyncio.sleep(seconds)

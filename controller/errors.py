@@ -6,6 +6,7 @@
       NotFound         name something that is there
       AlreadyExists    choose another name
       Conflict         do something else first
+      TooMany          come again later
       Unavailable      put something right on this machine, then come again
       Damaged          stored data is not what was stored: restore it from a backup
 
@@ -55,6 +56,12 @@ class Conflict(Problem):
     """the state of something else forbids it"""
 
     status = 409
+
+
+class TooMany(Problem):
+    """there is as much of it as there may be, for now"""
+
+    status = 429
 
 
 class Unavailable(Problem):

@@ -61,6 +61,7 @@ KINDS: dict[str, str] = {
     "task_finished": "a task came to its final state",
     "task_cancelled": "a task was given up before it ran",
     "task_interrupted": "who ran the task, or was to run it, was heard no more",
+    "task_handed_on": "a task that nobody had begun waits for the controller that comes next",
     "task_settled": "the state of the server after an interrupted task became known",
     "task_deleted": "a failed task was taken off the list",
     "audit_key_made": "the key that signs the tenant's events was made, and what had happened before was signed with it",

@@ -43,6 +43,8 @@ OLD_ALGORITHMS: dict[str, tuple[str, ...]] = {
 }
 OLD_NAMES = tuple(name for names in OLD_ALGORITHMS.values() for name in names)
 _KEY_ID = slice(5, 21)  # where a sealed record names its master key, in whatever suite
+# What the one who serves a home is called by: whoever is the next to serve it knows that nobody of that name lives.
+SERVING = "serve/"
 FINAL: frozenset[Status] = frozenset({"succeeded", "unchanged", "failed", "cancelled"})
 
 

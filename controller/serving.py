@@ -11,7 +11,7 @@ import socket
 import ssl
 import stat
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,10 +24,13 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from controller.errors import Conflict, Invalid, Unavailable
 
 SOCKET_PATH_BYTES = 107  # unix(7): sun_path, without its final NUL
-GOODBYE_SECONDS = 5  # for requests under way when the controller is told to stop
+GOODBYE_SECONDS = 5  # for requests under way when the controller stops
+LAST_WORDS_SECONDS = 0.3  # for answers on their way, and for the other end to say that it heard; then connections are cut
+_LOOK_SECONDS = 0.02
 REQUEST_HEAD_BYTES = 64 * 1024
 CONNECTIONS = 512  # at the same time, on the network
 HEAD_SECONDS = 10  # for the head of a request
+UNREAD_SECONDS = 30  # for a client to take something of what waits for it
 IDLE_SECONDS = 15  # of a connection between two requests
 BACKLOG = 128
 
@@ -70,9 +73,13 @@ def place(text: str, certificate: Path | None, key: Path | None) -> Place:
 
 
 class Patient(H11Protocol):
-    """HTTP as uvicorn speaks it, to clients that say what they want within HEAD_SECONDS; the body has its own time (gate)."""
+    """HTTP as uvicorn speaks it, to clients that say what they want within HEAD_SECONDS; the body has its own time (gate).
+
+    Who does not take the answer is left: what waits for them (64 KiB of asyncio's) would be held for as long as they like.
+    """
 
     _late: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -108,9 +115,21 @@ class Patient(H11Protocol):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        # Not close(): that would wait until all has been taken.
+        self._unread = self.loop.call_later(UNREAD_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._late is not None:
-            self._late.cancel()
+        for timer in (self._late, self._unread):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
 
 
@@ -137,45 +156,95 @@ class Server(uvicorn.Server):
             )
         )
         self._ready = ready
+        self._where = where
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._ready()
+
+    def take_up_certificate(self) -> None:
+        """Show the certificate that lies there now to who connects next. Unavailable(certificate_unusable): the old one stays."""
+        where, context = self._where, self.config.ssl
+        if where is None or where.certificate is None or context is None:
+            return
+        _tried(where)  # half of a pair that does not go together would stay
+        context.load_cert_chain(where.certificate, where.key)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more connections, finish the answers under way, and leave; whoever is idle is left at once."""
+        for server in self.servers:
+            server.close()
+        for listener in sockets or []:
+            listener.close()
+        here = self.server_state
+        for connection in list(here.connections):
+            connection.shutdown()
+        await self._while(lambda: bool(here.tasks), GOODBYE_SECONDS)
+        for answering in here.tasks:
+            answering.cancel()
+        # The last bytes of an answer; and over TLS a close waits for the other end's, which an idle client sends much later.
+        await self._while(lambda: bool(here.connections), LAST_WORDS_SECONDS)
+        for connection in list(here.connections):
+            connection.transport.abort()
+
+    async def _while(self, waiting: Callable[[], bool], seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while waiting() and loop.time() < until and not self.force_exit:  # noqa: ASYNC110  (uvicorn keeps sets, and tells nobody)
+            await asyncio.sleep(_LOOK_SECONDS)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
-async def until_told(servers: list[tuple[Server, socket.socket]]) -> None:
-    """Serve until SIGINT or SIGTERM, or until one of the servers ends."""
+Leave = Callable[[asyncio.Event], Awaitable[None]]
+
+
+async def until_told(servers: list[tuple[Server, socket.socket]], leave: Leave, again: Callable[[], None]) -> None:
+    """Serve until SIGINT or SIGTERM, or until one of the servers ends; again is called at SIGHUP.
+
+    leave is then awaited, while requests are still taken: the event that it is given says to be done at once. That is the
+    second signal; a third ends the process as it would any other.
+    """
     loop = asyncio.get_running_loop()
+    told, hurry = asyncio.Event(), asyncio.Event()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def deaf() -> None:
+        for number in (*numbers, signal.SIGHUP):
+            loop.remove_signal_handler(number)
 
     def stop() -> None:
+        if not told.is_set():
+            told.set()
+            return
+        hurry.set()
         for server, _ in servers:
-            server.should_exit = True
+            server.force_exit = True
+        deaf()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in numbers:
         loop.add_signal_handler(number, stop)
+    loop.add_signal_handler(signal.SIGHUP, again)
     try:
         running = [asyncio.create_task(server.serve(sockets=[listener])) for server, listener in servers]
-        await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-        stop()
+        waiting = asyncio.create_task(told.wait())
+        await asyncio.wait([*running, waiting], return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        told.set()
+        await leave(hurry)
+        for server, _ in servers:
+            server.should_exit = True
         await asyncio.gather(*running)
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
+        deaf()
 
 
 @contextlib.contextmanager
 def on_network(where: Place) -> Iterator[socket.socket]:
     """Listen at a place. Unavailable(listen_failed): it is taken, or not ours to take; or its certificate cannot be used."""
-    if where.certificate is not None:
-        try:
-            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(where.certificate, where.key)
-        except (OSError, ssl.SSLError) as error:
-            message = f"{where.certificate}, {where.key}: {error}; give a certificate and its key as PEM"
-            raise Unavailable("certificate_unusable", message) from error
+    _tried(where)
     family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -185,6 +254,17 @@ def on_network(where: Place) -> Iterator[socket.socket]:
             raise Unavailable("listen_failed", f"{where.url}: {error.strerror}; choose another --listen") from error
         listener.listen(BACKLOG)
         yield listener
+
+
+def _tried(where: Place) -> None:
+    """See that certificate and key go together. Unavailable(certificate_unusable)."""
+    if where.certificate is None:
+        return
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(where.certificate, where.key)
+    except (OSError, ssl.SSLError) as error:
+        message = f"{where.certificate}, {where.key}: {error}; give a certificate and its key as PEM"
+        raise Unavailable("certificate_unusable", message) from error
 
 
 @contextlib.contextmanager

@@ -24,6 +24,8 @@ class Settings(BaseSettings):
     deadline_seconds: int = Field(default=60, ge=5, le=3600)  # of the agent: silence longer than this undoes
     connect_timeout_seconds: float = Field(default=10, gt=0, le=300)
     lease_seconds: float = Field(default=30, ge=2, le=600)  # a task whose process is not heard for longer is interrupted
+    access_log: Annotated[Path | None, BeforeValidator(lambda given: given or None)] = None  # None: stderr
+    stop_seconds: float = Field(default=60, ge=0, le=3600)  # for tasks that run when the controller is told to stop
     jump_connections: int = Field(default=6, ge=1, le=100)  # at the same time, to each jump server; MaxStartups begins at 10
     requests_per_second: float = Field(default=20, gt=0, le=100_000)  # of each access key, in the long run
     requests_at_once: int = Field(default=200, ge=1, le=1_000_000)  # of each access key, after a pause

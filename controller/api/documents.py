@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 Json = dict[str, Any]
 
 BINARY = "application/octet-stream"
+STREAM = "text/event-stream"
 _REFERENCE = "#/components/schemas/{model}"
 _REQUEST_ID = {
     "description": "The number of this request, as the access log has it. On the network only.",
@@ -42,7 +43,7 @@ SECURITY: Json = {
 
 @dataclass(frozen=True)
 class Answer:
-    """What a call answers when it does as it is asked. kind: a type, or BINARY; None where there is no body.
+    """What a call answers when it does as it is asked. kind: a type, BINARY or STREAM; None where there is no body.
 
     takes: the type of its body, where it reads that itself. refuses: statuses beside those of all calls like it (Api.refuses).
     """
@@ -100,7 +101,7 @@ def _completed(document: Json, api: Api) -> Json:
     known = document.setdefault("components", {}).setdefault("schemas", {})
     for unused in ("HTTPValidationError", "ValidationError"):
         known.pop(unused, None)
-    kinds = {name: answer.kind for name, answer in api.answers.items() if answer.kind not in (None, BINARY)}
+    kinds = {name: answer.kind for name, answer in api.answers.items() if answer.kind not in (None, BINARY, STREAM)}
     kinds |= {f"{_BODY}{name}": answer.takes for name, answer in api.answers.items() if answer.takes is not None}
     kinds[_REFUSED] = api.refused
     made, shared = TypeAdapter.json_schemas(
@@ -131,6 +132,8 @@ def _responses(name: str, call: Json, answer: Answer, api: Api, schemas: Mapping
     said: Json = {"description": "Done as asked.", "headers": _HEADERS}
     if answer.kind == BINARY:
         said["content"] = {BINARY: {"schema": {"type": "string", "format": "binary"}}}
+    elif answer.kind == STREAM:
+        said["content"] = {STREAM: {"schema": {"type": "string"}}}
     elif answer.kind is not None:
         said["content"] = {"application/json": {"schema": schemas[name]}}
     yield done, said

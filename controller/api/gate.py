@@ -24,7 +24,7 @@ from controller.service.identity import Unknown
 BODY_BYTES = 1024 * 1024
 BODY_SECONDS = 20
 CALLER = "kps.caller"  # in the scope of a request; where it is missing nobody asks
-OPEN_TO_ALL = (b"/fleet/v1/health", b"/")
+OPEN_TO_ALL = (b"/fleet/v1/health", b"/fleet/v1/ready", b"/")
 _BUCKETS = 10_000
 
 log = structlog.get_logger("kps.access")

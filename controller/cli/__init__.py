@@ -7,6 +7,7 @@ import typer
 
 from controller.cli import backup, exits, home, network, operations, output
 from controller.cli.audit import audit
+from controller.cli.certificate import certificate
 from controller.cli.command import Home, Json, Profile, grouping, remember
 from controller.cli.keyfiles import keypairs
 from controller.cli.kms import kms
@@ -65,6 +66,7 @@ app.add_typer(tasks, name="task")
 app.add_typer(kms, name="kms")
 app.add_typer(audit, name="audit")
 app.add_typer(roots, name="root")
+app.add_typer(certificate, name="certificate")
 app.add_typer(users, name="user")
 app.add_typer(access_keys, name="access-key")
 app.add_typer(quotas, name="quota")

@@ -82,6 +82,7 @@ def register(app: typer.Typer) -> None:
         forget_what_is_freed()
         from controller.app import serve
         from controller.service.certificate import ensure
+        from controller.service.certificate import warning as expiring
         from controller.serving import place
 
         through_with_start()
@@ -114,9 +115,18 @@ def register(app: typer.Typer) -> None:
                 output.say("its memory may be swapped out: encrypt the swap, or allow it LimitMEMLOCK=infinity")
 
         def warn(problem: Problem) -> None:
-            complain(problem.code, f"{problem.message}; what needs the root key fails until it opens", json=session.json)
+            complain(problem.code, problem.message, json=session.json)
 
-        await serve(settings, ready, where, warn)
+        soon = None if where is None or where.certificate is None else expiring(where.certificate)
+        if soon is not None:
+            warn(soon)
+
+        def waits(tasks: int, seconds: float) -> None:
+            said = "1 task" if tasks == 1 else f"{tasks} tasks"
+            told = f"stopping once {said} under way has ended, in {seconds:g} s at most; told to stop again, it stops at once"
+            complain("stopping", told if tasks == 1 else told.replace("has ended", "have ended"), json=session.json)
+
+        await serve(settings, ready, where, warn, waits)
 
     @command(app, "demo", "kps demo", "kps demo --servers 5 --keep", "kps demo --fleet-only /tmp/try", "kps demo --end /tmp/try")
     async def demo(

@@ -229,6 +229,13 @@ FIELDS: dict[str, dict[str, str]] = {
         "wraps_new": "whether it wraps new master keys; else it is needed for older ones until `kps root rotate` is through",
         "master_keys": "how many versions of master keys it has wrapped",
     },
+    "certificate": {
+        "fingerprint": "SHA-256 of it, as `AB:CD:...`",
+        "public_key": "SHA-256 of its public key, Base64: what `curl --pinnedpubkey sha256//...` takes",
+        "names": "a list of the names and addresses that it is for",
+        "begins_at": "from when it holds",
+        "ends_at": "until when",
+    },
     "rotation": {
         "uri": "the root key now",
         "check_value": "by which it is known again",
@@ -269,6 +276,7 @@ ABOUT: dict[str, str] = {
     "further alias": "`kps kms alias add` and `move`; `list` prints a list of them.",
     "use of a master key": "`kps kms encrypt`, `decrypt`, `sign` and the like: those of the fields that belong to it.",
     "root key": "`kps root show` prints a list of them.",
+    "certificate": "`kps certificate show` and `renew`.",
     "backup": "`kps backup` and `kps restore`.",
     "rotation": "`kps root rotate`. `kps root check` prints `opened`, the number of versions of master keys.",
 }

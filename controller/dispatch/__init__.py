@@ -10,7 +10,7 @@ import socket
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Protocol
 
-from controller.model import Credential, Task
+from controller.model import SERVING, Credential, Task
 
 LEASE_SECONDS = 30.0
 _ANOTHER_LOOK_SECONDS = 0.1
@@ -26,10 +26,6 @@ class Claims(Protocol):
 
 
 Run = Callable[[Task, Credential | None], Awaitable[None]]
-
-
-# What the one who serves a home is called by: whoever is the next to serve it knows that nobody of that name lives.
-SERVING = "serve/"
 
 
 def owner_name(serving: bool = False) -> str:
@@ -51,8 +47,17 @@ class InProcess:
         self._run = run
         self._places = asyncio.Semaphore(concurrency)
         self._working: set[asyncio.Task[None]] = set()
+        self._begun: set[asyncio.Task[None]] = set()  # of these: what has claimed its task, or is about to
+        self._claiming: set[asyncio.Task[None]] = set()  # of these: the store is at it, and cannot be called off
         self._held: set[str] = set()
         self._heart: asyncio.Task[None] | None = None
+        self._draining = False
+        self._closed = False
+
+    @property
+    def running(self) -> int:
+        """How many tasks run."""
+        return len(self._begun)
 
     def ring(self, task_ids: Collection[str], credentials: Mapping[str, Credential]) -> None:
         """Say that these tasks wait, with what opens their servers, by server id."""
@@ -70,9 +75,16 @@ class InProcess:
         while self._working:
             await asyncio.wait(self._working)
 
+    async def drain(self) -> None:
+        """Begin nothing more, and wait until what runs has ended. What waits goes on being held."""
+        self._draining = True
+        while self._begun:
+            await asyncio.wait(self._begun)
+
     async def close(self) -> None:
-        """Stop: what runs is let go, and its server undoes what was not confirmed; what waits is given up."""
-        for working in list(self._working):
+        """Stop: what runs is let go, and its server undoes what was not confirmed; what waits is given up, or handed on."""
+        self._draining = self._closed = True
+        for working in self._working - self._claiming:
             working.cancel()
         if self._working:
             await asyncio.wait(self._working)
@@ -88,17 +100,42 @@ class InProcess:
                 if task is not None:
                     await self._run(task, credentials.get(task.server_id))
         finally:
-            self._held.discard(task_id)
+            me = _current()
+            # What was not begun is held until it is handed on.
+            if not self._draining or me in self._begun:
+                self._held.discard(task_id)
+            self._begun.discard(me)
 
     async def _claimed(self, task_id: str) -> Task | None:
-        while True:
-            task = await self._claims.claim(task_id, self.owner, self.lease_seconds)
-            if task is not None or not await self._claims.is_ready(task_id):
+        """Return the task, claimed; None where somebody else has it, it is over, or nothing more is begun."""
+        me = _current()
+        while not self._draining:
+            self._begun.add(me)
+            self._claiming.add(me)
+            try:
+                task = await self._claims.claim(task_id, self.owner, self.lease_seconds)
+            finally:
+                self._claiming.discard(me)
+            if task is not None:
+                if self._closed:
+                    me.cancel()  # it runs, so it has to be recorded how that ended
                 return task
+            self._begun.discard(me)
+            if not await self._claims.is_ready(task_id):
+                self._held.discard(task_id)
+                return None
             await asyncio.sleep(_ANOTHER_LOOK_SECONDS)  # another task of this server runs, here or in another process
+        return None
 
     async def _beat(self) -> None:
         """Hold what is held. What was handed on all the same is not ours any more: the server refuses its generation."""
         while self._held:
             await asyncio.sleep(self.lease_seconds / 3)
             await self._claims.renew(set(self._held), self.owner, self.lease_seconds)
+
+
+def _current() -> asyncio.Task[None]:
+    found = asyncio.current_task()
+    if found is None:
+        raise RuntimeError("this runs in a task")
+    return found

@@ -13,8 +13,10 @@ from controller.errors import Conflict, NotFound, Problem, Unavailable
 from controller.events import KINDS
 from controller.model import Caller, Event, KeyPair, Server, User
 from controller.service.auditkeys import AuditKeys
+from controller.service.feed import Feed
 from controller.service.roles import allow
-from controller.service.tasks import POLL_SECONDS, WAIT_SECONDS
+from controller.service.stopping import Stopping
+from controller.service.tasks import WAIT_SECONDS
 from controller.service.worker import off_loop
 from controller.store import Store
 from controller.store.chain import Reach
@@ -46,8 +48,10 @@ class Audit:
         keys: AuditKeys,
         executor: Executor | None = None,
         clock: Callable[[], float] = time.monotonic,
+        feed: Feed | None = None,
     ) -> None:
         self._store = store
+        self._feed = feed or Feed(store, executor, Stopping())
         self._keys = keys
         self._executor = executor
         self._clock = clock
@@ -87,11 +91,10 @@ class Audit:
         loop = asyncio.get_running_loop()
         end = loop.time() + min(wait_seconds, WAIT_SECONDS)
         while True:
+            newest = self._feed.newest
             found = await off_loop(self._executor, self._store.trail, who.tenant_id, wanted, after=after, limit=limit)
-            left = end - loop.time()
-            if found or left <= 0:
+            if found or not await self._feed.after(newest, end - loop.time()):
                 return found
-            await asyncio.sleep(min(POLL_SECONDS, left))
 
     async def names(self, who: Caller) -> dict[str, str]:
         """Return what the tenant's users and servers are called, by their ids."""

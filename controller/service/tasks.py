@@ -11,13 +11,14 @@ from typing import Any, Literal, Protocol
 from controller.errors import Conflict, NotFound
 from controller.model import Caller, Credential, Event, Operation, Task, now
 from controller.service import sight
+from controller.service.feed import Feed
 from controller.service.roles import allow, may_name_places
+from controller.service.stopping import Stopping
 from controller.service.worker import off_loop
 from controller.store import Store
 
-# How often a long poll looks for what other processes of the same home have done.
-POLL_SECONDS = 0.05
 WAIT_SECONDS = 30.0
+EVENTS_AT_ONCE = 1000
 _OF_CREDENTIAL = ("given", "password_of")
 
 
@@ -49,14 +50,42 @@ class Dispatch(Protocol):
     def ring(self, task_ids: Collection[str], credentials: Mapping[str, Credential]) -> None:
         """Say that these tasks wait, with what opens their servers, by server id."""
 
+    @property
+    def running(self) -> int:
+        """How many tasks run."""
+
+    async def drain(self) -> None:
+        """Begin nothing more, and wait until what runs has ended."""
+
 
 class Tasks:
     """The tasks of the caller's tenant."""
 
-    def __init__(self, store: Store, dispatch: Dispatch, executor: Executor | None = None) -> None:
+    def __init__(
+        self, store: Store, dispatch: Dispatch, executor: Executor | None = None, stopping: Stopping | None = None
+    ) -> None:
         self._store = store
         self._dispatch = dispatch
         self._executor = executor
+        self._stopping = stopping or Stopping()
+        self.feed = Feed(store, executor, self._stopping)
+
+    @property
+    def running(self) -> int:
+        """How many tasks run in this process."""
+        return self._dispatch.running
+
+    async def adopt(self) -> None:
+        """Begin, in their turn, the tasks that an earlier controller has handed on."""
+        if self._stopping.begun:
+            return
+        found = await off_loop(self._executor, self._store.adopt, self._dispatch.owner, self._dispatch.lease_seconds)
+        if found:
+            self._dispatch.ring([task.id for task in found], {})
+
+    async def drain(self) -> None:
+        """Begin no task any more, and wait until those that run have ended."""
+        await self._dispatch.drain()
 
     async def list(
         self,
@@ -118,20 +147,22 @@ class Tasks:
         after: int = 0,
         task_ids: Collection[str] | None = None,
         wait_seconds: float = 0,
+        limit: int = EVENTS_AT_ONCE,
     ) -> builtins.list[Event]:
         """Return what happened after an event, in order; waits for something when there is nothing yet."""
         loop = asyncio.get_running_loop()
         until = loop.time() + min(wait_seconds, WAIT_SECONDS)
         while True:
-            happened = await off_loop(self._executor, self._store.events, who.tenant_id, after, task_ids)
+            newest = self.feed.newest
+            happened = await off_loop(self._executor, self._store.events, who.tenant_id, after, task_ids, limit)
             found = [event for event in (sight.event(who, each) for each in happened) if event is not None]
             left = until - loop.time()
-            if found or (left <= 0 and not happened):
+            if found or (not happened and (left <= 0 or self._stopping.over)):
                 return found
             if happened:
                 after = happened[-1].id  # none of these is the caller's to see
                 continue
-            await asyncio.sleep(min(POLL_SECONDS, left))
+            await self.feed.after(newest, left)
 
     def _retry(self, who: Caller, id: str, credential: Credential | None) -> Task:
         old = self._store.task(who.tenant_id, id)

@@ -32,6 +32,11 @@ class Base:
             if found != tables.VERSION:
                 schema.upgrade(connection)
 
+    def can_write(self) -> None:
+        """Take the right to write, and give it back. Unavailable(store_unusable) where that cannot be had."""
+        with engine.writing(self._engine):
+            pass
+
     def close(self) -> None:
         """Let go of the files."""
         self._engine.dispose()

@@ -46,6 +46,11 @@ class Events(Base):
             found = connection.execute(query.order_by(table.c.id).limit(limit)).mappings()
             return [rows.event(row) for row in found]
 
+    def newest_event(self) -> int:
+        """Return the id of the newest event, of whatever tenant; 0 where there is none."""
+        with engine.reading(self._engine) as connection:
+            return connection.execute(select(func.max(tables.events.c.id))).scalar_one() or 0
+
     def trail(
         self, tenant_id: str, wanted: Wanted | None = None, *, after: int = 0, before: int | None = None, limit: int = 1000
     ) -> list[Event]:

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, delete, exists, func, or_, sel
 from controller.causes import CAUSES
 from controller.errors import Conflict, NotFound
 from controller.events import acting
-from controller.model import FINAL, Binding, Operation, Outcome, ServerNotes, ServerState, Task
+from controller.model import FINAL, SERVING, Binding, Operation, Outcome, ServerNotes, ServerState, Task
 from controller.store import engine, rows, tables
 from controller.store.bindings import Bindings
 from controller.store.doubt import in_doubt, told
@@ -30,6 +30,13 @@ NEVER_BEGUN = replace(
     server_state="as_before",
     phase="queued",
     message="who was to run this task ended before it was begun, and what it was given ended with it",
+)
+NOBODY_ASKS = Outcome(
+    status="cancelled",
+    server_state="as_before",
+    phase="queued",
+    message="whoever asked for it was deleted or disabled before it was begun",
+    retryable=True,
 )
 
 
@@ -153,12 +160,33 @@ class Tasks(Bindings, Inventory):
             return True
 
     def abandon(self, owner: str) -> list[Task]:
-        """End what a process holds and has not begun, because it ends itself. Returns them."""
+        """Let go of what a process holds and has not begun, because it ends itself; returns what is ended by that.
+
+        What needs nobody's memory is handed on, where who ends is a controller that serves its home: the next one adopts it.
+        """
         table = tables.tasks
-        query = select(table).where(table.c.lease_owner == owner, table.c.status == "ready").order_by(table.c.seq)
         with engine.writing(self._engine) as connection:
-            left = [rows.task(found) for found in connection.execute(query).mappings()]
-            return [self._end(connection, task, NEVER_BEGUN, "task_interrupted") for task in left]
+            return self._let_go(connection, table.c.lease_owner == owner, table.c.status == "ready")
+
+    def adopt(self, owner: str, lease_seconds: float) -> list[Task]:
+        """Hold what was handed on and is held by nobody, from now on for owner; returns it, oldest first.
+
+        Of whoever is no user any more, or is disabled, nothing is begun: that is cancelled.
+        """
+        table, users = tables.tasks, tables.users
+        until = self._now() + timedelta(seconds=lease_seconds)
+        query = select(table).where(table.c.status == "ready", table.c.lease_owner.is_(None)).order_by(table.c.seq)
+        with engine.writing(self._engine) as connection:
+            waiting = [rows.task(found) for found in connection.execute(query).mappings()]
+            known = set(connection.execute(select(users.c.id).where(users.c.enabled)).scalars())
+            held = []
+            for task in waiting:
+                if task.user_id in known:
+                    held.append(replace(task, lease_owner=owner, lease_until=until))
+                    self._save(connection, held[-1])
+                else:
+                    self._end(connection, task, NOBODY_ASKS, "task_cancelled")
+            return held
 
     def settle(
         self,
@@ -310,13 +338,14 @@ class Tasks(Bindings, Inventory):
     def interrupt_expired(self, dead: str | None = None) -> list[Task]:
         """End the tasks whose lease ran out, or which belong to a process whose name begins with dead. Returns them.
 
-        Of those that were begun nobody knows how they left their servers; the others never touched theirs.
+        Of those that were begun nobody knows how they left their servers; the others never touched theirs, and are handed on as
+        abandon() does.
         """
         table = tables.tasks
         with engine.writing(self._engine) as connection:
             ended = self._interrupt(connection)
             if dead is not None:
-                ended += self._interrupt_these(connection, table.c.lease_owner.startswith(dead, autoescape=True))
+                ended += self._let_go(connection, table.c.lease_owner.startswith(dead, autoescape=True))
             return ended
 
     def _task_event(
@@ -365,13 +394,31 @@ class Tasks(Bindings, Inventory):
 
     def _interrupt(self, connection: Connection, *where: Any) -> list[Task]:
         # What has ended has no lease, nor has what nobody holds.
-        return self._interrupt_these(connection, tables.tasks.c.lease_until <= self._now(), *where)
+        return self._let_go(connection, tables.tasks.c.lease_until <= self._now(), *where)
 
-    def _interrupt_these(self, connection: Connection, *where: Any) -> list[Task]:
+    def _let_go(self, connection: Connection, *where: Any) -> list[Task]:
+        """End tasks that nobody runs any more, or hand them on; returns those that are ended."""
         table = tables.tasks
         query = select(table).where(*where)
-        expired = [rows.task(found) for found in connection.execute(query.order_by(table.c.seq)).mappings()]
-        return [self._end(connection, task, _interruption(task), "task_interrupted") for task in expired]
+        found = [rows.task(row) for row in connection.execute(query.order_by(table.c.seq)).mappings()]
+        ended = []
+        for task in found:
+            if _goes_on(task):
+                self._save(connection, replace(task, lease_owner=None, lease_until=None))
+                self._task_event(connection, task, "task_handed_on", {})
+            else:
+                ended.append(self._end(connection, task, _interruption(task), "task_interrupted"))
+        return ended
+
+
+def _goes_on(task: Task) -> bool:
+    """Whether the next controller can begin a task: nobody has, and what it was given did not end with the one that held it.
+
+    A command that ran it in its own process is over with that.
+    """
+    served = task.lease_owner is not None and task.lease_owner.startswith(SERVING)
+    sets_password = task.operation == "reset" and bool(task.request.get("set_password"))  # one that was told once, and not kept
+    return task.status == "ready" and served and not task.request.get("given") and not sets_password
 
 
 def _stands(failed: bool, running: bool) -> list[ColumnElement[bool]]:

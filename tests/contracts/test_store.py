@@ -809,10 +809,11 @@ def test_a_server_on_which_somebody_works_is_not_asked_how_it_was_left(store: St
 def test_what_a_dead_process_held_is_ended_at_once(store: Store, who: Caller, server: Server) -> None:
     other = store.add_servers([a_server(who, "web-2")])[0]
     dead = running(store, server, owner="serve/one")
-    [held] = store.add_tasks([a_task(server)], "serve/one", 30)
+    [held, waits] = store.add_tasks([a_task(server, request={"given": ["password"]}), a_task(server)], "serve/one", 30)
     alive = running(store, other, owner="served by another")
     assert [task.id for task in store.interrupt_expired("serve/")] == [dead.id, held.id]
     assert [task.server_state for task in store.tasks(None, ids=[dead.id, held.id])] == ["unknown", "as_before"]
+    assert [task.id for task in store.adopt("serve/two", 30)] == [waits.id]
     assert store.task(who.tenant_id, alive.id).status == "running"
 
 

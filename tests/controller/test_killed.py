@@ -26,7 +26,7 @@ def places() -> Iterator[list[Place]]:
 @pytest.fixture
 def busy(tmp_path: Path, places: list[Place]) -> Iterator[tuple[Product, str, str]]:
     """A controller that works on one server at a time, and now at the first of two."""
-    with Product(tmp_path / "home", concurrency=1, connect_timeout_seconds=300) as product:
+    with Product(tmp_path / "home", concurrency=1, connect_timeout_seconds=300, stop_seconds=0) as product:
         for place in places:
             product.add(place)  # type: ignore[arg-type]
         begun, waiting = product.begin("bind", *places, keypair=product.keypair(), password=HANDED_IN)  # type: ignore[arg-type]

@@ -152,7 +152,10 @@ VERBS: dict[str, tuple[str, Call]] = {
     ),
 }
 # Nobody asks by these: they find out who does, or are the controller's own work.
-WITHOUT_CALLER = {"Identity.of_access_key", "Identity.used", "MasterKeys.sweep"}
+WITHOUT_CALLER = {
+    "Identity.of_access_key", "Identity.used", "MasterKeys.sweep", "Tasks.adopt", "Tasks.drain", "Feed.after", "Stopping.rest",
+    "Readiness.report",
+}  # fmt: skip
 
 
 async def exported(world: World, who: Caller) -> None:

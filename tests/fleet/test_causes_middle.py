@@ -249,7 +249,7 @@ def test_two_servers_behind_one_address(product, make_server, told):
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["told to stop", "killed"])
 def test_a_controller_that_ends(tmp_path, server, told, how):
     gate = Gate(server, NARROWED)
-    with Product(tmp_path / "home", lease_seconds=2) as product:
+    with Product(tmp_path / "home", lease_seconds=2, stop_seconds=0) as product:
         with unchanged(server, STAYS):
             task_id = begin(product, server)
             gate.await_login()

@@ -2,21 +2,14 @@
 
 from fastapi import APIRouter
 
-from controller.api.fleet import audit, custody, keypairs, kms, operations, people, servers
+from controller.api.fleet import audit, bindings, custody, health, keypairs, kms, operations, people, plans, servers, stream
 from controller.api.fleet.asking import Fleet, refused
 from controller.api.fleet.document import API
-from controller.api.shapes import Json
 
 __all__ = ["API", "Fleet", "refused", "router"]
 
 router = APIRouter(prefix="/fleet/v1")
 
 
-@router.get("/health")
-async def health() -> Json:
-    """Say that the controller answers."""
-    return {"status": "ok"}
-
-
-for part in (keypairs, custody, kms, servers, operations, people, audit):
+for part in (health, keypairs, custody, kms, servers, bindings, operations, plans, stream, people, audit):
     router.include_router(part.router)

@@ -18,7 +18,10 @@ from controller.service.keypairs import Keypairs
 from controller.service.kms import KeyService
 from controller.service.people import Tenants, Users
 from controller.service.quotas import Quotas
+from controller.service.readiness import Readiness
 from controller.service.servers import Servers
+from controller.service.stopping import Stopping
+from controller.service.streams import Streams
 from controller.service.tasks import Tasks
 
 
@@ -40,6 +43,9 @@ class Fleet:
     caller: Callable[[Request], Awaitable[Caller]]
     owner: Caller
     people: People
+    readiness: Readiness
+    stopping: Stopping
+    streams: Streams
 
 
 async def fleet_of(request: Request) -> Fleet:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from controller import answers as a
-from controller.api.documents import Answer, Api, Json
+from controller.api.documents import STREAM, Answer, Api, Json
 from controller.api.fleet.examples import EXAMPLES
 from controller.api.problems import MEDIA_TYPE
 
@@ -54,6 +54,7 @@ _KEY = "/kms/keys/{key}"
 
 ANSWERS: dict[str, Answer] = {
     "GET /health": Answer(a.Health, open_to_all=True),
+    "GET /ready": Answer(a.Ready, open_to_all=True),
     "GET /keypairs": Answer(list[a.Keypair]),
     "POST /keypairs": Answer(a.MadeKeypair),
     "POST /keypairs/import": Answer(a.Keypair),
@@ -71,13 +72,18 @@ ANSWERS: dict[str, Answer] = {
     "GET /servers/{name}": Answer(a.Server),
     "PATCH /servers/{name}": Answer(a.Server),
     "DELETE /servers/{name}": Answer(),
+    "GET /bindings": Answer(list[a.Binding]),
+    "GET /logins": Answer(list[a.Login]),
     "POST /operations": Answer(list[a.StartedTask]),
+    "POST /plans": Answer(list[a.StartedTask]),
+    "GET /plans/{id}": Answer(a.Plan),
     "GET /tasks": Answer(list[a.Task]),
     "DELETE /tasks": Answer(a.TakenOff),
     "GET /tasks/{id}": Answer(a.Task),
     "DELETE /tasks/{id}": Answer(a.Ended),
     "POST /tasks/{id}/retry": Answer(a.StartedTask),
     "GET /events": Answer(list[a.Event]),
+    "GET /events/stream": Answer(STREAM),
     "GET /audit/events": Answer(list[a.ChainedEvent]),
     "GET /audit/names": Answer(dict[str, str]),
     "GET /audit/key": Answer(a.AuditKey),
@@ -149,6 +155,9 @@ def refuses(name: str, call: Json) -> Iterator[int]:
     method, _, path = name.partition(" ")
     yield from (408, 413, 500)
     if path.endswith("/health"):
+        return
+    if path.endswith("/ready"):
+        yield 503
         return
     yield from (401, 403, 429, 503)
     if "requestBody" in call:

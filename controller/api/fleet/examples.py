@@ -18,12 +18,13 @@ _KEYPAIR = {
     "fingerprint": "SHA256:2mQF0g0hYy6rB0mK5m3pG4c2o0o7Qd0Vn9v7yqj2b1E",
     "fingerprint_md5": "0a:1b:2c:3d:4e:5f:60:71:82:93:a4:b5:c6:d7:e8:f9", "warnings": [], "created_at": _AT, "id": _ID,
 }  # fmt: skip
+_BINDING = {
+    "login": "root", "keypair": "ops", "another_users": False, "proof": "logged_in", "closed_password_login": True,
+    "task_id": _TASK_ID, "created_at": _AT,
+}  # fmt: skip
 _SERVER = {
     "id": _SERVER_ID, "name": "web-1", "host": "web-1.example.net", "port": 22, "login": "root", "labels": {"stage": "demo"},
-    "keypair": "ops", "bindings": [{
-        "login": "root", "keypair": "ops", "another_users": False, "proof": "logged_in", "closed_password_login": True,
-        "task_id": _TASK_ID, "created_at": _AT,
-    }], "password_login": "off", "host_key": _HOST_KEY, "trust_on_first_use": False, "after_reset": None, "jump": [],
+    "keypair": "ops", "bindings": [_BINDING], "password_login": "off", "host_key": _HOST_KEY, "trust_on_first_use": False, "after_reset": None, "jump": [],
     "old_algorithms": [], "reset_root": None,
 }  # fmt: skip
 _TASK = {
@@ -62,7 +63,37 @@ EXAMPLES: dict[str, Any] = {
     "MadeKeypair": _KEYPAIR | {"managed": False, "master_key_id": None, "private_key": _FILE},
     "PrivateHalf": {"name": "ops", "private_key": _FILE},
     "DecryptedPassword": {"name": "windows-1", "password": "..."},
+    "Ready": {
+        "status": "ready",
+        "checks": {"database": "ok", "root_key": "ok", "disk": "ok", "runner": "ok"},
+        "warnings": ["certificate_expires_soon"],
+    },
     "Server": _SERVER,
+    "Binding": _BINDING | {"server": "web-1", "server_id": _SERVER_ID},
+    "Login": {  # fmt: skip
+        "server": "web-1",
+        "server_id": _SERVER_ID,
+        "login": "root",
+        "own": True,
+        "keypair": "ops",
+        "another_users": False,
+        "proof": "logged_in",
+        "password_login": "off",
+        "after_reset": False,
+    },
+    "Plan": {  # fmt: skip
+        "id": _ID,
+        "server": "web-1",
+        "login": "root",
+        "operation": "bind",
+        "status": "unchanged",
+        "cause": None,
+        "message": "",
+        "handling": None,
+        "created_at": _AT,
+        "finished_at": _AT,
+        "plan": {"changes": []},
+    },
     "Task": _TASK,
     "StartedTask": _TASK | {"status": "ready", "phase": "queued", "cause": None, "message": "", "evidence": {}, "handling": None},
     "TakenOff": {"deleted": 3},

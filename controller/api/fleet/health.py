@@ -1,0 +1,32 @@
+"""Whether the controller lives, and whether it can do its work. Open to all: nothing in the answers is anybody's secret."""
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from controller.api import problems
+from controller.api.fleet.asking import Serving
+from controller.api.gate import CALLER
+from controller.api.shapes import Json
+from controller.model import Caller
+
+router = APIRouter()
+
+
+@router.get("/health")
+async def health() -> Json:
+    """Say that the controller answers."""
+    return {"status": "ok"}
+
+
+@router.get("/ready")
+async def ready(request: Request, fleet: Serving) -> Response:
+    """Say whether the controller can do its work: 200, or 503 with what it lacks; to the home's owner with the reasons."""
+    found = await fleet.readiness.report()
+    told: Json = {"checks": found.checks, "warnings": found.warnings}
+    if found.status == "ready":
+        return JSONResponse({"status": "ready", **told})
+    who: Caller | None = request.scope.get(CALLER)
+    if who is not None and who.at_home:
+        told["why"] = found.why
+    lacking = [f"{name}: {code}" for name, code in found.checks.items() if code != "ok"]
+    return problems.answer(503, found.status, "; ".join(lacking) or "the controller stops", **told)
