@@ -11,5 +11,6 @@ __all__ = ["API", "Fleet", "refused", "router"]
 router = APIRouter(prefix="/fleet/v1")
 
 
-for part in (health, keypairs, custody, kms, servers, bindings, operations, plans, stream, people, audit):
+PARTS = (health, keypairs, custody, kms, servers, bindings, operations, plans, stream, people, audit)
+for part in PARTS:
     router.include_router(part.router)

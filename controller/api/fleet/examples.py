@@ -24,7 +24,8 @@ _BINDING = {
 }  # fmt: skip
 _SERVER = {
     "id": _SERVER_ID, "name": "web-1", "host": "web-1.example.net", "port": 22, "login": "root", "labels": {"stage": "demo"},
-    "keypair": "ops", "bindings": [_BINDING], "password_login": "off", "host_key": _HOST_KEY, "trust_on_first_use": False, "after_reset": None, "jump": [],
+    "keypair": "ops", "bindings": [_BINDING], "password_login": "off", "host_key": _HOST_KEY, "trust_on_first_use": False,
+    "after_reset": None, "jump": [],
     "old_algorithms": [], "reset_root": None,
 }  # fmt: skip
 _TASK = {
@@ -70,7 +71,7 @@ EXAMPLES: dict[str, Any] = {
     },
     "Server": _SERVER,
     "Binding": _BINDING | {"server": "web-1", "server_id": _SERVER_ID},
-    "Login": {  # fmt: skip
+    "Login": {
         "server": "web-1",
         "server_id": _SERVER_ID,
         "login": "root",
@@ -81,7 +82,7 @@ EXAMPLES: dict[str, Any] = {
         "password_login": "off",
         "after_reset": False,
     },
-    "Plan": {  # fmt: skip
+    "Plan": {
         "id": _ID,
         "server": "web-1",
         "login": "root",
