@@ -389,6 +389,20 @@ def test_a_private_half_is_taken_in_given_out_and_cleared(wire: Wire) -> None:
     assert code(wire.ask("DELETE", "/keypairs/none-such/private-key")) == (404, "KPS.4016")
 
 
+def test_taken_in_again_a_private_half_goes_under_the_master_key_that_is_named(wire: Wire) -> None:
+    name = create(wire, key_protection={"private_key": PRIVATE} | DEFAULT)["name"]
+    path = f"/keypairs/{name}"
+    before = wire.ask("GET", path).json()["keypair"]["key_id"]
+    wire.do(lambda: wire.fleet.kms.keys.create(wire.owner, "payments"))
+    assert keep(wire, name, type="kms", kms_key_name="payments").status_code == 200
+    after = wire.ask("GET", path).json()["keypair"]["key_id"]
+    assert after not in (None, before)
+    assert export(wire, name).status_code == 200
+    wire.do(lambda: wire.fleet.kms.keys.disable(wire.owner, "payments"))
+    assert code(export(wire, name)) == (400, "KPS.6008")
+    assert code(wire.ask("POST", "/keypairs/private-key/batch-export", [{"keypair": {"name": name}}])) == (400, "KPS.6008")
+
+
 @pytest.mark.parametrize("missing", ["name", "key_protection", "private_key", "encryption"])
 def test_what_an_import_of_a_private_half_needs(wire: Wire, missing: str) -> None:
     protection: Json = {"private_key": PRIVATE} | DEFAULT

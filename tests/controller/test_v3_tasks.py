@@ -25,6 +25,7 @@ WRONG = Outcome("failed", "as_before", "connect", "wrong_password", "the passwor
 UNCHANGED = Outcome("unchanged", "as_before")
 PASSWORD = {"type": "password", "key": "of root"}
 KEY = {"type": "keypair", "key": OTHER_PRIVATE}
+DEFAULT = {"encryption": {"type": "default"}}
 NOBODY = "00000000-0000-4000-8000-000000000000"
 
 
@@ -164,6 +165,20 @@ def test_taking_off(wire: Wire) -> None:
     _done(wire, disassociate(wire, bare, auth=KEY), "SUCCESS_UNBIND")  # one that is not on record
     assert code(disassociate(wire, shut_down(wire, bound(wire)))) == (400, "KPS.0002")
     assert code(wire.ask("POST", "/keypairs/disassociate", {"server": {}})) == (400, "KPS.0002")
+
+
+def test_a_key_pair_that_is_bound_is_not_deleted_nor_its_only_way_in_cleared(wire: Wire) -> None:
+    body = {"keypair": {"name": "needed", "public_key": LINE, "key_protection": {"private_key": PRIVATE} | DEFAULT}}
+    assert wire.ask("POST", "/keypairs", body).status_code == 200
+    where = server(wire)
+    _done(wire, associate(wire, where, "needed", auth=PASSWORD, disable_password=True), "SUCCESS_BIND")
+    for path in ("/keypairs/needed", "/keypairs/needed/private-key"):
+        answer = wire.ask("DELETE", path)
+        assert code(answer) == (409, "KPS.0002")
+        assert where.name in answer.json()["error_msg"]
+    _done(wire, disassociate(wire, where), "SUCCESS_UNBIND")
+    assert wire.ask("DELETE", "/keypairs/needed/private-key").status_code == 200
+    assert wire.ask("DELETE", "/keypairs/needed").status_code == 204
 
 
 # -- several at once
