@@ -21,6 +21,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from controller.admission import Counted, Listener
 from controller.errors import Conflict, Invalid, Unavailable
 
 SOCKET_PATH_BYTES = 107  # unix(7): sun_path, without its final NUL
@@ -28,7 +29,8 @@ GOODBYE_SECONDS = 5  # for requests under way when the controller stops
 LAST_WORDS_SECONDS = 0.3  # for answers on their way, and for the other end to say that it heard; then connections are cut
 _LOOK_SECONDS = 0.02
 REQUEST_HEAD_BYTES = 64 * 1024
-CONNECTIONS = 512  # at the same time, on the network
+TLS_SECONDS = 10  # for a handshake
+TLS_GOODBYE_SECONDS = 5  # of a connection that is closed, for the other side to say so too
 HEAD_SECONDS = 10  # for the head of a request
 UNREAD_SECONDS = 30  # for a client to take something of what waits for it
 IDLE_SECONDS = 15  # of a connection between two requests
@@ -150,7 +152,6 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=GOODBYE_SECONDS,
                 h11_max_incomplete_event_size=REQUEST_HEAD_BYTES,
                 timeout_keep_alive=IDLE_SECONDS,
-                limit_concurrency=None if where is None else CONNECTIONS,
                 ssl_certfile=None if where is None else where.certificate,
                 ssl_keyfile=None if where is None else where.key,
             )
@@ -159,7 +160,19 @@ class Server(uvicorn.Server):
         self._where = where
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        """Take connections. uvicorn's own does the same, and leaves a TLS handshake a minute."""
+        loop, config = asyncio.get_running_loop(), self.config
+
+        def protocol() -> asyncio.Protocol:
+            return Patient(config, self.server_state, self.lifespan.state)
+
+        patience: dict[str, float] = {}
+        if config.is_ssl:
+            patience = {"ssl_handshake_timeout": TLS_SECONDS, "ssl_shutdown_timeout": TLS_GOODBYE_SECONDS}
+        self.servers = [
+            await loop.create_server(protocol, sock=each, ssl=config.ssl, backlog=BACKLOG, **patience) for each in sockets or []
+        ]
+        self.started = True
         self._ready()
 
     def take_up_certificate(self) -> None:
@@ -246,7 +259,8 @@ def on_network(where: Place) -> Iterator[socket.socket]:
     """Listen at a place. Unavailable(listen_failed): it is taken, or not ours to take; or its certificate cannot be used."""
     _tried(where)
     family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
+    with Listener(family, socket.SOCK_STREAM) as listener:
+        listener.counted = Counted()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((where.host, where.port))
