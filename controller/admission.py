@@ -63,7 +63,7 @@ class Listener(socket.socket):
     counted: Counted
 
     def accept(self) -> tuple[socket.socket, object]:
-        """Return the next connection that may be, and its address. BlockingIOError: none waits; else the errors of socket.accept()."""
+        """Return the next connection that may be, and its address. BlockingIOError: none waits; else those of accept()."""
         for _ in range(_REFUSED_AT_ONCE):
             plain, address = super().accept()
             connection = Connection(self.family, self.type, self.proto, fileno=plain.detach())

@@ -294,6 +294,42 @@ class MadeAccessKey(AccessKey):
     secret_key: str
 
 
+class TemporaryKey(TypedDict):
+    """parent: the access key that it stands on, and ends with."""
+
+    access_key: str
+    user: str
+    parent: str
+    created_at: Time
+    expires_at: Time
+
+
+class MadeTemporaryKey(TemporaryKey):
+    """secret_key, security_token: here and nowhere else."""
+
+    project_id: str
+    secret_key: str
+    security_token: str
+
+
+class Token(TypedDict):
+    """What is known of a token, which is not in it."""
+
+    id: str
+    user: str
+    project_id: str
+    description: str
+    created_at: Time
+    expires_at: Time
+    last_used_at: Time | None
+
+
+class MadeToken(Token):
+    """token: here and nowhere else."""
+
+    token: str
+
+
 class Quota(TypedDict):
     """set: whether somebody has set the limit; else it is the default."""
 

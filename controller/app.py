@@ -35,6 +35,7 @@ from controller.service.servers import Servers
 from controller.service.stopping import Stopping
 from controller.service.streams import Streams
 from controller.service.tasks import Tasks
+from controller.service.temporary import TemporaryKeys, Tokens
 from controller.service.worker import off_loop
 from controller.serving import Place
 from controller.settings import Settings
@@ -43,6 +44,7 @@ from controller.transport import hostkeys
 
 _SETTLE_SECONDS = 3.0
 _KEYS_SECONDS = 60.0
+_ENDED_SECONDS = 60.0
 _WATCH_SECONDS = 60.0
 _RAREST_SETTLE_SECONDS = 600.0
 
@@ -95,6 +97,7 @@ async def opened(
         background = [
             asyncio.create_task(sweep(store, worker, settings.lease_seconds, tasks if serving else None)),
             asyncio.create_task(sweep_keys(keys.keys)),
+            asyncio.create_task(sweep_ended(store, worker)),
         ]
         if serving:
             background.append(asyncio.create_task(settle(runner)))
@@ -109,6 +112,8 @@ async def opened(
                 kms=keys,
                 users=Users(store, worker, settings.quotas),
                 access_keys=AccessKeys(store, kms, worker),
+                temporary_keys=TemporaryKeys(store, kms, worker),
+                tokens=Tokens(store, worker),
                 quotas=Quotas(store, settings.quotas, worker),
                 tenants=Tenants(store, kms, audit_keys, worker),
                 audit=Audit(store, audit_keys, worker, feed=tasks.feed),
@@ -142,6 +147,14 @@ async def sweep(store: Store, worker: Executor, lease_seconds: float, tasks: Tas
         await asyncio.sleep(lease_seconds)
         with contextlib.suppress(Problem):
             await off_loop(worker, store.interrupt_expired)
+
+
+async def sweep_ended(store: Store, worker: Executor) -> None:
+    """Take away, ever again, what users were given for a while and has ended."""
+    while True:
+        await asyncio.sleep(_ENDED_SECONDS)
+        with contextlib.suppress(Problem):  # of the home or its disk; every request says so too
+            await off_loop(worker, store.drop_ended)
 
 
 async def sweep_keys(keys: MasterKeys) -> None:
@@ -261,9 +274,8 @@ class Application:
         served = kps.application(version("kps-fleet"))
         served.state.fleet = self.services
         self._public = served
-        settings = self._settings
         people = self.services.people
-        return gate.Gate(self, lambda: people, settings.requests_per_second, settings.requests_at_once)
+        return gate.Gate(self, lambda: people, self._settings)
 
 
 @contextlib.asynccontextmanager

@@ -123,6 +123,10 @@ class Caller:
     kind: UserKind = "local"
     # Let into the home itself: they may name places on the controller's own machine. It is how they came, not who they are.
     at_home: bool = field(default=False, compare=False)
+    access_key: str | None = field(default=None, compare=False)  # the lasting one by which they came over the network
+    passing: bool = field(
+        default=False, compare=False
+    )  # they came by what ends by itself, and give out nothing that could outlive it
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +166,30 @@ class AccessKey:
     created_at: datetime
     enabled: bool = True
     expires_at: datetime | None = None
+    last_used_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TemporaryKey:
+    """An access key that ends by itself, and goes with a security token; neither secret nor token is in this."""
+
+    access_key: str
+    parent: str  # the access key on which it stands: it ends with that one
+    created_at: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What a user shows in the place of a signature; the token itself is not in this."""
+
+    id: str
+    user_id: str
+    project_id: str
+    description: str
+    created_at: datetime
+    expires_at: datetime
+    asked_with: str | None = None  # the access key of the request that asked for it: it ends with that one
     last_used_at: datetime | None = None
 
 

@@ -166,11 +166,16 @@ class Server(uvicorn.Server):
         def protocol() -> asyncio.Protocol:
             return Patient(config, self.server_state, self.lifespan.state)
 
-        patience: dict[str, float] = {}
-        if config.is_ssl:
-            patience = {"ssl_handshake_timeout": TLS_SECONDS, "ssl_shutdown_timeout": TLS_GOODBYE_SECONDS}
         self.servers = [
-            await loop.create_server(protocol, sock=each, ssl=config.ssl, backlog=BACKLOG, **patience) for each in sockets or []
+            await loop.create_server(
+                protocol,
+                sock=each,
+                ssl=config.ssl,
+                backlog=BACKLOG,
+                ssl_handshake_timeout=TLS_SECONDS if config.is_ssl else None,
+                ssl_shutdown_timeout=TLS_GOODBYE_SECONDS if config.is_ssl else None,
+            )
+            for each in sockets or []
         ]
         self.started = True
         self._ready()

@@ -29,6 +29,8 @@ class Settings(BaseSettings):
     jump_connections: int = Field(default=6, ge=1, le=100)  # at the same time, to each jump server; MaxStartups begins at 10
     requests_per_second: float = Field(default=20, gt=0, le=100_000)  # of each access key, in the long run
     requests_at_once: int = Field(default=200, ge=1, le=1_000_000)  # of each access key, after a pause
+    failures_per_second: float = Field(default=2, gt=0, le=100_000)  # of each address: requests that are not let in
+    failures_at_once: int = Field(default=100, ge=1, le=1_000_000)
     allow_networks: str = ""  # with commas: of which users may name addresses though they are the controller's own, or its link's
     concurrency: int = Field(default=32, ge=1, le=1000)  # servers worked on at the same time
     # What holds where nobody has set a quota: of a user, and of a tenant.

@@ -3,12 +3,12 @@
 On the owner's socket whoever connects is the owner. On the network a request is signed.
 """
 
-import asyncio
+import hashlib
 import time
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import structlog
@@ -16,25 +16,28 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from controller import signing
-from controller.api import problems
+from controller.api import bodies, problems
+from controller.api.pace import Failures, Pace
 from controller.errors import Problem
 from controller.model import Caller, Secret, now
-from controller.service.identity import Unknown
+from controller.service.identity import NO_SECURITY_TOKEN, NO_TOKEN, Unknown
+from controller.settings import Settings
 
-BODY_BYTES = 1024 * 1024
-BODY_SECONDS = 20
 CALLER = "kps.caller"  # in the scope of a request; where it is missing nobody asks
 OPEN_TO_ALL = (b"/fleet/v1/health", b"/fleet/v1/ready", b"/")
-_BUCKETS = 10_000
+_TOKEN_BYTES = 256
 
 log = structlog.get_logger("kps.access")
 
 
 class People(Protocol):
-    """Knows who is behind an access key, and from where they may ask. Unknown for everything else."""
+    """Knows who is behind what came with a request, and from where they may ask. Unknown for everything else."""
 
+    async def known(self, access_key: str, security_token: str | None, address: str | None) -> bool: ...
     async def of_access_key(self, access_key: str, security_token: str | None, address: str | None) -> tuple[Caller, Secret]: ...
+    async def of_token(self, token: str, address: str | None) -> tuple[Caller, str]: ...
     async def used(self, access_key: str) -> None: ...
+    async def token_used(self, token_id: str) -> None: ...
 
 
 class Local:
@@ -59,13 +62,25 @@ class Turned(Exception):
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request that was let in: who asks, by what (an id, never a secret), whose requests count together, and what they sent."""
+
+    who: Caller
+    by: str
+    paced: str
+    body: bytes
+
+
 class Gate:
     """An application on the network, with the gate before it."""
 
-    def __init__(self, application: ASGIApp, people: Callable[[], People], per_second: float, burst: int) -> None:
+    def __init__(self, application: ASGIApp, people: Callable[[], People], settings: Settings) -> None:
         self._application = application
         self._people = people
-        self._pace = Pace(per_second, burst)
+        self._pace = Pace(settings.requests_per_second, settings.requests_at_once)
+        self._failures = Failures(settings.failures_per_second, settings.failures_at_once)
+        self._room = bodies.Room()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -81,19 +96,24 @@ class Gate:
                 status = message["status"]
                 added = [(b"x-request-id", number.encode()), (b"cache-control", b"no-store")]
                 added.append((b"x-content-type-options", b"nosniff"))  # what was stored is never more than text
+                if any(name == b"expect" for name, _ in scope["headers"]):
+                    # The body may be on its way or not: what comes next cannot be told from it.
+                    added.append((b"connection", b"close"))
                 kept = [each for each in message.get("headers", []) if each[0] != b"cache-control"]
                 message = {**message, "headers": [*kept, *added]}
             await send(message)
 
         try:
-            body = await _read(scope, receive)
-            if scope["raw_path"] not in OPEN_TO_ALL:
-                who, by = await self._asking(scope, body)
-                told = {"user": who.user_id, "by": by}
-                if not self._pace.admits(by):
-                    raise Turned(429, "APIGW.0308", "too many requests; come again in a second")
-                scope = dict(scope, **{CALLER: who})
-            await self._application(scope, _once(body, receive), numbered)
+            if scope["raw_path"] in OPEN_TO_ALL:
+                # Nothing of what these are sent is read.
+                await self._application(scope, bodies.once(b"", receive), numbered)
+                return
+            asked = await self._asked(scope, receive)
+            told = {"user": asked.who.user_id, "by": asked.by}
+            if not self._pace.admits(asked.paced):
+                raise Turned(429, "APIGW.0308", "too many requests; come again in a second")
+            scope = dict(scope, **{CALLER: asked.who})
+            await self._application(scope, bodies.once(asked.body, receive), numbered)
         except Turned as turned:
             await _refusal(scope, turned, number)(scope, receive, numbered)
         finally:
@@ -108,80 +128,94 @@ class Gate:
                 **told,
             )
 
-    async def _asking(self, scope: Scope, body: bytes) -> tuple[Caller, str]:
-        """Return who asks, and by which access key."""
-        headers = scope["headers"]
-        request = signing.Request(scope["method"], scope["raw_path"], scope["query_string"], headers, body)
-        address = _address(scope)
+    async def _asked(self, scope: Scope, receive: Receive) -> Asked:
+        """Return who asks, and what, once that is proved. Turned for everything else, as early as it can be told."""
+        request = signing.Request(scope["method"], scope["raw_path"], scope["query_string"], scope["headers"], b"")
+        address = _address(scope) or ""
+        name = ""
         try:
             if request.values("x-auth-token") and not request.values("authorization"):
-                raise Unknown("token is wrong or expired")  # none is given out
-            claim = signing.claimed(request, now())
-            security = request.values("x-security-token")
-            if len(security) > 1:
-                raise Unknown("security token is wrong or expired")
-            given = security[0].decode("latin-1") if security else None
-            who, secret = await self._people().of_access_key(claim.access_key, given, address)
-            try:
-                signing.verify(request, claim, secret)
-            finally:
-                secret.wipe()
-            # Only now: an access key's id is no secret, and whoever merely names it has not used it.
-            await self._people().used(claim.access_key)
+                token = _token(request)
+                name = hashlib.sha256(token.encode("latin-1")).hexdigest()
+                self._still_heard(address, name)
+                asked = await self._by_token(token, scope, receive)
+            else:
+                claim = signing.claimed(request, now())
+                name = claim.access_key
+                self._still_heard(address, name)
+                asked = await self._by_signature(request, claim, scope, receive)
         except Problem as problem:  # of the home, as a root key that does not open
             raise Turned(503, "KPS.0003", problem.message) from None
         except (Unknown, signing.NotSigned) as unknown:
+            if name:  # what is not even a claim has cost nothing
+                self._failures.failed(address, name)
             message = f"Incorrect IAM authentication information: {unknown.reason}"
             raise Turned(401, "APIGW.0301", message) from None
-        return who, claim.access_key
+        except bodies.BrokenOff:
+            raise Turned(400, "APIGW.0201", "the request broke off") from None
+        except bodies.TooLarge:
+            raise Turned(413, "APIGW.0201", f"a request may hold {bodies.BODY_BYTES} bytes") from None
+        except bodies.TooSlow:
+            raise Turned(408, "APIGW.0201", f"the body did not come within {bodies.BODY_SECONDS} s") from None
+        except bodies.NoRoom:
+            raise Turned(503, "KPS.0003", "too much is being sent at once; come again in a second") from None
+        self._failures.passed(address, name)
+        return asked
+
+    async def _by_signature(self, request: signing.Request, claim: signing.Claim, scope: Scope, receive: Receive) -> Asked:
+        people, address = self._people(), _address(scope)
+        security = _security_token(request)
+        with self._room.share(address or "") as share:
+            unread = bodies.announced(scope) != 0
+            # Nobody makes us wait for a body in the name of an access key that there is not.
+            if unread and await people.known(claim.access_key, security, address):
+                request = replace(request, body=await bodies.read(scope, receive, share))
+                unread = False
+            try:
+                # Asked (again) only now: what was disabled while the body came is refused.
+                who, secret = await people.of_access_key(claim.access_key, security, address)
+            except Unknown as unknown:
+                if unknown.decoy is not None:
+                    with suppress(signing.NotSigned):
+                        _verified(request, claim, unknown.decoy)
+                raise
+            _verified(request, claim, secret)
+        if unread:
+            raise signing.NotSigned(signing.WRONG)  # there is such an access key since this moment
+        # Only now: an access key's id is no secret, and whoever merely names it has not used it.
+        await people.used(who.access_key or claim.access_key)
+        return Asked(who, claim.access_key, who.user_id if who.passing else claim.access_key, request.body)
+
+    async def _by_token(self, token: str, scope: Scope, receive: Receive) -> Asked:
+        who, token_id = await self._people().of_token(token, _address(scope))
+        body = await bodies.read(scope, receive)
+        await self._people().token_used(token_id)
+        return Asked(who, f"token {token_id}", who.user_id, body)
+
+    def _still_heard(self, address: str, name: str) -> None:
+        if self._failures.too_many(address, name):
+            raise Turned(429, "APIGW.0308", "too many requests from this address were not let in; come again later")
 
 
-class Pace:
-    """How often each may ask: so many per second in the long run, and at most burst at once."""
-
-    def __init__(self, per_second: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._per_second = per_second
-        self._burst = burst
-        self._now = clock
-        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()  # by whom: how many are left, and since when
-
-    def admits(self, whom: str) -> bool:
-        """Say whether whom may ask now; if so, that counts."""
-        at = self._now()
-        left, since = self._left.pop(whom, (float(self._burst), at))
-        left = min(float(self._burst), left + (at - since) * self._per_second)
-        admitted = left >= 1
-        self._left[whom] = (left - 1 if admitted else left, at)
-        # Whoever is forgotten has asked least lately, and has most of theirs back.
-        while len(self._left) > _BUCKETS:
-            self._left.popitem(last=False)
-        return admitted
-
-
-async def _read(scope: Scope, receive: Receive) -> bytes:
-    body = bytearray()
+def _verified(request: signing.Request, claim: signing.Claim, secret: Secret) -> None:
     try:
-        async with asyncio.timeout(BODY_SECONDS):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise Turned(400, "APIGW.0201", "the request broke off")
-                body += message.get("body", b"")
-                if len(body) > BODY_BYTES:
-                    raise Turned(413, "APIGW.0201", f"a request may hold {BODY_BYTES} bytes")
-                if not message.get("more_body", False):
-                    return bytes(body)
-    except TimeoutError:
-        raise Turned(408, "APIGW.0201", f"the body did not come within {BODY_SECONDS} s") from None
+        signing.verify(request, claim, secret)
+    finally:
+        secret.wipe()
 
 
-def _once(body: bytes, receive: Receive) -> Receive:
-    first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+def _token(request: signing.Request) -> str:
+    given = request.values("x-auth-token")
+    if len(given) != 1 or len(given[0]) > _TOKEN_BYTES:
+        raise Unknown(NO_TOKEN)
+    return given[0].decode("latin-1")
 
-    async def replay() -> Message:
-        return first.pop() if first else await receive()
 
-    return replay
+def _security_token(request: signing.Request) -> str | None:
+    given = request.values("x-security-token")
+    if len(given) > 1 or any(len(each) > _TOKEN_BYTES for each in given):
+        raise Unknown(NO_SECURITY_TOKEN)
+    return given[0].decode("latin-1") if given else None
 
 
 def _refusal(scope: Scope, turned: Turned, number: str) -> JSONResponse:

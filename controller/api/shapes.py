@@ -25,7 +25,9 @@ from controller.model import (
     Secret,
     Server,
     Task,
+    TemporaryKey,
     Tenant,
+    Token,
     Usage,
     User,
     UserKind,
@@ -146,6 +148,21 @@ class Rotation(Request):
 
 class ChangedAccessKey(Request):
     enabled: bool
+
+
+class NewTemporaryKey(Request):
+    """access_key: the one that it stands on, else the one that the request is signed with."""
+
+    access_key: Name | None = None
+    seconds: int = Field(default=3600, ge=60, le=24 * 3600)
+
+
+class NewToken(Request):
+    """user: else the caller."""
+
+    user: Name | None = None
+    seconds: int = Field(default=24 * 3600, ge=60, le=30 * 24 * 3600)
+    description: Annotated[str, StringConstraints(max_length=255)] = ""
 
 
 class NewQuota(Request):
@@ -338,6 +355,30 @@ def access_key(found: AccessKey, user: str) -> Json:
         "user": user,
         "project_id": found.project_id,
         "enabled": found.enabled,
+        "created_at": instant(found.created_at),
+        "expires_at": instant(found.expires_at),
+        "last_used_at": instant(found.last_used_at),
+    }
+
+
+def temporary_key(found: TemporaryKey, user: str) -> Json:
+    """Return a temporary access key without its secrets. user: whose it is, by name."""
+    return {
+        "access_key": found.access_key,
+        "user": user,
+        "parent": found.parent,
+        "created_at": instant(found.created_at),
+        "expires_at": instant(found.expires_at),
+    }
+
+
+def token(found: Token, user: str) -> Json:
+    """Return what is known of a token, which is not in it. user: whose it is, by name."""
+    return {
+        "id": found.id,
+        "user": user,
+        "project_id": found.project_id,
+        "description": found.description,
         "created_at": instant(found.created_at),
         "expires_at": instant(found.expires_at),
         "last_used_at": instant(found.last_used_at),

@@ -15,6 +15,7 @@ from controller.cli.rootkeys import roots
 from controller.cli.servers import servers
 from controller.cli.session import begin_start, complain
 from controller.cli.tasks import tasks
+from controller.cli.temporary import temporary_keys, tokens
 from controller.cli.users import access_keys, quotas, tenants, users
 from controller.privacy import keep_memory_private
 
@@ -69,6 +70,8 @@ app.add_typer(roots, name="root")
 app.add_typer(certificate, name="certificate")
 app.add_typer(users, name="user")
 app.add_typer(access_keys, name="access-key")
+app.add_typer(temporary_keys, name="temporary-key")
+app.add_typer(tokens, name="token")
 app.add_typer(quotas, name="quota")
 app.add_typer(tenants, name="tenant")
 network.register(app)

@@ -199,6 +199,36 @@ class Verbs:
         return Call("DELETE", f"/access-keys/{segment(access_key)}")
 
     @Verb
+    def temporary_keys(self, user: str | None = None) -> Call[list[a.TemporaryKey]]:
+        """Return the temporary access keys of a user, or all that the caller may see."""
+        return Call("GET", "/temporary-keys", params={} if user is None else {"user": user})
+
+    @Verb
+    def create_temporary_key(self, request: Mapping[str, Any]) -> Call[a.MadeTemporaryKey]:
+        """Make a temporary access key and return it with its secret_key and security_token, this once."""
+        return Call("POST", "/temporary-keys", body=dict(request))
+
+    @Verb
+    def revoke_temporary_key(self, access_key: str) -> Call[None]:
+        """End a temporary access key now."""
+        return Call("DELETE", f"/temporary-keys/{segment(access_key)}")
+
+    @Verb
+    def tokens(self, user: str | None = None) -> Call[list[a.Token]]:
+        """Return the tokens of a user, or all that the caller may see."""
+        return Call("GET", "/tokens", params={} if user is None else {"user": user})
+
+    @Verb
+    def create_token(self, request: Mapping[str, Any]) -> Call[a.MadeToken]:
+        """Make a token and return it with the token itself, this once."""
+        return Call("POST", "/tokens", body=dict(request))
+
+    @Verb
+    def revoke_token(self, token_id: str) -> Call[None]:
+        """End a token now."""
+        return Call("DELETE", f"/tokens/{segment(token_id)}")
+
+    @Verb
     def quotas(self, user: str | None = None) -> Call[list[a.Quota]]:
         """Return the quotas of the tenant, or of a user."""
         return Call("GET", "/quotas", params={} if user is None else {"user": user})

@@ -1,8 +1,10 @@
 """Access keys: what a user's programs sign requests with."""
 
 import builtins
+from collections.abc import Iterable
 from concurrent.futures import Executor
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from controller.errors import Invalid, NotAllowed, NotFound
 from controller.kms import Kms
@@ -13,6 +15,7 @@ from controller.service.roles import allow
 from controller.service.worker import off_loop
 from controller.store import Store
 
+T = TypeVar("T")
 MOST_DAYS = 3650
 MOST_BESIDE_HOURS = 24 * 30
 
@@ -42,25 +45,20 @@ class AccessKeys:
         days: after which it ends by itself; federated and delegated users' do. What a federated user makes for themselves ends no
         later than what they have been given. Conflict(access_key_quota): two at most.
         """
+        roles.may_give_out(who)
         whose = await self._user(who, user)
-        _allow(who, "access_key.change", whose.id)
+        allow_change(who, whose.id)
         return await off_loop(self._executor, self._make, who, whose, who.project_id, days, None)
 
     async def list(self, who: Caller, user: str | None = None) -> builtins.list[tuple[AccessKey, str]]:
         """Return the access keys of a user, or (None) all that the caller may see, each with its user's name."""
-        if user is not None:
-            whose = await self._user(who, user)
-            _allow(who, "access_key.see", whose.id)
-            found = await off_loop(self._executor, self._store.access_keys, who.tenant_id, whose.id)
-        else:
-            own = None if _sees_others(who) else who.user_id
-            found = await off_loop(self._executor, self._store.access_keys, who.tenant_id, own)
-        names = {each.id: each.name for each in await off_loop(self._executor, self._store.users, who.tenant_id)}
-        # Whoever was deleted meanwhile has none any more.
-        return [(key, names[key.user_id]) for key in found if key.user_id in names]
+        user_id = await off_loop(self._executor, whose, self._store, who, user)
+        found = await off_loop(self._executor, self._store.access_keys, who.tenant_id, user_id)
+        return await off_loop(self._executor, named, self._store, who, [(key, key.user_id) for key in found])
 
     async def rotate(self, who: Caller, access_key: str, beside_hours: int = 24) -> tuple[AccessKey, Secret]:
         """Make an access key in the place of one; both work for so many hours more. Its secret comes back this once."""
+        roles.may_give_out(who)
         if not 0 <= beside_hours <= MOST_BESIDE_HOURS:
             raise Invalid("time_unusable", f"{beside_hours}: an old access key goes on for 0 to {MOST_BESIDE_HOURS} hours")
         old = await self._own(who, access_key, "access_key.change")
@@ -115,7 +113,7 @@ class AccessKeys:
         """Return an access key of the tenant that the caller may do this with."""
         found = await off_loop(self._executor, self._store.access_keys, who.tenant_id)
         key = next((each for each in found if each.access_key == access_key), None)
-        if key is None or (key.user_id != who.user_id and not _sees_others(who)):
+        if key is None or not sees(who, key.user_id):
             raise NotFound("access_key_not_found", f"no access key {access_key}")
         _allow(who, verb, key.user_id)
         return key
@@ -125,5 +123,32 @@ def _allow(who: Caller, verb: str, user_id: str) -> None:
     allow(who, verb, "own" if user_id == who.user_id else "other", "access keys")
 
 
-def _sees_others(who: Caller) -> bool:
-    return roles.refusal(who.role, who.kind, "access_key.see", "other") is None
+# Of whatever users are given to ask with, the same holds (service/temporary.py).
+
+
+def allow_change(who: Caller, user_id: str) -> None:
+    """NotAllowed where the caller may not change what this user has been given."""
+    _allow(who, "access_key.change", user_id)
+
+
+def sees(who: Caller, user_id: str) -> bool:
+    """Whether the caller may know what this user has been given."""
+    return user_id == who.user_id or roles.refusal(who.role, who.kind, "access_key.see", "other") is None
+
+
+def whose(store: Store, who: Caller, user: str | None) -> str | None:
+    """Return the id of the user whose there is to list; None for everybody's.
+
+    user: by name or id, else all whom the caller may look at. NotFound, NotAllowed.
+    """
+    if user is None:
+        return None if sees(who, "") else who.user_id
+    found = store.user(who.tenant_id, user)
+    _allow(who, "access_key.see", found.id)
+    return found.id
+
+
+def named(store: Store, who: Caller, found: Iterable[tuple[T, str]]) -> list[tuple[T, str]]:
+    """Return what was found, each with its user's name in the place of their id; without users that were deleted meanwhile."""
+    names = {each.id: each.name for each in store.users(who.tenant_id)}
+    return [(each, names[user_id]) for each, user_id in found if user_id in names]

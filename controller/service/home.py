@@ -68,9 +68,13 @@ def access_key_context(who: Caller, access_key: str) -> Context:
 
 def new_access_key(kms: Kms, who: Caller) -> tuple[str, Secret, Sealed]:
     """Return a new access key for a user: its id, its secret, and the secret sealed."""
-    access_key = _random(_UPPER, 20)
-    secret_key = Secret(_random(_MIXED, 40))
+    access_key, secret_key = new_secret()
     return access_key, secret_key, kms.seal(who.tenant_id, secret_key, access_key_context(who, access_key))
+
+
+def new_secret() -> tuple[str, Secret]:
+    """Return the id and the secret of a new access key, kept nowhere yet."""
+    return _random(_UPPER, 20), Secret(_random(_MIXED, 40))
 
 
 def _first(settings: Settings, store: Store, show: Callable[[dict[str, Any]], None]) -> dict[str, Any]:

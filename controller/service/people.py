@@ -14,7 +14,7 @@ from controller.model import AccessKey, Caller, Quotas, Role, Secret, Tenant, Us
 from controller.service import sources
 from controller.service.auditkeys import AuditKeys
 from controller.service.home import new_access_key
-from controller.service.roles import allow
+from controller.service.roles import allow, may_give_out
 from controller.service.worker import off_loop
 from controller.store import Store
 
@@ -161,6 +161,7 @@ class Tenants:
         return tenant, made, access_key, secret
 
     async def _allow(self, who: Caller, name: str) -> None:
+        may_give_out(who)  # both verbs make an access key
         owner = await off_loop(self._executor, self._store.owns_home, who.user_id)
         allow(who, "tenant.create", "home" if owner else "tenant", name)
 

@@ -29,6 +29,8 @@ REFUSALS = {
     "the scope account",
     "delegated_acts_for_others": "a delegated user acts for somebody else, and changes no users, access keys and quotas",
     "home_owner_needed": "tenants are made by whoever owns the home",
+    "passing_credential": "who came with a token or a temporary access key is given no other, nor gives one out: it could "
+    "outlive theirs; ask with an access key",
 }
 
 
@@ -116,6 +118,12 @@ def allow(who: Caller, verb: str, scope: str = "tenant", what: str = "") -> None
     code = refusal(who.role, who.kind, verb, scope)
     if code is not None:
         raise NotAllowed(code, f"{what}: {REFUSALS[code]}" if what else REFUSALS[code])
+
+
+def may_give_out(who: Caller) -> None:
+    """NotAllowed(passing_credential) where the caller came by what ends by itself, and asks for what lets somebody in."""
+    if who.passing:
+        raise NotAllowed("passing_credential", REFUSALS["passing_credential"])
 
 
 def may_name_places(who: Caller, what: str) -> None:

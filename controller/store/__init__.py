@@ -11,11 +11,14 @@ from controller.store.people import People
 from controller.store.quotas import QuotaTable
 from controller.store.rootkeys import RootKeys
 from controller.store.tasks import Tasks
+from controller.store.temporary import Temporary
 
 __all__ = ["Store"]
 
 
-class Store(People, AccessKeys, QuotaTable, MasterKeys, RootKeys, KeyBelongings, Keypairs, Custody, Copies, Tasks, Events):
+class Store(
+    People, AccessKeys, Temporary, QuotaTable, MasterKeys, RootKeys, KeyBelongings, Keypairs, Custody, Copies, Tasks, Events
+):
     """What the controller remembers.
 
     A verb that names something which is not there raises NotFound; a name taken is AlreadyExists.

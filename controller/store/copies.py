@@ -15,6 +15,7 @@ from controller.errors import Damaged
 from controller.model import FINAL, KeyPair, Outcome, Sealed
 from controller.store import engine, rows, schema, tables
 from controller.store.tasks import INTERRUPTED, Tasks
+from controller.store.temporary import end_all
 
 # A restored home goes on from numbers that no order of before has reached: its servers refuse older ones.
 GENERATIONS = 1_000_000
@@ -84,6 +85,7 @@ class Copies(Tasks):
     def begin_anew(self, tenant_id: str, detail: dict[str, Any]) -> list[str]:
         """Have a restored database go on: every server's generation is raised by GENERATIONS, and what had not ended is ended.
 
+        So are temporary access keys and tokens: some of them may have been revoked since.
         Of a task that was running nobody knows how it left its server; who serves the home asks the server. Returns the ids
         of the tasks that were ended. detail: of the event home_restored.
         """
@@ -97,7 +99,7 @@ class Copies(Tasks):
                 broken_off = replace(INTERRUPTED, phase=task.phase, message=f"{task.server_name}: {_RESTORED}")
                 outcome = _NEVER_BEGUN if task.status == "ready" else broken_off
                 ended.append(self._end(connection, task, outcome, "task_interrupted").id)
-            told = detail | {"generations_raised_by": GENERATIONS, "tasks_ended": ended}
+            told = detail | {"generations_raised_by": GENERATIONS, "tasks_ended": ended} | end_all(connection)
             self._event(connection, tenant_id, "home_restored", told)
         return ended
 

@@ -13,6 +13,7 @@ from controller.store.base import Base
 from controller.store.doubt import in_doubt, put_in_doubt
 from controller.store.queries import one
 from controller.store.quotas import check_quota
+from controller.store.temporary import end_with_user
 
 
 class People(Base):
@@ -123,7 +124,7 @@ class People(Base):
             return made
 
     def change_user(self, tenant_id: str, user_id: str, changes: Mapping[str, Any], by: str) -> User:
-        """Change a user's role, enabled or source_networks.
+        """Change a user's role, enabled or source_networks. What they were given for a while ends where they are disabled.
 
         Conflict: last_administrator for the tenant's last one that is enabled, home_owner for whoever owns the home.
         """
@@ -135,9 +136,10 @@ class People(Base):
             if (changed.role, changed.enabled) != (user.role, user.enabled):
                 self._stays_administered(connection, user, stays=changed.enabled and changed.role == "administrator")
             connection.execute(update(tables.users).where(tables.users.c.id == user_id).values(**changes))
+            ended = end_with_user(connection, user_id) if user.enabled and not changed.enabled else {}
             before = {name: getattr(user, name) for name in changes}
             detail = {"name": user.name, "before": before, "after": dict(changes), "of_user": user.id, "user_id": by}
-            self._event(connection, tenant_id, "user_changed", detail)
+            self._event(connection, tenant_id, "user_changed", detail | ended)
             return changed
 
     def delete_user(self, tenant_id: str, user_id: str, by: str, *, with_keypairs: bool = False) -> list[str]:
@@ -159,13 +161,14 @@ class People(Base):
                 )
                 raise Conflict("user_busy", message, task=busy["id"])
             gone = self._without_keypairs(connection, user, with_keypairs)
+            ended = end_with_user(connection, user_id)
             connection.execute(delete(tables.access_keys).where(tables.access_keys.c.user_id == user_id))
             connection.execute(delete(tables.quotas).where(tables.quotas.c.user_id == user_id))
             # No name of a user has a "~" in it, so it is free again; the row stays for what names this user.
             values = {"deleted_at": self._now(), "enabled": False, "name": f"{user.name}~{user.id}", "external_id": None}
             connection.execute(update(tables.users).where(tables.users.c.id == user_id).values(values))
             detail = {"name": user.name, "role": user.role, "kind": user.kind, "of_user": user.id, "user_id": by}
-            self._event(connection, tenant_id, "user_deleted", detail | {"keypairs": len(gone)})
+            self._event(connection, tenant_id, "user_deleted", detail | {"keypairs": len(gone)} | ended)
             return [keypair.name for keypair in gone]
 
     def _without_keypairs(self, connection: Connection, user: User, with_keypairs: bool) -> list[KeyPair]:

@@ -16,10 +16,14 @@ from controller.model import (
     MasterKeyVersion,
     Server,
     Task,
+    TemporaryKey,
+    Token,
     User,
 )
 
-Value = Server | KeyPair | Binding | Task | MasterKey | MasterKeyVersion | Grant | KeyAlias | User | AccessKey
+Value = (
+    Server | KeyPair | Binding | Task | MasterKey | MasterKeyVersion | Grant | KeyAlias | User | AccessKey | TemporaryKey | Token
+)
 
 
 def row(value: Value) -> dict[str, Any]:
@@ -57,6 +61,14 @@ def user(found: RowMapping) -> User:
 
 def access_key(found: RowMapping) -> AccessKey:
     return AccessKey(**{field.name: found[field.name] for field in fields(AccessKey)})
+
+
+def temporary_key(found: RowMapping) -> TemporaryKey:
+    return TemporaryKey(**{field.name: found[field.name] for field in fields(TemporaryKey)})
+
+
+def token(found: RowMapping) -> Token:
+    return Token(**{field.name: found[field.name] for field in fields(Token)})
 
 
 def master_key(found: RowMapping) -> MasterKey:

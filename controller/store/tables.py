@@ -23,7 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
-VERSION = "0007"  # the newest migration
+VERSION = "0008"  # the newest migration
 
 
 class Instant(TypeDecorator[datetime]):
@@ -80,6 +80,32 @@ access_keys = Table(
     Column("enabled", Boolean, nullable=False, server_default=true()),
     Column("expires_at", Instant),
     Column("last_used_at", Instant),
+)  # fmt: skip
+
+# Access keys that end by themselves, each standing on a lasting one; digest: SHA-256 of the security token that goes with it.
+temporary_keys = Table(
+    "temporary_keys", metadata,
+    Column("access_key", String(20), primary_key=True),
+    Column("parent", ForeignKey("access_keys.access_key"), nullable=False, index=True),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("expires_at", Instant, nullable=False),
+)  # fmt: skip
+
+# digest: SHA-256 of the token, which is random enough for it to tell nothing.
+tokens = Table(
+    "tokens", metadata,
+    Column("id", String(32), primary_key=True),
+    Column("user_id", ForeignKey("users.id"), nullable=False, index=True),
+    Column("project_id", ForeignKey("projects.id"), nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("asked_with", String(20)),  # the access key of the request that asked for it, with which it ends
+    Column("created_at", Instant, nullable=False),
+    Column("expires_at", Instant, nullable=False),
+    Column("last_used_at", Instant),
+    Index("tokens_by_digest", "digest", unique=True),
 )  # fmt: skip
 
 # What was set by somebody; where there is no row the default holds. user_id "": of the tenant, or of each of its users.

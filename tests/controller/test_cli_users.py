@@ -74,6 +74,34 @@ def test_an_access_key_from_the_first_to_the_last_command(home: Path) -> None:
     assert error_of(kps(home, "access-key", "disable", key, "--json", code=3))["code"] == "access_key_not_found"
 
 
+def test_what_is_given_for_a_while_from_the_first_to_the_last_command(home: Path) -> None:
+    made = parsed(kps(home, "temporary-key", "create", "--for", "15m", "--json"))
+    assert set(made) == set(FIELDS["temporary access key"])
+    secrets = [made.pop(name) for name in ("secret_key", "security_token")]
+    del made["project_id"]
+    assert parsed(kps(home, "temporary-key", "list", "--json")) == [made]
+    key = made["access_key"]
+    assert key in kps(home, "temporary-key", "list").stdout
+    assert parsed(kps(home, "temporary-key", "revoke", key, "--json")) == {"access_key": key, "revoked": True}
+    assert error_of(kps(home, "temporary-key", "revoke", key, "--json", code=3))["code"] == "temporary_key_not_found"
+    assert "security token" in kps(home, "temporary-key", "create", made["parent"]).stdout
+
+    given = parsed(kps(home, "token", "create", "--for", "8h", "--description", "report", "--json"))
+    assert set(given) == set(FIELDS["token"])
+    secrets.append(given.pop("token"))
+    assert parsed(kps(home, "token", "list", "--json")) == [given]
+    assert "report" in kps(home, "token", "list").stdout
+    assert parsed(kps(home, "token", "revoke", given["id"], "--json")) == {"id": given["id"], "revoked": True}
+    assert error_of(kps(home, "token", "revoke", given["id"], "--json", code=3))["code"] == "token_not_found"
+    assert "kpst_" in kps(home, "token", "create").stdout
+    told = kps(home, "audit", "export").stdout + kps(home, "token", "list", "--json").stdout
+    assert not [each for each in secrets if each in told]
+    for wrong in ("1", "h", "-1h", "1.5h", "1h30m", "9999999h"):
+        assert error_of(kps(home, "token", "create", "--for", wrong, "--json", code=2))["code"] == "usage"
+    for kind, far in (("temporary-key", "25h"), ("token", "31d"), ("token", "0m")):
+        kps(home, kind, "create", "--for", far, "--json", code=2)
+
+
 def test_quotas_are_shown_set_and_enforced(home: Path) -> None:
     kps(home, "user", "create", "carol")
     before = parsed(kps(home, "quota", "show", "--json"))

@@ -9,6 +9,8 @@ BELOW = {"base.py", "chain.py", "engine.py", "schema.py"}
 NO_EVENT = {
     "renew": "a lease goes on",
     "access_key_used": "when it last signed a request; what that asked for is an event",
+    "token_used": "when it last came with a request; what that asked for is an event",
+    "drop_ended": "what has run out by itself",
     "drop_import_tokens": "what has run out by itself",
     "add_checkpoint": "a statement about the events",
 }

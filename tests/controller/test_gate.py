@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from controller import addresses, serving, signing
-from controller.api import gate
-from controller.api.gate import Pace
+from controller.api import bodies
+from controller.api.pace import Pace
 from controller.app import Application
 from controller.errors import Invalid, Unavailable
 from controller.model import Secret
@@ -32,8 +32,8 @@ class Signed(httpx.Auth):
 
     requires_request_body = True
 
-    def __init__(self, access_key: str, secret_key: str, off: timedelta = timedelta()) -> None:
-        self.access_key, self.secret_key, self.off = access_key, secret_key, off
+    def __init__(self, access_key: str, secret_key: str, off: timedelta = timedelta(), token: str | None = None) -> None:
+        self.access_key, self.secret_key, self.off, self.token = access_key, secret_key, off, token
 
     def auth_flow(self, request: httpx.Request) -> Iterator[httpx.Request]:  # type: ignore[override]
         path, _, query = request.url.raw_path.partition(b"?")
@@ -41,6 +41,8 @@ class Signed(httpx.Auth):
         asked = signing.Request(request.method, path, query, headers, request.content)
         for name, value in signing.sign(asked, self.access_key, Secret(self.secret_key), datetime.now(UTC) + self.off):
             request.headers[name.decode()] = value.decode()
+        if self.token is not None:  # after signing, as the Go clients do
+            request.headers["x-security-token"] = self.token
         yield request
 
 
@@ -141,7 +143,7 @@ def test_what_was_changed_after_signing_does_not_pass(settings: Settings, mine: 
 
 def test_a_body_that_is_too_large_is_not_read(settings: Settings, mine: Signed) -> None:
     async def story(http: httpx.AsyncClient) -> None:
-        answer = await http.post("/v3/x/keypairs", content=b"x" * (gate.BODY_BYTES + 1), auth=mine)
+        answer = await http.post("/v3/x/keypairs", content=b"x" * (bodies.BODY_BYTES + 1), auth=mine)
         assert (answer.status_code, answer.json()["error_code"]) == (413, "APIGW.0201")
 
     through(settings, story)

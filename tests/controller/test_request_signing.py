@@ -149,9 +149,16 @@ def test_a_hash_of_the_body_that_is_said_and_not_its_own_is_refused(hashed: byte
     assert reason(forged) == signing.WRONG
 
 
+UNTOUCHED = (b"Authorization", b"X-Sdk-Date", b"Content-Length")
+
+
 def mutated(random: random.Random) -> Request:
     """Return a signed request of which something that is signed was changed afterwards."""
-    request = BASE if random.random() < 0.5 else signed(VECTORS["a query and a security token"][0])
+    return mutated_from(BASE if random.random() < 0.5 else signed(VECTORS["a query and a security token"][0]), random)
+
+
+def mutated_from(request: Request, random: random.Random) -> Request:
+    """Return a signed request, with User-Agent among what is signed, of which something that is signed was changed afterwards."""
     kind = random.choice(["method", "path", "query", "body", "header", "header gone", "header twice", "signature", "key", "list"])
     authorization = next(value for name, value in request.headers if name == b"Authorization")
     if kind == "method":
@@ -165,7 +172,7 @@ def mutated(random: random.Random) -> Request:
             text += b"z"
         return replace(request, **{kind: bytes(text)})
     if kind in ("header", "header gone", "header twice"):
-        name, value = random.choice([each for each in request.headers if each[0] not in (b"Authorization", b"X-Sdk-Date")])
+        name, value = random.choice([each for each in request.headers if each[0] not in UNTOUCHED])
         if kind == "header gone":
             return with_header(request, name, None)
         if kind == "header twice":
@@ -179,10 +186,11 @@ def mutated(random: random.Random) -> Request:
         )
         return with_header(request, b"Authorization", changed)
     if kind == "key":
-        return signed(
-            replace(request, headers=[each for each in request.headers if each[0] not in (b"Authorization", b"X-Sdk-Date")]),
-            "another",
-        )
+        bare = replace(request, headers=[each for each in request.headers if each[0] not in UNTOUCHED])
+        (date,) = request.values("x-sdk-date")
+        at = datetime.strptime(date.decode(), "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+        anew = sign(bare, claimed(request, at).access_key, Secret("another"), at)
+        return replace(bare, headers=[*bare.headers, *anew])
     return with_header(request, b"Authorization", authorization.replace(b";user-agent", b""))
 
 

@@ -37,12 +37,15 @@ def theirs(world: World) -> Theirs:
     world.bound(server, shared)
     user = world.store.user(who.tenant_id, world.user(who, "operator", begins="alpha").user_id)
     access_key, _ = run(world.access_keys.create(who, user.id))
+    temporary = run(world.temporary_keys.create(who, access_key.access_key)).key.access_key
+    token = run(world.tokens.create(who, user.id))[0].id
     key = run(world.kms_verbs.keys.create(who, "alpha-key"))
     run(world.kms_verbs.names.add_alias(who, key.id, "alias/alpha"))
     grant = run(world.kms_verbs.grants.create(who, key.id, user.id, ["encrypt-data"]))
     encrypted = run(world.kms_verbs.uses.encrypt(who, key.id, Secret("x"))).ciphertext
     task = world.failed(who, server, shared)
-    return Theirs(who, private, shared, server, task, user, access_key.access_key, key, grant.id, encrypted)
+    given = access_key.access_key, temporary, token
+    return Theirs(who, private, shared, server, task, user, *given, key, grant.id, encrypted)
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -187,7 +187,7 @@ Before it comes what a user may *see*. What they may not see is *not found*, and
 
 *own private*: a key pair of the user's own. *account*: one of the account. *first*: the account's first one, from which on
 operators make them too. *own*, *other*: what is the user's, what is another user's. *tenant*: what is everybody's in it. *home*:
-for whoever owns the home, which holds all tenants.
+for whoever owns the home, which holds all tenants. What is told of access keys holds for temporary ones and for tokens too.
 """
 
 

@@ -27,6 +27,8 @@ class Theirs:
     task: Task
     user: User
     access_key: str
+    temporary_key: str
+    token: str
     key: MasterKey
     grant: str
     ciphertext: bytes
@@ -34,7 +36,7 @@ class Theirs:
     @property
     def ids(self) -> list[str]:
         """By these what is theirs would be known again."""
-        of_tenant = [self.who.tenant_id, self.who.user_id, self.user.id, self.access_key]
+        of_tenant = [self.who.tenant_id, self.who.user_id, self.user.id, self.access_key, self.temporary_key, self.token]
         return [*of_tenant, self.private.id, self.shared.id, self.server.id, self.task.id, self.key.id, self.grant]
 
 
@@ -81,6 +83,12 @@ VERBS: dict[str, tuple[str, Call]] = {
     "AccessKeys.rotate": ("not found", lambda w, me, it: w.access_keys.rotate(me, it.access_key)),
     "AccessKeys.enable": ("not found", lambda w, me, it: w.access_keys.enable(me, it.access_key, enabled=False)),
     "AccessKeys.delete": ("not found", lambda w, me, it: w.access_keys.delete(me, it.access_key)),
+    "TemporaryKeys.create": ("not found", lambda w, me, it: w.temporary_keys.create(me, it.access_key)),
+    "TemporaryKeys.list": ("own", lambda w, me, it: w.temporary_keys.list(me)),
+    "TemporaryKeys.revoke": ("not found", lambda w, me, it: w.temporary_keys.revoke(me, it.temporary_key)),
+    "Tokens.create": ("not found", lambda w, me, it: w.tokens.create(me, it.user.id)),
+    "Tokens.list": ("own", lambda w, me, it: w.tokens.list(me)),
+    "Tokens.revoke": ("not found", lambda w, me, it: w.tokens.revoke(me, it.token)),
     "Quotas.show": ("not found", lambda w, me, it: w.quotas.show(me, it.user.id)),
     "Quotas.set": ("not found", lambda w, me, it: w.quotas.set(me, "private_keypairs", 0, it.user.id)),
     "Tenants.list": ("own", lambda w, me, it: w.tenants.list(me)),
@@ -153,8 +161,8 @@ VERBS: dict[str, tuple[str, Call]] = {
 }
 # Nobody asks by these: they find out who does, or are the controller's own work.
 WITHOUT_CALLER = {
-    "Identity.of_access_key", "Identity.used", "MasterKeys.sweep", "Tasks.adopt", "Tasks.drain", "Feed.after", "Stopping.rest",
-    "Readiness.report",
+    "Identity.known", "Identity.of_access_key", "Identity.of_token", "Identity.used", "Identity.token_used", "MasterKeys.sweep",
+    "Tasks.adopt", "Tasks.drain", "Feed.after", "Stopping.rest", "Readiness.report",
 }  # fmt: skip
 
 

@@ -38,6 +38,7 @@ from controller.service.people import Tenants, Users
 from controller.service.quotas import Quotas as QuotaVerbs
 from controller.service.servers import Servers
 from controller.service.tasks import Tasks
+from controller.service.temporary import TemporaryKeys, Tokens
 from controller.settings import Settings
 from controller.store import Store
 from controller.transport import hostkeys
@@ -82,6 +83,8 @@ class World:
         self.tasks = Tasks(self.store, dispatch)
         self.users = Users(self.store, quotas=defaults)
         self.access_keys = AccessKeys(self.store, self.kms)
+        self.temporary_keys = TemporaryKeys(self.store, self.kms)
+        self.tokens = Tokens(self.store)
         self.identity = Identity(self.store, self.kms)
         self.quotas = QuotaVerbs(self.store, defaults)
         audit_keys = AuditKeys(self.store, self.kms)

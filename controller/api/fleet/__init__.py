@@ -2,7 +2,20 @@
 
 from fastapi import APIRouter
 
-from controller.api.fleet import audit, bindings, custody, health, keypairs, kms, operations, people, plans, servers, stream
+from controller.api.fleet import (
+    audit,
+    bindings,
+    custody,
+    health,
+    keypairs,
+    kms,
+    operations,
+    people,
+    plans,
+    servers,
+    stream,
+    temporary,
+)
 from controller.api.fleet.asking import Fleet, refused
 from controller.api.fleet.document import API
 
@@ -11,6 +24,6 @@ __all__ = ["API", "Fleet", "refused", "router"]
 router = APIRouter(prefix="/fleet/v1")
 
 
-PARTS = (health, keypairs, custody, kms, servers, bindings, operations, plans, stream, people, audit)
+PARTS = (health, keypairs, custody, kms, servers, bindings, operations, plans, stream, people, temporary, audit)
 for part in PARTS:
     router.include_router(part.router)

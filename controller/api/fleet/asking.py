@@ -23,6 +23,7 @@ from controller.service.servers import Servers
 from controller.service.stopping import Stopping
 from controller.service.streams import Streams
 from controller.service.tasks import Tasks
+from controller.service.temporary import TemporaryKeys, Tokens
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Fleet:
     kms: KeyService
     users: Users
     access_keys: AccessKeys
+    temporary_keys: TemporaryKeys
+    tokens: Tokens
     quotas: Quotas
     tenants: Tenants
     audit: Audit

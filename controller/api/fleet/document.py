@@ -40,13 +40,16 @@ WORDS = {
         _of("not_json", 415, "send the body as application/json"),
     ),
     422: ("The request has not the form that is described here.", _of("invalid", 422, "port: must be a whole number")),
-    429: ("Too many requests of this access key.", _of("too_many_requests", 429, "too many requests; come again in a second")),
+    429: (
+        "Too many requests of this access key, or too many from this address that were not let in.",
+        _of("too_many_requests", 429, "too many requests; come again in a second"),
+    ),
     500: (
         "Stored data does not open any more, or a fault of the controller itself.",
         _of("unexpected", 500, "its log has the trace"),
     ),
     503: (
-        "Something on the controller's machine is missing.",
+        "Something on the controller's machine is missing, or it is sent too much at once.",
         _of("root_key_missing", 503, "the root key is not there; put it back"),
     ),
 }
@@ -102,6 +105,12 @@ ANSWERS: dict[str, Answer] = {
     "POST /access-keys/{access_key}/rotate": Answer(a.MadeAccessKey),
     "PATCH /access-keys/{access_key}": Answer(a.AccessKey),
     "DELETE /access-keys/{access_key}": Answer(),
+    "GET /temporary-keys": Answer(list[a.TemporaryKey]),
+    "POST /temporary-keys": Answer(a.MadeTemporaryKey),
+    "DELETE /temporary-keys/{access_key}": Answer(),
+    "GET /tokens": Answer(list[a.Token]),
+    "POST /tokens": Answer(a.MadeToken),
+    "DELETE /tokens/{token_id}": Answer(),
     "GET /quotas": Answer(list[a.Quota]),
     "PUT /quotas/{name}": Answer(list[a.Quota]),
     "GET /tenants": Answer(list[a.Tenant]),

@@ -51,6 +51,13 @@ _ACCESS_KEY = {
     "access_key": "KPSDEMOACCESSKEY0001", "user": "alice", "project_id": "9f86d081884c4d63a1b2c3d4e5f60718", "enabled": True,
     "created_at": _AT, "expires_at": None, "last_used_at": None,
 }  # fmt: skip
+_TEMPORARY_KEY = {
+    "access_key": "KPSDEMOTEMPORARY0001", "user": "alice", "parent": "KPSDEMOACCESSKEY0001", "created_at": _AT, "expires_at": _AT,
+}  # fmt: skip
+_TOKEN = {
+    "id": _ID, "user": "alice", "project_id": "9f86d081884c4d63a1b2c3d4e5f60718", "description": "nightly report",
+    "created_at": _AT, "expires_at": _AT, "last_used_at": None,
+}  # fmt: skip
 _TENANT = {"name": "hall-2", "id": _ID, "projects": ["9f86d081884c4d63a1b2c3d4e5f60718"], "account_keypairs_since": None}
 _MASTER_KEY = {
     "id": _KEY_ID, "alias": "orders", "spec": "AES_256", "usage": "ENCRYPT_DECRYPT", "origin": "kms", "state": "enabled",
@@ -109,6 +116,12 @@ EXAMPLES: dict[str, Any] = {
     "User": _USER,
     "DeletedUser": {"name": "alice", "keypairs": ["laptop"]},
     "AccessKey": _ACCESS_KEY,
+    "TemporaryKey": _TEMPORARY_KEY,
+    "MadeTemporaryKey": _TEMPORARY_KEY
+    | {"project_id": "9f86d081884c4d63a1b2c3d4e5f60718", "secret_key": "demo-secret-key-for-examples-only-000001"}
+    | {"security_token": "demo-security-token-for-examples-only-00001"},
+    "Token": _TOKEN,
+    "MadeToken": _TOKEN | {"token": "kpst_demo-token-for-examples-only-0000000000001"},
     "MadeAccessKey": _ACCESS_KEY | {"secret_key": "demo-secret-key-for-examples-only-000001"},
     "Quota": {"name": "users", "used": 3, "limit": 50, "set": False},
     "Caller": {"user": "alice", "user_id": _ID, "role": "operator", "kind": "local"}
@@ -171,6 +184,8 @@ EXAMPLES: dict[str, Any] = {
     "Prune": {"before": _AT},
     "NewUser": {"name": "alice", "role": "operator", "source_networks": ["192.0.2.0/24"]},
     "ChangedUser": {"enabled": False},
+    "NewTemporaryKey": {"seconds": 900},
+    "NewToken": {"user": "alice", "seconds": 28800, "description": "nightly report"},
     "NewAccessKey": {"user": "alice", "days": 90},
     "ChangedAccessKey": {"enabled": False},
     "NewQuota": {"limit": 20, "user": "alice"},
