@@ -10,22 +10,23 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy.exc import IntegrityError
 
 from controller import kps_audit_verify as verifier
 from controller.api import shapes
 from controller.errors import AlreadyExists, Conflict
 from controller.kms import FileRootKey, Kms
-from controller.model import Caller, KeyPair, Outcome, Server, Task, now
+from controller.model import Caller, KeyPair, Outcome, Sealed, Server, Task, now
 from controller.service.auditkeys import AuditKeys
 from controller.settings import Settings
-from controller.store import Store
+from controller.store import Store, engine
 from controller.store.chain import CHECKPOINT_EVERY
 from tests.controller import tampering
 
@@ -227,6 +228,25 @@ def test_writers_in_several_processes_make_one_chain(signing: Store, who: Caller
     found = verified(copy(settings.database, tmp_path / "copy.db"), who)
     assert (found["unsigned"], found["number"]) == (0, before + each * processes + OF_ONE_SERVER)
     assert not [event for event in signing.events(who.tenant_id) if event.kind == "head_unproved"]
+
+
+def test_a_new_key_signs_nothing_before_it_is_the_only_one_to_write(
+    store: Store, who: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what another thread writes meanwhile is signed with a key that may not be kept, where somebody else made one."""
+    waiting: list[dict[str, Any]] = []
+    writing = engine.writing
+
+    def asked(*given: Any) -> Any:
+        waiting.append(dict(store._chains._new))
+        return writing(*given)
+
+    monkeypatch.setattr(engine, "writing", asked)
+    key = Ed25519PrivateKey.generate()
+    tenant = "7" * 32
+    with suppress(IntegrityError):  # there is no such tenant
+        store.add_audit_key(tenant, "x", Sealed(b"x"), key.sign)
+    assert waiting[0] == {}
 
 
 def test_a_writer_that_is_killed_leaves_a_whole_chain(signing: Store, who: Caller, settings: Settings, tmp_path: Path) -> None:

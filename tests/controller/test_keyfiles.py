@@ -397,3 +397,9 @@ def test_a_key_made_here_signs_what_ssh_keygen_verifies(key_type: KeyType, tmp_p
     verify = ["ssh-keygen", "-Y", "verify", "-n", "test", "-I", "me", "-f", "signers", "-s", "message.sig"]
     with (tmp_path / "message").open("rb") as message:
         assert subprocess.run(verify, stdin=message, cwd=tmp_path, check=False, capture_output=True).returncode == 0
+
+
+def test_a_refusal_names_all_kinds_that_are_read() -> None:
+    """Not those alone that can be made: RSA of any size up to the limit is taken in."""
+    with pytest.raises(Invalid, match="of ed25519, ecdsa-nistp256, -nistp384 or -nistp521, or of RSA to 4096 bits"):
+        keyfiles.read_private(Secret(b"no key"))
