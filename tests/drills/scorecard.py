@@ -101,6 +101,13 @@ ROWS = (
         r"(flavours|green|refusing|scenarios|failed)",
     ),
     Row("A5", "the doctor", "95 % named first, 0 false alarms", "causes", r"(?!seconds)"),
+    Row(
+        "R3",
+        "the controller ended, told to or killed, while clients submit and poll",
+        "0 tasks lost, each with exactly one end",
+        "restarts",
+        r"",
+    ),
     Row("P3", "another root key, killed at 100 points", "every key opens, 0 ciphertexts changed, 0 opened", "rotation", r""),
     # What no drill measures: the ordinary suite holds it, whole, in each run; by what, stands in the place of a pattern.
     Row(

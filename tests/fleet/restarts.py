@@ -7,6 +7,7 @@ submits the next; where it hears nothing, or 503, it comes again. Every task tha
 import contextlib
 import itertools
 import json
+import logging
 import random
 import signal
 import socket
@@ -144,6 +145,7 @@ class Sdk(Client):
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         credentials = BasicCredentials(self.product.access_key, self.product.secret_key, self.product.project)
+        logging.getLogger("HuaweiCloud-SDK-KpsClient").disabled = True  # each connection that is refused would be a line
         self.kps = v3.KpsClient.new_builder().with_credentials(credentials).with_endpoint(self.product.url).build()
 
     def close(self) -> None:
