@@ -357,6 +357,7 @@ class Tenant(TypedDict):
     id: str
     projects: list[str]
     account_keypairs_since: Time | None
+    v3_accepts_lockout: bool
 
 
 class MadeTenant(Tenant):

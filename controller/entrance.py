@@ -204,6 +204,10 @@ class Entrance:
             self._attach, self._only_sftp = before, False
             raise refused from None
 
+    async def again(self, inside: Inside, plan: dict[str, Any]) -> Inside:
+        """Start a second agent with another plan over the connection of the first, which has ended."""
+        return await self._started(inside.way, inside.connection, plan, inside.how)
+
     async def look_again(self, inside: Inside, plan: dict[str, Any]) -> dict[str, Any]:
         """Run a second agent over the connection of the first, which has ended; it only looks. Return what it found."""
         again = await self._started(inside.way, inside.connection, plan, inside.how)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 KINDS: dict[str, str] = {
     "home_initialised": "the home, its first tenant and its administrator were made",
     "tenant_created": "a tenant, its project and its administrator were made",
+    "tenant_changed": "what a tenant lets calls of the v3 API do was changed",
     "user_created": "a user was taken in",
     "user_changed": "a user's role, source networks, or whether they are enabled was changed",
     "user_deleted": "a user was deleted, with their access keys",

@@ -139,6 +139,7 @@ class Tenant:
     account_keypairs_since: (
         datetime | None
     )  # when its first account key pair came: from then on not only administrators make them
+    v3_accepts_lockout: bool = False  # a v3 call may lock other logins out, which it has no way to name
 
 
 @dataclass(frozen=True, slots=True)

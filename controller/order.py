@@ -12,6 +12,9 @@ _GIVEN_FIRST = ("bind", "replace")
 # What takes a login's key away. Where that is another user's private one, take_over says that it is meant.
 TAKES_AWAY = ("replace", "unbind", "reset")
 
+# In a request: whoever is locked out may be, and cannot be named by who asks. It counts while their tenant lets it.
+UNNAMED_LOCKOUT = "accept_unnamed_lockout"
+
 
 @dataclass(frozen=True, slots=True)
 class Bound:

@@ -34,7 +34,7 @@ from controller.model import (
     now,
     route,
 )
-from controller.order import Bound, Order, Way
+from controller.order import UNNAMED_LOCKOUT, Bound, Order, Way
 from controller.prover import Prover
 from controller.record import NOTHING_WRITTEN, Record, named
 from controller.settings import Settings
@@ -231,6 +231,7 @@ class _Job:
         self.record.boot = inside.boot
         try:
             result = await self._on_server(target, inside)
+            result = await self._with_lockouts(target, entrance, inside, result)
             result = await self._explained(target, entrance, inside, result)
         except Failed as lost:
             if lost.cause != "connection_lost":
@@ -438,6 +439,28 @@ class _Job:
                     answers = await prover.answers(frame)
                 await inside.rope.answer(answers)
         raise Failed("connection_lost", "the agent ended without a result")
+
+    async def _with_lockouts(self, target: Target, entrance: Entrance, inside: Inside, result: dict[str, Any]) -> dict[str, Any]:
+        """Return the result of going on where only logins stood against it that are locked out, and these may be, unnamed.
+
+        Once: who else is found the second time was not looked at, and stands against it.
+        """
+        logins = result.get("evidence", {}).get("logins")
+        if result.get("cause") != "others_locked_out" or not self.task.request.get(UNNAMED_LOCKOUT):
+            return result
+        if not isinstance(logins, list) or not all(isinstance(each, str) for each in logins) or self.touched:
+            return result
+        # Asked now: whoever takes that back means the tasks that wait, too.
+        if not (await self.runner.off(self.store.tenant, self.task.tenant_id)).v3_accepts_lockout:
+            return result
+        # On record before anybody is locked out.
+        await self._now_at("decide", {UNNAMED_LOCKOUT: logins})
+        self.order.plan["accept_lockout"] = logins
+        result = await self._on_server(target, await entrance.again(inside, self.order.plan))
+        said = f"accepted by the tenant's setting that these logins are locked out: {', '.join(logins)}"
+        told = [str(result.get("message") or ""), said if result["status"] == "succeeded" else ""]
+        evidence = (result.get("evidence") or {}) | {UNNAMED_LOCKOUT: logins}
+        return dict(result, evidence=evidence, message="; ".join(each for each in told if each))
 
     def _believed(self, result: Result, prover: Prover) -> dict[str, Any]:
         """Return the agent's result with the proofs that we made. A success without them is none."""

@@ -135,6 +135,12 @@ class ChangedUser(Request):
     source_networks: list[Name] | None = Field(default=None, max_length=64)
 
 
+class ChangedTenant(Request):
+    """v3_accepts_lockout: whether v3 calls may lock other logins out, which they cannot name."""
+
+    v3_accepts_lockout: bool
+
+
 class NewAccessKey(Request):
     """user: else the caller. days: after which it ends by itself."""
 
@@ -397,6 +403,7 @@ def tenant(found: Tenant) -> Json:
         "id": found.id,
         "projects": found.projects,
         "account_keypairs_since": instant(found.account_keypairs_since),
+        "v3_accepts_lockout": found.v3_accepts_lockout,
     }
 
 

@@ -142,6 +142,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "id": "32 hexadecimal digits",
         "projects": "the ids of its projects",
         "account_keypairs_since": "when its first account key pair came, or null; from then on operators make them too",
+        "v3_accepts_lockout": "whether calls of the v3 API may lock other logins out",
         "administrator": "only from `create`; so are `user_id`, `access_key` and `secret_key` of that user",
     },
     "task": {

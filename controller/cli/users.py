@@ -345,6 +345,36 @@ async def list_tenants(session: Session) -> None:
     )
 
 
+@command(tenants, "set", "kps tenant set --v3-accept-lockout", "kps tenant set --no-v3-accept-lockout")
+async def set_tenant(
+    session: Session,
+    *,
+    v3_accept_lockout: Annotated[
+        bool,
+        typer.Option(
+            "--v3-accept-lockout", metavar="", help="A v3 call that turns password login off may lock other logins out."
+        ),
+    ] = False,
+    no_v3_accept_lockout: Annotated[
+        bool, typer.Option("--no-v3-accept-lockout", metavar="", help="It is refused then, as it is at first.")
+    ] = False,
+) -> None:
+    """Change what your own tenant lets calls of the v3 API do. For its administrators.
+
+    Such a call has no way to name the logins that have nothing but a password, so where there are any it is refused
+    (others_locked_out). Where it is let do it, whom it locks out is in its task.
+    """
+    if v3_accept_lockout == no_v3_accept_lockout:
+        raise usage("say one: --v3-accept-lockout or --no-v3-accept-lockout")
+    async with session.client() as client:
+        changed = await client.change_tenant({"v3_accepts_lockout": v3_accept_lockout})
+    if session.json:
+        output.as_json(changed)
+        return
+    may = "may lock other logins out" if changed["v3_accepts_lockout"] else "lock nobody out"
+    output.say(f"{changed['name']}: calls of the v3 API {may}")
+
+
 @command(tenants, "access-key", "kps tenant access-key acme")
 async def rescue_tenant(
     session: Session, name: Annotated[str, typer.Argument(metavar="NAME", help="The tenant's name.")]

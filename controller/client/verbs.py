@@ -244,6 +244,11 @@ class Verbs:
         return Call("GET", "/tenants")
 
     @Verb
+    def change_tenant(self, changes: Mapping[str, Any]) -> Call[a.Tenant]:
+        """Change what the caller's own tenant lets v3 calls do, and return it."""
+        return Call("PATCH", "/tenant", body=dict(changes))
+
+    @Verb
     def create_tenant(self, name: str, administrator: str) -> Call[a.MadeTenant]:
         """Make a tenant and return it with its administrator's secret_key, this once."""
         return Call("POST", "/tenants", body={"name": name, "administrator": administrator})

@@ -8,7 +8,7 @@ from typing import Any, get_args
 from controller import keyfiles
 from controller.errors import Conflict, Invalid, NotFound
 from controller.model import Caller, Credential, Operation, Server, Task, now
-from controller.order import TAKES_AWAY
+from controller.order import TAKES_AWAY, UNNAMED_LOCKOUT
 from controller.service.roles import allow, may_name_places
 from controller.service.servers import LOGIN
 from controller.service.tasks import Dispatch, given
@@ -20,8 +20,10 @@ _NEED_A_KEYPAIR = ("bind", "replace", "reset")
 _CONSENTS = frozenset({"accept_lockout", "accept_unproved"})
 _REVOKE = frozenset({"revoke", "everywhere", "end_sessions"})
 _OPTIONS: dict[str, frozenset[str]] = {
-    "bind": frozenset({"plan", "keypair", "keep_password_login", "fix_permissions"}) | _CONSENTS,
-    "replace": frozenset({"plan", "keypair", "fix_permissions", "take_over", "close_password_login"}) | _CONSENTS | _REVOKE,
+    "bind": frozenset({"plan", "keypair", "keep_password_login", "fix_permissions", UNNAMED_LOCKOUT}) | _CONSENTS,
+    "replace": frozenset({"plan", "keypair", "fix_permissions", "take_over", "close_password_login", UNNAMED_LOCKOUT})
+    | _CONSENTS
+    | _REVOKE,
     "unbind": frozenset({"plan", "take_over"}) | _CONSENTS | _REVOKE,
     "reset": frozenset(
         {"keypair", "root", "set_password", "fix_permissions", "take_over", "keep_password_login", "close_password_login"}

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from datetime import timedelta
+from functools import partial
 from typing import Any, get_args
 
 from controller.errors import Invalid, NotFound
@@ -131,6 +132,17 @@ class Tenants:
         if await off_loop(self._executor, self._store.owns_home, who.user_id):
             return await off_loop(self._executor, self._store.tenants)
         return [await off_loop(self._executor, self._store.tenant, who.tenant_id)]
+
+    async def own(self, who: Caller) -> Tenant:
+        """Return the caller's own tenant."""
+        allow(who, "tenant.see")
+        return await off_loop(self._executor, self._store.tenant, who.tenant_id)
+
+    async def change(self, who: Caller, *, v3_accepts_lockout: bool) -> Tenant:
+        """Say whether v3 calls of the caller's own tenant may lock other logins out without naming them."""
+        allow(who, "tenant.change", what="v3_accepts_lockout")
+        change = partial(self._store.change_tenant, v3_accepts_lockout=v3_accepts_lockout, by=who.user_id)
+        return await off_loop(self._executor, change, who.tenant_id)
 
     async def access_key(self, who: Caller, name: str) -> tuple[User, AccessKey, Secret]:
         """Make an access key for a tenant's oldest administrator, where they have lost theirs, in the place of all of those.

@@ -98,6 +98,7 @@ RULES: dict[tuple[str, str], Rule] = {
     ("quota.see", "tenant"): Rule(_ALL),
     ("quota.change", "tenant"): Rule(_ADMINISTER, _NOT_DELEGATED),
     ("tenant.see", "tenant"): Rule(_ALL),
+    ("tenant.change", "tenant"): Rule(_ADMINISTER, _NOT_DELEGATED),
     ("tenant.create", "home"): Rule(_ADMINISTER),
     ("tenant.create", "tenant"): Rule(frozenset(), otherwise="home_owner_needed"),
 }

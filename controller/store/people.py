@@ -71,6 +71,18 @@ class People(Base):
         with engine.reading(self._engine) as connection:
             return _tenant(connection, tenant_id)
 
+    def change_tenant(self, tenant_id: str, *, v3_accepts_lockout: bool, by: str) -> Tenant:
+        """Change what a tenant lets v3 calls do."""
+        table = tables.tenants
+        with engine.writing(self._engine) as connection:
+            before = _tenant(connection, tenant_id)
+            if before.v3_accepts_lockout == v3_accepts_lockout:
+                return before
+            connection.execute(update(table).where(table.c.id == tenant_id).values(v3_accepts_lockout=v3_accepts_lockout))
+            detail = {"name": before.name, "v3_accepts_lockout": v3_accepts_lockout, "user_id": by}
+            self._event(connection, tenant_id, "tenant_changed", detail)
+            return replace(before, v3_accepts_lockout=v3_accepts_lockout)
+
     def local_owner(self) -> tuple[Caller, str]:
         """Return who owns this home, and the oldest of their access keys. Unavailable(not_initialised) before init."""
         if not self._path.exists():
@@ -245,7 +257,7 @@ def _tenant(connection: Connection, tenant_id: str) -> Tenant:
         raise NotFound("tenant_not_found", f"{tenant_id}: no tenant of this id", tenant=tenant_id)
     projects = select(tables.projects.c.id).where(tables.projects.c.tenant_id == tenant_id)
     ids = list(connection.execute(projects.order_by(tables.projects.c.id)).scalars())
-    return Tenant(found["id"], found["name"], ids, found["account_keypairs_since"])
+    return Tenant(found["id"], found["name"], ids, found["account_keypairs_since"], found["v3_accepts_lockout"])
 
 
 def _home(connection: Connection) -> tuple[Caller, str] | None:

@@ -17,13 +17,14 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     text,
     true,
 )
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
-VERSION = "0008"  # the newest migration
+VERSION = "0009"  # the newest migration
 
 
 class Instant(TypeDecorator[datetime]):
@@ -46,6 +47,7 @@ tenants = Table(
     Column("id", String(32), primary_key=True),
     Column("name", Text, nullable=False),
     Column("account_keypairs_since", Instant),
+    Column("v3_accepts_lockout", Boolean, nullable=False, server_default=false()),
 )  # fmt: skip
 
 projects = Table(

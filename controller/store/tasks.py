@@ -39,6 +39,9 @@ NOBODY_ASKS = Outcome(
     retryable=True,
 )
 
+# What somebody has said is meant all the same: in the trail from the start, and not in the task alone, which can be deleted.
+CONSENTS = ("accept_lockout", "accept_unnamed_lockout", "accept_unproved", "take_over", "force", "revoke", "everywhere")
+
 
 class Tasks(Bindings, Inventory):
     """What was asked for, who runs it, and how it ended."""
@@ -66,7 +69,8 @@ class Tasks(Bindings, Inventory):
                 statement = table.insert().values(columns).returning(table.c.seq)
                 seq = connection.execute(statement).scalar_one()
                 kept.append(replace(held, seq=seq))
-                detail = {"operation": task.operation, "server": task.server_name, "login": task.login}
+                consents = {name: task.request[name] for name in CONSENTS if task.request.get(name)}
+                detail = {"operation": task.operation, "server": task.server_name, "login": task.login} | consents
                 self._task_event(connection, task, "task_ready", detail)
             return kept
 

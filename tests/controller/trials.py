@@ -148,6 +148,7 @@ TRIALS: dict[tuple[str, str], Trial] = {
     ("quota.see", "tenant"): lambda world, who: world.quotas.show(who),
     ("quota.change", "tenant"): lambda world, who: world.quotas.set(who, "users", 100),
     ("tenant.see", "tenant"): lambda world, who: world.tenants.list(who),
+    ("tenant.change", "tenant"): lambda world, who: world.tenants.change(who, v3_accepts_lockout=False),
     ("tenant.create", "home"): _own_home,
     ("tenant.create", "tenant"): lambda world, who: world.tenants.create(who, world.name("tenant")),
 }

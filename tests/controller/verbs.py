@@ -92,6 +92,8 @@ VERBS: dict[str, tuple[str, Call]] = {
     "Quotas.show": ("not found", lambda w, me, it: w.quotas.show(me, it.user.id)),
     "Quotas.set": ("not found", lambda w, me, it: w.quotas.set(me, "private_keypairs", 0, it.user.id)),
     "Tenants.list": ("own", lambda w, me, it: w.tenants.list(me)),
+    "Tenants.own": ("own", lambda w, me, it: w.tenants.own(me)),
+    "Tenants.change": ("own", lambda w, me, it: w.tenants.change(me, v3_accepts_lockout=True)),
     "Tenants.access_key": ("not allowed", lambda w, me, it: w.tenants.access_key(me, it.who.tenant_id)),
     "Tenants.create": ("not allowed", lambda w, me, it: w.tenants.create(me, w.name("tenant"))),
     "Audit.events": ("own", lambda w, me, it: w.audit.events(me, task=it.task.id)),

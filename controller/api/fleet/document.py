@@ -113,6 +113,8 @@ ANSWERS: dict[str, Answer] = {
     "DELETE /tokens/{token_id}": Answer(),
     "GET /quotas": Answer(list[a.Quota]),
     "PUT /quotas/{name}": Answer(list[a.Quota]),
+    "GET /tenant": Answer(a.Tenant),
+    "PATCH /tenant": Answer(a.Tenant),
     "GET /tenants": Answer(list[a.Tenant]),
     "POST /tenants": Answer(a.MadeTenant),
     "POST /tenants/{name}/access-key": Answer(a.MadeAccessKey),

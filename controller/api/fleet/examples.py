@@ -58,7 +58,10 @@ _TOKEN = {
     "id": _ID, "user": "alice", "project_id": "9f86d081884c4d63a1b2c3d4e5f60718", "description": "nightly report",
     "created_at": _AT, "expires_at": _AT, "last_used_at": None,
 }  # fmt: skip
-_TENANT = {"name": "hall-2", "id": _ID, "projects": ["9f86d081884c4d63a1b2c3d4e5f60718"], "account_keypairs_since": None}
+_TENANT = {
+    "name": "hall-2", "id": _ID, "projects": ["9f86d081884c4d63a1b2c3d4e5f60718"], "account_keypairs_since": None,
+    "v3_accepts_lockout": False,
+}  # fmt: skip
 _MASTER_KEY = {
     "id": _KEY_ID, "alias": "orders", "spec": "AES_256", "usage": "ENCRYPT_DECRYPT", "origin": "kms", "state": "enabled",
     "default": False, "description": "", "version": 1, "created_at": _AT, "deletes_at": None, "material_expires_at": None,
@@ -189,6 +192,7 @@ EXAMPLES: dict[str, Any] = {
     "NewAccessKey": {"user": "alice", "days": 90},
     "ChangedAccessKey": {"enabled": False},
     "NewQuota": {"limit": 20, "user": "alice"},
+    "ChangedTenant": {"v3_accepts_lockout": True},
     "NewTenant": {"name": "hall-2"},
     "NewMasterKey": {"alias": "orders"},
     "ChangedMasterKey": {"description": "for orders"},

@@ -101,6 +101,18 @@ async def set_quota(fleet: Serving, who: Asking, name: str, asked: shapes.NewQuo
     return [shapes.usage(each) for each in await fleet.quotas.set(who, name, asked.limit, asked.user)]
 
 
+@router.get("/tenant")
+async def show_tenant(fleet: Serving, who: Asking) -> Json:
+    """Show the caller's own tenant."""
+    return shapes.tenant(await fleet.tenants.own(who))
+
+
+@router.patch("/tenant")
+async def change_tenant(fleet: Serving, who: Asking, asked: shapes.ChangedTenant) -> Json:
+    """Change what the caller's own tenant lets v3 calls do."""
+    return shapes.tenant(await fleet.tenants.change(who, v3_accepts_lockout=asked.v3_accepts_lockout))
+
+
 @router.get("/tenants")
 async def list_tenants(fleet: Serving, who: Asking) -> list[Json]:
     """List all tenants for the home's owner, for everybody else their own."""

@@ -12,6 +12,7 @@ from controller.api.kps.reading import Given, KeyText, Number, Switch, Text, bod
 from controller.api.kps.refusals import Refusal, wrong
 from controller.errors import NotFound, Problem
 from controller.model import Caller, Credential, Secret, Server, Task
+from controller.order import UNNAMED_LOCKOUT
 
 Json = dict[str, Any]
 MOST_AT_ONCE = 10
@@ -156,6 +157,9 @@ async def start(fleet: Fleet, who: Caller, operation: str, server: Server, auth:
     given = credential(auth, server)
     # Whoever asks here has no other way to say that a key pair whose private half nobody has shown is meant all the same.
     consent = {} if operation == "reset" else {"accept_unproved": True}
+    # Nor to name who else is locked out. That is no consent to it, unless the tenant's administrator has said that it is.
+    if operation in ("bind", "replace") and (await fleet.tenants.own(who)).v3_accepts_lockout:
+        consent[UNNAMED_LOCKOUT] = True
     wanted = {name: value for name, value in (options | consent).items() if value}
     (task,) = await fleet.bindings.start(who, operation, [server], wanted, {} if given is None else {server.id: given})
     return task
