@@ -32,13 +32,16 @@ class Bindings(Base):
 
         server_ids: those of these servers alone.
         """
-        table, keypairs = tables.bindings, tables.keypairs
-        query = select(table, keypairs.c.name, keypairs.c.scope, keypairs.c.owner_id).join(tables.servers).join(keypairs)
-        query = query.where(tables.servers.c.tenant_id == tenant_id)
-        if server_ids is not None:
-            query = query.where(table.c.server_id.in_(server_ids))
+        table, servers, keypairs = tables.bindings, tables.servers, tables.keypairs
+        query = select(table, servers.c.name.label("server"), keypairs.c.name, keypairs.c.scope, keypairs.c.owner_id)
+        query = query.join(servers).join(keypairs)
+        if server_ids is None:
+            query = query.where(servers.c.tenant_id == tenant_id)
+        else:
+            # As an expression: by the column the database would go through all servers of the tenant.
+            query = query.where(table.c.server_id.in_(server_ids), servers.c.tenant_id.concat("") == tenant_id)
         with engine.reading(self._engine) as connection:
-            found = connection.execute(query.order_by(tables.servers.c.name, table.c.login)).mappings()
+            found = sorted(connection.execute(query).mappings(), key=lambda row: (row["server"], row["login"]))
             return [(rows.binding(row), row["name"] if seen_by(row, user_id) else None) for row in found]
 
     def strangers(self, tenant_id: str, user_id: str) -> list[Binding]:

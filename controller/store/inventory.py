@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, delete, or_, select
+from sqlalchemy import Connection, delete, select, union
 
 from controller.errors import AlreadyExists, Conflict, NotAllowed, NotFound
 from controller.model import FINAL, Server, ServerNotes, route
@@ -79,9 +79,14 @@ class Inventory(Base):
         after, limit: of those whose names come after this one, so many; there need be none of that name.
         """
         table = tables.servers
-        query = select(table).where(table.c.tenant_id == tenant_id)
-        if called is not None:
-            query = query.where(or_(table.c.name.in_(called), table.c.id.in_(called)))
+        query = select(table)
+        if called is None:
+            query = query.where(table.c.tenant_id == tenant_id)
+        else:
+            named = select(table.c.id).where(table.c.tenant_id == tenant_id, table.c.name.in_(called))
+            these = union(named, select(table.c.id).where(table.c.id.in_(called)))
+            # As an expression: by the column the database would go through all servers of the tenant.
+            query = query.where(table.c.id.in_(these), table.c.tenant_id.concat("") == tenant_id)
         if after:
             query = query.where(table.c.name > after)
         with engine.reading(self._engine) as connection:

@@ -289,7 +289,7 @@ tasks = Table(
     Column("lease_until", Instant),
     Column("retry_of", String(36), unique=True),  # a task is retried once; then its retry is
     Column("private", Boolean, nullable=False, server_default=true()),
-    Index("tasks_by_status", "status"),
+    Index("tasks_by_status", "status", "tenant_id", "operation", "id"),  # all that a list's total is told from
     # Whatever the code does, the database never holds two running tasks of one server.
     Index("one_running_task", "server_id", unique=True,
           sqlite_where=text("status = 'running'"), postgresql_where=text("status = 'running'")),
