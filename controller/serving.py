@@ -104,6 +104,10 @@ class Patient(H11Protocol):
         """Refuse what is no request of HTTP, or has too long a head: numbered, on record and as JSON, like all refusals."""
         number = uuid.uuid4().hex
         log.info("request", id=number, status=400, address=str(self.client[0]) if self.client else None)
+        if self.cycle is not None:
+            # Whoever answers its beginning (the gate reads no stranger's body) is not to say anything after this.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # else an answer is under way, and nothing more can be said
             body = json.dumps({"error_code": "APIGW.0201", "error_msg": msg, "request_id": number}).encode()
             headers = [

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from controller.errors import TooMany
 
 OF_EACH = 8  # user
-IN_ALL = 64  # leaves most connections to everybody else (serving.CONNECTIONS)
+IN_ALL = 64  # leaves most connections to everybody else (admission.CONNECTIONS)
 
 
 class Streams:

@@ -15,7 +15,7 @@ import pytest
 
 from controller import keyfiles, signing
 from controller import serving as listening
-from controller.api import gate
+from controller.api import bodies
 from controller.model import Secret
 from tests.controller.sockets import Answered, Headers, Served, read, serving
 
@@ -28,7 +28,8 @@ DEEP = 100_000
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     home = tmp_path_factory.mktemp("abuse") / "home"
-    with serving(home, KPS_REQUESTS_PER_SECOND="1000", KPS_REQUESTS_AT_ONCE="1000") as found:
+    plenty = {f"KPS_{what}_{how}": "1000" for what in ("REQUESTS", "FAILURES") for how in ("PER_SECOND", "AT_ONCE")}
+    with serving(home, **plenty) as found:
         assert found.ask("POST", "/fleet/v1/keypairs", b'{"name": "ops"}').status == 201
         assert found.ask("POST", "/fleet/v1/servers", b'{"name": "web-1", "host": "192.0.2.1"}').status == 201
         before, memory = state(found), found.memory()
@@ -342,13 +343,19 @@ def elsewhere(served: Served, host: bytes, method: str, path: str) -> list[tuple
     return [(b"Host", host), *by]
 
 
+def head(served: Served, path: str) -> bytes:
+    """The head of a request by whom there is, open at its end: nothing is read of what anybody else sends."""
+    lines = [f"POST {path} HTTP/1.1".encode(), b"Content-Type: application/json"]
+    return b"\r\n".join([*lines, *(name + b": " + value for name, value in elsewhere(served, b"kps", "POST", path)), b""])
+
+
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_body_of_100_mb_is_refused_and_not_kept(served: Served, chunked: bool) -> None:
     how = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: 100000000"
     piece = b"x" * 65536
     before = served.memory()
     with served.connected() as wire:
-        wire.sendall(b"POST /fleet/v1/keypairs HTTP/1.1\r\nHost: kps\r\nContent-Type: application/json\r\n" + how + b"\r\n\r\n")
+        wire.sendall(head(served, "/fleet/v1/keypairs") + how + b"\r\n\r\n")
         try:
             for _ in range(100_000_000 // len(piece)):
                 wire.sendall(b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece)
@@ -367,7 +374,7 @@ def test_who_is_slow_is_left(served: Served) -> None:
         with served.connected(120) as wire:
             wire.sendall(first)
             wire.settimeout(1)
-            until = time.monotonic() + listening.HEAD_SECONDS + gate.BODY_SECONDS + 30
+            until = time.monotonic() + listening.HEAD_SECONDS + bodies.BODY_SECONDS + 30
             data = b""
             while time.monotonic() < until:
                 try:
@@ -382,12 +389,12 @@ def test_who_is_slow_is_left(served: Served) -> None:
                     break
             else:
                 return  # it is not in found
-        head, _, body = data.partition(b"\r\n\r\n")
-        lines = [line.partition(":") for line in head.decode().split("\r\n")[1:]]
+        top, _, body = data.partition(b"\r\n\r\n")
+        lines = [line.partition(":") for line in top.decode().split("\r\n")[1:]]
         headers = {name.lower(): value.strip() for name, _, value in lines}
-        found[name] = Answered(int(head.split()[1]), headers, body) if head else None
+        found[name] = Answered(int(top.split()[1]), headers, body) if top else None
 
-    start = b"POST /v3 HTTP/1.1\r\nHost: kps\r\n"
+    start = head(served, "/v3")
     slows = {
         "head": (b"GET / HT", b""),
         "head, header by header": (start, b"X-A: b\r\n"),
