@@ -275,7 +275,7 @@ def test_an_interrupted_command_leaves_its_task_to_the_controller(
 
 
 def test_a_controller_that_is_started_again_is_followed_on(served: Served, waiting: "subprocess.Popen[str]") -> None:
-    served.stop()
+    served.kill()
     assert waiting.stderr is not None
     told = waiting.stderr.readline()
     assert f"{served.url} did not answer" in told
