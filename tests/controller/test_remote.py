@@ -156,6 +156,14 @@ def test_an_access_key_that_has_ended_is_refused_without_its_secret(served: Serv
         assert "another-secret-key" not in text
 
 
+def test_temporary_keys_are_signed_with_too(served: Served, anna: Person) -> None:
+    made = json.loads(anna.kps(served, "temporary-key", "create", "--for", "1h", "--json").stdout)
+    short = Person(anna.place, made["access_key"], made["secret_key"])
+    who = short.kps(served, "whoami", "--json", KPS_SECURITY_TOKEN=made["security_token"])
+    assert json.loads(who.stdout)["user"] == "anna"
+    assert error(short.kps(served, "whoami", "--json")) == (4, "not_signed")
+
+
 def test_a_clock_that_is_off_is_told(served: Served, anna: Person, monkeypatch: pytest.MonkeyPatch) -> None:
     class Late(datetime):
         @classmethod
