@@ -33,6 +33,7 @@ TLS_SECONDS = 10  # for a handshake
 TLS_GOODBYE_SECONDS = 5  # of a connection that is closed, for the other side to say so too
 HEAD_SECONDS = 10  # for the head of a request
 UNREAD_SECONDS = 30  # for a client to take something of what waits for it
+LINGER_SECONDS = 2  # after what is no request was refused: what comes meanwhile is thrown away
 IDLE_SECONDS = 15  # of a connection between two requests
 BACKLOG = 128
 
@@ -82,12 +83,15 @@ class Patient(H11Protocol):
 
     _late: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
+    _turned_away = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._late = self.loop.call_later(HEAD_SECONDS, transport.close)
 
     def data_received(self, data: bytes) -> None:
+        if self._turned_away:
+            return
         between = self.cycle is None or self.cycle.response_complete
         if self._late is None and between:
             self._late = self.loop.call_later(HEAD_SECONDS, self.transport.close)
@@ -119,7 +123,9 @@ class Patient(H11Protocol):
             ]
             for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
-        self.transport.close()
+        # Closed at once, with something still unread, the connection is reset, and who sends may lose the answer.
+        self._turned_away = True
+        self.loop.call_later(LINGER_SECONDS, self.transport.close)
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -72,12 +72,12 @@ class Served:
             lines.append(b"Content-Length: %d" % len(body))
         return self.send(b"\r\n".join([*lines, b"Connection: close", b"", b""]) + body)
 
-    def send(self, data: bytes, seconds: float = 60) -> Answered:
-        """Send bytes and return what comes back until the connection ends."""
+    def send(self, data: bytes, *, to_the_end: bool = False, seconds: float = 60) -> Answered:
+        """Send bytes and return the answer; to_the_end: with all that comes after it until the connection ends."""
         with self.connected(seconds) as wire:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 wire.sendall(data)
-            return read(wire)
+            return read(wire, to_the_end=to_the_end)
 
     def connected(self, seconds: float = 60) -> socket.socket:
         """Return a connection."""
@@ -89,13 +89,20 @@ class Served:
         return next(int(line.split()[1]) * 1024 for line in status.split("\n") if line.startswith("VmHWM"))
 
 
-def read(wire: socket.socket) -> Answered:
-    """Read one answer to the end of the connection."""
+def read(wire: socket.socket, *, to_the_end: bool = False) -> Answered:
+    """Read one answer; to_the_end: with all that comes after it until the connection ends."""
     data = bytearray()
     with contextlib.suppress(ConnectionResetError):
         while more := wire.recv(65536):
             data += more
-    head, _, body = bytes(data).partition(b"\r\n\r\n")
+            answer = _answered(bytes(data))
+            if not to_the_end and b"\r\n\r\n" in data and len(answer.body) >= int(answer.headers.get("content-length", 0)):
+                return answer
+    return _answered(bytes(data))
+
+
+def _answered(data: bytes) -> Answered:
+    head, _, body = data.partition(b"\r\n\r\n")
     first, *lines = head.decode("latin-1").split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     return Answered(int(first.split()[1]) if first else 0, headers, body)
