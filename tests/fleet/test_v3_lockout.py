@@ -53,5 +53,14 @@ def test_others_are_locked_out_by_a_v3_call_only_where_the_tenant_lets_it(served
     answer = kps.disassociate_keypair(v3.DisassociateKeypairRequest(body=asked))
     assert test_sdk.ended(kps, answer.task_id) == "SUCCESS_UNBIND"
     assert passwords_work() == [True, True]
+    # One that was asked for while it was let, and runs when it is not any more.
+    wrong = v3.Auth(type="password", key="not this one")
+    answer = test_sdk.associate(kps, "closing", server_id, wrong, disable_password=True)
+    assert test_sdk.ended(kps, answer.task_id) == "FAILED_BIND"
     assert served.ask("PATCH", "/tenant", {"v3_accepts_lockout": False})[1]["v3_accepts_lockout"] is False
+    _, again = served.ask("POST", f"/tasks/{answer.task_id}/retry", {"credential": {"password": server.root_password}})
+    assert again["request"]["accept_unnamed_lockout"] is True
+    assert test_sdk.ended(kps, again["id"]) == "FAILED_BIND"
+    assert served.ask("GET", f"/tasks/{again['id']}")[1]["cause"] == "others_locked_out"
+    assert passwords_work() == [True, True]
     assert close()[0] == "FAILED_BIND"
