@@ -11,7 +11,7 @@ from pathlib import Path
 
 from controller.demo.fleet import Fleet, Spec
 from tests.drills.figures import Figure, Report, joined, zero
-from tests.fleet.restarts import ENDS, Restarted, Seen, misses, story
+from tests.fleet.restarts import ENDS, Restarted, Seen, misses, story, unknown
 
 RESTARTS, SERVERS, CLIENTS = 60, 12, 12
 SAMPLE_RESTARTS, SAMPLE_SERVERS, SAMPLE_CLIENTS = 6, 4, 4
@@ -43,6 +43,7 @@ def tell(report: Report, product: Restarted, seen: Seen, missed: list[str]) -> N
         Figure("tasks taken on", len(seen.accepted), at_least=seen.ends.total()),
         Figure("of them handed on to the next controller", handed_on),
         Figure("of them interrupted", interrupted),
+        Figure("of these overtaken by a later one before the server could say how it was left", len(unknown(product)[1])),
         Figure("submissions without an answer, or refused for now", seen.refused.total()),
         zero("tasks lost, without an end or with two; servers otherwise than on record; wrong answers", len(missed)),
         Figure("longest until requests are taken again", round(max(seen.down_seconds), 1), at_most=MOST_DOWN_SECONDS, unit=" s"),
