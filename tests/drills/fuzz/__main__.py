@@ -329,7 +329,7 @@ def show_what_was_met(served: dict[tuple[str, str], Tried], verbose: bool) -> No
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make fuzz", description=__doc__.split("\n")[0])
-    parser.add_argument("--sample", action="store_true", help="two minutes' worth, as CI runs it")
+    parser.add_argument("--sample", action="store_true", help="three minutes' worth, as CI runs it")
     parser.add_argument("--only", choices=PARTS, action="append", help="this part; may be given more than once")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--number", type=int, help="the one case of this number")
