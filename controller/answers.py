@@ -18,6 +18,7 @@ from controller.model import (
     Phase,
     QuotaName,
     Role,
+    RolloutState,
     Scope,
     ServerState,
     Status,
@@ -170,6 +171,7 @@ class Task(TypedDict):
     started_at: Time | None
     finished_at: Time | None
     retry_of: str | None
+    rollout_id: str | None
     request: Json
 
 
@@ -193,6 +195,45 @@ class Plan(TypedDict):
     created_at: Time
     finished_at: Time | None
     plan: Json | None
+
+
+class Rollout(TypedDict):
+    """One order for many servers. strategy: as it was asked for; reason: of its state."""
+
+    id: str
+    operation: Operation
+    request: Json
+    strategy: Json
+    servers: int
+    state: RolloutState
+    reason: str
+    created_at: Time
+    finished_at: Time | None
+    user_id: str
+
+
+class RolloutProgress(Rollout):
+    """A rollout with how many of its servers are how far: by state, by cause, by label and state, and held for which reason."""
+
+    states: dict[str, int]
+    causes: dict[str, int]
+    labels: dict[str, dict[str, int]]
+    held: dict[str, int]
+
+
+class RolloutServer(TypedDict):
+    """A server of a rollout, with what its last task has come to. status: also waiting, and held."""
+
+    position: int
+    server: str
+    login: str
+    label: str | None
+    status: str
+    server_state: ServerState | None
+    cause: str | None
+    tries: int
+    held: str | None
+    task_id: str | None
 
 
 class TakenOff(TypedDict):

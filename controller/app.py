@@ -18,6 +18,7 @@ from controller.dispatch import InProcess, owner_name
 from controller.errors import NotAllowed, Problem, Unavailable
 from controller.kms import Kms, root
 from controller.model import SERVING, Caller, Task
+from controller.rolling import Rolling
 from controller.run import Runner
 from controller.service.accesskeys import AccessKeys
 from controller.service.audit import Audit
@@ -31,6 +32,7 @@ from controller.service.kms import KeyService, MasterKeys
 from controller.service.people import Tenants, Users
 from controller.service.quotas import Quotas
 from controller.service.readiness import Readiness
+from controller.service.rollouts import Rollouts
 from controller.service.servers import Servers
 from controller.service.stopping import Stopping
 from controller.service.streams import Streams
@@ -91,6 +93,8 @@ async def opened(
         me = owner_name(serving)
         runner = Runner(store, kms, settings, me, worker)
         dispatch = dispatching(settings, runner, me)
+        rolling = Rolling(store, dispatch, settings.home, worker, lambda: stopping.begun)
+        runner.ended = rolling.ended
 
         keys = KeyService.of(store, kms, worker)
         tasks = Tasks(store, dispatch, worker, stopping)
@@ -101,13 +105,16 @@ async def opened(
         ]
         if serving:
             background.append(asyncio.create_task(settle(runner)))
+            background.append(asyncio.create_task(rolling.go_on()))
+        bindings = Bindings(store, dispatch, worker)
         readiness = Readiness(settings.home, store, roots[0].opened, background, stopping, worker)
         try:
             yield Fleet(
                 keypairs=Keypairs(store, kms, worker, settings.quotas),
                 custody=Custody(store, kms, worker),
                 servers=Servers(store, hostkeys, settings.connect_timeout_seconds, worker, settings.allowed_networks),
-                bindings=Bindings(store, dispatch, worker),
+                bindings=bindings,
+                rollouts=Rollouts(store, bindings, rolling, worker),
                 tasks=tasks,
                 kms=keys,
                 users=Users(store, worker, settings.quotas),
@@ -129,6 +136,7 @@ async def opened(
             for each in background:
                 each.cancel()
             await asyncio.wait(background)
+            await rolling.close()
             await dispatch.close()
 
 

@@ -378,6 +378,52 @@ class Task:
     lease_until: datetime | None = None
     retry_of: str | None = None
     private: bool = False  # private key pairs of whoever asked may be named in it: others are told less
+    rollout_id: str | None = None  # that it is part of
+
+
+RolloutState = Literal["running", "paused", "stopped", "cancelled", "finished"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One order for many servers."""
+
+    id: str
+    tenant_id: str
+    user_id: str
+    operation: Operation
+    request: dict[str, Any]  # as of each of its tasks
+    strategy: dict[str, Any]  # as it was asked for, in words: controller/rollout/spelling.py
+    servers: int
+    private: bool  # as in Task
+    created_at: datetime
+    state: RolloutState = "running"
+    reason: str = ""  # of its state
+    go_on: bool = False  # somebody has looked at the canary, and said yes
+    finished_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutServer:
+    """A server of a rollout. What its last task has come to is that task's, and only read with it."""
+
+    rollout_id: str
+    position: int
+    server_id: str
+    server_name: str
+    login: str
+    label: str | None = None  # whose failures are counted together
+    quorum: str | None = None  # of which one is worked on at a time
+    bastions: list[str] = field(default_factory=list)
+    subnet: str | None = None
+    tries: int = 0
+    task_id: str | None = None  # the last one
+    held: str | None = None  # why it is not begun any more
+    forgiven: bool = False  # it failed, and the rollout was told to go on all the same
+    status: Status | None = None
+    server_state: ServerState | None = None
+    cause: str | None = None
+    finished_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,7 @@ class Runner:
         self._on_server: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.pace = Pace()
         self.places = Places(settings.jump_connections)
+        self.ended: Callable[[Task], None] = lambda task: None  # told of each that was run
         self._tidying: asyncio.TimerHandle | None = None
 
     async def run(self, task: Task, given: Credential | None) -> None:
@@ -79,6 +80,7 @@ class Runner:
         finally:
             job.forget()
             self._tidy()
+            self.ended(task)
 
     async def _ended(self, task: Task, given: Credential | None, job: "_Job") -> None:
         try:

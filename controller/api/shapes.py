@@ -21,6 +21,8 @@ from controller.model import (
     KeyType,
     Operation,
     Role,
+    Rollout,
+    RolloutServer,
     Scope,
     Secret,
     Server,
@@ -261,6 +263,42 @@ class NewOperation(Request):
         return own.credential() if own.model_fields_set else None
 
 
+Limit = Annotated[str, Field(max_length=20)]
+
+
+class RolloutStrategy(Request):
+    """How a rollout goes: amounts are numbers ("5") or shares ("2.5%"). What is left out is as controller/rollout has it."""
+
+    canary: Limit | None = None
+    batch: Limit | None = None
+    max_failures: Limit | None = None
+    max_failures_of: dict[Name, Limit] = Field(default_factory=dict, max_length=100)
+    per_label: Name | None = None
+    quorum: Name | None = None
+    concurrency: int | None = Field(default=None, ge=1, le=1000)
+    per_bastion: int | None = Field(default=None, ge=1, le=1000)
+    window: Annotated[str, Field(max_length=100)] | None = None
+    pause_after_canary: bool = False
+    tries: int | None = Field(default=None, ge=1, le=20)
+
+    def words(self) -> Json:
+        """Return what was said."""
+        return self.model_dump(exclude_none=True)
+
+
+class NewRollout(NewOperation):
+    strategy: RolloutStrategy = Field(default_factory=RolloutStrategy)
+
+    def options(self) -> Json:
+        """Return what each of its tasks keeps of this."""
+        return {name: value for name, value in super().options().items() if name != "strategy"}
+
+
+class RetryRollout(Request):
+    cause: Name | None = None
+    credentials: dict[Name, Opens] = Field(default_factory=dict)
+
+
 class Retry(Request):
     credential: Opens | None = None
 
@@ -428,7 +466,40 @@ def task(found: Task) -> Json:
         "started_at": instant(found.started_at),
         "finished_at": instant(found.finished_at),
         "retry_of": found.retry_of,
+        "rollout_id": found.rollout_id,
         "request": found.request,
+    }
+
+
+def rollout(found: Rollout) -> Json:
+    """Return a rollout; none of its request is secret."""
+    return {
+        "id": found.id,
+        "operation": found.operation,
+        "request": {name: value for name, value in found.request.items() if name != "keypair_id"},
+        "strategy": found.strategy,
+        "servers": found.servers,
+        "state": found.state,
+        "reason": found.reason,
+        "created_at": instant(found.created_at),
+        "finished_at": None if found.finished_at is None else instant(found.finished_at),
+        "user_id": found.user_id,
+    }
+
+
+def rollout_server(found: RolloutServer) -> Json:
+    """Return a server of a rollout, with what its last task has come to."""
+    return {
+        "position": found.position,
+        "server": found.server_name,
+        "login": found.login,
+        "label": found.label,
+        "status": "held" if found.held else found.status or "waiting",
+        "server_state": found.server_state,
+        "cause": found.cause,
+        "tries": found.tries,
+        "held": found.held,
+        "task_id": found.task_id,
     }
 
 

@@ -11,6 +11,7 @@ from controller.cli.certificate import certificate
 from controller.cli.command import Home, Json, Profile, grouping, remember
 from controller.cli.keyfiles import keypairs
 from controller.cli.kms import kms
+from controller.cli.rollouts import rollouts
 from controller.cli.rootkeys import roots
 from controller.cli.servers import servers
 from controller.cli.session import begin_start, complain
@@ -64,6 +65,7 @@ backup.register(app)
 operations.register(app)
 app.add_typer(operations.password_login, name="password-login")
 app.add_typer(tasks, name="task")
+app.add_typer(rollouts, name="rollout")
 app.add_typer(kms, name="kms")
 app.add_typer(audit, name="audit")
 app.add_typer(roots, name="root")

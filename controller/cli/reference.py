@@ -166,6 +166,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "started_at": "when it began, or null",
         "finished_at": "when it ended, or null",
         "retry_of": "the task that this one asks for again, or null",
+        "rollout_id": "the rollout that it is part of, or null",
         "request": "an object: its options, none of them secret (of another user's private key pair without what would tell "
         "it); `given` lists what came with it: `password`, `identity`, "
         "`agent`; `password_of` is the login whose password it was said to be",

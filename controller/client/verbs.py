@@ -309,6 +309,34 @@ class Verbs:
         params = [("after", str(after)), ("wait", str(wait_seconds)), *(("task", task_id) for task_id in tasks)]
         return Call("GET", "/events", params=params, wait_seconds=wait_seconds)
 
+    # rollouts
+
+    @Verb
+    def start_rollout(self, request: Mapping[str, Any]) -> Call[a.Rollout]:
+        """Start a rollout and return it."""
+        return Call("POST", "/rollouts", body=dict(request))
+
+    @Verb
+    def rollouts(self) -> Call[list[a.Rollout]]:
+        """Return the rollouts, the oldest first."""
+        return Call("GET", "/rollouts")
+
+    @Verb
+    def rollout(self, rollout_id: str) -> Call[a.RolloutProgress]:
+        """Return one rollout, with how many of its servers are how far."""
+        return Call("GET", f"/rollouts/{segment(rollout_id)}")
+
+    @Verb
+    def rollout_servers(self, rollout_id: str) -> Flow[list[a.RolloutServer]]:
+        """Return the servers of a rollout in their order, each with what its last task has come to."""
+        return (yield from pages(f"/rollouts/{segment(rollout_id)}/servers", [], "position"))
+
+    @Verb
+    def change_rollout(self, rollout_id: str, step: str, request: Mapping[str, Any] | None = None) -> Call[a.Rollout]:
+        """Pause, resume, cancel or retry a rollout, and return it."""
+        body = None if request is None else dict(request)
+        return Call("POST", f"/rollouts/{segment(rollout_id)}/{step}", body=body)
+
     # the trail
 
     @Verb

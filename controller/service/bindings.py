@@ -51,7 +51,34 @@ class Bindings:
         request: Mapping[str, Any],
         credentials: Mapping[str, Credential],
     ) -> list[Task]:
-        """Order the operation on each of the servers; returns the tasks, which run from now on.
+        """Order the operation on each of the servers; returns the tasks, which run from now on. As checked()."""
+        kept, private = await self.checked(who, operation, servers, request, credentials)
+        login = request.get("login")
+        tasks = [
+            _task(
+                who,
+                operation,
+                server,
+                login_of(server, operation, login),
+                kept | given(operation, credentials.get(server.id)),
+                private,
+            )
+            for server in servers
+        ]
+        holder = (self._dispatch.owner, self._dispatch.lease_seconds)
+        tasks = await off_loop(self._executor, self._store.add_tasks, tasks, *holder)
+        self._dispatch.ring([task.id for task in tasks], credentials)
+        return tasks
+
+    async def checked(
+        self,
+        who: Caller,
+        operation: str,
+        servers: Sequence[Server],
+        request: Mapping[str, Any],
+        credentials: Mapping[str, Credential],
+    ) -> tuple[dict[str, Any], bool]:
+        """Return what each task keeps of a request, and whether a private key pair is in it; refused where it cannot be meant.
 
         request: keypair (a name), login (else each server's own), and the operation's options. credentials: by server id.
         Invalid: option_unknown for an option of another operation, login_unusable.
@@ -95,22 +122,7 @@ class Bindings:
             may_name_places(who, f"{kept['root']}: a disk")
         if any(each.agent_socket for each in credentials.values()):
             may_name_places(who, "an ssh-agent")
-        login = request.get("login")
-        tasks = [
-            _task(
-                who,
-                operation,
-                server,
-                str(login or _login(server, operation)),
-                kept | given(operation, credentials.get(server.id)),
-                private,
-            )
-            for server in servers
-        ]
-        holder = (self._dispatch.owner, self._dispatch.lease_seconds)
-        tasks = await off_loop(self._executor, self._store.add_tasks, tasks, *holder)
-        self._dispatch.ring([task.id for task in tasks], credentials)
-        return tasks
+        return kept, private
 
     async def _refuse_strangers(self, who: Caller, operation: str, servers: Sequence[Server], request: Mapping[str, Any]) -> None:
         """Refuse to take another user's private key pair away, unless the caller may, and says that this is meant."""
@@ -122,15 +134,17 @@ class Bindings:
         strangers = await off_loop(self._executor, self._store.strangers, who.tenant_id, who.user_id)
         bound = {(each.server_id, each.login) for each in strangers}
         login = request.get("login")
-        theirs = [server.name for server in servers if (server.id, login or _login(server, operation)) in bound]
+        theirs = [server.name for server in servers if (server.id, login_of(server, operation, login)) in bound]
         if theirs:
             on = f"{operation} on {', '.join(theirs)}: another user's private key pair is bound there"
             allow(who, "binding.take", "other", on)
             raise Conflict("bound_by_another", f"{on}; --take-over says that it is to go all the same", servers=theirs)
 
 
-def _login(server: Server, operation: str) -> str:
-    """Return the login that is meant where none is named: after a reset, a check is about the one that was reset."""
+def login_of(server: Server, operation: str, named: str | None = None) -> str:
+    """Return the login that is meant. Where none is named: after a reset, a check is about the one that was reset."""
+    if named:
+        return str(named)
     if operation == "check" and server.after_reset and server.login not in server.after_reset:
         return min(server.after_reset)
     return server.login

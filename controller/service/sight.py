@@ -6,7 +6,7 @@ What a user may not see at all is not found in the store; this is for what every
 from dataclasses import replace
 
 from controller.causes import CAUSES
-from controller.model import Caller, Event, Task
+from controller.model import Caller, Event, Rollout, Task
 
 # Of a request: what names a key pair, or is one.
 _OF_KEYPAIR = frozenset({"keypair", "keypair_id", "public_key"})
@@ -25,6 +25,13 @@ def task(who: Caller, found: Task) -> Task:
         message="" if cause is None else f"{found.server_name}: {cause.meaning}",
         evidence={},
     )
+
+
+def rollout(who: Caller, found: Rollout) -> Rollout:
+    """Return a rollout as the caller may see it: with another user's private key pair, without its name."""
+    if found.user_id == who.user_id or not found.private:
+        return found
+    return replace(found, request={name: value for name, value in found.request.items() if name not in _OF_KEYPAIR})
 
 
 def event(who: Caller, found: Event) -> Event | None:

@@ -194,6 +194,7 @@ class Tasks:
             | given(old.operation, credential),
             created_at=now(),
             retry_of=old.id,
+            rollout_id=old.rollout_id,
             private=keypair is not None and keypair.scope == "private",
         )
         return self._store.add_tasks([again], self._dispatch.owner, self._dispatch.lease_seconds)[0]

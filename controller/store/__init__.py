@@ -9,15 +9,15 @@ from controller.store.keypairs import Keypairs
 from controller.store.masterkeys import MasterKeys
 from controller.store.people import People
 from controller.store.quotas import QuotaTable
+from controller.store.rollouts import Rollouts
 from controller.store.rootkeys import RootKeys
-from controller.store.tasks import Tasks
 from controller.store.temporary import Temporary
 
 __all__ = ["Store"]
 
 
 class Store(
-    People, AccessKeys, Temporary, QuotaTable, MasterKeys, RootKeys, KeyBelongings, Keypairs, Custody, Copies, Tasks, Events
+    People, AccessKeys, Temporary, QuotaTable, MasterKeys, RootKeys, KeyBelongings, Keypairs, Custody, Copies, Rollouts, Events
 ):
     """What the controller remembers.
 

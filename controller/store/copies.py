@@ -14,7 +14,8 @@ from sqlalchemy import select, update
 from controller.errors import Damaged
 from controller.model import FINAL, KeyPair, Outcome, Sealed
 from controller.store import engine, rows, schema, tables
-from controller.store.tasks import INTERRUPTED, Tasks
+from controller.store.rollouts import Rollouts
+from controller.store.tasks import INTERRUPTED
 from controller.store.temporary import end_all
 
 # A restored home goes on from numbers that no order of before has reached: its servers refuse older ones.
@@ -26,10 +27,11 @@ COUNTED = ("tenants", "users", "servers", "keypairs", "bindings", "tasks", "even
 Told = Callable[[int, int], None]  # how much is done, of how much
 
 _RESTORED = "this home was restored from a backup of a time when the task had not ended"
+_RESTORED_ROLLOUT = "this home was restored from a backup; look at its servers, and resume"
 _NEVER_BEGUN = Outcome("cancelled", "unknown", phase="queued", message=f"{_RESTORED}; it was given up, ask for it again")
 
 
-class Copies(Tasks):
+class Copies(Rollouts):
     """The database as one thing."""
 
     def copy_to(self, path: Path, told: Told = lambda done, total: None) -> None:
@@ -99,6 +101,10 @@ class Copies(Tasks):
                 broken_off = replace(INTERRUPTED, phase=task.phase, message=f"{task.server_name}: {_RESTORED}")
                 outcome = _NEVER_BEGUN if task.status == "ready" else broken_off
                 ended.append(self._end(connection, task, outcome, "task_interrupted").id)
+            for found in connection.execute(select(tables.rollouts).where(tables.rollouts.c.state == "running")).mappings().all():
+                changed = replace(rows.rollout(found), state="paused", reason=_RESTORED_ROLLOUT)
+                connection.execute(update(tables.rollouts).where(tables.rollouts.c.id == changed.id).values(rows.row(changed)))
+                self._rollout_event(connection, changed, "rollout_changed", before="running", reason=changed.reason)
             told = detail | {"generations_raised_by": GENERATIONS, "tasks_ended": ended} | end_all(connection)
             self._event(connection, tenant_id, "home_restored", told)
         return ended

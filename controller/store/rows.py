@@ -14,6 +14,8 @@ from controller.model import (
     KeyPair,
     MasterKey,
     MasterKeyVersion,
+    Rollout,
+    RolloutServer,
     Server,
     Task,
     TemporaryKey,
@@ -22,7 +24,20 @@ from controller.model import (
 )
 
 Value = (
-    Server | KeyPair | Binding | Task | MasterKey | MasterKeyVersion | Grant | KeyAlias | User | AccessKey | TemporaryKey | Token
+    Server
+    | KeyPair
+    | Binding
+    | Task
+    | MasterKey
+    | MasterKeyVersion
+    | Grant
+    | KeyAlias
+    | User
+    | AccessKey
+    | TemporaryKey
+    | Token
+    | Rollout
+    | RolloutServer
 )
 
 
@@ -45,6 +60,10 @@ def binding(found: RowMapping) -> Binding:
 
 def task(found: RowMapping) -> Task:
     return Task(**found)
+
+
+def rollout(found: RowMapping) -> Rollout:
+    return Rollout(**found)
 
 
 def event(found: RowMapping) -> Event:

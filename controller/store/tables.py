@@ -24,7 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
-VERSION = "0009"  # the newest migration
+VERSION = "0010"  # the newest migration
 
 
 class Instant(TypeDecorator[datetime]):
@@ -289,11 +289,47 @@ tasks = Table(
     Column("lease_until", Instant),
     Column("retry_of", String(36), unique=True),  # a task is retried once; then its retry is
     Column("private", Boolean, nullable=False, server_default=true()),
+    Column("rollout_id", String(36), index=True),
     Index("tasks_by_status", "status", "tenant_id", "operation", "id"),  # all that a list's total is told from
     # Whatever the code does, the database never holds two running tasks of one server.
     Index("one_running_task", "server_id", unique=True,
           sqlite_where=text("status = 'running'"), postgresql_where=text("status = 'running'")),
     sqlite_autoincrement=True,
+)  # fmt: skip
+
+rollouts = Table(
+    "rollouts", metadata,
+    Column("id", String(36), primary_key=True),
+    Column("tenant_id", ForeignKey("tenants.id"), nullable=False, index=True),
+    Column("user_id", String(32), nullable=False),
+    Column("operation", Text, nullable=False),
+    Column("request", JSON, nullable=False),
+    Column("strategy", JSON, nullable=False),
+    Column("servers", Integer, nullable=False),
+    Column("private", Boolean, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("state", Text, nullable=False, index=True),
+    Column("reason", Text, nullable=False),
+    Column("go_on", Boolean, nullable=False),
+    Column("finished_at", Instant),
+)  # fmt: skip
+
+rollout_servers = Table(
+    "rollout_servers", metadata,
+    Column("rollout_id", ForeignKey("rollouts.id"), primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("server_id", String(36), nullable=False),
+    Column("server_name", Text, nullable=False),
+    Column("login", Text, nullable=False),
+    Column("label", Text),
+    Column("quorum", Text),
+    Column("bastions", JSON, nullable=False),
+    Column("subnet", Text),
+    Column("tries", Integer, nullable=False),
+    Column("task_id", String(36), index=True),
+    Column("held", Text),
+    Column("forgiven", Boolean, nullable=False),
+    UniqueConstraint("rollout_id", "server_id", name="rollout_servers_once"),
 )  # fmt: skip
 
 # The chain: controller/store/chain.py. Times are there as they were signed, so that any reader of SQLite can check them.

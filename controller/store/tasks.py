@@ -53,26 +53,25 @@ class Tasks(Bindings, Inventory):
         they need nobody's memory, and wait as long as it takes. Conflict(task_retried) for a retry of a task that has
         been retried already.
         """
-        table = tables.tasks
         until = None if holder is None else self._now() + timedelta(seconds=lease_seconds)
         with engine.writing(self._engine) as connection:
-            kept = []
-            for task in tasks:
-                newer = None if task.retry_of is None else task_where(connection, table.c.retry_of == task.retry_of)
-                if newer is not None:
-                    raise Conflict(
-                        "task_retried", f"task {task.retry_of} was retried as {newer.id}; retry that one", task=newer.id
-                    )
-                held = replace(task, lease_owner=holder, lease_until=until)
-                columns = rows.row(held)
-                del columns["seq"]
-                statement = table.insert().values(columns).returning(table.c.seq)
-                seq = connection.execute(statement).scalar_one()
-                kept.append(replace(held, seq=seq))
-                consents = {name: task.request[name] for name in CONSENTS if task.request.get(name)}
-                detail = {"operation": task.operation, "server": task.server_name, "login": task.login} | consents
-                self._task_event(connection, task, "task_ready", detail)
-            return kept
+            return [self._add_task(connection, replace(task, lease_owner=holder, lease_until=until)) for task in tasks]
+
+    def _add_task(self, connection: Connection, task: Task) -> Task:
+        table = tables.tasks
+        newer = None if task.retry_of is None else task_where(connection, table.c.retry_of == task.retry_of)
+        if newer is not None:
+            raise Conflict("task_retried", f"task {task.retry_of} was retried as {newer.id}; retry that one", task=newer.id)
+        columns = rows.row(task)
+        del columns["seq"]
+        kept = replace(task, seq=connection.execute(table.insert().values(columns).returning(table.c.seq)).scalar_one())
+        if task.rollout_id is not None and task.retry_of is not None:
+            of = tables.rollout_servers
+            connection.execute(update(of).where(of.c.task_id == task.retry_of).values(task_id=task.id))
+        consents = {name: task.request[name] for name in CONSENTS if task.request.get(name)}
+        detail = {"operation": task.operation, "server": task.server_name, "login": task.login} | consents
+        self._task_event(connection, task, "task_ready", detail)
+        return kept
 
     def claim(self, task_id: str, owner: str, lease_seconds: float) -> Task | None:
         """Take a ready task to run it, or return None: it is not ready, or another task of its server runs.

@@ -133,6 +133,7 @@ async def one_of_everything(http: httpx.AsyncClient, whose: str) -> dict[str, li
     server = await post("/servers", {"name": f"{whose}-server", "host": "192.0.2.1"})
     (task,) = await post("/operations", {"operation": "check", "servers": [server["name"]]})
     (plan,) = await post("/plans", {"operation": "bind", "servers": [server["name"]], "keypair": pairs[0]})
+    rollout = await post("/rollouts", {"operation": "check", "servers": [server["name"]]})
     user = await post("/users", {"name": f"{whose}-user"})
     key = await post("/kms/keys", {"alias": f"{whose}-key"})
     await post("/kms/aliases", {"alias": f"alias/{whose}", "key": key["id"]})
@@ -143,6 +144,7 @@ async def one_of_everything(http: httpx.AsyncClient, whose: str) -> dict[str, li
         "keypairs": pairs,
         "servers": [server["id"], server["name"]],
         "tasks": [task["id"]],
+        "rollouts": [rollout["id"]],
         "failed-tasks": [task["id"]],
         "plans": [plan["id"]],
         "users": [user["id"], user["name"]],

@@ -45,7 +45,8 @@ def theirs(world: World) -> Theirs:
     encrypted = run(world.kms_verbs.uses.encrypt(who, key.id, Secret("x"))).ciphertext
     task = world.failed(who, server, shared)
     given = access_key.access_key, temporary, token
-    return Theirs(who, private, shared, server, task, user, *given, key, grant.id, encrypted)
+    rollout = run(world.rollouts.start(who, "check", [server], {}, {}, {}))
+    return Theirs(who, private, shared, server, task, rollout, user, *given, key, grant.id, encrypted)
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -8,7 +8,7 @@ from typing import Any
 
 from controller import keyfiles
 from controller.errors import NotAllowed
-from controller.model import Caller, KeyPair, MasterKey, Secret, Server, Task, User
+from controller.model import Caller, KeyPair, MasterKey, Rollout, Secret, Server, Task, User
 from tests.controller.world import HOST_KEY, PUBLIC, STORED, World
 
 HOST = "192.0.2.9"
@@ -25,6 +25,7 @@ class Theirs:
     shared: KeyPair
     server: Server
     task: Task
+    rollout: Rollout
     user: User
     access_key: str
     temporary_key: str
@@ -37,7 +38,8 @@ class Theirs:
     def ids(self) -> list[str]:
         """By these what is theirs would be known again."""
         of_tenant = [self.who.tenant_id, self.who.user_id, self.user.id, self.access_key, self.temporary_key, self.token]
-        return [*of_tenant, self.private.id, self.shared.id, self.server.id, self.task.id, self.key.id, self.grant]
+        named = [self.private, self.shared, self.server, self.task, self.rollout, self.key]
+        return [*of_tenant, *(each.id for each in named), self.grant]
 
 
 Call = Callable[[World, Caller, Theirs], Awaitable[Any]]
@@ -73,6 +75,15 @@ VERBS: dict[str, tuple[str, Call]] = {
     "Tasks.delete": ("not found", lambda w, me, it: w.tasks.delete(me, it.task.id)),
     "Tasks.delete_failed": ("own", lambda w, me, it: w.tasks.delete_failed(me)),
     "Tasks.events": ("own", lambda w, me, it: w.tasks.events(me, task_ids=[it.task.id])),
+    "Bindings.checked": ("not found", lambda w, me, it: w.bindings.checked(me, "check", [it.server], {}, {})),
+    "Rollouts.start": ("not found", lambda w, me, it: w.rollouts.start(me, "check", [it.server], {}, {}, {})),
+    "Rollouts.list": ("own", lambda w, me, it: w.rollouts.list(me)),
+    "Rollouts.get": ("not found", lambda w, me, it: w.rollouts.get(me, it.rollout.id)),
+    "Rollouts.servers": ("not found", lambda w, me, it: w.rollouts.servers(me, it.rollout.id)),
+    "Rollouts.pause": ("not found", lambda w, me, it: w.rollouts.pause(me, it.rollout.id)),
+    "Rollouts.cancel": ("not found", lambda w, me, it: w.rollouts.cancel(me, it.rollout.id)),
+    "Rollouts.resume": ("not found", lambda w, me, it: w.rollouts.resume(me, it.rollout.id)),
+    "Rollouts.retry": ("not found", lambda w, me, it: w.rollouts.retry(me, it.rollout.id, None, {})),
     "Users.create": ("own", lambda w, me, it: w.users.create(me, it.user.name)),
     "Users.list": ("own", lambda w, me, it: w.users.list(me)),
     "Users.get": ("not found", lambda w, me, it: w.users.get(me, it.user.id)),

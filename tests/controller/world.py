@@ -17,6 +17,7 @@ from controller.model import (
     Outcome,
     Quotas,
     Role,
+    Rollout,
     Scope,
     Sealed,
     Secret,
@@ -36,6 +37,7 @@ from controller.service.keypairs import Keypairs
 from controller.service.kms import KeyService
 from controller.service.people import Tenants, Users
 from controller.service.quotas import Quotas as QuotaVerbs
+from controller.service.rollouts import Rollouts
 from controller.service.servers import Servers
 from controller.service.tasks import Tasks
 from controller.service.temporary import TemporaryKeys, Tokens
@@ -60,6 +62,16 @@ class Dispatch:
         """Say nothing to nobody."""
 
 
+class Drives:
+    """Takes rollouts, and drives none."""
+
+    def begin(self, rollout: Rollout, credentials: Mapping[str, Credential] | None = None) -> None:
+        """Begin nothing."""
+
+    def changed(self, rollout_id: str) -> None:
+        """Look at nothing."""
+
+
 @dataclass
 class World:
     """A home, open. Names are given once, so that what is found tells where it comes from."""
@@ -80,6 +92,7 @@ class World:
         self.kms_verbs = KeyService.of(self.store, self.kms)
         self.servers = Servers(self.store, hostkeys)
         self.bindings = Bindings(self.store, dispatch)
+        self.rollouts = Rollouts(self.store, self.bindings, Drives())
         self.tasks = Tasks(self.store, dispatch)
         self.users = Users(self.store, quotas=defaults)
         self.access_keys = AccessKeys(self.store, self.kms)

@@ -12,6 +12,7 @@ from controller.api.fleet import (
     operations,
     people,
     plans,
+    rollouts,
     servers,
     stream,
     temporary,
@@ -24,6 +25,6 @@ __all__ = ["API", "Fleet", "refused", "router"]
 router = APIRouter(prefix="/fleet/v1")
 
 
-PARTS = (health, keypairs, custody, kms, servers, bindings, operations, plans, stream, people, temporary, audit)
+PARTS = (health, keypairs, custody, kms, servers, bindings, operations, plans, rollouts, stream, people, temporary, audit)
 for part in PARTS:
     router.include_router(part.router)

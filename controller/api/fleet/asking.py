@@ -19,6 +19,7 @@ from controller.service.kms import KeyService
 from controller.service.people import Tenants, Users
 from controller.service.quotas import Quotas
 from controller.service.readiness import Readiness
+from controller.service.rollouts import Rollouts
 from controller.service.servers import Servers
 from controller.service.stopping import Stopping
 from controller.service.streams import Streams
@@ -34,6 +35,7 @@ class Fleet:
     custody: Custody
     servers: Servers
     bindings: Bindings
+    rollouts: Rollouts
     tasks: Tasks
     kms: KeyService
     users: Users

@@ -33,7 +33,12 @@ _TASK = {
     "server_state": "as_before",
     "phase": "connect", "cause": "connection_timed_out", "message": "web-1: 192.0.2.1:22 does not answer",
     "evidence": {"host": "192.0.2.1", "port": 22}, "proof": [], "handling": "Look whether it is up.", "retryable": True,
-    "created_at": _AT, "started_at": _AT, "finished_at": _AT, "retry_of": None, "request": {"keypair": "ops"},
+    "created_at": _AT, "started_at": _AT, "finished_at": _AT, "retry_of": None, "rollout_id": None,
+    "request": {"keypair": "ops"},
+}  # fmt: skip
+_ROLLOUT = {
+    "id": _TASK_ID, "operation": "replace", "request": {"keypair": "ops"}, "servers": 200, "state": "running", "reason": "",
+    "strategy": {"canary": "5", "batch": "10%", "max_failures": "2%"}, "created_at": _AT, "finished_at": None, "user_id": _ID,
 }  # fmt: skip
 _EVENT = {
     "id": 42, "number": 40, "user_id": _ID, "task_id": _TASK_ID, "server_id": _SERVER_ID, "keypair_id": None,
@@ -107,6 +112,26 @@ EXAMPLES: dict[str, Any] = {
     },
     "Task": _TASK,
     "StartedTask": _TASK | {"status": "ready", "phase": "queued", "cause": None, "message": "", "evidence": {}, "handling": None},
+    "Rollout": _ROLLOUT,
+    "RolloutProgress": _ROLLOUT
+    | {
+        "states": {"waiting": 150, "running": 9, "succeeded": 40, "unchanged": 0, "failed": 1, "cancelled": 0, "held": 0},
+        "causes": {"disk_full": 1},
+        "labels": {"zone-a": {"succeeded": 40, "failed": 1}},
+        "held": {},
+    },
+    "RolloutServer": {
+        "position": 0,
+        "server": "web-1",
+        "login": "root",
+        "label": "zone-a",
+        "status": "failed",
+        "server_state": "as_before",
+        "cause": "disk_full",
+        "tries": 1,
+        "held": None,
+        "task_id": _TASK_ID,
+    },
     "TakenOff": {"deleted": 3},
     "Ended": {"deleted": 1, "cancelled": 0},
     "Event": _EVENT,
@@ -182,6 +207,14 @@ EXAMPLES: dict[str, Any] = {
         "keypair": "ops",
         "credentials": {"web-1": {"password": "..."}},
     },
+    "NewRollout": {
+        "operation": "replace",
+        "all": True,
+        "keypair": "ops-2027",
+        "strategy": {"canary": "5", "batch": "10%", "max_failures": "2%", "per_label": "zone"},
+    },
+    "RolloutStrategy": {"canary": "5", "batch": "10%", "max_failures": "2%", "window": "22:00-04:00 Europe/Berlin"},
+    "RetryRollout": {"cause": "wrong_password", "credentials": {"web-1": {"password": "..."}}},
     "Retry": {"credential": {"password": "..."}},
     "Exported": {"first": 1, "number": 40, "digest": _DIGEST},
     "Prune": {"before": _AT},

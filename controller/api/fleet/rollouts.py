@@ -1,0 +1,81 @@
+"""Rollouts: one order for many servers."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from controller.api import shapes
+from controller.api.fleet.asking import PAGE, Asking, Limit, Serving
+from controller.api.shapes import Json
+from controller.errors import Invalid
+from controller.model import Credential, Server
+
+router = APIRouter(prefix="/rollouts")
+
+
+@router.post("", status_code=202)
+async def start(fleet: Serving, who: Asking, asked: shapes.NewRollout) -> Json:
+    """Start a rollout: answered at once, and it goes on by itself."""
+    chosen = await fleet.servers.select(who, asked.servers, asked.all)
+    given = _opens(asked, chosen)
+    rollout = await fleet.rollouts.start(who, asked.operation, chosen, asked.options(), asked.strategy.words(), given)
+    return shapes.rollout(rollout)
+
+
+@router.get("")
+async def list_rollouts(fleet: Serving, who: Asking) -> list[Json]:
+    """List rollouts, the oldest first."""
+    return [shapes.rollout(each) for each in await fleet.rollouts.list(who)]
+
+
+@router.get("/{id}")
+async def show(fleet: Serving, who: Asking, id: str) -> Json:
+    """Show one rollout, and how many of its servers are how far."""
+    rollout, counts = await fleet.rollouts.get(who, id)
+    return shapes.rollout(rollout) | counts
+
+
+@router.get("/{id}/servers")
+async def list_servers(
+    fleet: Serving, who: Asking, id: str, after: Annotated[int, Query(ge=-1, le=2**31)] = -1, limit: Limit = PAGE
+) -> list[Json]:
+    """List the servers of a rollout in their order, each with what its last task has come to: after a position, so many."""
+    return [shapes.rollout_server(each) for each in await fleet.rollouts.servers(who, id, after, limit)]
+
+
+@router.post("/{id}/pause")
+async def pause(fleet: Serving, who: Asking, id: str) -> Json:
+    """Begin no further server for now."""
+    return shapes.rollout(await fleet.rollouts.pause(who, id))
+
+
+@router.post("/{id}/resume")
+async def resume(fleet: Serving, who: Asking, id: str) -> Json:
+    """Go on with a rollout that was paused or stopped; what failed before counts no more."""
+    return shapes.rollout(await fleet.rollouts.resume(who, id))
+
+
+@router.post("/{id}/cancel")
+async def cancel(fleet: Serving, who: Asking, id: str) -> Json:
+    """Begin no further server, now or ever."""
+    return shapes.rollout(await fleet.rollouts.cancel(who, id))
+
+
+@router.post("/{id}/retry")
+async def retry(fleet: Serving, who: Asking, id: str, asked: shapes.RetryRollout) -> Json:
+    """Have servers that failed, by one cause or any, tried once more."""
+    failed = [each for each in await fleet.rollouts.servers(who, id) if each.status == "failed"]
+    known = {each.server_name: each.server_id for each in failed}
+    strangers = sorted(asked.credentials.keys() - known.keys())
+    if strangers:
+        raise Invalid("credential_for_others", f"credentials for servers that have not failed: {', '.join(strangers)}")
+    given = {known[name]: opens.credential() for name, opens in asked.credentials.items()}
+    return shapes.rollout(await fleet.rollouts.retry(who, id, asked.cause, given))
+
+
+def _opens(asked: shapes.NewRollout, chosen: list[Server]) -> dict[str, Credential]:
+    strangers = sorted(asked.credentials.keys() - {one.name for one in chosen})
+    if strangers:
+        raise Invalid("credential_for_others", f"credentials for servers that were not selected: {', '.join(strangers)}")
+    opens = {one.id: asked.opens(one.name) for one in chosen}
+    return {server_id: credential for server_id, credential in opens.items() if credential is not None}

@@ -1,0 +1,253 @@
+"""Rollouts under way: begins their tasks, hears how they ended, and says when a rollout is over. One process drives them all."""
+
+import asyncio
+import contextlib
+import contextvars
+import fcntl
+import os
+import uuid
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Executor
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import structlog
+
+from controller.errors import Conflict, Problem
+from controller.events import Actor, acting
+from controller.model import FINAL, Credential, Rollout, RolloutServer, RolloutState, Task, now
+from controller.rollout.endings import Ending, wait
+from controller.rollout.progress import Past, Progress
+from controller.rollout.strategy import Member, Strategy
+from controller.store import Store
+
+LOOK_SECONDS = 3.0  # between two looks for what nobody has told: tasks that others ended, rollouts that others began
+RUNNING: tuple[RolloutState] = ("running",)
+SEEN = "the canary has ended well; look at it, and resume"
+
+T = TypeVar("T")
+log = structlog.get_logger("kps.rollouts")
+
+
+class Rings(Protocol):
+    """Has tasks run. What is to be rung for is added to the store as held by owner."""
+
+    owner: str
+    lease_seconds: float
+
+    def ring(self, task_ids: Collection[str], credentials: Mapping[str, Credential]) -> None:
+        """Say that these tasks wait, with what opens their servers, by server id."""
+
+
+class Rolling:
+    """Drives the rollouts of a home, unless another process of the home does."""
+
+    def __init__(
+        self, store: Store, rings: Rings, home: Path, executor: Executor | None, halts: Callable[[], bool] = lambda: False
+    ) -> None:
+        """halts: whether this process is about to stop; nothing is begun then."""
+        self._store = store
+        self._rings = rings
+        self._lock = home / "rollouts.lock"
+        self._executor = executor
+        self._halts = halts
+        self._locked: int | None = None
+        self._driven: dict[str, _Driven] = {}
+        self._credentials: dict[str, Mapping[str, Credential]] = {}
+
+    def begin(self, rollout: Rollout, credentials: Mapping[str, Credential] | None = None) -> None:
+        """Drive a rollout from now on, if it is for this process to do. credentials: by server id; kept in memory only."""
+        if credentials:
+            self._credentials[rollout.id] = credentials
+        if self._is_ours() and rollout.id not in self._driven:
+            driven = self._driven[rollout.id] = _Driven(self, rollout)
+            driven.work.add_done_callback(partial(self._through, rollout.id))
+
+    def ended(self, task: Task) -> None:
+        """Take note that a task has come to its end."""
+        if task.rollout_id is not None:
+            self.changed(task.rollout_id)
+
+    def changed(self, rollout_id: str) -> None:
+        """Have a rollout looked at: it was paused, or one of its tasks has ended."""
+        if rollout_id in self._driven:
+            self._driven[rollout_id].bell.set()
+
+    async def go_on(self) -> None:
+        """Drive, ever again, what runs in the store and nobody drives."""
+        while True:
+            with contextlib.suppress(Problem):  # of the home or its disk; every request says so too
+                for rollout in await self.off(self._store.rollouts, None, RUNNING):
+                    self.begin(rollout)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def close(self) -> None:
+        """Stop. Nothing is lost: whoever goes on with a rollout finds in the store how far it is."""
+        driven = [each.work for each in self._driven.values()]
+        for work in driven:
+            work.cancel()
+        if driven:
+            await asyncio.wait(driven)
+        if self._locked is not None:
+            os.close(self._locked)
+            self._locked = None
+
+    async def off(self, verb: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Call a verb of the store off the event loop, on behalf of whom this is; it is not left half-way."""
+        here = contextvars.copy_context()
+        work = asyncio.get_running_loop().run_in_executor(self._executor, partial(here.run, verb, *args, **kwargs))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await asyncio.wait([work])  # the store is closed next
+            raise
+
+    def _is_ours(self) -> bool:
+        if self._locked is None:
+            found = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(found, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(found)
+                return False
+            self._locked = found
+        return True
+
+    def _through(self, rollout_id: str, work: asyncio.Task[None]) -> None:
+        del self._driven[rollout_id]
+        self._credentials.pop(rollout_id, None)
+        if not work.cancelled() and work.exception() is not None:
+            log.error("rollout", id=rollout_id, code="unexpected", exc_info=work.exception())
+
+
+class _Driven:
+    """One rollout that this process drives."""
+
+    def __init__(self, rolling: Rolling, rollout: Rollout) -> None:
+        self.bell = asyncio.Event()
+        self._rolling = rolling
+        self._store = rolling._store
+        self._rollout = rollout
+        self._progress: Progress
+        self._servers: dict[str, RolloutServer] = {}
+        self._last: dict[str, str] = {}  # by server id: its last task
+        self._running: dict[str, str] = {}  # by task id: its server
+        self.work = asyncio.get_running_loop().create_task(self._drive())
+
+    async def _drive(self) -> None:
+        rollout = self._rollout
+        acting.set(Actor(rollout.tenant_id, rollout.user_id))
+        await self._load()
+        while True:
+            try:
+                if await self._over():
+                    return
+            except Conflict:
+                await self._load()  # somebody has retried a task by hand, or has changed the rollout
+            except Problem as problem:
+                log.warning("rollout", id=rollout.id, code=problem.code, message=problem.message)
+            await self._something()
+
+    async def _load(self) -> None:
+        """Find out from the store how far the rollout is."""
+        off, rollout = self._rolling.off, self._rollout
+        rollout = self._rollout = await off(self._store.rollout, rollout.tenant_id, rollout.id)
+        servers = await off(self._store.rollout_servers, rollout.id)
+        self._servers = {each.server_id: each for each in servers}
+        self._last = {each.server_id: each.task_id for each in servers if each.task_id}
+        self._running = {each.task_id: each.server_id for each in servers if each.task_id and _under_way(each)}
+        strategy = Strategy.read(rollout.strategy)
+        begun = sorted((each for each in servers if each.tries or each.held), key=lambda each: str(each.finished_at or "9"))
+        past = {each.server_id: _past(each, strategy) for each in begun}
+        self._progress = Progress(strategy, [_member(each) for each in servers], past, go_on=rollout.go_on)
+
+    async def _over(self) -> bool:
+        """Do what there is to do now; say whether the rollout is not to be driven any more."""
+        off, progress, rollout = self._rolling.off, self._progress, self._rollout
+        for task in await off(self._store.tasks, rollout.tenant_id, ids=list(self._running)) if self._running else []:
+            if task.status in FINAL:
+                progress.ended(self._running.pop(task.id), _ending(task), now())
+        if (await off(self._store.rollout, rollout.tenant_id, rollout.id)).state != "running":
+            return True
+        if self._rolling._halts():
+            return False
+        step = progress.step(now())
+        if step.begin or step.held:
+            await self._begin([each.server_id for each in step.begin], {each.server_id: why for each, why in step.held})
+        if progress.stopped is not None:
+            return await self._leave("stopped", progress.stopped)
+        if progress.over:
+            return await self._leave("finished", _told(progress))
+        return progress.waits_for_go and await self._leave("paused", SEEN)
+
+    async def _begin(self, server_ids: list[str], held: dict[str, str]) -> None:
+        rings = self._rolling._rings
+        tasks = [self._task(self._servers[each]) for each in server_ids]
+        kept = await self._rolling.off(self._store.rollout_step, self._rollout.id, tasks, held, rings.owner, rings.lease_seconds)
+        if len(kept) != len(tasks):
+            raise Conflict("rollout_is_not", f"rollout {self._rollout.id} does not run any more")
+        self._running |= {task.id: task.server_id for task in kept}
+        self._last |= {task.server_id: task.id for task in kept}
+        rings.ring([task.id for task in kept], self._rolling._credentials.get(self._rollout.id, {}))
+
+    def _task(self, server: RolloutServer) -> Task:
+        rollout = self._rollout
+        return Task(
+            id=str(uuid.uuid4()),
+            tenant_id=rollout.tenant_id,
+            user_id=rollout.user_id,
+            server_id=server.server_id,
+            server_name=server.server_name,
+            login=server.login,
+            operation=rollout.operation,
+            request=rollout.request,
+            created_at=now(),
+            retry_of=self._last.get(server.server_id),
+            private=rollout.private,
+            rollout_id=rollout.id,
+        )
+
+    async def _leave(self, state: RolloutState, reason: str) -> bool:
+        rollout = self._rollout
+        await self._rolling.off(self._store.change_rollout, rollout.tenant_id, rollout.id, state, reason, of=RUNNING)
+        return True
+
+    async def _something(self) -> None:
+        """Wait until something has happened, or may have."""
+        look = self._progress.next_look(now())
+        seconds = LOOK_SECONDS if look is None else min(LOOK_SECONDS, max(0.0, (look - now()).total_seconds()))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.bell.wait()
+        self.bell.clear()
+
+
+def _member(server: RolloutServer) -> Member:
+    return Member(server.server_id, server.label, server.quorum, tuple(server.bastions), server.subnet)
+
+
+def _under_way(server: RolloutServer) -> bool:
+    return server.status is not None and server.status not in FINAL
+
+
+def _ending(ended: Task | RolloutServer) -> Ending:
+    # A task that is not there any more has failed and was taken off the list.
+    cause = None if ended.status in ("succeeded", "unchanged", "cancelled") else ended.cause or "unexpected"
+    return Ending(cause, ended.server_state not in ("partial", "unknown"), ended.status != "cancelled")
+
+
+def _past(server: RolloutServer, strategy: Strategy) -> Past:
+    if _under_way(server):
+        return Past(server.tries)
+    ending = _ending(server)
+    again = ending.heals and server.tries < strategy.tries and server.finished_at is not None
+    again_at = server.finished_at + wait(server.server_id, server.tries) if again and server.finished_at else None
+    forgiven = server.forgiven and ending.cause is not None
+    return Past(server.tries, ending, again_at, held=server.held is not None, forgiven=forgiven)
+
+
+def _told(progress: Progress) -> str:
+    counts = progress.counts
+    left = [f"{counts['failed']} failed" if counts["failed"] else "", f"{counts['held']} not begun" if counts["held"] else ""]
+    return ", ".join([f"{counts['done']} as asked", *filter(None, left)])

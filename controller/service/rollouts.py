@@ -1,0 +1,185 @@
+"""Rollouts: one order for many servers, that goes on by itself and can be held, resumed and looked at."""
+
+import builtins
+import ipaddress
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import Executor
+from typing import Any, Protocol
+
+from controller.errors import Conflict, Invalid
+from controller.model import Caller, Credential, Rollout, RolloutServer, RolloutState, Server, now, route
+from controller.rollout.strategy import Strategy
+from controller.service import sight
+from controller.service.bindings import Bindings, login_of
+from controller.service.roles import allow
+from controller.service.tasks import given
+from controller.service.worker import off_loop
+from controller.store import Store
+
+OPERATIONS = ("bind", "replace", "unbind", "password-login-enable", "password-login-disable", "check")
+MOST_SERVERS = 100_000
+_SUBNETS = {4: 24, 6: 64}
+_RUNNING: tuple[RolloutState, ...] = ("running",)
+_HALTED: tuple[RolloutState, ...] = ("paused", "stopped")
+
+
+class Drives(Protocol):
+    """Drives rollouts from now on, and looks at one that was changed."""
+
+    def begin(self, rollout: Rollout, credentials: Mapping[str, Credential] | None = None) -> None: ...
+    def changed(self, rollout_id: str) -> None: ...
+
+
+class Rollouts:
+    """The rollouts of the caller's tenant."""
+
+    def __init__(self, store: Store, bindings: Bindings, drives: Drives, executor: Executor | None = None) -> None:
+        self._store = store
+        self._bindings = bindings
+        self._drives = drives
+        self._executor = executor
+
+    async def start(
+        self,
+        who: Caller,
+        operation: str,
+        servers: Sequence[Server],
+        request: Mapping[str, Any],
+        strategy: Mapping[str, Any],
+        credentials: Mapping[str, Credential],
+    ) -> Rollout:
+        """Order an operation on servers, as a rollout that runs from now on. strategy: in words (Strategy.read).
+
+        request, credentials: as in Bindings.checked(); credentials are kept in memory only. Invalid: operation_unknown,
+        amount_unusable, window_unusable, and what Bindings.checked() refuses.
+        """
+        if operation not in OPERATIONS:
+            raise Invalid("operation_unknown", f"a rollout does one of {', '.join(OPERATIONS)}, not {operation}")
+        if len(servers) > MOST_SERVERS:
+            raise Invalid("too_many_servers", f"a rollout takes {MOST_SERVERS} servers, not {len(servers)}; select fewer")
+        how = Strategy.read(strategy)
+        kept, private = await self._bindings.checked(who, operation, servers, request, credentials)
+        some = next(iter(credentials.values()), None)
+        rollout = Rollout(
+            id=str(uuid.uuid4()),
+            tenant_id=who.tenant_id,
+            user_id=who.user_id,
+            operation=operation,  # type: ignore[arg-type]
+            request=kept | given(operation, some),
+            strategy=how.told(),
+            servers=len(servers),
+            private=private,
+            created_at=now(),
+        )
+        known = {each.id: each for each in await off_loop(self._executor, self._store.servers, who.tenant_id)}
+        members = [
+            _member(rollout, position, server, login_of(server, operation, request.get("login")), how, known)
+            for position, server in enumerate(sorted(servers, key=lambda each: each.name))
+        ]
+        await off_loop(self._executor, self._store.add_rollout, rollout, members)
+        self._drives.begin(rollout, credentials)
+        return rollout
+
+    async def list(self, who: Caller) -> builtins.list[Rollout]:
+        """Return the tenant's rollouts, the oldest first."""
+        return [sight.rollout(who, each) for each in await off_loop(self._executor, self._store.rollouts, who.tenant_id)]
+
+    async def get(self, who: Caller, id: str) -> tuple[Rollout, dict[str, Any]]:
+        """Return one rollout and how far it is: how many servers in which state, by cause, by label, and held for what reason."""
+        rollout = await off_loop(self._executor, self._store.rollout, who.tenant_id, id)
+        return sight.rollout(who, rollout), _counted(await off_loop(self._executor, self._store.rollout_counts, rollout.id))
+
+    async def servers(self, who: Caller, id: str, after: int = -1, limit: int | None = None) -> builtins.list[RolloutServer]:
+        """Return the servers of a rollout in their order, each with what its last task has come to: after a position, so many."""
+        rollout = await off_loop(self._executor, self._store.rollout, who.tenant_id, id)
+        return await off_loop(self._executor, self._store.rollout_servers, rollout.id, after, limit)
+
+    async def pause(self, who: Caller, id: str) -> Rollout:
+        """Begin no further server; those that are begun come to their end. Conflict(rollout_is_not) where it does not run."""
+        return await self._change(who, id, "paused", "as somebody asked", of=_RUNNING)
+
+    async def cancel(self, who: Caller, id: str) -> Rollout:
+        """Begin no further server, now or ever. Conflict(rollout_is_not) where it is over."""
+        return await self._change(who, id, "cancelled", "as somebody asked", of=_RUNNING + _HALTED)
+
+    async def resume(self, who: Caller, id: str) -> Rollout:
+        """Go on with a rollout that was paused or stopped, or that nobody drives; what failed before counts no more.
+
+        Conflict(rollout_is_not) where it is over.
+        """
+        rollout = await off_loop(self._executor, self._store.rollout, who.tenant_id, id)
+        allow(who, "binding.order", what=rollout.operation)
+        if rollout.state != "running":
+            rollout = await self._change(who, id, "running", "", of=_HALTED, go_on=True, forgive=True)
+        self._drives.begin(rollout)
+        return rollout
+
+    async def retry(self, who: Caller, id: str, cause: str | None, credentials: Mapping[str, Credential]) -> Rollout:
+        """Have servers that failed, by a cause or (None) by any, tried once more, and go on.
+
+        Conflict: rollout_is_not (cancelled), nothing_failed.
+        """
+        rollout = await off_loop(self._executor, self._store.rollout, who.tenant_id, id)
+        allow(who, "binding.order", what=rollout.operation)
+        if not await off_loop(self._executor, self._store.rollout_again, who.tenant_id, id, cause):
+            raise Conflict("nothing_failed", f"no server of rollout {id} has failed" + (f" by {cause}" if cause else ""))
+        if rollout.state != "running":
+            change = {"go_on": True, "forgive": True}
+            rollout = await self._change(who, id, "running", "", of=(*_HALTED, "finished"), **change)
+        else:
+            rollout = await self._change(who, id, "paused", "to begin anew", of=_RUNNING)
+            rollout = await self._change(who, id, "running", "", of=_HALTED, go_on=True)
+        self._drives.begin(rollout, credentials)
+        return rollout
+
+    async def _change(
+        self, who: Caller, id: str, state: RolloutState, reason: str, *, of: Collection[RolloutState], **more: bool
+    ) -> Rollout:
+        allow(who, "task.change")
+        change = self._store.change_rollout
+        changed = await off_loop(self._executor, change, who.tenant_id, id, state, reason, of=of, **more)
+        self._drives.changed(id)
+        return changed
+
+
+def _member(
+    rollout: Rollout, position: int, server: Server, login: str, how: Strategy, known: Mapping[str, Server]
+) -> RolloutServer:
+    return RolloutServer(
+        rollout_id=rollout.id,
+        position=position,
+        server_id=server.id,
+        server_name=server.name,
+        login=login,
+        label=server.labels.get(how.per_label) if how.per_label else None,
+        quorum=server.labels.get(how.quorum) if how.quorum else None,
+        bastions=[hop.id for hop in route(server, known)],
+        subnet=_subnet(server.host),
+    )
+
+
+def _subnet(host: str) -> str | None:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None  # a name; which network it is in is not asked
+    return str(ipaddress.ip_network((address, _SUBNETS[address.version]), strict=False))
+
+
+def _counted(rows: builtins.list[tuple[str | None, str | None, str | None, str | None, int]]) -> dict[str, Any]:
+    states: dict[str, int] = dict.fromkeys(("waiting", "running", "succeeded", "unchanged", "failed", "cancelled", "held"), 0)
+    causes: dict[str, int] = {}
+    labels: dict[str, dict[str, int]] = {}
+    held: dict[str, int] = {}
+    for status, cause, why, label, count in rows:
+        state = "held" if why else "waiting" if status is None else "running" if status == "ready" else status
+        states[state] += count
+        if status == "failed":
+            causes[str(cause)] = causes.get(str(cause), 0) + count
+        if why:
+            held[why] = held.get(why, 0) + count
+        if label is not None:
+            of = labels.setdefault(label, {})
+            of[state] = of.get(state, 0) + count
+    return {"states": states, "causes": causes, "labels": labels, "held": held}

@@ -1,0 +1,158 @@
+"""Rollouts: what was asked for, and which task each of their servers has come to."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+
+from sqlalchemy import Connection, func, insert, select, update
+
+from controller.errors import Conflict, NotFound
+from controller.model import Rollout, RolloutServer, RolloutState, Task
+from controller.store import engine, rows, tables
+from controller.store.queries import one
+from controller.store.tasks import Tasks
+
+_LAST = ("status", "server_state", "cause", "finished_at")  # of a server's last task
+_OVER = ("cancelled", "finished")
+
+
+class Rollouts(Tasks):
+    """One order for many servers, and how far each of them is."""
+
+    def add_rollout(self, rollout: Rollout, servers: Sequence[RolloutServer]) -> None:
+        """Keep a new rollout with its servers; nothing of it is begun by that."""
+        columns = rows.row(rollout)
+        members = [{name: value for name, value in rows.row(each).items() if name not in _LAST} for each in servers]
+        with engine.writing(self._engine) as connection:
+            connection.execute(tables.rollouts.insert().values(columns))
+            connection.execute(insert(tables.rollout_servers), members)
+            self._rollout_event(connection, rollout, "rollout_started", strategy=rollout.strategy, servers=rollout.servers)
+
+    def rollout(self, tenant_id: str, rollout_id: str) -> Rollout:
+        """Return one rollout of a tenant."""
+        with engine.reading(self._engine) as connection:
+            return _rollout(connection, tenant_id, rollout_id)
+
+    def rollouts(self, tenant_id: str | None, states: Collection[RolloutState] | None = None) -> list[Rollout]:
+        """Return the rollouts of a tenant, or (None) of all, the oldest first; only those in these states."""
+        table = tables.rollouts
+        query = select(table).order_by(table.c.created_at, table.c.id)
+        if tenant_id is not None:
+            query = query.where(table.c.tenant_id == tenant_id)
+        if states is not None:
+            query = query.where(table.c.state.in_(states))
+        with engine.reading(self._engine) as connection:
+            return [rows.rollout(found) for found in connection.execute(query).mappings()]
+
+    def rollout_servers(self, rollout_id: str, after: int = -1, limit: int | None = None) -> list[RolloutServer]:
+        """Return the servers of a rollout in their order, each with what its last task has come to.
+
+        after, limit: of those after this position, so many.
+        """
+        member, task = tables.rollout_servers, tables.tasks
+        joined = member.outerjoin(task, task.c.id == member.c.task_id)
+        query = select(member, *(task.c[name] for name in _LAST)).select_from(joined).where(member.c.rollout_id == rollout_id)
+        query = query.where(member.c.position > after).order_by(member.c.position).limit(limit)
+        with engine.reading(self._engine) as connection:
+            return [RolloutServer(**found) for found in connection.execute(query).mappings()]
+
+    def rollout_step(
+        self, rollout_id: str, begin: Sequence[Task], held: Mapping[str, str], holder: str, lease_seconds: float
+    ) -> list[Task]:
+        """Add tasks of a rollout, held by holder as in add_tasks, and put down which servers are not begun any more, and why.
+
+        All or nothing; nothing, and no task is returned, where the rollout does not run (any more).
+        """
+        table, of = tables.rollouts, tables.rollout_servers
+        until = self._now() + timedelta(seconds=lease_seconds)
+        with engine.writing(self._engine) as connection:
+            if one(connection, table, table.c.id == rollout_id, table.c.state == "running") is None:
+                return []
+            kept = []
+            for task in begin:
+                kept.append(self._add_task(connection, replace(task, lease_owner=holder, lease_until=until)))
+                where = (of.c.rollout_id == rollout_id) & (of.c.server_id == task.server_id)
+                connection.execute(update(of).where(where).values(task_id=task.id, tries=of.c.tries + 1))
+            for server_id, reason in held.items():
+                where = (of.c.rollout_id == rollout_id) & (of.c.server_id == server_id)
+                connection.execute(update(of).where(where).values(held=reason))
+            return kept
+
+    def rollout_again(self, tenant_id: str, rollout_id: str, cause: str | None) -> int:
+        """Have servers of a rollout begun once more whose last task failed, by one cause or (None) any; returns how many.
+
+        Conflict(rollout_is_not) for a rollout that was cancelled.
+        """
+        members, task = tables.rollout_servers, tables.tasks
+        with engine.writing(self._engine) as connection:
+            rollout = _rollout(connection, tenant_id, rollout_id)
+            if rollout.state == "cancelled":
+                raise Conflict("rollout_is_not", f"rollout {rollout_id} is cancelled; start another one", state=rollout.state)
+            failed = select(task.c.id).where(task.c.rollout_id == rollout_id, task.c.status == "failed")
+            if cause is not None:
+                failed = failed.where(task.c.cause == cause)
+            again = update(members).where(members.c.rollout_id == rollout_id, members.c.task_id.in_(failed))
+            count = connection.execute(again.values(tries=0, forgiven=False)).rowcount
+            if count:
+                self._rollout_event(connection, rollout, "rollout_again", cause=cause, servers=count)
+            return count
+
+    def rollout_counts(self, rollout_id: str) -> list[tuple[str | None, str | None, str | None, str | None, int]]:
+        """Return how many servers of a rollout are how far: status and cause of their last task, why held, label, how many."""
+        member, task = tables.rollout_servers, tables.tasks
+        by = (task.c.status, task.c.cause, member.c.held, member.c.label)
+        joined = member.outerjoin(task, task.c.id == member.c.task_id)
+        query = select(*by, func.count()).select_from(joined).where(member.c.rollout_id == rollout_id).group_by(*by)
+        with engine.reading(self._engine) as connection:
+            return [(status, cause, held, label, count) for status, cause, held, label, count in connection.execute(query)]
+
+    def change_rollout(
+        self,
+        tenant_id: str,
+        rollout_id: str,
+        state: RolloutState,
+        reason: str,
+        *,
+        of: Collection[RolloutState],
+        go_on: bool = False,
+        forgive: bool = False,
+    ) -> Rollout:
+        """Bring a rollout from one of some states into another. Conflict(rollout_is_not) where it is in none of these.
+
+        go_on: what comes after the canary may begin. forgive: what has failed so far does not count against it any more, and
+        what was held may be begun.
+        """
+        table, members = tables.rollouts, tables.rollout_servers
+        with engine.writing(self._engine) as connection:
+            rollout = _rollout(connection, tenant_id, rollout_id)
+            if rollout.state not in of:
+                wanted = " or ".join(of)
+                raise Conflict("rollout_is_not", f"rollout {rollout_id} is {rollout.state}, not {wanted}", state=rollout.state)
+            changed = replace(
+                rollout,
+                state=state,
+                reason=reason,
+                go_on=rollout.go_on or go_on,
+                finished_at=self._now() if state in _OVER else None,
+            )
+            connection.execute(update(table).where(table.c.id == rollout_id).values(rows.row(changed)))
+            if forgive:
+                ours, task = members.c.rollout_id == rollout_id, tables.tasks
+                failed = select(task.c.id).where(task.c.rollout_id == rollout_id, task.c.status == "failed")
+                connection.execute(update(members).where(ours).values(held=None))
+                connection.execute(update(members).where(ours, members.c.task_id.in_(failed)).values(forgiven=True))
+            self._rollout_event(connection, changed, "rollout_changed", before=rollout.state, reason=reason)
+            return changed
+
+    def _rollout_event(self, connection: Connection, rollout: Rollout, kind: str, **detail: object) -> None:
+        told = {"rollout": rollout.id, "operation": rollout.operation, "state": rollout.state, **detail}
+        keypair_id = rollout.request.get("keypair_id")
+        self._event(connection, rollout.tenant_id, kind, told, keypair_id=keypair_id)
+
+
+def _rollout(connection: Connection, tenant_id: str, rollout_id: str) -> Rollout:
+    table = tables.rollouts
+    found = one(connection, table, table.c.tenant_id == tenant_id, table.c.id == rollout_id)
+    if found is None:
+        raise NotFound("rollout_not_found", f"{rollout_id}: no rollout of this id", rollout=rollout_id)
+    return rows.rollout(found)
