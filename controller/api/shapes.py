@@ -294,9 +294,12 @@ class NewRollout(NewOperation):
         return {name: value for name, value in super().options().items() if name != "strategy"}
 
 
-class RetryRollout(Request):
-    cause: Name | None = None
+class ResumeRollout(Request):
     credentials: dict[Name, Opens] = Field(default_factory=dict)
+
+
+class RetryRollout(ResumeRollout):
+    cause: Name | None = None
 
 
 class Retry(Request):

@@ -228,11 +228,22 @@ async def cancel(session: Session, id_: Id) -> None:
         _changed(session, await client.change_rollout(id_, "cancel"))
 
 
-@command(rollouts, "resume", "kps rollout resume 0192f0c1-7c1e-7b6e-9d0a-2f1f3f0a9b11")
-async def resume(session: Session, id_: Id) -> int:
-    """Go on with a rollout that waits, was stopped, or whose controller is gone. What failed before counts no more."""
+@command(
+    rollouts,
+    "resume",
+    "kps rollout resume 0192f0c1-7c1e-7b6e-9d0a-2f1f3f0a9b11",
+    "kps rollout resume 0192f0c1-7c1e-7b6e-9d0a-2f1f3f0a9b11 --password-stdin < passwords",
+)
+async def resume(
+    session: Session, id_: Id, *, password_stdin: options.PasswordStdin = False, password_of: options.PasswordOf = None
+) -> int:
+    """Go on with a rollout that waits, was stopped, or whose controller is gone. What failed before counts no more.
+
+    Passwords are not stored: those given at the start are gone with the controller that had them.
+    """
     async with session.client() as client:
-        return await _watched(session, client, await client.change_rollout(id_, "resume"))
+        asked = {"credentials": await _passwords(client, id_, password_stdin, password_of)}
+        return await _watched(session, client, await client.change_rollout(id_, "resume", asked))
 
 
 @command(
@@ -251,12 +262,13 @@ async def retry(
 ) -> int:
     """Have servers that failed tried once more, perhaps with other passwords, and watch it."""
     async with session.client() as client:
-        names = []
-        if password_stdin:
-            failed = [each for each in await client.rollout_servers(id_) if each["status"] == "failed"]
-            names = [str(each["server"]) for each in failed if cause in (None, each["cause"])]
-        asked = {"cause": cause, "credentials": credentials(names, password_stdin, password_of)}
+        asked = {"cause": cause, "credentials": await _passwords(client, id_, password_stdin, password_of)}
         return await _watched(session, client, await client.change_rollout(id_, "retry", asked))
+
+
+async def _passwords(client: "AsyncKpsClient", id_: str, password_stdin: bool, password_of: str | None) -> Json:
+    names = [each["server"] for each in await client.rollout_servers(id_)] if password_stdin else []
+    return credentials(names, password_stdin, password_of)
 
 
 def _limits(words: Sequence[str]) -> dict[str, str]:

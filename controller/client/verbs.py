@@ -334,7 +334,7 @@ class Verbs:
     @Verb
     def change_rollout(self, rollout_id: str, step: str, request: Mapping[str, Any] | None = None) -> Call[a.Rollout]:
         """Pause, resume, cancel or retry a rollout, and return it."""
-        body = None if request is None else dict(request)
+        body = dict(request or {}) if step in ("resume", "retry") else None
         return Call("POST", f"/rollouts/{segment(rollout_id)}/{step}", body=body)
 
     # the trail

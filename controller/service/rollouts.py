@@ -103,8 +103,10 @@ class Rollouts:
         """Begin no further server, now or ever. Conflict(rollout_is_not) where it is over."""
         return await self._change(who, id, "cancelled", "as somebody asked", of=_RUNNING + _HALTED)
 
-    async def resume(self, who: Caller, id: str) -> Rollout:
+    async def resume(self, who: Caller, id: str, credentials: Mapping[str, Credential] | None = None) -> Rollout:
         """Go on with a rollout that was paused or stopped, or that nobody drives; what failed before counts no more.
+
+        credentials: by server id; those that came before went with the process that had them.
 
         Conflict(rollout_is_not) where it is over.
         """
@@ -112,7 +114,7 @@ class Rollouts:
         allow(who, "binding.order", what=rollout.operation)
         if rollout.state != "running":
             rollout = await self._change(who, id, "running", "", of=_HALTED, go_on=True, forgive=True)
-        self._drives.begin(rollout)
+        self._drives.begin(rollout, credentials)
         return rollout
 
     async def retry(self, who: Caller, id: str, cause: str | None, credentials: Mapping[str, Credential]) -> Rollout:

@@ -214,6 +214,7 @@ EXAMPLES: dict[str, Any] = {
         "strategy": {"canary": "5", "batch": "10%", "max_failures": "2%", "per_label": "zone"},
     },
     "RolloutStrategy": {"canary": "5", "batch": "10%", "max_failures": "2%", "window": "22:00-04:00 Europe/Berlin"},
+    "ResumeRollout": {"credentials": {"web-2": {"password": "..."}}},
     "RetryRollout": {"cause": "wrong_password", "credentials": {"web-1": {"password": "..."}}},
     "Retry": {"credential": {"password": "..."}},
     "Exported": {"first": 1, "number": 40, "digest": _DIGEST},

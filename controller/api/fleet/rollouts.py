@@ -5,10 +5,10 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from controller.api import shapes
-from controller.api.fleet.asking import PAGE, Asking, Limit, Serving
+from controller.api.fleet.asking import PAGE, Asking, Fleet, Limit, Serving
 from controller.api.shapes import Json
 from controller.errors import Invalid
-from controller.model import Credential, Server
+from controller.model import Caller, Credential, Server
 
 router = APIRouter(prefix="/rollouts")
 
@@ -50,9 +50,9 @@ async def pause(fleet: Serving, who: Asking, id: str) -> Json:
 
 
 @router.post("/{id}/resume")
-async def resume(fleet: Serving, who: Asking, id: str) -> Json:
+async def resume(fleet: Serving, who: Asking, id: str, asked: shapes.ResumeRollout) -> Json:
     """Go on with a rollout that was paused or stopped; what failed before counts no more."""
-    return shapes.rollout(await fleet.rollouts.resume(who, id))
+    return shapes.rollout(await fleet.rollouts.resume(who, id, await _given(fleet, who, id, asked)))
 
 
 @router.post("/{id}/cancel")
@@ -64,13 +64,18 @@ async def cancel(fleet: Serving, who: Asking, id: str) -> Json:
 @router.post("/{id}/retry")
 async def retry(fleet: Serving, who: Asking, id: str, asked: shapes.RetryRollout) -> Json:
     """Have servers that failed, by one cause or any, tried once more."""
-    failed = [each for each in await fleet.rollouts.servers(who, id) if each.status == "failed"]
-    known = {each.server_name: each.server_id for each in failed}
+    return shapes.rollout(await fleet.rollouts.retry(who, id, asked.cause, await _given(fleet, who, id, asked)))
+
+
+async def _given(fleet: Fleet, who: Caller, id: str, asked: shapes.ResumeRollout) -> dict[str, Credential]:
+    """Return what opens servers of a rollout, by their ids."""
+    if not asked.credentials:
+        return {}
+    known = {each.server_name: each.server_id for each in await fleet.rollouts.servers(who, id)}
     strangers = sorted(asked.credentials.keys() - known.keys())
     if strangers:
-        raise Invalid("credential_for_others", f"credentials for servers that have not failed: {', '.join(strangers)}")
-    given = {known[name]: opens.credential() for name, opens in asked.credentials.items()}
-    return shapes.rollout(await fleet.rollouts.retry(who, id, asked.cause, given))
+        raise Invalid("credential_for_others", f"credentials for servers that are not in it: {', '.join(strangers)}")
+    return {known[name]: opens.credential() for name, opens in asked.credentials.items()}
 
 
 def _opens(asked: shapes.NewRollout, chosen: list[Server]) -> dict[str, Credential]:
