@@ -6,6 +6,7 @@ import subprocess
 import time
 import zipfile
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
@@ -20,6 +21,7 @@ from tests.fleet import judge
 from tests.fleet.product import KPS
 
 HOST_KEY = keyfiles.generate("ed25519")[0].line()
+INSIDE = "inside.example"
 DONE = 60  # seconds that a task may take here
 
 
@@ -28,8 +30,12 @@ def served(tmp_path_factory):
     """A home that is served over HTTP on loopback, with clients of its owner."""
     home = tmp_path_factory.mktemp("sdk") / "home"
     made = json.loads(subprocess.run([KPS, "init", "--home", home, "--json"], check=True, capture_output=True).stdout)
+    # A name that leads to this machine, and is known to this controller alone.
+    hosts = home.with_name("hosts")
+    hosts.write_text(f"{Path('/etc/hosts').read_text()}\n127.0.0.1 {INSIDE}\n")
+    apart = ["unshare", "--mount", "--propagation", "slave", "sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"', hosts]
     process = subprocess.Popen(
-        [KPS, "serve", "--home", home, "--http", "127.0.0.1:0", "--json"],
+        [*apart, KPS, "serve", "--home", home, "--http", "127.0.0.1:0", "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -335,15 +341,12 @@ def test_a_user_names_no_address_of_the_controllers_own_machine(served, host):
 
 
 @pytest.mark.cause("address_not_allowed")
-@pytest.mark.parametrize("host", ["localhost", "2130706433", "0x7f000001", "127.1"])
-def test_a_name_that_leads_to_the_controllers_own_machine(served, told, host):
-    name = f"inside-{host.replace('.', '-')}"
-    status, server = served.ask("POST", "/servers", {"name": name, "host": host, "host_key": HOST_KEY})
+def test_a_name_that_leads_to_the_controllers_own_machine(served, told):
+    status, server = served.ask("POST", "/servers", {"name": "inside", "host": INSIDE, "host_key": HOST_KEY})
     assert status == 201, server
-    if f"hidden-{name}" not in listed(served.kps, "1000"):
-        create(served.kps, f"hidden-{name}")
+    create(served.kps, "hidden")
     auth = v3.Auth(type="password", key="never to be sent")
-    task_id = associate(served.kps, f"hidden-{name}", server["id"], auth).task_id
+    task_id = associate(served.kps, "hidden", server["id"], auth).task_id
     assert ended(served.kps, task_id) == "FAILED_BIND"
     told(served.ask("GET", f"/tasks/{task_id}")[1])
 
