@@ -7,11 +7,13 @@ import re
 import time
 import zipfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from controller import keyfiles
+from controller.api.kps import refusals
 from controller.model import Secret
 from tests.controller.wire import LINE, OTHER_PRIVATE, PRIVATE, PUBLIC, Wire, serve
 
@@ -454,3 +456,9 @@ def test_no_private_half_that_was_sent_comes_back_with_a_refusal(wire: Wire) -> 
     for path, body in bodies:
         answer = wire.ask("POST", path, body)
         assert secret not in answer.text, json.dumps(body)
+
+
+def test_every_problem_with_a_code_of_its_own_is_one_that_there_is() -> None:
+    package = Path(refusals.__file__).parents[2]
+    code = "".join(path.read_text() for path in package.rglob("*.py") if path != Path(refusals.__file__))
+    assert [each for each in refusals._BY_CODE if f'"{each}"' not in code] == []

@@ -37,7 +37,8 @@ _BY_CODE = {
     "master_key_not_found": (400, "KPS.6008"),
     "master_key_disabled": (400, "KPS.6008"),
     "master_key_pending_deletion": (400, "KPS.6008"),
-    "master_key_pending_import": (400, "KPS.6008"),
+    "master_key_without_material": (400, "KPS.6008"),
+    "master_key_destroyed": (400, "KPS.6008"),
     "quota_exceeded": (400, "KPS.0002"),
 }
 _BY_CLASS: list[tuple[type[Problem], tuple[int, str]]] = [
