@@ -60,7 +60,9 @@ class Rolling:
         """Drive a rollout from now on, if it is for this process to do. credentials: by server id; kept in memory only."""
         if credentials:
             self._credentials[rollout.id] = credentials
-        if self._is_ours() and rollout.id not in self._driven:
+        if rollout.id in self._driven:
+            self._driven[rollout.id].begin_anew()
+        elif self._is_ours():
             driven = self._driven[rollout.id] = _Driven(self, rollout)
             driven.work.add_done_callback(partial(self._through, rollout.id))
 
@@ -115,8 +117,11 @@ class Rolling:
         return True
 
     def _through(self, rollout_id: str, work: asyncio.Task[None]) -> None:
-        del self._driven[rollout_id]
-        self._credentials.pop(rollout_id, None)
+        driven = self._driven.pop(rollout_id)
+        if driven.anew and not work.cancelled():
+            self.begin(driven.rollout)  # it was told to go on as it came to its end
+        else:
+            self._credentials.pop(rollout_id, None)
         if not work.cancelled() and work.exception() is not None:
             log.error("rollout", id=rollout_id, code="unexpected", exc_info=work.exception())
 
@@ -128,19 +133,27 @@ class _Driven:
         self.bell = asyncio.Event()
         self._rolling = rolling
         self._store = rolling._store
-        self._rollout = rollout
+        self.rollout = rollout
+        self.anew = False  # how far it is has to be read again: somebody has said that it goes on, or what is tried again
         self._progress: Progress
         self._servers: dict[str, RolloutServer] = {}
         self._last: dict[str, str] = {}  # by server id: its last task
         self._running: dict[str, str] = {}  # by task id: its server
         self.work = asyncio.get_running_loop().create_task(self._drive())
 
+    def begin_anew(self) -> None:
+        """Find out once more how far the rollout is, and go on from there."""
+        self.anew = True
+        self.bell.set()
+
     async def _drive(self) -> None:
-        rollout = self._rollout
+        rollout = self.rollout
         acting.set(Actor(rollout.tenant_id, rollout.user_id))
         await self._load()
         while True:
             try:
+                if self.anew:
+                    await self._load()
                 if await self._over():
                     return
             except Conflict:
@@ -151,8 +164,9 @@ class _Driven:
 
     async def _load(self) -> None:
         """Find out from the store how far the rollout is."""
-        off, rollout = self._rolling.off, self._rollout
-        rollout = self._rollout = await off(self._store.rollout, rollout.tenant_id, rollout.id)
+        self.anew = False
+        off, rollout = self._rolling.off, self.rollout
+        rollout = self.rollout = await off(self._store.rollout, rollout.tenant_id, rollout.id)
         servers = await off(self._store.rollout_servers, rollout.id)
         self._servers = {each.server_id: each for each in servers}
         self._last = {each.server_id: each.task_id for each in servers if each.task_id}
@@ -164,7 +178,7 @@ class _Driven:
 
     async def _over(self) -> bool:
         """Do what there is to do now; say whether the rollout is not to be driven any more."""
-        off, progress, rollout = self._rolling.off, self._progress, self._rollout
+        off, progress, rollout = self._rolling.off, self._progress, self.rollout
         for task in await off(self._store.tasks, rollout.tenant_id, ids=list(self._running)) if self._running else []:
             if task.status in FINAL:
                 progress.ended(self._running.pop(task.id), _ending(task), now())
@@ -184,15 +198,15 @@ class _Driven:
     async def _begin(self, server_ids: list[str], held: dict[str, str]) -> None:
         rings = self._rolling._rings
         tasks = [self._task(self._servers[each]) for each in server_ids]
-        kept = await self._rolling.off(self._store.rollout_step, self._rollout.id, tasks, held, rings.owner, rings.lease_seconds)
+        kept = await self._rolling.off(self._store.rollout_step, self.rollout.id, tasks, held, rings.owner, rings.lease_seconds)
         if len(kept) != len(tasks):
-            raise Conflict("rollout_is_not", f"rollout {self._rollout.id} does not run any more")
+            raise Conflict("rollout_is_not", f"rollout {self.rollout.id} does not run any more")
         self._running |= {task.id: task.server_id for task in kept}
         self._last |= {task.server_id: task.id for task in kept}
-        rings.ring([task.id for task in kept], self._rolling._credentials.get(self._rollout.id, {}))
+        rings.ring([task.id for task in kept], self._rolling._credentials.get(self.rollout.id, {}))
 
     def _task(self, server: RolloutServer) -> Task:
-        rollout = self._rollout
+        rollout = self.rollout
         return Task(
             id=str(uuid.uuid4()),
             tenant_id=rollout.tenant_id,
@@ -209,7 +223,7 @@ class _Driven:
         )
 
     async def _leave(self, state: RolloutState, reason: str) -> bool:
-        rollout = self._rollout
+        rollout = self.rollout
         await self._rolling.off(self._store.change_rollout, rollout.tenant_id, rollout.id, state, reason, of=RUNNING)
         return True
 

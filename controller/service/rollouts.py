@@ -22,6 +22,7 @@ MOST_SERVERS = 100_000
 _SUBNETS = {4: 24, 6: 64}
 _RUNNING: tuple[RolloutState, ...] = ("running",)
 _HALTED: tuple[RolloutState, ...] = ("paused", "stopped")
+_NOT_CANCELLED: tuple[RolloutState, ...] = (*_RUNNING, *_HALTED, "finished")
 
 
 class Drives(Protocol):
@@ -126,12 +127,9 @@ class Rollouts:
         allow(who, "binding.order", what=rollout.operation)
         if not await off_loop(self._executor, self._store.rollout_again, who.tenant_id, id, cause):
             raise Conflict("nothing_failed", f"no server of rollout {id} has failed" + (f" by {cause}" if cause else ""))
-        if rollout.state != "running":
-            change = {"go_on": True, "forgive": True}
-            rollout = await self._change(who, id, "running", "", of=(*_HALTED, "finished"), **change)
-        else:
-            rollout = await self._change(who, id, "paused", "to begin anew", of=_RUNNING)
-            rollout = await self._change(who, id, "running", "", of=_HALTED, go_on=True)
+        # Also where it runs: it may come to its end in this moment.
+        halted = rollout.state != "running"
+        rollout = await self._change(who, id, "running", "", of=_NOT_CANCELLED, go_on=True, forgive=halted)
         self._drives.begin(rollout, credentials)
         return rollout
 

@@ -168,6 +168,26 @@ def test_what_may_heal_is_tried_again(told: Any, who: Caller, servers: list[Serv
     told(story, ends)
 
 
+def test_what_failed_is_retried_while_the_others_go_on(told: Any, who: Caller, servers: list[Server]) -> None:
+    well: list[str] = []
+
+    async def story(controller: Controller) -> None:
+        rollout = await start(
+            controller, who, servers, {"canary": "0", "batch": "100%", "max_failures": "100%", "concurrency": 1}
+        )
+        while not (await controller.verbs.get(who, rollout.id))[1]["causes"]:
+            await controller.begun.wait()
+            await asyncio.sleep(0)
+        well.append("web-0")
+        controller.hold = asyncio.Event()
+        await controller.verbs.retry(who, rollout.id, "disk_full", {})
+        controller.hold.set()
+        assert (await controller.through(who, rollout)).reason == "6 as asked"
+        assert [task.server_name for task in controller.ran].count("web-0") == 2
+
+    told(story, lambda task: FULL if task.server_name == "web-0" and not well else GOOD)
+
+
 def test_paused_resumed_and_cancelled(told: Any, store: Store, who: Caller, servers: list[Server]) -> None:
     async def story(controller: Controller) -> None:
         controller.hold = asyncio.Event()
