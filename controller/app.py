@@ -14,6 +14,7 @@ from controller import accesslog, serving, supervisor
 from controller.api import documents, fleet, gate, leaving, problems
 from controller.api.fleet import Fleet
 from controller.api.segments import segmented
+from controller.deposits import Deposits
 from controller.dispatch import InProcess, owner_name
 from controller.errors import NotAllowed, Problem, Unavailable
 from controller.kms import Kms, root
@@ -95,9 +96,10 @@ async def opened(
         dispatch = dispatching(settings, runner, me)
         rolling = Rolling(store, dispatch, settings.home, worker, lambda: stopping.begun)
         runner.ended = rolling.ended
+        deposits = Deposits(kms, settings.credential_hours)
 
         keys = KeyService.of(store, kms, worker)
-        tasks = Tasks(store, dispatch, worker, stopping)
+        tasks = Tasks(store, dispatch, worker, stopping, deposits)
         background = [
             asyncio.create_task(sweep(store, worker, settings.lease_seconds, tasks if serving else None)),
             asyncio.create_task(sweep_keys(keys.keys)),
@@ -106,7 +108,7 @@ async def opened(
         if serving:
             background.append(asyncio.create_task(settle(runner)))
             background.append(asyncio.create_task(rolling.go_on()))
-        bindings = Bindings(store, dispatch, worker)
+        bindings = Bindings(store, dispatch, worker, deposits)
         readiness = Readiness(settings.home, store, roots[0].opened, background, stopping, worker)
         try:
             yield Fleet(
@@ -114,7 +116,7 @@ async def opened(
                 custody=Custody(store, kms, worker),
                 servers=Servers(store, hostkeys, settings.connect_timeout_seconds, worker, settings.allowed_networks),
                 bindings=bindings,
-                rollouts=Rollouts(store, bindings, rolling, worker),
+                rollouts=Rollouts(store, bindings, rolling, worker, deposits),
                 tasks=tasks,
                 kms=keys,
                 users=Users(store, worker, settings.quotas),
@@ -163,6 +165,7 @@ async def sweep_ended(store: Store, worker: Executor) -> None:
         await asyncio.sleep(_ENDED_SECONDS)
         with contextlib.suppress(Problem):  # of the home or its disk; every request says so too
             await off_loop(worker, store.drop_ended)
+            await off_loop(worker, store.drop_credentials)
 
 
 async def sweep_keys(keys: MasterKeys) -> None:

@@ -18,6 +18,20 @@ class Cause:
 
 _RETRY = "kps task retry ID"
 
+# The server, or what leads to it, was not reached, or went away in the middle.
+NOT_REACHED = frozenset(
+    {
+        "name_not_resolved", "connection_refused", "connection_timed_out", "connection_closed", "jump_unreachable",
+        "connection_lost", "server_shut_down",
+    }
+)  # fmt: skip
+# What passes by itself, so that a rollout tries it again. A password or key that was wrong is never in here: each try costs one
+# of few.
+HEALS = NOT_REACHED | {
+    "server_rebooted", "source_penalized", "busy", "stale_generation", "interrupted", "authorized_keys_changed",
+    "sshd_config_changed",
+}  # fmt: skip
+
 CAUSES: dict[str, Cause] = {
     # -- credentials ---------------------------------------------------------------------------------------------------
     "wrong_password": Cause(
@@ -53,8 +67,10 @@ CAUSES: dict[str, Cause] = {
         True,
     ),
     "credential_needed": Cause(
-        "Nothing is known that gets into this server: no managed key is bound there, and no credential came with the order.",
-        f"{_RETRY} --password-stdin or --identity FILE. Credentials are not stored, so they are gone after a restart.",
+        "Nothing is known that gets into this server: no managed key is bound there, and no credential came with the order, or "
+        "the one that came has expired or does not open any more.",
+        f"{_RETRY} --password-stdin or --identity FILE. What came with an order is kept sealed while it may be needed, a day at "
+        "most (KPS_CREDENTIAL_HOURS).",
         True,
     ),
     "custody_damaged": Cause(

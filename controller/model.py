@@ -219,7 +219,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """What opens a server's door this once. Never stored."""
+    """What opens a server's door this once. Stored only sealed, and no longer than it is needed (SealedCredential)."""
 
     password: Secret | None = None
     password_of: str | None = None  # the login whose it is, where that was said
@@ -256,6 +256,17 @@ class Server:
     old_algorithms: list[str] = field(default_factory=list)  # that it is allowed although they are not safe
     reset_root: str | None = None  # where its disk is mounted while it is shut down; None: it runs
     any_address: bool = True  # named by the home's owner; else not on the controller's own machine or link (addresses)
+
+
+@dataclass(frozen=True, slots=True)
+class SealedCredential:
+    """What opens a server, sealed for one task, or for one server of one rollout, until a moment."""
+
+    owner_id: str  # of the task, or of the rollout
+    server_id: str
+    tenant_id: str
+    sealed: Sealed
+    expires_at: datetime
 
 
 MOST_HOPS = 8
@@ -416,6 +427,7 @@ class RolloutServer:
     quorum: str | None = None  # of which one is worked on at a time
     bastions: list[str] = field(default_factory=list)
     subnet: str | None = None
+    given: dict[str, Any] = field(default_factory=dict)  # which kinds of credential came for it, as its tasks keep it
     tries: int = 0
     task_id: str | None = None  # the last one
     held: str | None = None  # why it is not begun any more

@@ -8,6 +8,7 @@ import os
 import uuid
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Executor
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -54,12 +55,18 @@ class Rolling:
         self._halts = halts
         self._locked: int | None = None
         self._driven: dict[str, _Driven] = {}
-        self._credentials: dict[str, Mapping[str, Credential]] = {}
+        self._credentials: dict[str, dict[str, Credential]] = {}
+        self._until: dict[str, datetime] = {}
 
-    def begin(self, rollout: Rollout, credentials: Mapping[str, Credential] | None = None) -> None:
-        """Drive a rollout from now on, if it is for this process to do. credentials: by server id; kept in memory only."""
+    def begin(self, rollout: Rollout, credentials: Mapping[str, Credential] | None = None, until: datetime | None = None) -> None:
+        """Drive a rollout from now on, if it is for this process to do.
+
+        credentials: by server id, used from this process's memory until then; a process that has none opens what is kept sealed.
+        """
         if credentials:
-            self._credentials[rollout.id] = credentials
+            self._credentials.setdefault(rollout.id, {}).update(credentials)
+            if until is not None:
+                self._until[rollout.id] = until
         if rollout.id in self._driven:
             self._driven[rollout.id].begin_anew()
         elif self._is_ours():
@@ -105,6 +112,16 @@ class Rolling:
             await asyncio.wait([work])  # the store is closed next
             raise
 
+    def _at_hand(self, rollout_id: str) -> Mapping[str, Credential]:
+        """Return what this process has in memory for servers of a rollout, by their ids."""
+        if rollout_id in self._until and now() >= self._until[rollout_id]:
+            self._forget(rollout_id)
+        return self._credentials.get(rollout_id, {})
+
+    def _forget(self, rollout_id: str) -> None:
+        self._credentials.pop(rollout_id, None)
+        self._until.pop(rollout_id, None)
+
     def _is_ours(self) -> bool:
         if self._locked is None:
             found = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -121,7 +138,7 @@ class Rolling:
         if driven.anew and not work.cancelled():
             self.begin(driven.rollout)  # it was told to go on as it came to its end
         else:
-            self._credentials.pop(rollout_id, None)
+            self._forget(rollout_id)
         if not work.cancelled() and work.exception() is not None:
             log.error("rollout", id=rollout_id, code="unexpected", exc_info=work.exception())
 
@@ -175,6 +192,10 @@ class _Driven:
         begun = sorted((each for each in servers if each.tries or each.held), key=lambda each: str(each.finished_at or "9"))
         past = {each.server_id: _past(each, strategy) for each in begun}
         self._progress = Progress(strategy, [_member(each) for each in servers], past, go_on=rollout.go_on)
+        # What an earlier controller has handed on, and nobody has taken: where no controller serves this home, it is for us.
+        rings = self._rolling._rings
+        if adopted := await off(self._store.adopt, rings.owner, rings.lease_seconds, rollout.id):
+            rings.ring([task.id for task in adopted], self._rolling._at_hand(rollout.id))
 
     async def _over(self) -> bool:
         """Do what there is to do now; say whether the rollout is not to be driven any more."""
@@ -182,6 +203,8 @@ class _Driven:
         for task in await off(self._store.tasks, rollout.tenant_id, ids=list(self._running)) if self._running else []:
             if task.status in FINAL:
                 progress.ended(self._running.pop(task.id), _ending(task), now())
+                if progress.state(task.server_id) != "later":
+                    self._rolling._credentials.get(rollout.id, {}).pop(task.server_id, None)
         if (await off(self._store.rollout, rollout.tenant_id, rollout.id)).state != "running":
             return True
         if self._rolling._halts():
@@ -203,7 +226,7 @@ class _Driven:
             raise Conflict("rollout_is_not", f"rollout {self.rollout.id} does not run any more")
         self._running |= {task.id: task.server_id for task in kept}
         self._last |= {task.server_id: task.id for task in kept}
-        rings.ring([task.id for task in kept], self._rolling._credentials.get(self.rollout.id, {}))
+        rings.ring([task.id for task in kept], self._rolling._at_hand(self.rollout.id))
 
     def _task(self, server: RolloutServer) -> Task:
         rollout = self.rollout
@@ -215,7 +238,7 @@ class _Driven:
             server_name=server.server_name,
             login=server.login,
             operation=rollout.operation,
-            request=rollout.request,
+            request=rollout.request | server.given,
             created_at=now(),
             retry_of=self._last.get(server.server_id),
             private=rollout.private,

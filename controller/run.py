@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 
 from passlib.hash import sha512_crypt
 
-from controller import addresses, causes, diagnosis, opening, order
+from controller import addresses, causes, deposits, diagnosis, opening, order
 from controller.causes import CAUSES
 from controller.entrance import Entrance, Inside
 from controller.errors import Conflict, Damaged, NotFound, Problem, Unavailable
@@ -54,6 +54,7 @@ _LOOK_AGAIN_SECONDS = 20.0
 # What a server's journal says of an operation that has ended, in our words.
 _SERVER_STATES = {"reverted": "reverted", "partial": "partial", "succeeded": "as_asked", "unchanged": "as_asked"}
 _ONLY_LOOK = ("password-login-status",)
+_NOT_LET_IN = ("key_refused", "key_mismatch", "credential_needed")
 
 
 class Runner:
@@ -76,15 +77,16 @@ class Runner:
         acting.set(Actor(task.tenant_id, task.user_id, task.id))
         job = _Job(self, task, given)
         try:
-            await self._ended(task, given, job)
+            await self._ended(task, job)
         finally:
             job.forget()
             self._tidy()
             self.ended(task)
 
-    async def _ended(self, task: Task, given: Credential | None, job: "_Job") -> None:
+    async def _ended(self, task: Task, job: "_Job") -> None:
         try:
-            await self._settle_before(task, given)
+            await job.recall()
+            await self._settle_before(task, job.given)
             async with self._one_at_a_time(task.server_id):
                 outcome, changes = await job.done()
         except asyncio.CancelledError:
@@ -190,6 +192,7 @@ class _Job:
         self.settings = runner._settings
         self.task = task
         self.given = given
+        self.lost: Refused | None = None  # why what was given with the order is not to be had any more
         self.phase = "connect"
         self.handed_over = False  # the agent has the plan: from now on the server may be touched
         self.touched = False  # the agent has said that it begins to write
@@ -209,6 +212,21 @@ class _Job:
         self.opened.clear()
         self.road.clear()
 
+    async def recall(self) -> None:
+        """Have what was given with the order, where a process of before had it.
+
+        Refused(credential_needed) where that is not to be had and an order to look would look from outside only. Any other goes
+        on by what is bound there, for an earlier try may have come to its end, and says so only where nothing gets in.
+        """
+        if self.given is not None or not self.task.request.get("given"):
+            return
+        try:
+            self.given = await self.runner.off(deposits.opened, self.store, self.runner._kms, self.task)
+        except Refused as lost:
+            if self.task.operation in ("check", *_ONLY_LOOK):
+                raise
+            self.lost = lost
+
     async def done(self) -> tuple[Outcome, dict[str, Any]]:
         """Return how it ended, and what changes in the inventory with it."""
         self.server = await self.runner.off(self.store.server_by_id, self.task.server_id)
@@ -221,11 +239,15 @@ class _Job:
     async def _online(self, target: Target) -> tuple[Outcome, dict[str, Any]]:
         """Return the same for a server that is up."""
         if not self.order.ways:
+            if self.lost is not None:
+                raise self.lost
             return await self._from_outside(target)
         entrance = Entrance(target, self.order, self.given, self.identity, self._private)
         try:
             inside = await entrance.enter(self.order.plan)
         except Refused as refused:
+            if self.lost is not None and refused.cause in _NOT_LET_IN:
+                raise self.lost from refused
             if isinstance(refused, NotConnected) and self.without_key and refused.cause == "key_refused":
                 return await self._from_outside(target)
             await self._nothing_gets_in(target, refused)

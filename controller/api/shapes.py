@@ -286,16 +286,21 @@ class RolloutStrategy(Request):
         return self.model_dump(exclude_none=True)
 
 
+Hours = Annotated[float | None, Field(gt=0, le=720)]
+
+
 class NewRollout(NewOperation):
     strategy: RolloutStrategy = Field(default_factory=RolloutStrategy)
+    credential_hours: Hours = None
 
     def options(self) -> Json:
         """Return what each of its tasks keeps of this."""
-        return {name: value for name, value in super().options().items() if name != "strategy"}
+        return {name: value for name, value in super().options().items() if name not in ("strategy", "credential_hours")}
 
 
 class ResumeRollout(Request):
     credentials: dict[Name, Opens] = Field(default_factory=dict)
+    credential_hours: Hours = None
 
 
 class RetryRollout(ResumeRollout):

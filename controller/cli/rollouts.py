@@ -35,6 +35,12 @@ def _option(name: str, metavar: str, help_: str) -> Any:
     return typer.Option(name, metavar=metavar, help=help_)
 
 
+Hours = Annotated[
+    float | None,
+    _option("--credential-hours", "N", "Keep what opens the servers, sealed, for so long at most; 24 if not said."),
+]
+
+
 @command(
     rollouts,
     "start",
@@ -79,6 +85,7 @@ async def start(
         bool, typer.Option("--pause-after-canary", metavar="", help="Wait for `kps rollout resume` after the canary.")
     ] = False,
     tries: Annotated[int | None, _option("--tries", "N", "Of each server, where what failed may pass; 3 if not said.")] = None,
+    credential_hours: Hours = None,
     detach: Annotated[bool, typer.Option("--detach", metavar="", help="Do not wait; needs `kps serve`.")] = False,
     password_stdin: options.PasswordStdin = False,
     password_of: options.PasswordOf = None,
@@ -149,6 +156,7 @@ async def start(
             "operation": operation,
             "servers": names,
             "credentials": credentials(names, password_stdin, password_of),
+            "credential_hours": credential_hours,
             "strategy": {name: value for name, value in strategy.items() if value not in (None, {})},
             **key,
             **{name: value for name, value in request.items() if value not in (None, False)},
@@ -235,14 +243,20 @@ async def cancel(session: Session, id_: Id) -> None:
     "kps rollout resume 0192f0c1-7c1e-7b6e-9d0a-2f1f3f0a9b11 --password-stdin < passwords",
 )
 async def resume(
-    session: Session, id_: Id, *, password_stdin: options.PasswordStdin = False, password_of: options.PasswordOf = None
+    session: Session,
+    id_: Id,
+    *,
+    password_stdin: options.PasswordStdin = False,
+    password_of: options.PasswordOf = None,
+    credential_hours: Hours = None,
 ) -> int:
     """Go on with a rollout that waits, was stopped, or whose controller is gone. What failed before counts no more.
 
-    Passwords are not stored: those given at the start are gone with the controller that had them.
+    What was given at the start is kept, sealed, until it expires; passwords given now take its place.
     """
     async with session.client() as client:
-        asked = {"credentials": await _passwords(client, id_, password_stdin, password_of)}
+        asked: Json = {"credentials": await _passwords(client, id_, password_stdin, password_of)}
+        asked |= {} if credential_hours is None else {"credential_hours": credential_hours}
         return await _watched(session, client, await client.change_rollout(id_, "resume", asked))
 
 
@@ -259,10 +273,12 @@ async def retry(
     cause: Annotated[str | None, _option("--cause", "CAUSE", "Only those that failed by this; any if not said.")] = None,
     password_stdin: options.PasswordStdin = False,
     password_of: options.PasswordOf = None,
+    credential_hours: Hours = None,
 ) -> int:
     """Have servers that failed tried once more, perhaps with other passwords, and watch it."""
     async with session.client() as client:
-        asked = {"cause": cause, "credentials": await _passwords(client, id_, password_stdin, password_of)}
+        asked: Json = {"cause": cause, "credentials": await _passwords(client, id_, password_stdin, password_of)}
+        asked |= {} if credential_hours is None else {"credential_hours": credential_hours}
         return await _watched(session, client, await client.change_rollout(id_, "retry", asked))
 
 

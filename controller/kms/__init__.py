@@ -50,24 +50,19 @@ class Kms:
         made at its first use; any other must be there (NotFound, master_key_not_found), be enabled (Conflict, by its state)
         and seal data keys (Invalid: asymmetric_key_not_possible, mac_key_not_possible).
         """
+        return self.seal_all(tenant_id, [(secret, context)], alias=alias)[0]
+
+    def seal_all(self, tenant_id: str, secrets_: Sequence[tuple[Secret, Context]], *, alias: str = DEFAULT_ALIAS) -> list[Sealed]:
+        """Return secrets sealed, each for its own context, the master key opened once for all of them; as seal()."""
         key = self.key(tenant_id, alias)
         keys.for_data_keys(key)
         keys.refuse_unless_enabled(key, self._now())
         master = self.version(key)
         opened = self.material(key, master)
-        data_key = Secret(bytearray(secrets.token_bytes(KEY_BYTES)))
-        wrapped_nonce, nonce = secrets.token_bytes(NONCE_BYTES), secrets.token_bytes(NONCE_BYTES)
         try:
-            ciphertext = AESGCM(data_key.view()).encrypt(nonce, secret.view(), context.bond())
-            record = envelope.Record(
-                master.key_id, master.version, context.object_digest, context.facts_digest, context.version,
-                wrapped_nonce, nonce, ciphertext,
-            )  # fmt: skip
-            wrapped = AESGCM(opened.view()).encrypt(wrapped_nonce, data_key.view(), record.bond(tenant_id))
+            return [_sealed(tenant_id, master, opened, secret, context) for secret, context in secrets_]
         finally:
             opened.wipe()
-            data_key.wipe()
-        return replace(record, wrapped_key=wrapped).sealed()
 
     def open(self, sealed: Sealed, context: Context) -> Secret:
         """Return what was sealed for this context.
@@ -224,6 +219,22 @@ class Kms:
 
     def _open_master(self, master: MasterKeyVersion) -> Secret:
         return open_master(master, self._roots)
+
+
+def _sealed(tenant_id: str, master: MasterKeyVersion, opened: Secret, secret: Secret, context: Context) -> Sealed:
+    """Return a secret sealed under a master key that is open."""
+    data_key = Secret(bytearray(secrets.token_bytes(KEY_BYTES)))
+    wrapped_nonce, nonce = secrets.token_bytes(NONCE_BYTES), secrets.token_bytes(NONCE_BYTES)
+    try:
+        ciphertext = AESGCM(data_key.view()).encrypt(nonce, secret.view(), context.bond())
+        record = envelope.Record(
+            master.key_id, master.version, context.object_digest, context.facts_digest, context.version,
+            wrapped_nonce, nonce, ciphertext,
+        )  # fmt: skip
+        wrapped = AESGCM(opened.view()).encrypt(wrapped_nonce, data_key.view(), record.bond(tenant_id))
+    finally:
+        data_key.wipe()
+    return replace(record, wrapped_key=wrapped).sealed()
 
 
 def open_master(master: MasterKeyVersion, roots: Sequence[RootKey]) -> Secret:

@@ -4,18 +4,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from zlib import crc32
 
-# The server, or what leads to it, was not reached, or went away in the middle.
-NOT_REACHED = frozenset(
-    {
-        "name_not_resolved", "connection_refused", "connection_timed_out", "connection_closed", "jump_unreachable",
-        "connection_lost", "server_shut_down",
-    }
-)  # fmt: skip
-# What passes by itself. A password or key that was wrong is never in here: each try costs one of few.
-HEALS = NOT_REACHED | {
-    "server_rebooted", "source_penalized", "busy", "stale_generation", "interrupted", "authorized_keys_changed",
-    "sshd_config_changed",
-}  # fmt: skip
+from controller.causes import HEALS, NOT_REACHED
+
 FIRST_WAIT = timedelta(seconds=10)
 LONGEST_WAIT = timedelta(minutes=5)
 

@@ -6,12 +6,13 @@ from concurrent.futures import Executor
 from typing import Any, get_args
 
 from controller import keyfiles
+from controller.deposits import Deposits, Order
 from controller.errors import Conflict, Invalid, NotFound
 from controller.model import Caller, Credential, Operation, Server, Task, now
 from controller.order import TAKES_AWAY, UNNAMED_LOCKOUT
 from controller.service.roles import allow, may_name_places
 from controller.service.servers import LOGIN
-from controller.service.tasks import Dispatch, given
+from controller.service.tasks import Dispatch, given, kept_sealed
 from controller.service.worker import off_loop
 from controller.store import Store
 
@@ -38,10 +39,14 @@ _OPTIONS: dict[str, frozenset[str]] = {
 class Bindings:
     """Key pairs on the logins of the tenant's servers."""
 
-    def __init__(self, store: Store, dispatch: Dispatch, executor: Executor | None = None) -> None:
+    def __init__(
+        self, store: Store, dispatch: Dispatch, executor: Executor | None = None, deposits: Deposits | None = None
+    ) -> None:
+        """deposits: seals what is given with an order; without it that lives in this process's memory alone."""
         self._store = store
         self._dispatch = dispatch
         self._executor = executor
+        self._deposits = deposits
 
     async def start(
         self,
@@ -66,7 +71,10 @@ class Bindings:
             for server in servers
         ]
         holder = (self._dispatch.owner, self._dispatch.lease_seconds)
-        tasks = await off_loop(self._executor, self._store.add_tasks, tasks, *holder)
+        # What comes with a reset is what it sets: told once, and not kept.
+        orders = [] if operation == "reset" else [(Order.of_task(task), credentials.get(task.server_id)) for task in tasks]
+        sealed = await kept_sealed(self._deposits, self._executor, orders)
+        tasks = await off_loop(self._executor, self._store.add_tasks, tasks, *holder, sealed)
         self._dispatch.ring([task.id for task in tasks], credentials)
         return tasks
 

@@ -5,15 +5,28 @@ import ipaddress
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
+from datetime import datetime
 from typing import Any, Protocol
 
+from controller.deposits import Deposits, Order
 from controller.errors import Conflict, Invalid
-from controller.model import Caller, Credential, Rollout, RolloutServer, RolloutState, Server, now, route
+from controller.model import (
+    Caller,
+    Credential,
+    Rollout,
+    RolloutServer,
+    RolloutState,
+    SealedCredential,
+    Server,
+    now,
+    route,
+)
 from controller.rollout.strategy import Strategy
 from controller.service import sight
 from controller.service.bindings import Bindings, login_of
 from controller.service.roles import allow
-from controller.service.tasks import given
+from controller.service.tasks import given, kept_sealed
 from controller.service.worker import off_loop
 from controller.store import Store
 
@@ -28,15 +41,26 @@ _NOT_CANCELLED: tuple[RolloutState, ...] = (*_RUNNING, *_HALTED, "finished")
 class Drives(Protocol):
     """Drives rollouts from now on, and looks at one that was changed."""
 
-    def begin(self, rollout: Rollout, credentials: Mapping[str, Credential] | None = None) -> None: ...
+    def begin(
+        self, rollout: Rollout, credentials: Mapping[str, Credential] | None = None, until: datetime | None = None
+    ) -> None: ...
     def changed(self, rollout_id: str) -> None: ...
 
 
 class Rollouts:
     """The rollouts of the caller's tenant."""
 
-    def __init__(self, store: Store, bindings: Bindings, drives: Drives, executor: Executor | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        bindings: Bindings,
+        drives: Drives,
+        executor: Executor | None = None,
+        deposits: Deposits | None = None,
+    ) -> None:
+        """deposits: as in Bindings."""
         self._store = store
+        self._deposits = deposits
         self._bindings = bindings
         self._drives = drives
         self._executor = executor
@@ -49,11 +73,12 @@ class Rollouts:
         request: Mapping[str, Any],
         strategy: Mapping[str, Any],
         credentials: Mapping[str, Credential],
+        hours: float | None = None,
     ) -> Rollout:
         """Order an operation on servers, as a rollout that runs from now on. strategy: in words (Strategy.read).
 
-        request, credentials: as in Bindings.checked(); credentials are kept in memory only. Invalid: operation_unknown,
-        amount_unusable, window_unusable, and what Bindings.checked() refuses.
+        request, credentials: as in Bindings.checked(); hours: how long credentials live, else as the setting says. Invalid:
+        operation_unknown, amount_unusable, window_unusable, and what Bindings.checked() refuses.
         """
         if operation not in OPERATIONS:
             raise Invalid("operation_unknown", f"a rollout does one of {', '.join(OPERATIONS)}, not {operation}")
@@ -61,13 +86,12 @@ class Rollouts:
             raise Invalid("too_many_servers", f"a rollout takes {MOST_SERVERS} servers, not {len(servers)}; select fewer")
         how = Strategy.read(strategy)
         kept, private = await self._bindings.checked(who, operation, servers, request, credentials)
-        some = next(iter(credentials.values()), None)
         rollout = Rollout(
             id=str(uuid.uuid4()),
             tenant_id=who.tenant_id,
             user_id=who.user_id,
             operation=operation,  # type: ignore[arg-type]
-            request=kept | given(operation, some),
+            request=kept,
             strategy=how.told(),
             servers=len(servers),
             private=private,
@@ -75,11 +99,15 @@ class Rollouts:
         )
         known = {each.id: each for each in await off_loop(self._executor, self._store.servers, who.tenant_id)}
         members = [
-            _member(rollout, position, server, login_of(server, operation, request.get("login")), how, known)
+            replace(
+                _member(rollout, position, server, login_of(server, operation, request.get("login")), how, known),
+                given=given(operation, credentials.get(server.id)),
+            )
             for position, server in enumerate(sorted(servers, key=lambda each: each.name))
         ]
-        await off_loop(self._executor, self._store.add_rollout, rollout, members)
-        self._drives.begin(rollout, credentials)
+        sealed = await self._sealed(rollout, members, credentials, hours)
+        await off_loop(self._executor, self._store.add_rollout, rollout, members, sealed)
+        self._drives.begin(rollout, credentials, self._until(hours))
         return rollout
 
     async def list(self, who: Caller) -> builtins.list[Rollout]:
@@ -104,34 +132,65 @@ class Rollouts:
         """Begin no further server, now or ever. Conflict(rollout_is_not) where it is over."""
         return await self._change(who, id, "cancelled", "as somebody asked", of=_RUNNING + _HALTED)
 
-    async def resume(self, who: Caller, id: str, credentials: Mapping[str, Credential] | None = None) -> Rollout:
+    async def resume(
+        self, who: Caller, id: str, credentials: Mapping[str, Credential] | None = None, hours: float | None = None
+    ) -> Rollout:
         """Go on with a rollout that was paused or stopped, or that nobody drives; what failed before counts no more.
 
-        credentials: by server id; those that came before went with the process that had them.
-
-        Conflict(rollout_is_not) where it is over.
+        credentials: by server id, in the place of those that came before. Conflict(rollout_is_not) where it is over.
         """
         rollout = await off_loop(self._executor, self._store.rollout, who.tenant_id, id)
         allow(who, "binding.order", what=rollout.operation)
+        if credentials:
+            anew = await self._anew(rollout, credentials, hours)
+            await off_loop(self._executor, self._store.rollout_given, who.tenant_id, id, *anew)
         if rollout.state != "running":
             rollout = await self._change(who, id, "running", "", of=_HALTED, go_on=True, forgive=True)
-        self._drives.begin(rollout, credentials)
+        self._drives.begin(rollout, credentials, self._until(hours))
         return rollout
 
-    async def retry(self, who: Caller, id: str, cause: str | None, credentials: Mapping[str, Credential]) -> Rollout:
+    async def retry(
+        self, who: Caller, id: str, cause: str | None, credentials: Mapping[str, Credential], hours: float | None = None
+    ) -> Rollout:
         """Have servers that failed, by a cause or (None) by any, tried once more, and go on.
 
         Conflict: rollout_is_not (cancelled), nothing_failed.
         """
         rollout = await off_loop(self._executor, self._store.rollout, who.tenant_id, id)
         allow(who, "binding.order", what=rollout.operation)
-        if not await off_loop(self._executor, self._store.rollout_again, who.tenant_id, id, cause):
+        anew = await self._anew(rollout, credentials, hours)
+        if not await off_loop(self._executor, self._store.rollout_again, who.tenant_id, id, cause, *anew):
             raise Conflict("nothing_failed", f"no server of rollout {id} has failed" + (f" by {cause}" if cause else ""))
         # Also where it runs: it may come to its end in this moment.
         halted = rollout.state != "running"
         rollout = await self._change(who, id, "running", "", of=_NOT_CANCELLED, go_on=True, forgive=halted)
-        self._drives.begin(rollout, credentials)
+        self._drives.begin(rollout, credentials, self._until(hours))
         return rollout
+
+    async def _anew(
+        self, rollout: Rollout, credentials: Mapping[str, Credential], hours: float | None
+    ) -> tuple[dict[str, Any], builtins.list[SealedCredential]]:
+        """Return what tasks keep of new credentials, by server id, and the credentials sealed."""
+        servers = await off_loop(self._executor, self._store.rollout_servers, rollout.id) if credentials else []
+        kept = {server_id: given(rollout.operation, each) for server_id, each in credentials.items()}
+        return kept, await self._sealed(rollout, servers, credentials, hours)
+
+    async def _sealed(
+        self,
+        rollout: Rollout,
+        servers: Sequence[RolloutServer],
+        credentials: Mapping[str, Credential],
+        hours: float | None,
+    ) -> builtins.list[SealedCredential]:
+        of = [
+            (Order(rollout.id, "rollout", rollout.tenant_id, each.server_id, each.login, rollout.operation), each.server_id)
+            for each in servers
+        ]
+        orders = [(order, credentials.get(server_id)) for order, server_id in of]
+        return await kept_sealed(self._deposits, self._executor, orders, hours)
+
+    def _until(self, hours: float | None) -> datetime | None:
+        return None if self._deposits is None else self._deposits.until(hours)
 
     async def _change(
         self, who: Caller, id: str, state: RolloutState, reason: str, *, of: Collection[RolloutState], **more: bool

@@ -3,13 +3,14 @@
 import asyncio
 import builtins
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from typing import Any, Literal, Protocol
 
+from controller.deposits import Deposits, Order
 from controller.errors import Conflict, NotFound
-from controller.model import Caller, Credential, Event, Operation, Task, now
+from controller.model import Caller, Credential, Event, Operation, SealedCredential, Task, now
 from controller.service import sight
 from controller.service.feed import Feed
 from controller.service.roles import allow, may_name_places
@@ -41,6 +42,19 @@ def given(operation: str, credential: Credential | None) -> dict[str, list[str] 
     return kept | ({"password_of": credential.password_of} if credential.password_of else {})
 
 
+async def kept_sealed(
+    deposits: Deposits | None,
+    executor: Executor | None,
+    given: Sequence[tuple[Order, Credential | None]],
+    hours: float | None = None,
+) -> list[SealedCredential]:
+    """Return what was given with orders as it is to be kept: sealed, for so long (None: as the setting says)."""
+    wanted = [(order, credential) for order, credential in given if credential is not None]
+    if deposits is None or not wanted:
+        return []
+    return await off_loop(executor, deposits.sealed, wanted, deposits.until(hours))
+
+
 class Dispatch(Protocol):
     """Has tasks run. What is to be rung for is added to the store as held by owner."""
 
@@ -62,9 +76,16 @@ class Tasks:
     """The tasks of the caller's tenant."""
 
     def __init__(
-        self, store: Store, dispatch: Dispatch, executor: Executor | None = None, stopping: Stopping | None = None
+        self,
+        store: Store,
+        dispatch: Dispatch,
+        executor: Executor | None = None,
+        stopping: Stopping | None = None,
+        deposits: Deposits | None = None,
     ) -> None:
+        """deposits: as in Bindings."""
         self._store = store
+        self._deposits = deposits
         self._dispatch = dispatch
         self._executor = executor
         self._stopping = stopping or Stopping()
@@ -124,7 +145,11 @@ class Tasks:
         allow(who, "task.change")
         if credential is not None and credential.agent_socket:
             may_name_places(who, "an ssh-agent")
-        task = await off_loop(self._executor, self._retry, who, id, credential)
+        again = await off_loop(self._executor, self._again, who, id, credential)
+        orders = [] if again.operation == "reset" else [(Order.of_task(again), credential)]
+        sealed = await kept_sealed(self._deposits, self._executor, orders)
+        holder = (self._dispatch.owner, self._dispatch.lease_seconds)
+        (task,) = await off_loop(self._executor, self._store.add_tasks, [again], *holder, sealed)
         self._dispatch.ring([task.id], {} if credential is None else {task.server_id: credential})
         return task
 
@@ -164,7 +189,7 @@ class Tasks:
                 continue
             await self.feed.after(newest, left)
 
-    def _retry(self, who: Caller, id: str, credential: Credential | None) -> Task:
+    def _again(self, who: Caller, id: str, credential: Credential | None) -> Task:
         old = self._store.task(who.tenant_id, id)
         if old.status not in ("failed", "cancelled"):
             raise Conflict("task_not_failed", f"task {id} is {old.status}; only a failed task is retried", task=id)
@@ -182,7 +207,7 @@ class Tasks:
                 f"{name}: no key pair of this name any more" if name else f"task {id} is about no key pair that is yours to use"
             )
             raise NotFound("keypair_not_found", message, **({"keypair": name} if name else {}))
-        again = Task(
+        return Task(
             id=str(uuid.uuid4()),
             tenant_id=who.tenant_id,
             user_id=who.user_id,
@@ -197,4 +222,3 @@ class Tasks:
             rollout_id=old.rollout_id,
             private=keypair is not None and keypair.scope == "private",
         )
-        return self._store.add_tasks([again], self._dispatch.owner, self._dispatch.lease_seconds)[0]

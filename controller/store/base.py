@@ -1,6 +1,7 @@
 """What every noun of the store stands on: the database, the clock, and events written in the same transaction."""
 
 from collections.abc import Callable
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from controller.events import acting
 from controller.model import now
 from controller.store import engine, schema, tables
 from controller.store.chain import Chains, Signer
+
+CHECKPOINT_MILLISECONDS = 500
 
 
 class Base:
@@ -36,6 +39,19 @@ class Base:
         """Take the right to write, and give it back. Unavailable(store_unusable) where that cannot be had."""
         with engine.writing(self._engine):
             pass
+
+    def checkpoint(self) -> bool:
+        """Have the write-ahead log hold nothing any more; False where a reader kept it from that: come again."""
+        with engine.usable(self._path), closing(self._engine.raw_connection()) as connection:
+            cursor = connection.cursor()
+            # Whoever reads just now is not waited for: nobody else could use the store meanwhile.
+            cursor.execute(f"PRAGMA busy_timeout = {CHECKPOINT_MILLISECONDS}")
+            try:
+                busy, _, _ = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            finally:
+                cursor.execute(f"PRAGMA busy_timeout = {engine.BUSY_SECONDS * 1000}")
+                cursor.close()
+            return not busy
 
     def close(self) -> None:
         """Let go of the files."""

@@ -35,7 +35,10 @@ class Copies(Rollouts):
     """The database as one thing."""
 
     def copy_to(self, path: Path, told: Told = lambda done, total: None) -> None:
-        """Write a consistent copy to a new file of mode 0600, durably; others go on writing meanwhile. told: in pages."""
+        """Write a consistent copy to a new file of mode 0600, durably; others go on writing meanwhile. told: in pages.
+
+        What was given to open servers with is not in it, nor in its free pages.
+        """
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
         # What is in the way is most likely the disk that is written to.
         with (
@@ -47,6 +50,7 @@ class Copies(Rollouts):
             source.execute("BEGIN")
             source.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
             source.backup(copy, pages=PAGES_AT_ONCE, progress=lambda _, left, total: told(total - left, total))
+            _without_credentials(copy)
         with open(path, "rb") as written:
             os.fsync(written.fileno())
 
@@ -87,7 +91,8 @@ class Copies(Rollouts):
     def begin_anew(self, tenant_id: str, detail: dict[str, Any]) -> list[str]:
         """Have a restored database go on: every server's generation is raised by GENERATIONS, and what had not ended is ended.
 
-        So are temporary access keys and tokens: some of them may have been revoked since.
+        So are temporary access keys and tokens: some of them may have been revoked since. What was given to open servers with is
+        erased.
         Of a task that was running nobody knows how it left its server; who serves the home asks the server. Returns the ids
         of the tasks that were ended. detail: of the event home_restored.
         """
@@ -105,9 +110,19 @@ class Copies(Rollouts):
                 changed = replace(rows.rollout(found), state="paused", reason=_RESTORED_ROLLOUT)
                 connection.execute(update(tables.rollouts).where(tables.rollouts.c.id == changed.id).values(rows.row(changed)))
                 self._rollout_event(connection, changed, "rollout_changed", before="running", reason=changed.reason)
+            self._erase(connection)
             told = detail | {"generations_raised_by": GENERATIONS, "tasks_ended": ended} | end_all(connection)
             self._event(connection, tenant_id, "home_restored", told)
         return ended
+
+
+def _without_credentials(copy: sqlite3.Connection) -> None:
+    """Erase from a copy what outlives no order: whoever begins anew from it gives it anew (docs/decisions/0070)."""
+    copy.execute("PRAGMA secure_delete = ON")
+    if copy.execute("SELECT 1 FROM sqlite_master WHERE name = 'credentials'").fetchone():
+        with copy:
+            copy.execute("DELETE FROM credentials")
+        copy.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def counts(path: Path) -> dict[str, int]:

@@ -9,11 +9,11 @@ from sqlalchemy import Connection, delete, select, union
 from controller.errors import AlreadyExists, Conflict, NotAllowed, NotFound
 from controller.model import FINAL, Server, ServerNotes, route
 from controller.store import engine, rows, tables
-from controller.store.base import Base
+from controller.store.credentials import Credentials
 from controller.store.queries import of_server, one, seen_by, server_row, server_where, update_server
 
 
-class Inventory(Base):
+class Inventory(Credentials):
     """The servers, and how each is reached."""
 
     def add_servers(self, servers: Sequence[Server]) -> list[Server]:
@@ -160,6 +160,7 @@ class Inventory(Base):
                 )
             connection.execute(delete(tables.bindings).where(tables.bindings.c.server_id == server_id))
             connection.execute(delete(tables.servers).where(tables.servers.c.id == server_id))
+            self._erase(connection, tables.credentials.c.server_id == server_id)
             detail = {
                 "name": server.name,
                 "host": server.host,

@@ -1,7 +1,6 @@
 """Customer master keys and their versions, none of them open."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import closing
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +16,6 @@ from controller.store.queries import one
 # Called inside the transaction with what is bound on the servers in question, and the ids of the key pairs that the master key
 # seals; raises to stop it, or returns the logins that lose their only way in, as was consented to.
 Check = Callable[[Sequence[BoundKey], Collection[str]], list[str]]
-CHECKPOINT_MILLISECONDS = 500
 LIVING = tables.master_keys.c.state != "destroyed"
 _BELONGING = (
     tables.master_key_versions,
@@ -203,19 +201,6 @@ class MasterKeys(Base):
         with engine.writing(self._engine) as connection:
             by = {"user_id": user_id} | ({"grant_id": grant_id} if grant_id else {})
             self._event(connection, key.tenant_id, "master_key_used", detail | by)
-
-    def checkpoint(self) -> bool:
-        """Have the write-ahead log hold nothing any more; False where a reader kept it from that: come again."""
-        with engine.usable(self._path), closing(self._engine.raw_connection()) as connection:
-            cursor = connection.cursor()
-            # Whoever reads just now is not waited for: nobody else could use the store meanwhile.
-            cursor.execute(f"PRAGMA busy_timeout = {CHECKPOINT_MILLISECONDS}")
-            try:
-                busy, _, _ = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            finally:
-                cursor.execute(f"PRAGMA busy_timeout = {engine.BUSY_SECONDS * 1000}")
-                cursor.close()
-            return not busy
 
     # -- steps inside a transaction
 

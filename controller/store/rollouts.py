@@ -3,11 +3,12 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import Connection, func, insert, select, update
 
 from controller.errors import Conflict, NotFound
-from controller.model import Rollout, RolloutServer, RolloutState, Task
+from controller.model import FINAL, Rollout, RolloutServer, RolloutState, SealedCredential, Task
 from controller.store import engine, rows, tables
 from controller.store.queries import one
 from controller.store.tasks import Tasks
@@ -19,14 +20,18 @@ _OVER = ("cancelled", "finished")
 class Rollouts(Tasks):
     """One order for many servers, and how far each of them is."""
 
-    def add_rollout(self, rollout: Rollout, servers: Sequence[RolloutServer]) -> None:
-        """Keep a new rollout with its servers; nothing of it is begun by that."""
+    def add_rollout(
+        self, rollout: Rollout, servers: Sequence[RolloutServer], credentials: Sequence[SealedCredential] = ()
+    ) -> None:
+        """Keep a new rollout with its servers, and the credentials that came for them; nothing of it is begun by that."""
         columns = rows.row(rollout)
         members = [{name: value for name, value in rows.row(each).items() if name not in _LAST} for each in servers]
         with engine.writing(self._engine) as connection:
             connection.execute(tables.rollouts.insert().values(columns))
             connection.execute(insert(tables.rollout_servers), members)
-            self._rollout_event(connection, rollout, "rollout_started", strategy=rollout.strategy, servers=rollout.servers)
+            self._keep_credentials(connection, credentials)
+            told = {"strategy": rollout.strategy, "servers": rollout.servers} | _kept_until(credentials)
+            self._rollout_event(connection, rollout, "rollout_started", **told)
 
     def rollout(self, tenant_id: str, rollout_id: str) -> Rollout:
         """Return one rollout of a tenant."""
@@ -61,7 +66,8 @@ class Rollouts(Tasks):
     ) -> list[Task]:
         """Add tasks of a rollout, held by holder as in add_tasks, and put down which servers are not begun any more, and why.
 
-        All or nothing; nothing, and no task is returned, where the rollout does not run (any more).
+        All or nothing; nothing, and no task is returned, where the rollout does not run (any more). Conflict(rollout_went_on)
+        where the last task of a server is not the one of which this is a retry: another process has gone on with the rollout.
         """
         table, of = tables.rollouts, tables.rollout_servers
         until = self._now() + timedelta(seconds=lease_seconds)
@@ -70,18 +76,53 @@ class Rollouts(Tasks):
                 return []
             kept = []
             for task in begin:
-                kept.append(self._add_task(connection, replace(task, lease_owner=holder, lease_until=until)))
                 where = (of.c.rollout_id == rollout_id) & (of.c.server_id == task.server_id)
-                connection.execute(update(of).where(where).values(task_id=task.id, tries=of.c.tries + 1))
+                as_known = where & of.c.task_id.is_not_distinct_from(task.retry_of)
+                moved = connection.execute(update(of).where(as_known).values(task_id=task.id, tries=of.c.tries + 1))
+                if moved.rowcount != 1:
+                    message = f"{task.server_name}: somebody else has gone on with rollout {rollout_id} there"
+                    raise Conflict("rollout_went_on", message, rollout=rollout_id)
+                kept.append(self._add_task(connection, replace(task, lease_owner=holder, lease_until=until)))
             for server_id, reason in held.items():
                 where = (of.c.rollout_id == rollout_id) & (of.c.server_id == server_id)
                 connection.execute(update(of).where(where).values(held=reason))
             return kept
 
-    def rollout_again(self, tenant_id: str, rollout_id: str, cause: str | None) -> int:
+    def rollout_given(
+        self, tenant_id: str, rollout_id: str, given: Mapping[str, Any], credentials: Sequence[SealedCredential]
+    ) -> None:
+        """Put new credentials in the place of what a rollout had for these servers.
+
+        given: by server id, what their tasks keep of it. Conflict(rollout_is_not) for a rollout that is over.
+        """
+        with engine.writing(self._engine) as connection:
+            rollout = _rollout(connection, tenant_id, rollout_id)
+            if rollout.state in _OVER:
+                raise Conflict("rollout_is_not", f"rollout {rollout_id} is {rollout.state}", state=rollout.state)
+            self._give(connection, rollout, given, credentials)
+
+    def _give(
+        self, connection: Connection, rollout: Rollout, given: Mapping[str, Any], credentials: Sequence[SealedCredential]
+    ) -> None:
+        of = tables.rollout_servers
+        for server_id, kept in given.items():
+            where = (of.c.rollout_id == rollout.id) & (of.c.server_id == server_id)
+            connection.execute(update(of).where(where).values(given=kept))
+        self._keep_credentials(connection, credentials)
+        if given:
+            self._rollout_event(connection, rollout, "rollout_given", servers=len(given), **_kept_until(credentials))
+
+    def rollout_again(
+        self,
+        tenant_id: str,
+        rollout_id: str,
+        cause: str | None,
+        given: Mapping[str, Any] | None = None,
+        credentials: Sequence[SealedCredential] = (),
+    ) -> int:
         """Have servers of a rollout begun once more whose last task failed, by one cause or (None) any; returns how many.
 
-        Conflict(rollout_is_not) for a rollout that was cancelled.
+        given, credentials: as rollout_given(). Conflict(rollout_is_not) for a rollout that was cancelled.
         """
         members, task = tables.rollout_servers, tables.tasks
         with engine.writing(self._engine) as connection:
@@ -95,6 +136,7 @@ class Rollouts(Tasks):
             count = connection.execute(again.values(tries=0, forgiven=False)).rowcount
             if count:
                 self._rollout_event(connection, rollout, "rollout_again", cause=cause, servers=count)
+                self._give(connection, rollout, given or {}, credentials)
             return count
 
     def rollout_counts(self, rollout_id: str) -> list[tuple[str | None, str | None, str | None, str | None, int]]:
@@ -136,6 +178,8 @@ class Rollouts(Tasks):
                 finished_at=self._now() if state in _OVER else None,
             )
             connection.execute(update(table).where(table.c.id == rollout_id).values(rows.row(changed)))
+            if state in _OVER:
+                self._erase_what_is_over(connection, rollout_id)
             if forgive:
                 ours, task = members.c.rollout_id == rollout_id, tables.tasks
                 failed = select(task.c.id).where(task.c.rollout_id == rollout_id, task.c.status == "failed")
@@ -144,10 +188,25 @@ class Rollouts(Tasks):
             self._rollout_event(connection, changed, "rollout_changed", before=rollout.state, reason=reason)
             return changed
 
+    def _erase_what_is_over(self, connection: Connection, rollout_id: str) -> None:
+        """Erase the credentials of a rollout of which no task has yet to end; what is under way goes when that ends."""
+        of, task = tables.rollout_servers, tables.tasks
+        open_ = select(of.c.server_id).join(task, task.c.id == of.c.task_id)
+        open_ = open_.where(of.c.rollout_id == rollout_id, task.c.status.not_in(FINAL))
+        table = tables.credentials
+        self._erase(connection, table.c.owner_id == rollout_id, table.c.server_id.not_in(open_))
+
     def _rollout_event(self, connection: Connection, rollout: Rollout, kind: str, **detail: object) -> None:
         told = {"rollout": rollout.id, "operation": rollout.operation, "state": rollout.state, **detail}
         keypair_id = rollout.request.get("keypair_id")
         self._event(connection, rollout.tenant_id, kind, told, keypair_id=keypair_id)
+
+
+def _kept_until(credentials: Sequence[SealedCredential]) -> dict[str, Any]:
+    """Return what an event says of credentials: how many are kept, and until when."""
+    if not credentials:
+        return {}
+    return {"credentials": len(credentials), "credentials_until": max(each.expires_at for each in credentials).isoformat()}
 
 
 def _rollout(connection: Connection, tenant_id: str, rollout_id: str) -> Rollout:

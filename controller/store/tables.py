@@ -24,7 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
-VERSION = "0010"  # the newest migration
+VERSION = "0014"  # the newest migration
 
 
 class Instant(TypeDecorator[datetime]):
@@ -325,11 +325,22 @@ rollout_servers = Table(
     Column("quorum", Text),
     Column("bastions", JSON, nullable=False),
     Column("subnet", Text),
+    Column("given", JSON, nullable=False, server_default="{}"),
     Column("tries", Integer, nullable=False),
     Column("task_id", String(36), index=True),
     Column("held", Text),
     Column("forgiven", Boolean, nullable=False),
     UniqueConstraint("rollout_id", "server_id", name="rollout_servers_once"),
+)  # fmt: skip
+
+# What opens a server, sealed for a task, or for a server of a rollout; gone at the end of what it was given for.
+credentials = Table(
+    "credentials", metadata,
+    Column("owner_id", String(36), primary_key=True),  # the task's, or the rollout's
+    Column("server_id", String(36), primary_key=True, index=True),
+    Column("tenant_id", String(32), nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("expires_at", Instant, nullable=False, index=True),
 )  # fmt: skip
 
 # The chain: controller/store/chain.py. Times are there as they were signed, so that any reader of SQLite can check them.

@@ -1,18 +1,19 @@
 """Tasks: the truth about what was asked for, and how it ended."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, delete, exists, or_, select, update
 
-from controller.causes import CAUSES
+from controller.causes import CAUSES, HEALS
 from controller.errors import Conflict, NotFound
 from controller.events import acting
-from controller.model import FINAL, SERVING, Binding, Operation, Outcome, ServerNotes, ServerState, Task
+from controller.model import FINAL, SERVING, Binding, Operation, Outcome, SealedCredential, ServerNotes, ServerState, Task
 from controller.store import engine, rows, tables
 from controller.store.bindings import Bindings
+from controller.store.credentials import of_task
 from controller.store.doubt import in_doubt, told
 from controller.store.inventory import Inventory
 from controller.store.queries import of_server, one, server_row, server_where, task_where, update_server
@@ -29,7 +30,7 @@ NEVER_BEGUN = replace(
     INTERRUPTED,
     server_state="as_before",
     phase="queued",
-    message="who was to run this task ended before it was begun, and what it was given ended with it",
+    message="who was to run this task ended before it was begun",
 )
 NOBODY_ASKS = Outcome(
     status="cancelled",
@@ -46,18 +47,30 @@ CONSENTS = ("accept_lockout", "accept_unnamed_lockout", "accept_unproved", "take
 class Tasks(Bindings, Inventory):
     """What was asked for, who runs it, and how it ended."""
 
-    def add_tasks(self, tasks: Sequence[Task], holder: str | None = None, lease_seconds: float = 0) -> list[Task]:
-        """Keep new tasks, all or none; returns them with their place in the order.
+    def add_tasks(
+        self,
+        tasks: Sequence[Task],
+        holder: str | None = None,
+        lease_seconds: float = 0,
+        credentials: Sequence[SealedCredential] = (),
+    ) -> list[Task]:
+        """Keep new tasks, all or none, with the credentials that came for them; returns them with their place in the order.
 
-        holder: the process that has in its memory what they need, and renews their lease until they are begun; None:
-        they need nobody's memory, and wait as long as it takes. Conflict(task_retried) for a retry of a task that has
-        been retried already.
+        holder: the process that renews their lease until they are begun; None: they wait as long as it takes.
+        Conflict(task_retried) for a retry of a task that has been retried already.
         """
         until = None if holder is None else self._now() + timedelta(seconds=lease_seconds)
+        expires = {(each.owner_id, each.server_id): each.expires_at.isoformat() for each in credentials}
         with engine.writing(self._engine) as connection:
-            return [self._add_task(connection, replace(task, lease_owner=holder, lease_until=until)) for task in tasks]
+            self._keep_credentials(connection, credentials)
+            kept = []
+            for task in tasks:
+                at = expires.get((task.rollout_id or task.id, task.server_id))
+                held = replace(task, lease_owner=holder, lease_until=until)
+                kept.append(self._add_task(connection, held, {"credential_until": at} if at else {}))
+            return kept
 
-    def _add_task(self, connection: Connection, task: Task) -> Task:
+    def _add_task(self, connection: Connection, task: Task, more: Mapping[str, Any] | None = None) -> Task:
         table = tables.tasks
         newer = None if task.retry_of is None else task_where(connection, table.c.retry_of == task.retry_of)
         if newer is not None:
@@ -70,7 +83,7 @@ class Tasks(Bindings, Inventory):
             connection.execute(update(of).where(of.c.task_id == task.retry_of).values(task_id=task.id))
         consents = {name: task.request[name] for name in CONSENTS if task.request.get(name)}
         detail = {"operation": task.operation, "server": task.server_name, "login": task.login} | consents
-        self._task_event(connection, task, "task_ready", detail)
+        self._task_event(connection, task, "task_ready", detail | dict(more or {}))
         return kept
 
     def claim(self, task_id: str, owner: str, lease_seconds: float) -> Task | None:
@@ -165,20 +178,23 @@ class Tasks(Bindings, Inventory):
     def abandon(self, owner: str) -> list[Task]:
         """Let go of what a process holds and has not begun, because it ends itself; returns what is ended by that.
 
-        What needs nobody's memory is handed on, where who ends is a controller that serves its home: the next one adopts it.
+        What needs nobody's memory, for what it was given is kept, is handed on where who ends is a controller that serves its
+        home: the next one adopts it.
         """
         table = tables.tasks
         with engine.writing(self._engine) as connection:
             return self._let_go(connection, table.c.lease_owner == owner, table.c.status == "ready")
 
-    def adopt(self, owner: str, lease_seconds: float) -> list[Task]:
-        """Hold what was handed on and is held by nobody, from now on for owner; returns it, oldest first.
+    def adopt(self, owner: str, lease_seconds: float, rollout_id: str | None = None) -> list[Task]:
+        """Hold what was handed on and is held by nobody, from now on for owner; returns it, oldest first. Of one rollout, or all.
 
         Of whoever is no user any more, or is disabled, nothing is begun: that is cancelled.
         """
         table, users = tables.tasks, tables.users
         until = self._now() + timedelta(seconds=lease_seconds)
         query = select(table).where(table.c.status == "ready", table.c.lease_owner.is_(None)).order_by(table.c.seq)
+        if rollout_id is not None:
+            query = query.where(table.c.rollout_id == rollout_id)
         with engine.writing(self._engine) as connection:
             waiting = [rows.task(found) for found in connection.execute(query).mappings()]
             known = set(connection.execute(select(users.c.id).where(users.c.enabled)).scalars())
@@ -389,6 +405,8 @@ class Tasks(Bindings, Inventory):
             lease_until=None,
         )
         self._save(connection, ended)
+        if ended.request.get("given") and not _tried_again(connection, ended):
+            self._erase(connection, *of_task(ended))
         detail: dict[str, Any] = {"status": ended.status, "server_state": ended.server_state, "cause": ended.cause}
         if outcome.files:
             detail["files"] = outcome.files
@@ -407,22 +425,34 @@ class Tasks(Bindings, Inventory):
         found = [rows.task(row) for row in connection.execute(query.order_by(table.c.seq)).mappings()]
         ended = []
         for task in found:
-            if _goes_on(task):
+            if self._goes_on(connection, task):
                 self._save(connection, replace(task, lease_owner=None, lease_until=None))
                 self._task_event(connection, task, "task_handed_on", {})
             else:
                 ended.append(self._end(connection, task, _interruption(task), "task_interrupted"))
         return ended
 
+    def _goes_on(self, connection: Connection, task: Task) -> bool:
+        """Whether the next controller can begin a task: nobody has, and what it was given did not end with the one that held it.
 
-def _goes_on(task: Task) -> bool:
-    """Whether the next controller can begin a task: nobody has, and what it was given did not end with the one that held it.
+        A command that ran it in its own process is over with that.
+        """
+        served = task.lease_owner is not None and task.lease_owner.startswith(SERVING)
+        if task.status != "ready" or not served:
+            return False
+        if task.operation == "reset" and task.request.get("set_password"):
+            return False  # one that was told once, and not kept
+        return not task.request.get("given") or self._is_kept(connection, task)
 
-    A command that ran it in its own process is over with that.
-    """
-    served = task.lease_owner is not None and task.lease_owner.startswith(SERVING)
-    sets_password = task.operation == "reset" and bool(task.request.get("set_password"))  # one that was told once, and not kept
-    return task.status == "ready" and served and not task.request.get("given") and not sets_password
+
+def _tried_again(connection: Connection, task: Task) -> bool:
+    """Whether a rollout begins the server of a task that has ended once more, by itself (controller/rollout/endings)."""
+    if task.rollout_id is None or task.status != "failed" or task.cause not in HEALS:
+        return False
+    rollout, of = tables.rollouts, tables.rollout_servers
+    joined = select(rollout.c.state, rollout.c.strategy, of.c.tries).join(of, of.c.rollout_id == rollout.c.id)
+    found = connection.execute(joined.where(rollout.c.id == task.rollout_id, of.c.server_id == task.server_id)).first()
+    return found is not None and found.state not in ("cancelled", "finished") and found.tries < found.strategy["tries"]
 
 
 def _stands(failed: bool, running: bool) -> list[ColumnElement[bool]]:

@@ -11,6 +11,7 @@ NO_EVENT = {
     "access_key_used": "when it last signed a request; what that asked for is an event",
     "token_used": "when it last came with a request; what that asked for is an event",
     "drop_ended": "what has run out by itself",
+    "drop_credentials": "what has run out by itself",
     "drop_import_tokens": "what has run out by itself",
     "add_checkpoint": "a statement about the events",
 }

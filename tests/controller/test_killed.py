@@ -1,4 +1,4 @@
-"""A controller that is killed: what it had begun and what it had not, seen by whoever comes after it."""
+"""A controller that is killed: what it had begun and what it had not, seen by whoever comes next; what was given is sealed."""
 
 import json
 import signal
@@ -13,7 +13,7 @@ from controller.dispatch import LEASE_SECONDS
 from tests.fleet.causes import Place, deaf
 from tests.fleet.product import Json, Product
 
-HANDED_IN = "a password that dies with the controller"
+HANDED_IN = "a password that no file of the home shows"
 
 
 @pytest.fixture
@@ -44,6 +44,12 @@ def listed(product: Product, *words: str) -> dict[str, Json]:
     return {task["id"]: task for task in json.loads(product.kps("task", "list", "--json", *words).stdout)}
 
 
+def kept(product: Product) -> set[str]:
+    """The tasks for which something is kept sealed."""
+    with closing(sqlite3.connect(product.home / "kps.db")) as connection:
+        return {owner_id for (owner_id,) in connection.execute("SELECT owner_id FROM credentials")}
+
+
 def test_what_a_killed_controller_left_is_ended_and_blocks_nothing(busy: tuple[Product, str, str], places: list[Place]) -> None:
     product, begun, waiting = busy
     product.end(signal.SIGKILL)
@@ -54,11 +60,13 @@ def test_what_a_killed_controller_left_is_ended_and_blocks_nothing(busy: tuple[P
     once_the_lease_has_run_out(product.home)
     left = listed(product, "--failed")
     told = {id: (task["cause"], task["phase"], task["server_state"], task["retryable"]) for id, task in left.items()}
-    assert told == {
-        begun: ("interrupted", "connect", "unknown", True),
-        waiting: ("interrupted", "queued", "as_before", True),
-    }
+    assert told == {begun: ("interrupted", "connect", "unknown", True)}
+    # The other one waits for the next controller, which will have the password.
+    assert listed(product, "--running").keys() == {waiting}
+    assert kept(product) == {waiting}
+    product.kps("task", "delete", waiting)
     product.kps("server", "remove", places[1].name)
+    assert kept(product) == set()
 
 
 def test_a_task_that_a_killed_controller_had_not_begun_is_cancelled_at_once(
@@ -79,19 +87,26 @@ def test_a_task_that_waits_in_a_living_controller_is_cancelled(busy: tuple[Produ
     assert product.task(begun)["status"] == "running"
 
 
-def test_a_controller_that_is_told_to_stop_leaves_nothing_waiting(busy: tuple[Product, str, str]) -> None:
+def test_what_a_controller_that_is_told_to_stop_had_not_begun_is_begun_by_the_next_with_what_was_given(
+    busy: tuple[Product, str, str],
+) -> None:
     product, begun, waiting = busy
     product.end(signal.SIGTERM)
     left = listed(product)
     assert {id: (task["status"], task["cause"]) for id, task in left.items()} == {
         begun: ("failed", "interrupted"),
-        waiting: ("failed", "interrupted"),
+        waiting: ("ready", None),
     }
-    assert left[waiting]["server_state"] == left[begun]["server_state"] == "as_before"
+    assert left[begun]["server_state"] == "as_before"
+    assert kept(product) == {waiting}
+    product.serve()
+    product.at_phase(waiting, "connect")
+    assert ("credential_opened", "") in product.events(waiting)
 
 
-def test_a_password_dies_with_the_controller(busy: tuple[Product, str, str]) -> None:
-    product, _, _ = busy
+def test_no_file_shows_a_password_while_it_is_kept(busy: tuple[Product, str, str]) -> None:
+    product, begun, waiting = busy
     product.end(signal.SIGKILL)
+    assert kept(product) == {begun, waiting}
     for path in product.home.iterdir():
         assert path.is_socket() or HANDED_IN.encode() not in path.read_bytes()

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
+from controller.causes import HEALS, NOT_REACHED
 from controller.errors import Invalid
 from controller.rollout.amounts import Amount, amount
 from controller.rollout.breaker import GIVEN_UP_AFTER, IN_A_ROW, Breaker
-from controller.rollout.endings import HEALS, NOT_REACHED, Ending, wait
+from controller.rollout.endings import Ending, wait
 from controller.rollout.progress import Past, Progress
 from controller.rollout.strategy import EVERY, Member, Strategy
 from controller.rollout.waves import waves

@@ -8,7 +8,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,22 @@ from typing import Any
 import pytest
 
 from controller import keyfiles
+from controller.deposits import Deposits, Order
 from controller.errors import Problem
-from controller.kms import FileRootKey, Kms
-from controller.model import Caller, KeyFormat, KeyPair, KeyType, MasterKey, Sealed, Secret
+from controller.kms import DEFAULT_ALIAS, Context, FileRootKey, Kms
+from controller.model import (
+    Caller,
+    Credential,
+    KeyFormat,
+    KeyPair,
+    KeyType,
+    MasterKey,
+    Sealed,
+    Secret,
+    Server,
+    Task,
+    now,
+)
 from controller.service import backup
 from controller.service.accesskeys import AccessKeys
 from controller.service.custody import Custody
@@ -200,6 +213,7 @@ class Story:
         forms: tuple[KeyFormat, ...] = ("openssh", "pkcs8", "pem", "ppk2", "ppk3")
         for form in forms:
             await keypairs.export(who, "ecdsa-nistp256-True", form, for_export)
+        self._order(kms, who)
         custody = Custody(self.store, kms)
         _, text = await keypairs.create(who, "later", managed=False)
         assert text is not None
@@ -207,6 +221,19 @@ class Story:
         await custody.manage(who, "later", text)
         await custody.move(who, "later", "csms/default")
         await custody.clear(who, "later")
+
+    def _order(self, kms: Kms, who: Caller) -> None:
+        """What opens a server comes with an order, and the controller dies before it is needed."""
+        identity = keyfiles.openssh_private("ed25519", Secret(a_key("ed25519")))
+        given = Credential(password=Secret("a password that came with an order"), identity=identity)
+        self.secrets |= search.text("password given", "a password that came with an order")
+        self._know("identity given", identity)
+        (server,) = self.store.add_servers([Server("s", who.tenant_id, "web-1", "192.0.2.1")])
+        request = {"given": ["password", "identity"]}
+        task = Task("t", who.tenant_id, who.user_id, server.id, server.name, "root", "check", request, now())
+        deposits = Deposits(kms, 24)
+        sealed = deposits.sealed([(Order.of_task(task), given)], deposits.until())
+        self.store.add_tasks([task], "me", 30, sealed)
 
     async def _work(self, keypairs: Keypairs, who: Caller) -> None:
         for key_type in TYPES:
@@ -287,6 +314,15 @@ class DoesNotSeal(Kms):
         return sealed
 
 
+class KeepsOrdersOpen(Kms):
+    """Puts what came with an order where its ciphertext belongs."""
+
+    def seal_all(self, tenant_id: str, secrets_: Sequence[tuple[Secret, Context]], *, alias: str = DEFAULT_ALIAS) -> list[Sealed]:
+        if secrets_[0][1].kind == "credential":
+            return [Sealed(secret.open()) for secret, _ in secrets_]
+        return super().seal_all(tenant_id, secrets_, alias=alias)
+
+
 class LeaksInTheLog(Kms):
     """Logs the number of what it seals."""
 
@@ -319,6 +355,7 @@ class WrapsNothing(Kms):
         (Store, WrapsNothing, "log"),
         (LeaksInAnEvent, Kms, "kps.db"),
         (Store, DoesNotSeal, "kps.db"),
+        (Store, KeepsOrdersOpen, "kps.db"),
         (Store, LeaksInTheLog, "log"),
         (LeaksTheRootKey, Kms, "backup"),
     ],

@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 
 from controller.app import Application
 from controller.dispatch import SERVING
-from controller.model import Caller, Server, Task, now
+from controller.model import Caller, Sealed, SealedCredential, Server, Task, now
 from controller.settings import Settings
 from controller.store import Store
 from tests.controller.faces import KPS
@@ -113,24 +114,26 @@ def test_what_needs_nothing_of_who_held_it_is_handed_on_and_nothing_else(store: 
     wanted = [
         a_task(server, who, "plain"),
         a_task(server, who, "password", given=["password"]),
+        a_task(server, who, "sealed password", given=["password"]),
         a_task(server, who, "one-time", "reset", set_password=True),
         a_task(server, who, "disk", "reset"),
         a_task(server, other, "strangers"),
     ]
-    store.add_tasks(wanted, old, 30)
+    kept = SealedCredential("sealed password", server.id, who.tenant_id, Sealed(b"x"), now() + timedelta(hours=1))
+    store.add_tasks(wanted, old, 30, [kept])
     store.add_tasks([a_task(server, who, "own process")], "command", 30)
     assert [task.id for task in store.abandon(old)] == ["password", "one-time"]
     assert [task.id for task in store.abandon("command")] == ["own process"]
     with_nobody = {task.id for task in store.tasks(who.tenant_id, running=True)}
-    assert with_nobody == {"plain", "disk", "strangers"}
+    assert with_nobody == {"plain", "sealed password", "disk", "strangers"}
     assert store.interrupt_expired(SERVING) == []
     store.change_user(who.tenant_id, other.user_id, {"enabled": False}, who.user_id)
-    assert [task.id for task in store.adopt(new, 30)] == ["plain", "disk"]
+    assert [task.id for task in store.adopt(new, 30)] == ["plain", "sealed password", "disk"]
     assert store.task(who.tenant_id, "strangers").status == "cancelled"
     assert store.adopt(new, 30) == []
     # The next one was killed.
     assert store.interrupt_expired(SERVING) == []
-    assert [task.id for task in store.adopt(f"{SERVING}newest", 30)] == ["plain", "disk"]
+    assert [task.id for task in store.adopt(f"{SERVING}newest", 30)] == ["plain", "sealed password", "disk"]
     assert store.claim("plain", f"{SERVING}newest", 30) is not None
 
 

@@ -18,7 +18,9 @@ async def start(fleet: Serving, who: Asking, asked: shapes.NewRollout) -> Json:
     """Start a rollout: answered at once, and it goes on by itself."""
     chosen = await fleet.servers.select(who, asked.servers, asked.all)
     given = _opens(asked, chosen)
-    rollout = await fleet.rollouts.start(who, asked.operation, chosen, asked.options(), asked.strategy.words(), given)
+    rollout = await fleet.rollouts.start(
+        who, asked.operation, chosen, asked.options(), asked.strategy.words(), given, asked.credential_hours
+    )
     return shapes.rollout(rollout)
 
 
@@ -52,7 +54,8 @@ async def pause(fleet: Serving, who: Asking, id: str) -> Json:
 @router.post("/{id}/resume")
 async def resume(fleet: Serving, who: Asking, id: str, asked: shapes.ResumeRollout) -> Json:
     """Go on with a rollout that was paused or stopped; what failed before counts no more."""
-    return shapes.rollout(await fleet.rollouts.resume(who, id, await _given(fleet, who, id, asked)))
+    given = await _given(fleet, who, id, asked)
+    return shapes.rollout(await fleet.rollouts.resume(who, id, given, asked.credential_hours))
 
 
 @router.post("/{id}/cancel")
@@ -64,7 +67,8 @@ async def cancel(fleet: Serving, who: Asking, id: str) -> Json:
 @router.post("/{id}/retry")
 async def retry(fleet: Serving, who: Asking, id: str, asked: shapes.RetryRollout) -> Json:
     """Have servers that failed, by one cause or any, tried once more."""
-    return shapes.rollout(await fleet.rollouts.retry(who, id, asked.cause, await _given(fleet, who, id, asked)))
+    given = await _given(fleet, who, id, asked)
+    return shapes.rollout(await fleet.rollouts.retry(who, id, asked.cause, given, asked.credential_hours))
 
 
 async def _given(fleet: Fleet, who: Caller, id: str, asked: shapes.ResumeRollout) -> dict[str, Credential]:
