@@ -210,6 +210,38 @@ class Rollout(TypedDict):
     created_at: Time
     finished_at: Time | None
     user_id: str
+    plans: bool
+    plan_id: str | None
+    good_until: Time | None
+
+
+class StartedPlan(Rollout):
+    """What came of a plan. left_out: how many of its servers are not in it, by cause."""
+
+    left_out: dict[str, int]
+
+
+class KeptPlan(TypedDict):
+    """The head of a plan and its signature (Ed25519, hex), as the API gives them: over "kps rollout plan 1", a newline, and the
+    head as canonical JSON (names in order, no spaces, ASCII)."""
+
+    head: Json
+    signature: str
+
+
+class PlanLook(TypedDict):
+    """What a plan has found of one server. seen: None where it would be refused or could not be looked at; cause says why."""
+
+    position: int
+    server: str
+    server_id: str
+    login: str
+    seen: str | None
+    changes: list[Json]
+    locked_out: list[str]
+    first: str
+    cause: str | None
+    message: str
 
 
 class RolloutProgress(Rollout):
@@ -219,6 +251,76 @@ class RolloutProgress(Rollout):
     causes: dict[str, int]
     labels: dict[str, dict[str, int]]
     held: dict[str, int]
+
+
+class FailedBy(TypedDict):
+    """A cause in a report, with one of the servers that failed by it: server, task_id, server_state, message, evidence."""
+
+    cause: str
+    servers: int
+    meaning: str
+    handling: str
+    example: Json | None
+
+
+class NotDone(TypedDict):
+    """Servers of a report that are not as asked, alike in status and cause. next: what to type; names: the first thousand.
+
+    status: also waiting, held, and left_out, by the plan that the rollout comes from.
+    """
+
+    status: str
+    cause: str | None
+    why: str | None
+    servers: int
+    names: list[str]
+    next: str
+
+
+class Moment(TypedDict):
+    """Seconds after the rollout was asked for: servers begun by then, as asked, and failed in their last try so far."""
+
+    seconds: float
+    begun: int
+    done: int
+    failed: int
+
+
+class Mark(TypedDict):
+    """When the canary or a batch was begun, a retry was asked for, or the rollout ended."""
+
+    seconds: float
+    what: str
+
+
+class Pause(TypedDict):
+    """From when until when (None: still) a rollout was paused or stopped, and why."""
+
+    seconds: float
+    until: float | None
+    what: str
+    reason: str
+
+
+class OverTime(TypedDict):
+    """A rollout over its time, seconds."""
+
+    seconds: float
+    points: list[Moment]
+    marks: list[Mark]
+    pauses: list[Pause]
+
+
+class RolloutReport(RolloutProgress):
+    """All there is to tell of a rollout. at: when it was told; ended_at: up to when it ran."""
+
+    asked_by: str
+    keypair: Json | None
+    at: Time
+    ended_at: Time
+    not_done: list[NotDone]
+    over_time: OverTime
+    failed_by: list[FailedBy]
 
 
 class RolloutServer(TypedDict):

@@ -33,6 +33,8 @@ from controller.service.kms import KeyService, MasterKeys
 from controller.service.people import Tenants, Users
 from controller.service.quotas import Quotas
 from controller.service.readiness import Readiness
+from controller.service.rolloutplans import RolloutPlans
+from controller.service.rolloutreports import RolloutReports
 from controller.service.rollouts import Rollouts
 from controller.service.servers import Servers
 from controller.service.stopping import Stopping
@@ -109,6 +111,7 @@ async def opened(
             background.append(asyncio.create_task(settle(runner)))
             background.append(asyncio.create_task(rolling.go_on()))
         bindings = Bindings(store, dispatch, worker, deposits)
+        rollouts = Rollouts(store, bindings, rolling, worker, deposits)
         readiness = Readiness(settings.home, store, roots[0].opened, background, stopping, worker)
         try:
             yield Fleet(
@@ -116,7 +119,9 @@ async def opened(
                 custody=Custody(store, kms, worker),
                 servers=Servers(store, hostkeys, settings.connect_timeout_seconds, worker, settings.allowed_networks),
                 bindings=bindings,
-                rollouts=Rollouts(store, bindings, rolling, worker, deposits),
+                rollouts=rollouts,
+                rollout_plans=RolloutPlans(store, rollouts, audit_keys, worker),
+                rollout_reports=RolloutReports(store, rollouts, worker),
                 tasks=tasks,
                 kms=keys,
                 users=Users(store, worker, settings.quotas),

@@ -227,6 +227,12 @@ CAUSES: dict[str, Cause] = {
         f"Look at the newer task of this server. If there is none, {_RETRY}: the next order is newer than what was seen there.",
         True,
     ),
+    "changed_since_plan": Cause(
+        "The server is not as it was when the plan was made, so what would be done there is not what was planned. Nothing was "
+        "changed.",
+        f"See what has changed there, then plan anew and start that; or put it back, then {_RETRY}.",
+        True,
+    ),
     # -- the login -------------------------------------------------------------------------------------------------------
     "login_missing": Cause("There is no such login on the server.", "Make the login, or name another with --login.", True),
     "login_locked": Cause(

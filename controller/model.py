@@ -412,6 +412,13 @@ class Rollout:
     reason: str = ""  # of its state
     go_on: bool = False  # somebody has looked at the canary, and said yes
     finished_at: datetime | None = None
+    plan_id: str | None = None  # the rollout that has planned this one
+    good_until: datetime | None = None  # of one that plans: until when it may be started
+
+    @property
+    def plans(self) -> bool:
+        """Whether it only looks: what would be done is told, and nothing is done."""
+        return bool(self.request.get("plan"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -432,6 +439,7 @@ class RolloutServer:
     task_id: str | None = None  # the last one
     held: str | None = None  # why it is not begun any more
     forgiven: bool = False  # it failed, and the rollout was told to go on all the same
+    seen: str | None = None  # what it must be like, as it was planned (controller.seen)
     status: Status | None = None
     server_state: ServerState | None = None
     cause: str | None = None

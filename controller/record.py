@@ -5,7 +5,7 @@ Reads and changes nothing.
 
 from typing import Any, cast, get_args
 
-from controller import causes, sessions
+from controller import causes, seen, sessions
 from controller.causes import CAUSES
 from controller.model import Binding, KeyPair, Outcome, PasswordLogin, Server, ServerNotes, ServerState, Task, now
 from controller.order import Order, bare
@@ -34,6 +34,8 @@ class Record:
     def concluded(self, result: dict[str, Any]) -> tuple[Outcome, dict[str, Any]]:
         """Turn what the agent said into the outcome and the changes of the inventory."""
         evidence = dict(result.get("evidence") or {})
+        if self.order.plan["only_plan"] and result["status"] != "failed":
+            evidence["seen"] = seen.digest(result)
         for name in ("findings", "plan", "first", "logins", "armed", "limits", "removed", "remains", "notes", "leftover"):
             if result.get(name):
                 evidence.setdefault(name, result[name])

@@ -189,6 +189,7 @@ class _Driven:
         self._last = {each.server_id: each.task_id for each in servers if each.task_id}
         self._running = {each.task_id: each.server_id for each in servers if each.task_id and _under_way(each)}
         strategy = Strategy.read(rollout.strategy)
+        strategy = strategy.looking() if rollout.plans else strategy
         begun = sorted((each for each in servers if each.tries or each.held), key=lambda each: str(each.finished_at or "9"))
         past = {each.server_id: _past(each, strategy) for each in begun}
         self._progress = Progress(strategy, [_member(each) for each in servers], past, go_on=rollout.go_on)
@@ -215,7 +216,7 @@ class _Driven:
         if progress.stopped is not None:
             return await self._leave("stopped", progress.stopped)
         if progress.over:
-            return await self._leave("finished", _told(progress))
+            return await self._leave("finished", _told(progress, rollout.plans))
         return progress.waits_for_go and await self._leave("paused", SEEN)
 
     async def _begin(self, server_ids: list[str], held: dict[str, str]) -> None:
@@ -238,7 +239,7 @@ class _Driven:
             server_name=server.server_name,
             login=server.login,
             operation=rollout.operation,
-            request=rollout.request | server.given,
+            request=rollout.request | server.given | ({} if server.seen is None else {"seen": server.seen}),
             created_at=now(),
             retry_of=self._last.get(server.server_id),
             private=rollout.private,
@@ -284,7 +285,8 @@ def _past(server: RolloutServer, strategy: Strategy) -> Past:
     return Past(server.tries, ending, again_at, held=server.held is not None, forgiven=forgiven)
 
 
-def _told(progress: Progress) -> str:
+def _told(progress: Progress, plans: bool) -> str:
     counts = progress.counts
-    left = [f"{counts['failed']} failed" if counts["failed"] else "", f"{counts['held']} not begun" if counts["held"] else ""]
-    return ", ".join([f"{counts['done']} as asked", *filter(None, left)])
+    failed = "would be refused, or could not be looked at" if plans else "failed"
+    left = [f"{counts['failed']} {failed}" if counts["failed"] else "", f"{counts['held']} not begun" if counts["held"] else ""]
+    return ", ".join([f"{counts['done']} {'planned' if plans else 'as asked'}", *filter(None, left)])

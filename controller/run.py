@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 
 from passlib.hash import sha512_crypt
 
-from controller import addresses, causes, deposits, diagnosis, opening, order
+from controller import addresses, causes, deposits, diagnosis, opening, order, seen
 from controller.causes import CAUSES
 from controller.entrance import Entrance, Inside
 from controller.errors import Conflict, Damaged, NotFound, Problem, Unavailable
@@ -244,7 +244,7 @@ class _Job:
             return await self._from_outside(target)
         entrance = Entrance(target, self.order, self.given, self.identity, self._private)
         try:
-            inside = await entrance.enter(self.order.plan)
+            inside = await entrance.enter(self._first_plan())
         except Refused as refused:
             if self.lost is not None and refused.cause in _NOT_LET_IN:
                 raise self.lost from refused
@@ -254,6 +254,8 @@ class _Job:
             raise
         self.record.boot = inside.boot
         try:
+            if self.as_planned is not None:
+                inside = await self._if_as_planned(entrance, inside)
             result = await self._on_server(target, inside)
             result = await self._with_lockouts(target, entrance, inside, result)
             result = await self._explained(target, entrance, inside, result)
@@ -268,6 +270,38 @@ class _Job:
             inside.connection.close()
         await self._settle_others(result)
         return self.record.concluded(result)
+
+    # -- as planned ----------------------------------------------------------------------------------------------------
+
+    @property
+    def as_planned(self) -> str | None:
+        """What the server must be like for the task to go on (controller.seen.digest); None where nobody has planned it."""
+        return self.task.request.get("seen")
+
+    def _first_plan(self) -> dict[str, Any]:
+        return self.order.plan if self.as_planned is None else self.order.plan | {"only_plan": True}
+
+    async def _if_as_planned(self, entrance: Entrance, inside: Inside) -> Inside:
+        """Look at the server, and return an agent with the plan itself where it is as it was when that was made.
+
+        Refused: changed_since_plan, or why the order is refused as things are. Between this look and that of the next agent lies
+        the start of one Python; who changes the server in that moment has changed it before the operation began.
+        """
+        self.phase = "look"
+        async for frame in inside.frames:
+            if isinstance(frame, Result):
+                break
+        else:
+            raise Refused("connection_closed", f"{self.server.name}: the agent ended before it had looked")
+        if frame.status == "failed":
+            cause = frame.cause if frame.cause in CAUSES else "unexpected"
+            raise Refused(str(cause), frame.message, **frame.evidence)
+        if seen.digest(frame.model_dump()) != self.as_planned:
+            changes = frame.plan.get("changes", [])
+            paths = ", ".join(dict.fromkeys(str(each.get("path")) for each in changes)) or "nothing"
+            told = f"it is not as it was when this was planned; what would be changed now ({paths}) is in the evidence"
+            raise Refused("changed_since_plan", f"{self.server.name}: {told}", changes=changes)
+        return await entrance.again(inside, self.order.plan)
 
     # -- prepare -------------------------------------------------------------------------------------------------------
 

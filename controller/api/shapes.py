@@ -51,7 +51,7 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
-def _one_key(given: "Opens | NewOperation") -> None:
+def _one_key(given: "Opens | Opening") -> None:
     if (given.agent_key is None) != (given.agent_socket is None):
         raise ValueError("agent_socket and agent_key go together")
     if given.agent_key is not None and given.identity is not None:
@@ -217,7 +217,30 @@ class Opens(Request):
         return self
 
 
-class NewOperation(Request):
+class Opening(Request):
+    """What opens servers, each by its name; and one for all: a private key for each server that has none of its own there."""
+
+    credentials: dict[Name, Opens] = Field(default_factory=dict)
+    identity: KeyFile | None = None
+    passphrase: Password | None = None
+    agent_socket: Path | None = None
+    agent_key: Line | None = None
+    certificate: Line | None = None
+
+    @model_validator(mode="after")
+    def _one_key(self) -> Self:
+        _one_key(self)
+        return self
+
+    def opens(self, server: str) -> Credential | None:
+        """Return what opens a server, if anything was given for it."""
+        own = self.credentials.get(server, Opens())
+        if own.identity is None and own.agent_key is None and (self.identity is not None or self.agent_key is not None):
+            own = own.model_copy(update={name: getattr(self, name) for name in _KEY if getattr(self, name) is not None})
+        return own.credential() if own.model_fields_set else None
+
+
+class NewOperation(Opening):
     operation: Operation
     servers: list[Name] = Field(default_factory=list, max_length=10_000)
     all: bool = False
@@ -238,29 +261,10 @@ class NewOperation(Request):
     public_key: str | None = Field(default=None, max_length=16 * 1024)
     repair: bool = False
     plan: bool = False
-    credentials: dict[Name, Opens] = Field(default_factory=dict)
-    # One for all: a private key that opens each server which has none of its own in credentials.
-    identity: KeyFile | None = None
-    passphrase: Password | None = None
-    agent_socket: Path | None = None
-    agent_key: Line | None = None
-    certificate: Line | None = None
-
-    @model_validator(mode="after")
-    def _one_key(self) -> Self:
-        _one_key(self)
-        return self
 
     def options(self) -> Json:
         """Return what a task keeps of this: nothing secret, and not the servers."""
         return self.model_dump(exclude={"operation", "servers", "all", "credentials", *_KEY})
-
-    def opens(self, server: str) -> Credential | None:
-        """Return what opens a server, if anything was given for it."""
-        own = self.credentials.get(server, Opens())
-        if own.identity is None and own.agent_key is None and (self.identity is not None or self.agent_key is not None):
-            own = own.model_copy(update={name: getattr(self, name) for name in _KEY if getattr(self, name) is not None})
-        return own.credential() if own.model_fields_set else None
 
 
 Limit = Annotated[str, Field(max_length=20)]
@@ -290,12 +294,16 @@ Hours = Annotated[float | None, Field(gt=0, le=720)]
 
 
 class NewRollout(NewOperation):
+    """plan: only look, for a plan, which may be started for good_for_seconds."""
+
     strategy: RolloutStrategy = Field(default_factory=RolloutStrategy)
     credential_hours: Hours = None
+    good_for_seconds: int = Field(default=86_400, ge=60, le=30 * 86_400)
 
     def options(self) -> Json:
         """Return what each of its tasks keeps of this."""
-        return {name: value for name, value in super().options().items() if name not in ("strategy", "credential_hours")}
+        other = ("strategy", "credential_hours", "good_for_seconds")
+        return {name: value for name, value in super().options().items() if name not in other}
 
 
 class ResumeRollout(Request):
@@ -484,7 +492,7 @@ def rollout(found: Rollout) -> Json:
     return {
         "id": found.id,
         "operation": found.operation,
-        "request": {name: value for name, value in found.request.items() if name != "keypair_id"},
+        "request": {name: value for name, value in found.request.items() if name not in ("keypair_id", "plan")},
         "strategy": found.strategy,
         "servers": found.servers,
         "state": found.state,
@@ -492,6 +500,9 @@ def rollout(found: Rollout) -> Json:
         "created_at": instant(found.created_at),
         "finished_at": None if found.finished_at is None else instant(found.finished_at),
         "user_id": found.user_id,
+        "plans": found.plans,
+        "plan_id": found.plan_id,
+        "good_until": instant(found.good_until),
     }
 
 

@@ -2,16 +2,19 @@
 
 import asyncio
 import contextlib
+import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from controller.cli import exits, options, output
+from controller.cli import exits, options, output, rolloutplans
 from controller.cli.command import command, group
 from controller.cli.exits import usage
-from controller.cli.operations import check_choice, check_revoke, credentials, key_of, warn_of_old_algorithms
+from controller.cli.operations import credentials
+from controller.cli.rolloutorders import Asked, Hours, asking, option
 from controller.cli.session import Session
 
 if TYPE_CHECKING:
@@ -31,141 +34,79 @@ rollouts = group(
 Id = Annotated[str, typer.Argument(metavar="ID", help="The rollout's id.")]
 
 
-def _option(name: str, metavar: str, help_: str) -> Any:
-    return typer.Option(name, metavar=metavar, help=help_)
-
-
-Hours = Annotated[
-    float | None,
-    _option("--credential-hours", "N", "Keep what opens the servers, sealed, for so long at most; 24 if not said."),
-]
-
-
 @command(
     rollouts,
     "start",
     "kps rollout start replace --all --keypair ops-2027 --canary 5 --batch 10% --max-failures 2%",
     "kps rollout start bind env=prod --keypair ops --identity ~/.ssh/id_ed25519 --per-label zone --window 22:00-04:00",
     "kps rollout start unbind env=old --pause-after-canary --detach",
+    "kps rollout start --plan plan.json --password-stdin < passwords",
 )
+@asking
 async def start(
     session: Session,
-    operation: Annotated[
-        str, typer.Argument(metavar="OPERATION", help="bind, replace, unbind, check, password-login-enable or -disable.")
-    ],
-    servers: options.ServerWords = None,
+    asked: Asked,
     *,
-    every: options.All = False,
-    keypair: Annotated[
-        str | None, _option("--keypair", "NAME", "The key pair to bind, or to put in the place of the old.")
+    plan: Annotated[
+        str | None, option("--plan", "FILE|ID", "What `kps rollout plan` made: its servers as they were seen, and nothing else.")
     ] = None,
-    login: options.Login = None,
-    canary: Annotated[
-        str | None, _option("--canary", "N|N%", "How many first, before all others; 1 if not said, 0 for none.")
-    ] = None,
-    batch: Annotated[str | None, _option("--batch", "N|N%", "How many then at a time; 10% if not said.")] = None,
-    max_failures: Annotated[
-        str | None, _option("--max-failures", "N|N%", "Stop where more failed, of all or of one label; 2% if not said.")
-    ] = None,
-    max_failures_of: Annotated[
-        list[str] | None, _option("--max-failures-of", "CAUSE=N|N%", "Stop where more failed by this cause; * is each of them.")
-    ] = None,
-    per_label: Annotated[
-        str | None, _option("--per-label", "LABEL", "Spread the canary over this label's values, and count by them.")
-    ] = None,
-    quorum: Annotated[
-        str | None, _option("--quorum", "LABEL", "Of servers with one value of this label, only one at a time.")
-    ] = None,
-    concurrency: Annotated[int | None, _option("--concurrency", "N", "Servers at the same time; 32 if not said.")] = None,
-    per_bastion: Annotated[int | None, _option("--per-bastion", "N", "Servers at the same time behind a jump server.")] = None,
-    window: Annotated[
-        str | None, _option("--window", "HH:MM-HH:MM [ZONE]", "Begin servers in these hours only; UTC if no zone is said.")
-    ] = None,
-    pause_after_canary: Annotated[
-        bool, typer.Option("--pause-after-canary", metavar="", help="Wait for `kps rollout resume` after the canary.")
-    ] = False,
-    tries: Annotated[int | None, _option("--tries", "N", "Of each server, where what failed may pass; 3 if not said.")] = None,
-    credential_hours: Hours = None,
     detach: Annotated[bool, typer.Option("--detach", metavar="", help="Do not wait; needs `kps serve`.")] = False,
-    password_stdin: options.PasswordStdin = False,
-    password_of: options.PasswordOf = None,
-    identity: options.Identity = None,
-    passphrase_stdin: options.PassphraseStdin = False,
-    agent: options.SshAgent = None,
-    certificate: options.Certificate = None,
-    keep_password_login: Annotated[
-        bool, typer.Option("--keep-password-login", metavar="", help="bind: leave password login as it is.")
-    ] = False,
-    close_password_login: Annotated[
-        bool, typer.Option("--close-password-login", metavar="", help="replace: switch password login off too.")
-    ] = False,
-    accept_lockout: options.AcceptLockout = None,
-    accept_unproved: options.AcceptUnproved = False,
-    fix_permissions: options.FixPermissions = False,
-    take_over: options.TakeOver = False,
-    revoke: options.Revoke = False,
-    everywhere: options.Everywhere = False,
-    end_sessions: options.EndSessions = False,
-    force: options.Force = False,
 ) -> int:
     """Order an operation on many servers, and watch it to its end.
 
     The canary goes first; any failure among it stops the rollout. Then batch after batch, until more failed than may. What
     may pass by itself (a server that is away, somebody else at work there) is tried again; a wrong password or key is not.
     """
-    check_choice(servers, every)
-    check_revoke(revoke, everywhere, end_sessions)
-    key = key_of(identity, agent, certificate, password_stdin, passphrase_stdin)
-    strategy = {
-        "canary": canary,
-        "batch": batch,
-        "max_failures": max_failures,
-        "max_failures_of": _limits(max_failures_of or ()),
-        "per_label": per_label,
-        "quorum": quorum,
-        "concurrency": concurrency,
-        "per_bastion": per_bastion,
-        "window": window,
-        "pause_after_canary": pause_after_canary,
-        "tries": tries,
-    }
-    request = {
-        "keypair": keypair,
-        "login": login,
-        "keep_password_login": keep_password_login,
-        "close_password_login": close_password_login,
-        "accept_lockout": accept_lockout,
-        "accept_unproved": accept_unproved,
-        "fix_permissions": fix_permissions,
-        "take_over": take_over,
-        "revoke": revoke,
-        "everywhere": everywhere,
-        "end_sessions": end_sessions,
-        "force": force,
-    }
+    if plan is None:
+        asked.check()
+    elif asked.besides_what_opens:
+        raise usage(
+            f"--plan says all of it; give no {', '.join(asked.besides_what_opens).replace('_', ' ')}, only what opens servers"
+        )
+    key = asked.key()
     async with session.client() as client:
         if detach and not session.served:
             raise usage("--detach: nobody would go on with it; start `kps serve`, or stay")
-        chosen = await client.servers(servers or (), every=every)
-        names = [str(server["name"]) for server in chosen]
-        if not names:
-            raise usage("no servers there; `kps server add` adds one")
-        if password_stdin:
-            warn_of_old_algorithms(chosen)
-        order = {
-            "operation": operation,
-            "servers": names,
-            "credentials": credentials(names, password_stdin, password_of),
-            "credential_hours": credential_hours,
-            "strategy": {name: value for name, value in strategy.items() if value not in (None, {})},
-            **key,
-            **{name: value for name, value in request.items() if value not in (None, False)},
-        }
-        begun = await client.start_rollout(order)
+        if plan is not None:
+            begun: a.Rollout = await rolloutplans.start(client, plan, asked, key)
+        else:
+            chosen = await client.servers(asked.servers or (), every=asked.every)
+            begun = await client.start_rollout(asked.order(chosen, key))
         if detach:
             output.as_json(begun) if session.json else output.say(f"rollout {begun['id']}; kps rollout watch {begun['id']}")
             return exits.ALL_AS_ASKED
-        return await _watched(session, client, begun)
+        return await watched(session, client, begun)
+
+
+@command(
+    rollouts,
+    "plan",
+    "kps rollout plan bind --all --keypair ops --password-stdin -o plan.json < passwords",
+    "kps rollout plan replace env=prod --keypair ops-2027 --canary 5 --good-for 8h",
+)
+@asking
+async def plan(
+    session: Session,
+    asked: Asked,
+    *,
+    good_for: Annotated[str, option("--good-for", "TIME", "How long it may be started, as 90m, 8h or 3d.")] = "24h",
+    out: rolloutplans.Out = None,
+) -> int:
+    """Look at many servers, and say what a rollout would do on each; nothing is written there.
+
+    What was seen is signed, with how the rollout is to go. `kps rollout start --plan` does just that: a server that has changed
+    since is refused (changed_since_plan), and those on which nothing could be done stay out.
+    """
+    asked.check()
+    key = asked.key()
+    seconds = rolloutplans.seconds_of(good_for)
+    if out is not None:
+        rolloutplans.check_out(out)
+    async with session.client() as client:
+        chosen = await client.servers(asked.servers or (), every=asked.every)
+        order = asked.order(chosen, key) | {"plan": True, "good_for_seconds": seconds}
+        begun = await followed(client, await client.start_rollout(order))
+        return await rolloutplans.show(session, client, begun, out)
 
 
 @command(rollouts, "list", "kps rollout list", "kps rollout list --json")
@@ -177,7 +118,14 @@ async def list_(session: Session) -> None:
         output.as_json(found)
         return
     rows = [
-        (each["id"], each["operation"], str(each["servers"]), each["state"], each["reason"], output.seconds(each["created_at"]))
+        (
+            each["id"],
+            each["operation"] + (" (plan)" if each["plans"] else ""),
+            str(each["servers"]),
+            each["state"],
+            each["reason"],
+            output.seconds(each["created_at"]),
+        )
         for each in found
     ]
     output.table(("ID", "OPERATION", "SERVERS", "STATE", "WHY", "WHEN"), rows, whole="ID", empty="no rollouts")
@@ -189,9 +137,12 @@ async def show(
     id_: Id,
     servers: Annotated[bool, typer.Option("--servers", metavar="", help="Also each of its servers.")] = False,
 ) -> None:
-    """Show how far a rollout is: servers by state, by cause, by label, and what was not begun."""
+    """Show how far a rollout is: servers by state, by cause, by label, and what was not begun; of a plan what it says."""
     async with session.client() as client:
         found = await client.rollout(id_)
+        if found["plans"] and found["state"] == "finished" and not servers:
+            await rolloutplans.show(session, client, found, None)
+            return
         each = await client.rollout_servers(id_) if servers else []
     if session.json:
         output.as_json(found | ({"each": each} if servers else {}))
@@ -219,7 +170,7 @@ async def watch(session: Session, id_: Id) -> int:
     async with session.client() as client:
         if not session.served:
             output.say("kps: nobody serves this home; it goes on only while the command that drives it runs", errors=True)
-        return await _watched(session, client, await client.rollout(id_))
+        return await watched(session, client, await client.rollout(id_))
 
 
 @command(rollouts, "pause", "kps rollout pause 0192f0c1-7c1e-7b6e-9d0a-2f1f3f0a9b11")
@@ -257,7 +208,7 @@ async def resume(
     async with session.client() as client:
         asked: Json = {"credentials": await _passwords(client, id_, password_stdin, password_of)}
         asked |= {} if credential_hours is None else {"credential_hours": credential_hours}
-        return await _watched(session, client, await client.change_rollout(id_, "resume", asked))
+        return await watched(session, client, await client.change_rollout(id_, "resume", asked))
 
 
 @command(
@@ -270,7 +221,7 @@ async def retry(
     session: Session,
     id_: Id,
     *,
-    cause: Annotated[str | None, _option("--cause", "CAUSE", "Only those that failed by this; any if not said.")] = None,
+    cause: Annotated[str | None, option("--cause", "CAUSE", "Only those that failed by this; any if not said.")] = None,
     password_stdin: options.PasswordStdin = False,
     password_of: options.PasswordOf = None,
     credential_hours: Hours = None,
@@ -279,7 +230,40 @@ async def retry(
     async with session.client() as client:
         asked: Json = {"cause": cause, "credentials": await _passwords(client, id_, password_stdin, password_of)}
         asked |= {} if credential_hours is None else {"credential_hours": credential_hours}
-        return await _watched(session, client, await client.change_rollout(id_, "retry", asked))
+        return await watched(session, client, await client.change_rollout(id_, "retry", asked))
+
+
+@command(
+    rollouts,
+    "report",
+    "kps rollout report 0192f0c1-7c1e-7b6e-9d0a-2f1f3f0a9b11",
+    "kps rollout report 0192f0c1-7c1e-7b6e-9d0a-2f1f3f0a9b11 --format svg -o rollout.svg",
+)
+async def report(
+    session: Session,
+    id_: Id,
+    *,
+    format_: Annotated[
+        Literal["md", "json", "svg"],
+        option("--format", "md|json|svg", "For people, for programs, or a picture of the run over time."),
+    ] = "md",
+    out: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write it there, in place of what is there.")
+    ] = None,
+) -> None:
+    """Report a rollout: what was asked, by whom, its causes with an example each, what is not done, and what to type next."""
+    from controller.cli import rolloutpicture, rolloutreports
+
+    async with session.client() as client:
+        found = await client.rollout_report(id_)
+    if session.json or format_ == "json":
+        text = json.dumps(found, indent=2) + "\n"
+    else:
+        text = rolloutpicture.picture(found) if format_ == "svg" else rolloutreports.markdown(found)
+    if out is None:
+        output.write(text)
+    else:
+        rolloutplans.write(out, text, "w")
 
 
 async def _passwords(client: "AsyncKpsClient", id_: str, password_stdin: bool, password_of: str | None) -> Json:
@@ -287,30 +271,29 @@ async def _passwords(client: "AsyncKpsClient", id_: str, password_stdin: bool, p
     return credentials(names, password_stdin, password_of)
 
 
-def _limits(words: Sequence[str]) -> dict[str, str]:
-    pairs = [word.partition("=") for word in words]
-    if not all(cause and limit for cause, _, limit in pairs):
-        raise usage("--max-failures-of: give CAUSE=N or CAUSE=N%, as disk_full=3")
-    return {cause: limit for cause, _, limit in pairs}
-
-
 def _changed(session: Session, found: "a.Rollout") -> None:
     output.as_json(found) if session.json else output.say(f"rollout {found['id']} is {found['state']}")
 
 
-async def _watched(session: Session, client: "AsyncKpsClient", begun: "a.Rollout") -> int:
-    """Follow a rollout, and return the exit code: all as asked only where it finished and none failed."""
+async def watched(session: Session, client: "AsyncKpsClient", begun: "a.Rollout") -> int:
+    """Follow a rollout, and return the exit code: all as asked only where it finished and none failed or was left out."""
+    found = await followed(client, begun)
+    output.as_json(found) if session.json else _show(found)
+    states = found["states"]
+    left = states["failed"] or states["held"] or states["cancelled"] or found["held"]
+    well = found["state"] == "finished" and not left
+    return exits.ALL_AS_ASKED if well else exits.SOME_NOT
+
+
+async def followed(client: "AsyncKpsClient", begun: "a.Rollout") -> "a.RolloutProgress":
+    """Return a rollout once it is over, stopped or paused; a bar shows how far it is until then."""
     with _bar(int(begun["servers"])) as show_it:
         while True:
             found = await client.rollout(str(begun["id"]))
             show_it(found)
             if found["state"] in OVER and not found["states"]["running"]:
-                break
+                return found
             await asyncio.sleep(LOOK_SECONDS)
-    output.as_json(found) if session.json else _show(found)
-    states = found["states"]
-    well = found["state"] == "finished" and not states["failed"] and not states["held"] and not states["cancelled"]
-    return exits.ALL_AS_ASKED if well else exits.SOME_NOT
 
 
 @contextlib.contextmanager
@@ -350,7 +333,7 @@ def _show(found: "a.RolloutProgress") -> None:
     output.facts(
         {
             "rollout": found["id"],
-            "operation": found["operation"],
+            "operation": found["operation"] + (" (plan)" if found["plans"] else ""),
             "state": f"{found['state']}: {found['reason']}" if found["reason"] else found["state"],
             "servers": ", ".join(f"{count} {state}" for state, count in states.items()),
         }

@@ -332,6 +332,26 @@ class Verbs:
         return (yield from pages(f"/rollouts/{segment(rollout_id)}/servers", [], "position"))
 
     @Verb
+    def rollout_report(self, rollout_id: str) -> Call[a.RolloutReport]:
+        """Return all there is to tell of a rollout: causes with an example each, what is left to do, how it went over time."""
+        return Call("GET", f"/rollouts/{segment(rollout_id)}/report")
+
+    @Verb
+    def sealed_plan(self, plan_id: str) -> Call[a.KeptPlan]:
+        """Return the signed head of a plan: what was asked, by whom, and digests of what was found of its servers."""
+        return Call("GET", f"/rollouts/{segment(plan_id)}/plan")
+
+    @Verb
+    def plan_looks(self, plan_id: str) -> Flow[list[a.PlanLook]]:
+        """Return what a plan has found of its servers, in their order."""
+        return (yield from pages(f"/rollouts/{segment(plan_id)}/plan/servers", [], "position"))
+
+    @Verb
+    def start_plan(self, plan_id: str, request: Mapping[str, Any]) -> Call[a.StartedPlan]:
+        """Start what was planned, as a rollout of its own, and return that."""
+        return Call("POST", f"/rollouts/{segment(plan_id)}/start", body=dict(request))
+
+    @Verb
     def change_rollout(self, rollout_id: str, step: str, request: Mapping[str, Any] | None = None) -> Call[a.Rollout]:
         """Pause, resume, cancel or retry a rollout, and return it."""
         body = dict(request or {}) if step in ("resume", "retry") else None

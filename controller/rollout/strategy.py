@@ -1,7 +1,7 @@
 """All that was asked of how a rollout goes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 from controller.causes import CAUSES
@@ -47,6 +47,14 @@ class Strategy:
         if "window" in given:
             given["window"] = window(str(given["window"]))
         return cls(**given)
+
+    def looking(self) -> Self:
+        """Return how to look at all servers for a plan: nobody first, whoever fails stops nothing, at any hour, and once each."""
+        every = Amount(share=10_000)
+        return replace(
+            self, canary=Amount(0), batch=every, max_failures=every, max_failures_of={}, quorum=None, window=None,
+            pause_after_canary=False, tries=1,
+        )  # fmt: skip
 
     def told(self) -> dict[str, Any]:
         """Return the same in words and numbers: JSON."""

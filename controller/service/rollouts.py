@@ -5,8 +5,8 @@ import ipaddress
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import replace
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from controller.deposits import Deposits, Order
@@ -32,10 +32,23 @@ from controller.store import Store
 
 OPERATIONS = ("bind", "replace", "unbind", "password-login-enable", "password-login-disable", "check")
 MOST_SERVERS = 100_000
+GOOD_FOR = timedelta(hours=24)  # a plan
 _SUBNETS = {4: 24, 6: 64}
 _RUNNING: tuple[RolloutState, ...] = ("running",)
 _HALTED: tuple[RolloutState, ...] = ("paused", "stopped")
 _NOT_CANCELLED: tuple[RolloutState, ...] = (*_RUNNING, *_HALTED, "finished")
+
+
+# What a plan has of its request that is not the caller's word for what it does.
+NOT_KEPT = frozenset({"plan", "keypair_id", "given", "password_of"})
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """The plan that a rollout comes from, and what its servers must be like, by their ids."""
+
+    plan: Rollout
+    seen: Mapping[str, str]
 
 
 class Drives(Protocol):
@@ -74,11 +87,16 @@ class Rollouts:
         strategy: Mapping[str, Any],
         credentials: Mapping[str, Credential],
         hours: float | None = None,
+        *,
+        good_for: timedelta = GOOD_FOR,
+        planned: Planned | None = None,
     ) -> Rollout:
         """Order an operation on servers, as a rollout that runs from now on. strategy: in words (Strategy.read).
 
-        request, credentials: as in Bindings.checked(); hours: how long credentials live, else as the setting says. Invalid:
-        operation_unknown, amount_unusable, window_unusable, and what Bindings.checked() refuses.
+        request, credentials: as in Bindings.checked(); hours: how long credentials live, else as the setting says. With plan in
+        the request servers are only looked at, for a plan that may be started for so long (good_for). planned: the plan that this
+        is what comes of. Invalid: operation_unknown, amount_unusable, window_unusable, and what Bindings.checked() refuses.
+        Conflict(plan_outdated): the key pair of that name is another one by now.
         """
         if operation not in OPERATIONS:
             raise Invalid("operation_unknown", f"a rollout does one of {', '.join(OPERATIONS)}, not {operation}")
@@ -86,6 +104,9 @@ class Rollouts:
             raise Invalid("too_many_servers", f"a rollout takes {MOST_SERVERS} servers, not {len(servers)}; select fewer")
         how = Strategy.read(strategy)
         kept, private = await self._bindings.checked(who, operation, servers, request, credentials)
+        if planned is not None and kept.get("keypair_id") != planned.plan.request.get("keypair_id"):
+            told = f"the key pair {kept.get('keypair')} is another one than when it was made; plan anew"
+            raise Conflict("plan_outdated", f"plan {planned.plan.id}: {told}", plan=planned.plan.id)
         rollout = Rollout(
             id=str(uuid.uuid4()),
             tenant_id=who.tenant_id,
@@ -96,12 +117,16 @@ class Rollouts:
             servers=len(servers),
             private=private,
             created_at=now(),
+            plan_id=None if planned is None else planned.plan.id,
         )
+        if rollout.plans:
+            rollout = replace(rollout, good_until=rollout.created_at + good_for)
         known = {each.id: each for each in await off_loop(self._executor, self._store.servers, who.tenant_id)}
         members = [
             replace(
                 _member(rollout, position, server, login_of(server, operation, request.get("login")), how, known),
                 given=given(operation, credentials.get(server.id)),
+                seen=None if planned is None else planned.seen[server.id],
             )
             for position, server in enumerate(sorted(servers, key=lambda each: each.name))
         ]
@@ -115,9 +140,15 @@ class Rollouts:
         return [sight.rollout(who, each) for each in await off_loop(self._executor, self._store.rollouts, who.tenant_id)]
 
     async def get(self, who: Caller, id: str) -> tuple[Rollout, dict[str, Any]]:
-        """Return one rollout and how far it is: how many servers in which state, by cause, by label, and held for what reason."""
+        """Return one rollout and how far it is: servers in each state, by cause, by label, and not begun for what reason."""
         rollout = await off_loop(self._executor, self._store.rollout, who.tenant_id, id)
-        return sight.rollout(who, rollout), _counted(await off_loop(self._executor, self._store.rollout_counts, rollout.id))
+        counts = _counted(await off_loop(self._executor, self._store.rollout_counts, rollout.id))
+        if rollout.plan_id is not None:
+            plan = await off_loop(self._executor, self._store.rollout, who.tenant_id, rollout.plan_id)
+            if plan.servers > rollout.servers:
+                told = f"left out by the plan; kps rollout show {plan.id} says why"
+                counts["held"][told] = plan.servers - rollout.servers
+        return sight.rollout(who, rollout), counts
 
     async def servers(self, who: Caller, id: str, after: int = -1, limit: int | None = None) -> builtins.list[RolloutServer]:
         """Return the servers of a rollout in their order, each with what its last task has come to: after a position, so many."""
@@ -203,7 +234,12 @@ class Rollouts:
 
 
 def _member(
-    rollout: Rollout, position: int, server: Server, login: str, how: Strategy, known: Mapping[str, Server]
+    rollout: Rollout,
+    position: int,
+    server: Server,
+    login: str,
+    how: Strategy,
+    known: Mapping[str, Server],
 ) -> RolloutServer:
     return RolloutServer(
         rollout_id=rollout.id,

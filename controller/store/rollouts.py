@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, func, insert, select, update
@@ -30,7 +30,7 @@ class Rollouts(Tasks):
             connection.execute(tables.rollouts.insert().values(columns))
             connection.execute(insert(tables.rollout_servers), members)
             self._keep_credentials(connection, credentials)
-            told = {"strategy": rollout.strategy, "servers": rollout.servers} | _kept_until(credentials)
+            told = {"strategy": rollout.strategy, "servers": rollout.servers} | _planning(rollout) | _kept_until(credentials)
             self._rollout_event(connection, rollout, "rollout_started", **told)
 
     def rollout(self, tenant_id: str, rollout_id: str) -> Rollout:
@@ -148,6 +148,14 @@ class Rollouts(Tasks):
         with engine.reading(self._engine) as connection:
             return [(status, cause, held, label, count) for status, cause, held, label, count in connection.execute(query)]
 
+    def rollout_tries(self, rollout_id: str) -> list[tuple[str, str, datetime, datetime | None]]:
+        """Return the tasks of a rollout that were begun, in their order: server, status, when begun, when ended."""
+        task = tables.tasks
+        columns = (task.c.server_id, task.c.status, task.c.started_at, task.c.finished_at)
+        query = select(*columns).where(task.c.rollout_id == rollout_id, task.c.started_at.is_not(None)).order_by(task.c.seq)
+        with engine.reading(self._engine) as connection:
+            return [(server, status, begun, ended) for server, status, begun, ended in connection.execute(query)]
+
     def change_rollout(
         self,
         tenant_id: str,
@@ -207,6 +215,11 @@ def _kept_until(credentials: Sequence[SealedCredential]) -> dict[str, Any]:
     if not credentials:
         return {}
     return {"credentials": len(credentials), "credentials_until": max(each.expires_at for each in credentials).isoformat()}
+
+
+def _planning(rollout: Rollout) -> dict[str, object]:
+    """Return what the trail says of a rollout that plans, or that was planned."""
+    return ({"plan": True} if rollout.plans else {}) | ({"plan_id": rollout.plan_id} if rollout.plan_id else {})
 
 
 def _rollout(connection: Connection, tenant_id: str, rollout_id: str) -> Rollout:

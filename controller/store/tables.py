@@ -312,6 +312,8 @@ rollouts = Table(
     Column("reason", Text, nullable=False),
     Column("go_on", Boolean, nullable=False),
     Column("finished_at", Instant),
+    Column("plan_id", String(36)),  # the rollout that has planned this one
+    Column("good_until", Instant),  # of one that plans
 )  # fmt: skip
 
 rollout_servers = Table(
@@ -330,6 +332,7 @@ rollout_servers = Table(
     Column("task_id", String(36), index=True),
     Column("held", Text),
     Column("forgiven", Boolean, nullable=False),
+    Column("seen", String(64)),
     UniqueConstraint("rollout_id", "server_id", name="rollout_servers_once"),
 )  # fmt: skip
 

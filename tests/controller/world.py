@@ -4,6 +4,7 @@ import itertools
 import uuid
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import get_args
 
@@ -37,6 +38,8 @@ from controller.service.keypairs import Keypairs
 from controller.service.kms import KeyService
 from controller.service.people import Tenants, Users
 from controller.service.quotas import Quotas as QuotaVerbs
+from controller.service.rolloutplans import RolloutPlans
+from controller.service.rolloutreports import RolloutReports
 from controller.service.rollouts import Rollouts
 from controller.service.servers import Servers
 from controller.service.tasks import Tasks
@@ -65,7 +68,7 @@ class Dispatch:
 class Drives:
     """Takes rollouts, and drives none."""
 
-    def begin(self, rollout: Rollout, credentials: Mapping[str, Credential] | None = None) -> None:
+    def begin(self, rollout: Rollout, credentials: Mapping[str, Credential] | None = None, until: datetime | None = None) -> None:
         """Begin nothing."""
 
     def changed(self, rollout_id: str) -> None:
@@ -102,6 +105,8 @@ class World:
         self.quotas = QuotaVerbs(self.store, defaults)
         audit_keys = AuditKeys(self.store, self.kms)
         self.store.sign_with(audit_keys)
+        self.rollout_reports = RolloutReports(self.store, self.rollouts)
+        self.rollout_plans = RolloutPlans(self.store, self.rollouts, audit_keys)
         self.tenants = Tenants(self.store, self.kms, audit_keys)
         self.audit = Audit(self.store, audit_keys)
 

@@ -19,6 +19,8 @@ from controller.service.kms import KeyService
 from controller.service.people import Tenants, Users
 from controller.service.quotas import Quotas
 from controller.service.readiness import Readiness
+from controller.service.rolloutplans import RolloutPlans
+from controller.service.rolloutreports import RolloutReports
 from controller.service.rollouts import Rollouts
 from controller.service.servers import Servers
 from controller.service.stopping import Stopping
@@ -36,6 +38,8 @@ class Fleet:
     servers: Servers
     bindings: Bindings
     rollouts: Rollouts
+    rollout_plans: RolloutPlans
+    rollout_reports: RolloutReports
     tasks: Tasks
     kms: KeyService
     users: Users

@@ -38,7 +38,22 @@ _TASK = {
 }  # fmt: skip
 _ROLLOUT = {
     "id": _TASK_ID, "operation": "replace", "request": {"keypair": "ops"}, "servers": 200, "state": "running", "reason": "",
-    "strategy": {"canary": "5", "batch": "10%", "max_failures": "2%"}, "created_at": _AT, "finished_at": None, "user_id": _ID,
+    "strategy": {"canary": "5", "batch": "10%", "max_failures": "2%", "per_label": "zone"},
+    "created_at": _AT, "finished_at": None, "user_id": _ID,
+    "plans": False, "plan_id": None, "good_until": None,
+}  # fmt: skip
+_PROGRESS = _ROLLOUT | {
+    "states": {"waiting": 150, "running": 9, "succeeded": 40, "unchanged": 0, "failed": 1, "cancelled": 0, "held": 0},
+    "causes": {"disk_full": 1}, "labels": {"zone-a": {"succeeded": 40, "failed": 1}}, "held": {},
+}  # fmt: skip
+_SEALED_PLAN = {
+    "head": {
+        "kps": "rollout plan 1", "id": _TASK_ID, "tenant_id": _ID, "operation": "bind", "request": {"keypair": "ops"},
+        "keypair": {"name": "ops", "id": _ID, "fingerprint": _KEYPAIR["fingerprint"]}, "strategy": {"canary": "1"},
+        "made_by": "alice", "made_at": "2026-03-01T09:30:00.000000Z", "good_until": "2026-03-02T09:30:00.000000Z", "servers": 200,
+        "planned": 199, "refused": {"wrong_password": 1}, "servers_sha256": _DIGEST, "shown_sha256": _DIGEST,
+    },
+    "signature": _DIGEST + _DIGEST,
 }  # fmt: skip
 _EVENT = {
     "id": 42, "number": 40, "user_id": _ID, "task_id": _TASK_ID, "server_id": _SERVER_ID, "keypair_id": None,
@@ -113,12 +128,44 @@ EXAMPLES: dict[str, Any] = {
     "Task": _TASK,
     "StartedTask": _TASK | {"status": "ready", "phase": "queued", "cause": None, "message": "", "evidence": {}, "handling": None},
     "Rollout": _ROLLOUT,
-    "RolloutProgress": _ROLLOUT
+    "RolloutProgress": _PROGRESS,
+    "RolloutReport": _PROGRESS
     | {
-        "states": {"waiting": 150, "running": 9, "succeeded": 40, "unchanged": 0, "failed": 1, "cancelled": 0, "held": 0},
-        "causes": {"disk_full": 1},
-        "labels": {"zone-a": {"succeeded": 40, "failed": 1}},
-        "held": {},
+        "asked_by": "alice",
+        "keypair": {"name": "ops", "fingerprint": _KEYPAIR["fingerprint"]},
+        "at": _AT,
+        "ended_at": _AT,
+        "failed_by": [
+            {
+                "cause": "disk_full",
+                "servers": 1,
+                "meaning": "No space or quota was left for a few kilobytes.",
+                "handling": "Free some space, then kps task retry ID.",
+                "example": {
+                    "server": "web-1",
+                    "task_id": _TASK_ID,
+                    "server_state": "as_before",
+                    "message": "web-1: no space left",
+                    "evidence": {},
+                },
+            }
+        ],
+        "not_done": [
+            {
+                "status": "failed",
+                "cause": "disk_full",
+                "why": None,
+                "servers": 1,
+                "names": ["web-1"],
+                "next": f"kps rollout retry {_TASK_ID} --cause disk_full",
+            }
+        ],
+        "over_time": {
+            "seconds": 12.5,
+            "points": [{"seconds": 0.4, "begun": 1, "done": 0, "failed": 0}],
+            "marks": [{"seconds": 0.4, "what": "canary"}],
+            "pauses": [{"seconds": 3.0, "until": 9.0, "what": "paused", "reason": "as somebody asked"}],
+        },
     },
     "RolloutServer": {
         "position": 0,
@@ -131,6 +178,24 @@ EXAMPLES: dict[str, Any] = {
         "tries": 1,
         "held": None,
         "task_id": _TASK_ID,
+    },
+    "StartedPlan": _ROLLOUT | {"plan_id": _TASK_ID, "left_out": {"wrong_password": 1}},
+    "KeptPlan": _SEALED_PLAN,
+    "SealedPlan": _SEALED_PLAN,
+    "StartPlan": {"sealed": _SEALED_PLAN, "credentials": {"web-1": {"password": "..."}}},
+    "PlanLook": {
+        "position": 0,
+        "server": "web-1",
+        "server_id": _SERVER_ID,
+        "login": "root",
+        "seen": _DIGEST,
+        "changes": [
+            {"kind": "keys", "path": "/root/.ssh/authorized_keys", "login": "root", "made": False, "lines": ["+" + _PUBLIC]}
+        ],
+        "locked_out": [],
+        "first": "",
+        "cause": None,
+        "message": "",
     },
     "TakenOff": {"deleted": 3},
     "Ended": {"deleted": 1, "cancelled": 0},
