@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -244,6 +245,7 @@ class Application:
         """Open the home; what runs when the block ends is stopped."""
         async with opened(self._settings, self._serving, self._warn, self.stopping) as services:
             self._fleet.state.fleet = services
+            gc.freeze()  # all that has been made by now stays; whoever looks for garbage need not look through it
             yield
 
     async def leave(self, hurry: asyncio.Event, waits: Waits) -> None:

@@ -15,10 +15,10 @@ from weakref import WeakValueDictionary
 
 from passlib.hash import sha512_crypt
 
-from controller import addresses, causes, deposits, diagnosis, opening, order, seen
+from controller import addresses, causes, deposits, diagnosis, dossier, opening, order, seen
 from controller.causes import CAUSES
 from controller.entrance import Entrance, Inside
-from controller.errors import Conflict, Damaged, NotFound, Problem, Unavailable
+from controller.errors import Conflict, Damaged, Problem, Unavailable
 from controller.events import Actor, acting
 from controller.keyfiles import apart, certificate
 from controller.keyfiles.signing import SigningKey
@@ -34,9 +34,9 @@ from controller.model import (
     now,
     route,
 )
-from controller.order import UNNAMED_LOCKOUT, Bound, Order, Way
+from controller.order import UNNAMED_LOCKOUT, Order, Way
 from controller.prover import Prover
-from controller.record import NOTHING_WRITTEN, Record, named
+from controller.record import Record, named
 from controller.settings import Settings
 from controller.store import Store
 from controller.transport import at_rest, proof, sshagent
@@ -229,7 +229,6 @@ class _Job:
 
     async def done(self) -> tuple[Outcome, dict[str, Any]]:
         """Return how it ended, and what changes in the inventory with it."""
-        self.server = await self.runner.off(self.store.server_by_id, self.task.server_id)
         self.order = await self._order()
         if self.task.operation == "reset":
             return self.record.concluded(await self._at_rest())
@@ -306,32 +305,20 @@ class _Job:
     # -- prepare -------------------------------------------------------------------------------------------------------
 
     async def _order(self) -> Order:
-        bound = []
-        for binding in await self.runner.off(self.store.bindings, self.task.tenant_id, server_id=self.server.id):
-            found = await self.runner.off(self.store.keypair_by_id, binding.keypair_id)
-            bound.append(Bound(binding, found, strangers=not found.seen_by(self.task.user_id)))
-        name = self.task.request.get("keypair_id")
-        wanted = None if name is None else await self._named(name)
-        mine = [each.keypair for each in bound if not each.strangers] + [each for each in (wanted,) if each is not None]
-        self.private = any(each.scope == "private" for each in mine)
+        known = await self.runner.off(dossier.look_up, self.store, self.task)
+        self.server = known.server
+        self.private = known.names_private
         self.identity = await self._key_given()
         line = self._line_given()
-        made = order.make(self.task, self.server, bound, wanted, self.given, line, self.settings.deadline_seconds)
+        made = order.make(self.task, self.server, known.bound, known.wanted, self.given, line, self.settings.deadline_seconds)
         self.order = made
         self.without_key = not made.ways
-        made = replace(made, ways=_with_left(made.ways, await self._left_there()))
+        made = replace(made, ways=_with_left(made.ways, known.left))
         if made.keypair is not None and made.keypair.managed and "key" in made.plan:
             # Now, while nothing is touched: what does not open can be neither proved nor used.
             await self._private(made.keypair)
         self.record = Record(self.task, self.server, made)
         return made
-
-    async def _named(self, keypair_id: str) -> KeyPair:
-        """Return the key pair that a request names; only what its asker may use is used for it."""
-        found = await self.runner.off(self.store.keypair_by_id, keypair_id)
-        if found.tenant_id != self.task.tenant_id or not found.seen_by(self.task.user_id):
-            raise NotFound("keypair_not_found", f"{keypair_id}: no key pair of this id", keypair=keypair_id)
-        return found
 
     @property
     def place(self) -> dict[str, object]:
@@ -343,29 +330,6 @@ class _Job:
         """Whether the key pair that is to be bound may be the only one that gets in, if an end was not heard."""
         keypair = self.order.keypair
         return self.task.operation in ("bind", "replace") and keypair is not None and keypair.managed
-
-    async def _left_there(self) -> list[Way]:
-        """Return the ways that earlier tasks may have left on this server, the newest first: none where all is settled.
-
-        Where nobody knows how a task has left it, or the undo did not come to its end, a key that was to be bound may be the only
-        one that gets in.
-        """
-        found: list[Way] = []
-        for task in reversed(await self.runner.off(self.store.tasks, self.task.tenant_id, server_id=self.server.id)):
-            if task.status == "succeeded":
-                break  # it has settled whatever was left
-            unsettled = task.server_state == "unknown" or (task.server_state == "partial" and task.phase not in NOTHING_WRITTEN)
-            name = task.request.get("keypair_id")
-            if task.status != "failed" or not unsettled or name is None:
-                continue
-            try:
-                way = Way(task.login, await self._named(name), "custody")
-            except NotFound:
-                continue
-            if way.keypair is not None and way.keypair.managed and way not in found:
-                found.append(way)
-                self.private = self.private or way.keypair.scope == "private"
-        return found
 
     async def _key_given(self) -> Held | None:
         """Return the private key that came with the order, ready to sign, wherever it is kept."""
@@ -760,7 +724,6 @@ class _Job:
 
         None where that cannot be told: nothing that is known gets in, or the server is not through with its undo.
         """
-        self.server = await self.runner.off(self.store.server_by_id, self.task.server_id)
         self.order = await self._order()
         if not self.order.ways:
             return None

@@ -1,6 +1,7 @@
 """A connection to one server: strict about the host key, one credential, nothing taken from this machine's own ~/.ssh."""
 
 import asyncio
+import ipaddress
 import re
 import socket
 from collections.abc import Callable, Sequence
@@ -11,7 +12,8 @@ import asyncssh
 
 from controller.model import Secret
 from controller.transport import algorithms, knock
-from controller.transport.offer import Offer
+from controller.transport.corked import CorkedSocket
+from controller.transport.offer import Offer, public_key
 from controller.transport.pace import FAILED, UNTRIED, Pace
 from controller.transport.prompts import asks_for_password
 from kpsagent.errors import Refused
@@ -203,7 +205,7 @@ async def _opened(
     pinned = target.host_key or ""
     key_type = pinned.partition(" ")[0]
     only_asked = [name for key in keys if isinstance(key, Offer) for name in key.only_asked]
-    way: dict[str, Any] = {"sock": line.sock} if line.sock is not None else {"tunnel": line.tunnel}
+    way: dict[str, Any] = {"tunnel": CorkedSocket(line.sock)} if line.sock is not None else {"tunnel": line.tunnel}
     return await asyncssh.connect(
         target.host,
         target.port,
@@ -212,7 +214,7 @@ async def _opened(
         client_factory=lambda: client,
         client_keys=list(keys) or None,
         preferred_auth=methods or ("publickey" if keys else "password,keyboard-interactive"),
-        known_hosts=([asyncssh.import_public_key(pinned)] if pinned else [], [], []),
+        known_hosts=([public_key(pinned)] if pinned else [], [], []),
         server_host_key_algs=algorithms.signed_by(key_type, target.old) if pinned else algorithms.wanted("host key", target.old),
         kex_algs=algorithms.wanted("key exchange", target.old),
         encryption_algs=algorithms.wanted("cipher", target.old),
@@ -283,7 +285,7 @@ async def _reach_directly(target: Target) -> tuple[socket.socket, tuple[Any, ...
     evidence = target.evidence
     try:
         async with asyncio.timeout(target.timeout_seconds):
-            found = await loop.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+            found = _literal(target) or await loop.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise NotConnected(
             "name_not_resolved", f"{target.name}: {target.host}: {error}; check the name, and DNS on this machine", **evidence
@@ -314,6 +316,18 @@ async def _reach_directly(target: Target) -> tuple[socket.socket, tuple[Any, ...
             sock.close()
             raise
     raise last or NotConnected("name_not_resolved", f"{target.name}: {target.host} has no address", **evidence)
+
+
+def _literal(target: Target) -> list[Any]:
+    """Return what getaddrinfo(3) says of a host that is an address already, without a thread that asks it; [] for a name."""
+    try:
+        here = ipaddress.ip_address(target.host)
+    except ValueError:
+        return []  # a name; or an address of a kind that only it reads, such as fe80::1%eth0
+    family, place = (socket.AF_INET, ()) if here.version == 4 else (socket.AF_INET6, (0, 0))
+    if getattr(here, "scope_id", None) is not None:
+        return []
+    return [(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (target.host, target.port, *place))]
 
 
 def _unreached(target: Target, error: OSError, source: str) -> NotConnected:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Awaitable, Collection, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,12 @@ from kpsagent.errors import Refused
 
 _SHA1 = b"ssh-rsa"
 _RSA = (b"rsa-sha2-256", b"rsa-sha2-512", _SHA1)
+
+
+@functools.lru_cache(maxsize=4096)
+def public_key(line: str) -> asyncssh.SSHKey:
+    """Return a public key line as asyncssh's key: a rollout shows a few keys, and each server's own, again and again."""
+    return asyncssh.import_public_key(line)
 
 
 class Signer(Protocol):
@@ -55,7 +62,7 @@ class Offer(asyncssh.SSHKeyPair):
         by: Sequence[bytes] = (),
     ) -> None:
         """by: by what it is offered, whatever the server is allowed; only for a key that is not signed for."""
-        public = asyncssh.import_public_key(public_line)
+        public = public_key(public_line)
         cert = None if certificate is None else asyncssh.import_certificate(certificate)
         super().__init__(
             public.algorithm,

@@ -41,29 +41,47 @@ async def patiently(target: Target, login: str, client_of: Any, **how: Any) -> a
         wait = min(wait * 2, 1.0)
 
 
+class _Heard(asyncssh.SSHClientSession[bytes]):
+    """What a command says, without the streams and tasks of a process: there is one for each proof."""
+
+    def __init__(self) -> None:
+        self.said = b""
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._channel: asyncssh.SSHClientChannel[bytes]
+
+    def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
+        self._channel = chan
+
+    def data_received(self, data: bytes, datatype: int | None) -> None:
+        if datatype is None:
+            self.said += data
+            if len(self.said) > _MOST_PRINTED:
+                self._channel.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+
 async def read_nonce(connection: asyncssh.SSHClientConnection, path: str) -> str | None:
     """Return what the login reads at path over this connection: "" where there is nothing, None where it can run nothing.
 
     A login that prints without end counts as one that can run nothing.
     """
-    ran, out = secrets.token_hex(8), b""
+    ran, heard = secrets.token_hex(8), _Heard()
     try:
         async with asyncio.timeout(15):
-            process = await connection.create_process(
-                f"echo {ran}; exec /bin/cat {path}",
-                encoding=None,
-                stdin=asyncssh.DEVNULL,
-                stderr=asyncssh.DEVNULL,
-                window=_MOST_PRINTED,
+            channel, _ = await connection.create_session(
+                lambda: heard, f"echo {ran}; exec /bin/cat {path}", encoding=None, window=_MOST_PRINTED
             )
-            while some := await process.stdout.read(_MOST_PRINTED):
-                out += some
-                if len(out) > _MOST_PRINTED:
-                    return None
+            channel.write_eof()
+            await heard.ended
     except (TimeoutError, asyncssh.Error, OSError):
         return None
+    if len(heard.said) > _MOST_PRINTED:
+        return None
     # Start-up files of the login may print something before, and a forced command anything at all.
-    lines = [line.strip() for line in out[-4096:].decode("ascii", "replace").split("\n")]
+    lines = [line.strip() for line in heard.said[-4096:].decode("ascii", "replace").split("\n")]
     return "".join(lines[lines.index(ran) + 1 :][:1]) if ran in lines else None
 
 
@@ -76,26 +94,33 @@ async def _close(connection: asyncssh.SSHClientConnection) -> None:
         connection.abort()
 
 
-async def key_logs_in(target: Target, login: str, public_line: str, private: Signer, path: str) -> dict[str, Any]:
+async def key_logs_in(
+    target: Target, login: str, public_line: str, private: Signer, path: str, *, about_passwords: bool = False
+) -> dict[str, Any]:
     """Prove that this key, and nothing else, logs in and can run a command.
 
-    Where it does not, evidence says so: let_in, to run nothing; taken, where sshd would have the key and then closed.
+    about_passwords: the answer says on the way whether sshd would have taken a password (password_offered); none is shown.
+    Where it does not log in, evidence says so: let_in, to run nothing; taken, where sshd would have the key and then closed.
     """
     offers: list[Offer] = []
+    clients: list[Client] = []
 
     def client_of() -> tuple[Client, list[asyncssh.SSHKeyPair]]:
-        client = Client()
-        offers.append(Offer(public_line, private, client))
-        return client, [offers[-1]]
+        clients.append(Client())
+        offers.append(Offer(public_line, private, clients[-1]))
+        return clients[-1], [offers[-1]]
 
+    # Before anything is shown sshd names what it takes; of that the methods named first here are passed by.
+    methods = "password,keyboard-interactive,publickey" if about_passwords else ""
     try:
-        connection = await patiently(target, login, client_of)
+        connection = await patiently(target, login, client_of, methods=methods)
     except NotConnected as error:
         if error.cause == "connection_closed" and offers and offers[-1].accepted:
             # What OpenSSH does where PAM's account rules say no: auth2.c.
             error.evidence["taken"] = True
         return answer_failed(error, "new_key_refused" if error.cause == "key_refused" else None)
-    return await _with_nonce(connection, path, login, "new_key_refused")
+    answer = await _with_nonce(connection, path, login, "new_key_refused")
+    return answer | {"password_offered": bool(clients[-1].offered)} if about_passwords else answer
 
 
 async def _with_nonce(connection: asyncssh.SSHClientConnection, path: str, login: str, cause: str) -> dict[str, Any]:
