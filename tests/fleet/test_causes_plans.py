@@ -56,9 +56,15 @@ def task_of(product: Product, rollout: Json, server: Server) -> Json:
     return product.ask("GET", f"/tasks/{found['task_id']}")
 
 
+def _setting(server: Server) -> None:
+    """Edit sshd's configuration, and have sshd read it: what it has not read yet is a cause of its own."""
+    server.write(CONFIG, "LoginGraceTime 55\n" + server.read(CONFIG))
+    server.reload()
+
+
 CHANGES: dict[str, Callable[[Server], object]] = {
     "a key was added": lambda server: install_key(server, judge.new_key_pair()[1]),
-    "a setting was put above ours": lambda server: server.write(CONFIG, "# theirs\n" + server.read(CONFIG)),
+    "a setting was put above ours": _setting,
 }
 
 
