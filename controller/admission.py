@@ -1,4 +1,7 @@
-"""Who may connect: so many at once in all, and so many of one address. Asked before TLS, and before anything is read."""
+"""Who may connect: so many at once in all, and so many of one address. Asked before TLS, and before anything is read.
+
+And how long the head of a request may be, whoever counts it.
+"""
 
 import ipaddress
 import socket
@@ -6,6 +9,7 @@ from collections import Counter
 
 CONNECTIONS = 512  # at the same time
 OF_ONE_ADDRESS = 128
+HEAD_BYTES = 64 * 1024  # of a request
 _IPV6_PREFIX = 64  # what one customer is given at least
 _REFUSED_AT_ONCE = 100
 

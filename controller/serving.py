@@ -21,19 +21,19 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from controller.admission import Counted, Listener
+from controller.admission import HEAD_BYTES, Counted, Listener
 from controller.errors import Conflict, Invalid, Unavailable
 
 SOCKET_PATH_BYTES = 107  # unix(7): sun_path, without its final NUL
 GOODBYE_SECONDS = 5  # for requests under way when the controller stops
 LAST_WORDS_SECONDS = 0.3  # for answers on their way, and for the other end to say that it heard; then connections are cut
 _LOOK_SECONDS = 0.02
-REQUEST_HEAD_BYTES = 64 * 1024
 TLS_SECONDS = 10  # for a handshake
 TLS_GOODBYE_SECONDS = 5  # of a connection that is closed, for the other side to say so too
 HEAD_SECONDS = 10  # for the head of a request
 UNREAD_SECONDS = 30  # for a client to take something of what waits for it
 LINGER_SECONDS = 2  # after what is no request was refused: what comes meanwhile is thrown away
+UNWANTED_BYTES = 8 * 1024 * 1024  # of a body whose request was answered before it had come: so much more is thrown away
 IDLE_SECONDS = 15  # of a connection between two requests
 BACKLOG = 128
 
@@ -84,6 +84,7 @@ class Patient(H11Protocol):
     _late: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
     _turned_away = False
+    _unwanted = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -95,6 +96,13 @@ class Patient(H11Protocol):
         between = self.cycle is None or self.cycle.response_complete
         if self._late is None and between:
             self._late = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+        self._unwanted = self._unwanted + len(data) if between and self.conn.their_state is h11.SEND_BODY else 0
+        if self._unwanted > UNWANTED_BYTES:
+            # Whoever still sends has not read the answer, and needs a moment for it once they can send no more.
+            self._turned_away = True
+            self.transport.pause_reading()
+            self.loop.call_later(LINGER_SECONDS, self.transport.close)
+            return
         super().data_received(data)
 
     def handle_events(self) -> None:
@@ -160,7 +168,7 @@ class Server(uvicorn.Server):
                 http=Patient,
                 ws="none",
                 timeout_graceful_shutdown=GOODBYE_SECONDS,
-                h11_max_incomplete_event_size=REQUEST_HEAD_BYTES,
+                h11_max_incomplete_event_size=HEAD_BYTES,
                 timeout_keep_alive=IDLE_SECONDS,
                 ssl_certfile=None if where is None else where.certificate,
                 ssl_keyfile=None if where is None else where.key,

@@ -6,9 +6,10 @@ On the owner's socket whoever connects is the owner. On the network a request is
 import hashlib
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
@@ -16,6 +17,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from controller import signing
+from controller.admission import HEAD_BYTES
 from controller.api import bodies, problems
 from controller.api.pace import Failures, Pace
 from controller.errors import Problem
@@ -24,16 +26,19 @@ from controller.service.identity import NO_SECURITY_TOKEN, NO_TOKEN, Unknown
 from controller.settings import Settings
 
 CALLER = "kps.caller"  # in the scope of a request; where it is missing nobody asks
+AGAIN = "kps.again"  # beside it: who would be let in now by what came with the request
 OPEN_TO_ALL = (b"/fleet/v1/health", b"/fleet/v1/ready", b"/")
 _TOKEN_BYTES = 256
 
 log = structlog.get_logger("kps.access")
 
+Again = Callable[[], Awaitable[Caller | None]]
+
 
 class People(Protocol):
     """Knows who is behind what came with a request, and from where they may ask. Unknown for everything else."""
 
-    async def known(self, access_key: str, security_token: str | None, address: str | None) -> bool: ...
+    async def known(self, access_key: str, security_token: str | None, address: str | None) -> Caller | None: ...
     async def of_access_key(self, access_key: str, security_token: str | None, address: str | None) -> tuple[Caller, Secret]: ...
     async def of_token(self, token: str, address: str | None) -> tuple[Caller, str]: ...
     async def used(self, access_key: str) -> None: ...
@@ -49,8 +54,11 @@ class Local:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            scope = dict(scope, **{CALLER: self._owner()})
+            scope = dict(scope, **{CALLER: self._owner(), AGAIN: self._again})
         await self.application(scope, receive, send)
+
+    async def _again(self) -> Caller:
+        return self._owner()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +72,16 @@ class Turned(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request that was let in: who asks, by what (an id, never a secret), whose requests count together, and what they sent."""
+    """A request that was let in: who asks, by what (an id, never a secret), whose requests count together, and what they sent.
+
+    again: tells for an answer that takes long who would be let in now; None where nobody would.
+    """
 
     who: Caller
     by: str
     paced: str
     body: bytes
+    again: Again
 
 
 class Gate:
@@ -104,6 +116,8 @@ class Gate:
             await send(message)
 
         try:
+            if _head_bytes(scope) > HEAD_BYTES:  # one that came whole; h11 counts those of which more is to come
+                raise Turned(400, "APIGW.0201", f"the head of a request may hold {HEAD_BYTES} bytes")
             if scope["raw_path"] in OPEN_TO_ALL:
                 # Nothing of what these are sent is read.
                 await self._application(scope, bodies.once(b"", receive), numbered)
@@ -112,7 +126,7 @@ class Gate:
             told = {"user": asked.who.user_id, "by": asked.by}
             if not self._pace.admits(asked.paced):
                 raise Turned(429, "APIGW.0308", "too many requests; come again in a second")
-            scope = dict(scope, **{CALLER: asked.who})
+            scope = dict(scope, **{CALLER: asked.who, AGAIN: asked.again})
             await self._application(scope, bodies.once(asked.body, receive), numbered)
         except Turned as turned:
             await _refusal(scope, turned, number)(scope, receive, numbered)
@@ -168,7 +182,7 @@ class Gate:
         with self._room.share(address or "") as share:
             unread = bodies.announced(scope) != 0
             # Nobody makes us wait for a body in the name of an access key that there is not.
-            if unread and await people.known(claim.access_key, security, address):
+            if unread and await people.known(claim.access_key, security, address) is not None:
                 request = replace(request, body=await bodies.read(scope, receive, share))
                 unread = False
             try:
@@ -184,13 +198,22 @@ class Gate:
             raise signing.NotSigned(signing.WRONG)  # there is such an access key since this moment
         # Only now: an access key's id is no secret, and whoever merely names it has not used it.
         await people.used(who.access_key or claim.access_key)
-        return Asked(who, claim.access_key, who.user_id if who.passing else claim.access_key, request.body)
+        again = partial(people.known, claim.access_key, security, address)
+        return Asked(who, claim.access_key, who.user_id if who.passing else claim.access_key, request.body, again)
 
     async def _by_token(self, token: str, scope: Scope, receive: Receive) -> Asked:
-        who, token_id = await self._people().of_token(token, _address(scope))
+        people, address = self._people(), _address(scope)
+        who, token_id = await people.of_token(token, address)
         body = await bodies.read(scope, receive)
-        await self._people().token_used(token_id)
-        return Asked(who, f"token {token_id}", who.user_id, body)
+        await people.token_used(token_id)
+
+        async def again() -> Caller | None:
+            try:
+                return (await people.of_token(token, address))[0]
+            except Unknown:
+                return None
+
+        return Asked(who, f"token {token_id}", who.user_id, body, again)
 
     def _still_heard(self, address: str, name: str) -> None:
         if self._failures.too_many(address, name):
@@ -226,6 +249,11 @@ def _refusal(scope: Scope, turned: Turned, number: str) -> JSONResponse:
 
 
 _CODES = {400: "invalid", 401: "not_signed", 408: "too_slow", 413: "body_too_large", 429: "too_many_requests", 503: "unavailable"}
+
+
+def _head_bytes(scope: Scope) -> int:
+    headers = sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+    return len(scope["raw_path"]) + len(scope["query_string"]) + headers
 
 
 def _address(scope: Scope) -> str | None:

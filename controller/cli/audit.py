@@ -1,6 +1,7 @@
 """The trail: kps audit."""
 
 import contextlib
+import functools
 import json
 import os
 import secrets
@@ -15,6 +16,7 @@ import typer
 from controller.cli import completion, exits, inputs, output
 from controller.cli.command import command, group
 from controller.cli.exits import Declined, usage
+from controller.cli.following import Patience
 from controller.cli.output import Known
 from controller.cli.session import Session
 
@@ -100,8 +102,14 @@ async def list_(
             return
         _told(session, found, names)
         last = found[-1]["number"] if found else newest[0]["number"] if newest else 0
+        patience = Patience(session)
         while True:
-            for event in await client.audit_events(wanted, after=last, limit=AT_ONCE, wait_seconds=WAIT_SECONDS):
+            ask = functools.partial(client.audit_events, wanted, after=last, limit=AT_ONCE, wait_seconds=WAIT_SECONDS)
+            some = await patience.answer(ask)
+            new = {event[of] for event in some for of in ("user_id", "server_id") if event[of]} - names.keys()
+            if new:  # taken in meanwhile, or gone since, and then known by their ids alone
+                names |= {each: each for each in new} | await patience.answer(client.audit_names)
+            for event in some:
                 last = event["number"]
                 _told(session, [event], names)
 

@@ -43,8 +43,8 @@ class Identity:
         self._now = clock
         self._noted: dict[str, datetime] = {}  # by access key: when its use was last noted by this process
 
-    async def known(self, access_key: str, security_token: str | None, address: str | None) -> bool:
-        """Say whether somebody may sign with this access key, from this address."""
+    async def known(self, access_key: str, security_token: str | None, address: str | None) -> Caller | None:
+        """Say who may sign with this access key now, from this address; None where nobody may."""
         return await off_loop(self._executor, self._known, access_key, security_token, address)
 
     async def of_access_key(self, access_key: str, security_token: str | None, address: str | None) -> tuple[Caller, Secret]:
@@ -82,12 +82,11 @@ class Identity:
             raise
         return caller, self._kms.open(sealed, context)
 
-    def _known(self, access_key: str, security_token: str | None, address: str | None) -> bool:
+    def _known(self, access_key: str, security_token: str | None, address: str | None) -> Caller | None:
         try:
-            self._signing(access_key, security_token, address)
+            return self._signing(access_key, security_token, address)[0]
         except Unknown:
-            return False
-        return True
+            return None
 
     def _signing(self, access_key: str, security_token: str | None, address: str | None) -> tuple[Caller, Sealed, Context]:
         if security_token is not None:

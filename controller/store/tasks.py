@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, exists, or_, select, update
+from sqlalchemy import ColumnElement, Connection, delete, exists, func, or_, select, update
 
 from controller.causes import CAUSES, HEALS
 from controller.errors import Conflict, NotFound
@@ -304,11 +304,13 @@ class Tasks(Bindings, Inventory):
         """
         table = tables.tasks
         which = [table.c.tenant_id == tenant_id, table.c.operation.in_(operations), *_stands(failed, running)]
+        # By a sum, not by the number itself: the database would go through the table in its order, and read every task there is.
+        # Which tasks these are stands in an index; only those that are shown are read.
+        places = select(table.c.seq).where(*which).order_by(table.c.seq + 0).limit(limit).offset(offset)
         with engine.reading(self._engine) as connection:
-            # Which tasks these are stands in an index; only those that are shown are read.
-            places = connection.execute(select(table.c.seq).where(*which).order_by(table.c.seq)).scalars().all()
-            page = select(table).where(table.c.seq.in_(places[offset : offset + limit])).order_by(table.c.seq)
-            return [rows.task(found) for found in connection.execute(page).mappings()], len(places)
+            total = connection.execute(select(func.count()).select_from(table).where(*which)).scalar_one()
+            page = select(table).where(table.c.seq.in_(places)).order_by(table.c.seq)
+            return [rows.task(found) for found in connection.execute(page).mappings()], total
 
     def task(self, tenant_id: str, task_id: str) -> Task:
         """Return one task of a tenant."""

@@ -3,7 +3,6 @@
 import gzip
 import json
 import re
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import pytest
 
 from controller import keyfiles, signing
 from controller import serving as listening
+from controller.admission import HEAD_BYTES
 from controller.api import bodies
 from controller.model import Secret
 from tests.controller.sockets import Answered, Headers, Served, read, serving
@@ -357,9 +357,31 @@ def test_a_body_of_100_mb_is_refused_and_not_kept(served: Served, chunked: bool)
                 wire.sendall(b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece)
         except (BrokenPipeError, ConnectionResetError, TimeoutError):
             pass
-        wire.shutdown(socket.SHUT_WR)
         refused(read(wire), 413)
     assert served.memory() < before + 16 * 1024 * 1024
+
+
+def test_of_a_body_that_nobody_wants_so_much_is_taken_and_the_answer_is_heard(served: Served) -> None:
+    piece, sent, most = b"x" * 65536, 0, 400 * 1024 * 1024
+    with served.connected() as wire:
+        wire.sendall(b"POST /v3/projects HTTP/1.1\r\nHost: kps\r\nContent-Length: 9000000000\r\n\r\n")
+        try:
+            while sent < most:
+                wire.sendall(piece)
+                sent += len(piece)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        refused(read(wire), 401)
+    assert listening.UNWANTED_BYTES <= sent < listening.UNWANTED_BYTES + 64 * 1024 * 1024  # with what the kernel holds
+
+
+def test_a_head_that_comes_whole_is_counted_too(served: Served) -> None:
+    for path, open_to_all in ((b"/fleet/v1/health", True), (b"/v3/projects", False), (b"/fleet/v1/keypairs", False)):
+        head = b"GET " + path + b" HTTP/1.1\r\nHost: kps\r\nConnection: close\r\nX: "
+        assert served.send(head + b"x" * (HEAD_BYTES - 1000) + b"\r\n\r\n").status == (200 if open_to_all else 401)
+        for more in (b"x" * HEAD_BYTES, b"x" * (HEAD_BYTES - 3) + b"\r\nY: y"):
+            refused(served.send(head + more + b"\r\n\r\n"), 400)
+        refused(served.send(head.replace(b" HTTP", b"?" + b"x" * HEAD_BYTES + b" HTTP", 1) + b"\r\n\r\n"), 400)
 
 
 def test_who_is_slow_is_left(served: Served) -> None:

@@ -293,3 +293,44 @@ def test_a_controller_that_is_started_again_is_followed_on(served: Served, waiti
     assert f"{served.url} answers again" in errors
     assert waiting.returncode == 1
     assert "interrupted" in output
+
+
+def test_the_trail_is_followed_over_a_controller_that_is_started_again(served: Served, carl: Person) -> None:
+    words = ["audit", "list", "--follow", "--limit", "1"]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    environment = carl.environment(served) | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen([KPS, *words, "--json"], env=environment, **pipes) as command:
+        try:
+            assert command.stdout is not None
+            assert command.stderr is not None
+            numbers = [json.loads(command.stdout.readline())["number"]]
+            served.kill()
+            assert "asking again for 120 s" in command.stderr.readline()
+            served.start()
+            assert f"{served.url} answers again" in command.stderr.readline()
+            assert here(served.home, "user", "create", "dora").exit_code == 0
+            name = ""
+            while name != "dora":
+                event = json.loads(command.stdout.readline())
+                numbers.append(event["number"])
+                name = event["detail"].get("name")
+            assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+        finally:
+            command.kill()
+
+
+def test_whoever_is_taken_in_while_the_trail_is_followed_has_a_name(served: Served, carl: Person) -> None:
+    environment = carl.environment(served) | {"PYTHONUNBUFFERED": "1"}
+    words = [KPS, "audit", "list", "--follow", "--kind", "keypair_created"]
+    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) as command:
+        try:
+            assert command.stdout is not None
+            # Something has been told: the names that there are then are known.
+            assert here(served.home, "keypair", "create", "before-emil").exit_code == 0
+            while "before-emil" not in command.stdout.readline():
+                pass
+            emil = served.person("emil", "operator", carl.place / "emil")
+            assert emil.kps(served, "keypair", "create", "emils").exit_code == 0
+            assert "  emil  " in command.stdout.readline()
+        finally:
+            command.kill()

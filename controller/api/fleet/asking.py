@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import Depends, Query, Request
 
+from controller.api import gate
 from controller.api.gate import People
 from controller.errors import Problem
 from controller.events import Actor, acting
@@ -80,6 +81,12 @@ async def caller_of(request: Request, fleet: Serving) -> Caller:
     return await asked_by(request, fleet)
 
 
+async def again_of(request: Request) -> gate.Again:
+    """Return what tells who would be let in now by what came with the request: for an answer that goes on for long."""
+    found: gate.Again = request.scope[gate.AGAIN]
+    return found
+
+
 async def refused(request: Request, problem: Problem) -> None:
     """Have the refusal of a request on record, where it is known whose request it was."""
     who: Caller | None = getattr(request.state, "who", None)
@@ -90,6 +97,7 @@ async def refused(request: Request, problem: Problem) -> None:
 
 
 Asking = Annotated[Caller, Depends(caller_of)]
+StillAsking = Annotated[gate.Again, Depends(again_of)]
 PAGE = 1000  # the most that one answer lists; whoever wants all asks again, after the last of these
 Limit = Annotated[int, Query(ge=1, le=PAGE)]
 AfterName = Annotated[str, Query(max_length=255)]

@@ -10,13 +10,14 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from controller.api import shapes
-from controller.api.fleet.asking import Asking, Fleet, Serving, Words
-from controller.errors import NotFound, Problem
+from controller.api.fleet.asking import Asking, Fleet, Serving, StillAsking, Words
+from controller.api.gate import Again
+from controller.errors import Problem
 from controller.model import Caller, Event
 
-# A request is signed for once: what was revoked since is found out when the stream ends and is asked for again.
-STREAM_SECONDS = 300
-BEAT_SECONDS = 15  # less than what is between takes for silence; and how often it is looked whether the user still may
+STREAM_SECONDS = 300  # a request is signed for once, and a signature is not to be good for ever
+BEAT_SECONDS = 15  # less than what is between takes for silence
+LOOKED_SECONDS = 1.0  # for so long it is believed that whoever was let in still would be
 AT_ONCE = 100  # events that are held for a stream; no more are read before these have been taken
 RETRY_MILLISECONDS = 2000
 BEAT = ": \n\n"
@@ -44,30 +45,33 @@ class Held(StreamingResponse):
 
 @router.get("/events/stream", response_class=StreamingResponse)
 async def stream(
-    fleet: Serving, who: Asking, task: Words, after: Number = None, last_event_id: LastSeen = None
+    fleet: Serving, who: Asking, again: StillAsking, task: Words, after: Number = None, last_event_id: LastSeen = None
 ) -> StreamingResponse:
     """Send what happens after an event, as it happens; Last-Event-ID, as a client sends when it comes back, goes before after."""
     begin = last_event_id if last_event_id is not None else after or 0
-    return Held(_told(fleet, who, begin, task or None), fleet.streams.take(who.user_id))
+    return Held(_told(fleet, who, again, begin, task or None), fleet.streams.take(who.user_id))
 
 
-async def _told(fleet: Fleet, who: Caller, after: int, task_ids: list[str] | None) -> AsyncIterator[str]:
+async def _told(fleet: Fleet, who: Caller, again: Again, after: int, task_ids: list[str] | None) -> AsyncIterator[str]:
     loop = asyncio.get_running_loop()
-    end, beat = loop.time() + STREAM_SECONDS, loop.time() + BEAT_SECONDS
+    looked = loop.time()
+    end, beat = looked + STREAM_SECONDS, looked + BEAT_SECONDS
     yield f"retry: {RETRY_MILLISECONDS}\n\n"
     try:
         while not fleet.stopping.over and loop.time() < end:
             found = await fleet.tasks.events(who, after, task_ids, max(0.0, min(beat, end) - loop.time()), AT_ONCE)
+            if loop.time() >= looked + LOOKED_SECONDS:
+                # After the events were read: what was revoked by then tells none of them.
+                today, looked = await again(), loop.time()
+                if today is None:
+                    return
+                who = today
             for event in found:
                 yield _block(event)
                 after = event.id
             if loop.time() >= beat:
-                if not (await fleet.users.get(who, who.user_id)).enabled:
-                    return
                 beat = loop.time() + BEAT_SECONDS
                 yield BEAT
-    except NotFound:  # the user
-        return
     except Problem:  # of the home or its disk: whoever comes again is told
         return
 
