@@ -4,6 +4,7 @@ On the owner's socket whoever connects is the owner. On the network a request is
 """
 
 import hashlib
+import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -31,6 +32,7 @@ OPEN_TO_ALL = (b"/fleet/v1/health", b"/fleet/v1/ready", b"/")
 _TOKEN_BYTES = 256
 
 log = structlog.get_logger("kps.access")
+faults = logging.getLogger("uvicorn.error")  # where the server tells of its own
 
 Again = Callable[[], Awaitable[Caller | None]]
 
@@ -99,11 +101,13 @@ class Gate:
             return
         begun = time.monotonic()
         number = uuid.uuid4().hex
-        status = 500
+        status = 0
+        is_whole = False
         told: dict[str, Any] = {}
 
         async def numbered(message: Message) -> None:
-            nonlocal status
+            nonlocal status, is_whole
+            is_whole = message["type"] == "http.response.body" and not message.get("more_body", False)
             if message["type"] == "http.response.start":
                 status = message["status"]
                 added = [(b"x-request-id", number.encode()), (b"cache-control", b"no-store")]
@@ -130,13 +134,20 @@ class Gate:
             await self._application(scope, bodies.once(asked.body, receive), numbered)
         except Turned as turned:
             await _refusal(scope, turned, number)(scope, receive, numbered)
+        except Exception:
+            if status and not is_whole:
+                raise  # cut off, and the connection with it
+            # Let out of here, it would end the connection: at once, and without a word to whoever asks next on it.
+            faults.exception("request %s", number)
+            if not status:
+                await _refusal(scope, Turned(500, "KPS.0004", problems.FAULT), number)(scope, receive, numbered)
         finally:
             log.info(
                 "request",
                 id=number,
                 method=scope["method"],
                 path=scope["raw_path"].decode("ascii", "backslashreplace")[:500],
-                status=status,
+                status=status or 500,
                 ms=round((time.monotonic() - begun) * 1000, 1),
                 address=_address(scope),
                 **told,
@@ -248,7 +259,10 @@ def _refusal(scope: Scope, turned: Turned, number: str) -> JSONResponse:
     return JSONResponse(body, status_code=turned.status)
 
 
-_CODES = {400: "invalid", 401: "not_signed", 408: "too_slow", 413: "body_too_large", 429: "too_many_requests", 503: "unavailable"}
+_CODES = {400: "invalid", 401: "not_signed", 408: "too_slow", 413: "body_too_large", 429: "too_many_requests"} | {
+    500: "unexpected",
+    503: "unavailable",
+}
 
 
 def _head_bytes(scope: Scope) -> int:

@@ -14,6 +14,7 @@ from controller.errors import Problem
 
 BODY_BYTES = 1024 * 1024
 MEDIA_TYPE = "application/problem+json"
+FAULT = "a fault of the controller itself; its log has the trace"
 MOST_TOLD = 8  # of what is wrong in one request
 _LONGEST_PLACE = 300  # whoever sends a name of a megabyte knows it
 
@@ -48,7 +49,7 @@ def install(application: FastAPI, record: Callable[[Request, Problem], Awaitable
 
     @application.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        return answer(500, "unexpected", "a fault of the controller itself; its log has the trace")
+        return answer(500, "unexpected", FAULT)
 
 
 # By pydantic's name of what is wrong, in the words of who sent it. What is given itself is never in them.

@@ -106,7 +106,7 @@ async def list_(
         while True:
             ask = functools.partial(client.audit_events, wanted, after=last, limit=AT_ONCE, wait_seconds=WAIT_SECONDS)
             some = await patience.answer(ask)
-            new = {event[of] for event in some for of in ("user_id", "server_id") if event[of]} - names.keys()
+            new = {each for event in some for each in (event["user_id"], event["server_id"]) if each} - names.keys()
             if new:  # taken in meanwhile, or gone since, and then known by their ids alone
                 names |= {each: each for each in new} | await patience.answer(client.audit_names)
             for event in some:

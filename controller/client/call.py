@@ -8,15 +8,13 @@ from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
+from urllib.parse import quote
 
 import httpx
 
 from controller.client.refusals import ClockDiffers, NotTrusted, Refused, Unreachable
 from controller.signing import CLOCK_DIFFERENCE
-
-if TYPE_CHECKING:
-    from controller.client.clients import AsyncKpsClient, KpsClient
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,6 +35,20 @@ class Flowing(Protocol[T_co]):
     """What a verb returns: one call, or a generator that takes several."""
 
     def __iter__(self) -> Generator["Call[Any] | float", Any, T_co]: ...
+
+
+class Awaited(Protocol):
+    """A client whose verbs are awaited."""
+
+    async def play(self, described: Callable[[], Flowing[T]]) -> T:
+        """Send what a verb describes, and return what comes of it."""
+
+
+class Waiting(Protocol):
+    """A client whose verbs return when they are through."""
+
+    def play(self, described: Callable[[], Flowing[T]]) -> T:
+        """Send what a verb describes, and return what comes of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +107,9 @@ class Verb(Generic[P, T]):
     @overload
     def __get__(self, client: None, owner: type) -> "Verb[P, T]": ...
     @overload
-    def __get__(self, client: "AsyncKpsClient", owner: type) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    def __get__(self, client: Awaited, owner: type) -> Callable[P, Coroutine[Any, Any, T]]: ...
     @overload
-    def __get__(self, client: "KpsClient", owner: type) -> Callable[P, T]: ...
+    def __get__(self, client: Waiting, owner: type) -> Callable[P, T]: ...
     def __get__(self, client: Any, owner: type) -> Any:
         if client is None:
             return self
@@ -140,3 +152,10 @@ def _compare_clocks(answer: httpx.Response) -> None:
             f"the clock of this machine is {timedelta(seconds=seconds)} {way} the controller's ({theirs:%Y-%m-%d %H:%M:%S} UTC), "
             f"and a signature holds for {CLOCK_DIFFERENCE.seconds // 60} minutes: set the one that is wrong",
         )
+
+
+def segment(name: str) -> str:
+    """Return name as one segment of a path. What a path would not take as a name is the name of nothing."""
+    if name in ("", ".", "..") or "/" in name:
+        raise Refused(404, "not_found", f"{name!r}: there is nothing of this name")
+    return quote(name, safe="")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
-from controller.client.call import Call, Flow, Verb
-from controller.client.refusals import Refused
+from controller.client.call import Call, Flow, Verb, segment
+from controller.client.masterkeys import MasterKeyVerbs
 
 if TYPE_CHECKING:
     from controller import answers as a
@@ -20,13 +19,23 @@ WAIT_SECONDS = 20  # of one long poll
 ENDINGS = frozenset({"task_finished", "task_cancelled", "task_interrupted"})
 
 
-class Verbs:
+class Verbs(MasterKeyVerbs):
     """What both clients can ask for. What a path would not take as a name is refused as the name of nothing (not_found)."""
 
     @Verb
     def whoami(self) -> Call[a.Caller]:
         """Return as whom the controller takes the caller: user, role, tenant and project."""
         return Call("GET", "/whoami")
+
+    @Verb
+    def health(self) -> Call[a.Health]:
+        """Return that the controller answers."""
+        return Call("GET", "/health")
+
+    @Verb
+    def ready(self) -> Call[a.Ready]:
+        """Return what was looked at. Refused(not_ready, stopping): with what the controller lacks in its evidence."""
+        return Call("GET", "/ready")
 
     # servers
 
@@ -67,6 +76,27 @@ class Verbs:
     def remove_server(self, name: str, *, force: bool = False) -> Call[None]:
         """Take one server out of the inventory; nothing is changed on it."""
         return Call("DELETE", f"/servers/{segment(name)}", params={"force": force})
+
+    @Verb
+    def bindings(
+        self, *, server: str | None = None, login: str | None = None, keypair: str | None = None
+    ) -> Flow[list[a.Binding]]:
+        """Return what is bound, by server and login; only on a server, on a login, or of a key pair."""
+        only = [
+            (name, value) for name, value in (("server", server), ("login", login), ("keypair", keypair)) if value is not None
+        ]
+        if server is not None:  # comes whole
+            found: list[a.Binding] = yield from Call("GET", "/bindings", params=only)
+            return found
+        return (yield from pages("/bindings", only, "server"))
+
+    @Verb
+    def logins(self, *, server: str | None = None) -> Flow[list[a.Login]]:
+        """Return the logins that are known, by server; only on a server."""
+        if server is not None:
+            found: list[a.Login] = yield from Call("GET", "/logins", params={"server": server})
+            return found
+        return (yield from pages("/logins", [], "server"))
 
     # key pairs
 
@@ -128,22 +158,6 @@ class Verbs:
     def upgrade_keypair(self, name: str) -> Call[a.Keypair]:
         """Make a private key pair one of the account, and return it."""
         return Call("POST", f"/keypairs/{segment(name)}/upgrade")
-
-    # customer master keys
-
-    @Verb
-    def kms(self, method: str, path: str, *, params: Any = None, body: Any = None) -> Call[Any]:
-        """Ask something of /kms that is not about one key by its name."""
-        return Call(method, f"/kms/{path}", params=params, body=body)
-
-    @Verb
-    def master_key(self, name: str, step: str = "", body: Any = None, *, method: str = "POST", params: Any = None) -> Flow[Any]:
-        """Take a step with one master key, called by its id or one of its aliases; without a step, with the key itself."""
-        if "/" in name:  # no path takes that
-            found: list[Json] = yield from Call("GET", "/kms/keys", params={"named": name})
-            name = str(found[0]["id"])
-        path = f"/kms/keys/{segment(name)}"
-        return (yield from Call(method, f"{path}/{step}" if step else path, params=params, body=body))
 
     # people
 
@@ -244,6 +258,11 @@ class Verbs:
         return Call("GET", "/tenants")
 
     @Verb
+    def tenant(self) -> Call[a.Tenant]:
+        """Return the caller's own tenant."""
+        return Call("GET", "/tenant")
+
+    @Verb
     def change_tenant(self, changes: Mapping[str, Any]) -> Call[a.Tenant]:
         """Change what the caller's own tenant lets v3 calls do, and return it."""
         return Call("PATCH", "/tenant", body=dict(changes))
@@ -264,6 +283,16 @@ class Verbs:
     def start(self, request: Mapping[str, Any]) -> Call[list[a.StartedTask]]:
         """Start an operation and return its tasks, one for each server."""
         return Call("POST", "/operations", body=dict(request))
+
+    @Verb
+    def start_plan(self, request: Mapping[str, Any]) -> Call[list[a.StartedTask]]:
+        """Ask what an operation would do, and return the tasks that look, one for each server."""
+        return Call("POST", "/plans", body=dict(request))
+
+    @Verb
+    def plan(self, task_id: str) -> Call[a.Plan]:
+        """Return what came of a plan: what would be done, or why it would be refused."""
+        return Call("GET", f"/plans/{segment(task_id)}")
 
     @Verb
     def tasks(self, ids: Iterable[str] = (), *, failed: bool = False, running: bool = False) -> Flow[list[a.Task]]:
@@ -415,12 +444,5 @@ def pages(path: str, params: Iterable[tuple[str, str]] = (), after: str = "name"
         begins = [("after", str(found[-1][after]))] if found else []
         page: list[Any] = yield from Call("GET", path, params=[*params, *begins, ("limit", str(PAGE))])
         found += page
-        if len(page) != PAGE:
+        if len(page) < PAGE:  # a few more come where what belongs together is not parted
             return found
-
-
-def segment(name: str) -> str:
-    """Return name as one segment of a path. What a path would not take as a name is the name of nothing."""
-    if name in ("", ".", "..") or "/" in name:
-        raise Refused(404, "not_found", f"{name!r}: there is nothing of this name")
-    return quote(name, safe="")

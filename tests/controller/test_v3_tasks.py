@@ -395,7 +395,7 @@ def test_a_damaged_secret_is_the_servers_fault(wire: Wire) -> None:
 
 
 def test_what_is_not_ready_on_the_controllers_machine_is_the_servers_fault() -> None:
-    """It takes a token that is gone, or a disk that is full: not made here."""
+    """What is told of each: test_v3_faults makes them happen."""
     for problem, found in ((Unavailable("x", "y"), (500, "KPS.0003")), (Damaged("x", "y"), (500, "KPS.5001"))):
         refusal = refusal_of(problem)
         assert (refusal.status, refusal.code, refusal.message) == (*found, "y")

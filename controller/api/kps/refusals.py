@@ -8,7 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from controller.api.problems import MOST_TOLD, found_wrong
+from controller.api.problems import FAULT, MOST_TOLD, found_wrong
 from controller.errors import AlreadyExists, Conflict, Damaged, Invalid, NotAllowed, NotFound, Problem, Unavailable
 
 
@@ -92,4 +92,4 @@ def install(application: FastAPI, record: Callable[[Request, Problem], Awaitable
 
     @application.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        return answer(500, "KPS.0004", "a fault of the controller itself; its log has the trace")
+        return answer(500, "KPS.0004", FAULT)

@@ -1,7 +1,7 @@
 """Signatures and message authentication codes: kps kms sign and the like."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -9,6 +9,7 @@ from controller.cli import output
 from controller.cli.command import command
 from controller.cli.exits import ALL_AS_ASKED, SOME_NOT
 from controller.cli.kms.common import In, Key, Out, content, give, kms, to_file, travelling, unwrapped
+from controller.cli.output import Known
 from controller.cli.session import Session
 
 Signing = Annotated[
@@ -41,7 +42,7 @@ async def sign(
     body = {"message": travelling(content(in_)), "algorithm": algorithm, "message_type": "DIGEST" if digest else "RAW"}
     with to_file(out) as fill:
         async with session.client() as client:
-            answer = await client.master_key(key, "sign", body)
+            answer = await client.sign(key, body)
         give(session, answer, "signature", fill)
 
 
@@ -63,7 +64,7 @@ async def verify(
         "signature": travelling(unwrapped(content(signature))),
     }  # fmt: skip
     async with session.client() as client:
-        return told(session, await client.master_key(key, "verify", body), "signature")
+        return told(session, await client.verify(key, body), "signature")
 
 
 @command(kms, "mac", "kps kms mac --key webhooks --algorithm HMAC_SHA_256 --in message")
@@ -72,7 +73,7 @@ async def mac(session: Session, *, key: Key, algorithm: Mac, in_: In = None, out
     body = {"message": travelling(content(in_)), "algorithm": algorithm}
     with to_file(out) as fill:
         async with session.client() as client:
-            answer = await client.master_key(key, "mac", body)
+            answer = await client.make_code(key, body)
         give(session, answer, "mac", fill)
 
 
@@ -88,10 +89,10 @@ async def verify_mac(
     """Say whether a message authentication code is this key's; ends with 1 where it is not."""
     body = {"message": travelling(content(in_)), "algorithm": algorithm, "mac": travelling(unwrapped(content(mac)))}
     async with session.client() as client:
-        return told(session, await client.master_key(key, "verify-mac", body), "code")
+        return told(session, await client.verify_code(key, body), "code")
 
 
-def told(session: Session, answer: dict[str, Any], what: str) -> int:
+def told(session: Session, answer: Known, what: str) -> int:
     """Print whether it is good, and return the exit code."""
     if session.json:
         output.as_json(answer)

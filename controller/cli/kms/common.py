@@ -14,6 +14,7 @@ import typer
 from controller.cli import completion, inputs, output
 from controller.cli.command import group
 from controller.cli.exits import REFUSED, Declined, usage
+from controller.cli.output import Known
 from controller.cli.session import Session
 
 kms = group(
@@ -22,7 +23,6 @@ kms = group(
     "kps kms encrypt --key orders --in secret.txt --out secret.bin",
 )
 
-Json = dict[str, Any]
 _STEP = "make a data key and encrypt with that"
 MOST_BYTES = 12 * 1024  # what comes in is at most 4096 bytes of data, or their ciphertext, perhaps as Base64
 
@@ -108,10 +108,11 @@ def to_file(path: Path | None) -> Iterator[Any]:
                 path.unlink()
 
 
-def give(session: Session, answer: Json, field: str, fill: Any, *, raw: bool = False) -> None:
+def give(session: Session, answer: Known, field: str, fill: Any, *, raw: bool = False) -> None:
     """Give the bytes in a field of an answer: to the file, else to stdout, as Base64 or (raw) as they are."""
     if fill is not None:
-        fill(base64.b64decode(answer.pop(field)))
+        fill(base64.b64decode(answer[field]))
+        answer = {name: value for name, value in answer.items() if name != field}
     if session.json:
         output.as_json(answer)
     elif fill is None and raw:
@@ -122,7 +123,7 @@ def give(session: Session, answer: Json, field: str, fill: Any, *, raw: bool = F
         output.write(answer[field] + "\n")
 
 
-def show_key(session: Session, key: Json) -> None:
+def show_key(session: Session, key: Known) -> None:
     """Print one master key."""
     if session.json:
         output.as_json(key)

@@ -50,7 +50,7 @@ async def encrypt(
     body = {"plaintext": travelling(content(in_)), "additional_data": travelling(additional_data), "algorithm": algorithm}
     with to_file(out) as fill:
         async with session.client() as client:
-            answer = await client.master_key(key, "encrypt", body)
+            answer = await client.encrypt(key, body)
         give(session, answer, "ciphertext", fill)
 
 
@@ -73,7 +73,7 @@ async def decrypt(
     }  # fmt: skip
     with to_file(out) as fill:
         async with session.client() as client:
-            answer = await client.kms("POST", "decrypt", body=body)
+            answer = await client.decrypt(body)
         give(session, answer, "plaintext", fill, raw=True)
 
 
@@ -100,7 +100,7 @@ async def re_encrypt(
     }
     with to_file(out) as fill:
         async with session.client() as client:
-            answer = await client.kms("POST", "re-encrypt", body=body)
+            answer = await client.re_encrypt(body)
         give(session, answer, "ciphertext", fill)
 
 
@@ -119,7 +119,7 @@ async def create_data_key(
     """
     body = {"bits": bits, "additional_data": travelling(additional_data), "with_plaintext": not without_plaintext}
     async with session.client() as client:
-        answer = await client.master_key(key, "data-keys", body)
+        answer = await client.create_data_key(key, body)
     if session.json:
         output.as_json(answer)
     else:
@@ -139,7 +139,7 @@ async def encrypt_data_key(
     }  # fmt: skip
     with to_file(out) as fill:
         async with session.client() as client:
-            answer = await client.master_key(key, "encrypt-data-key", body)
+            answer = await client.encrypt_data_key(key, body)
         give(session, answer, "ciphertext", fill)
 
 
@@ -151,7 +151,7 @@ async def decrypt_data_key(
     body = {"ciphertext": travelling(unwrapped(content(in_))), "additional_data": travelling(additional_data)}
     with to_file(out) as fill:
         async with session.client() as client:
-            answer = await client.master_key(key, "decrypt-data-key", body)
+            answer = await client.decrypt_data_key(key, body)
         give(session, answer, "plaintext", fill, raw=True)
 
 
@@ -177,7 +177,7 @@ async def create_data_key_pair(
     """
     body = {"spec": spec, "additional_data": travelling(additional_data), "with_plaintext": not without_plaintext}
     async with session.client() as client:
-        answer = await client.master_key(key, "data-key-pairs", body)
+        answer = await client.create_data_key_pair(key, body)
     if session.json:
         output.as_json(answer)
     else:
@@ -195,7 +195,7 @@ async def random(
     """Print random bits in hexadecimal, or write them to a file as they are."""
     with to_file(out) as fill:
         async with session.client() as client:
-            answer = await client.kms("POST", "random", body={"bits": bits})
+            answer = await client.random_bits(bits)
         if fill or session.json:
             give(session, answer, "random", fill)
         else:

@@ -50,7 +50,7 @@ async def create(
     """Make a customer master key. Its material is made here, unless --external says that it is brought."""
     request = {"alias": alias, "spec": spec, "usage": usage, "description": description, "tags": inputs.labels(tag or [])}
     async with session.client() as client:
-        show_key(session, await client.kms("POST", "keys", body=request | {"origin": "external" if external else "kms"}))
+        show_key(session, await client.create_master_key(request | {"origin": "external" if external else "kms"}))
 
 
 @command(
@@ -70,9 +70,8 @@ async def list_(
     ] = None,
 ) -> None:
     """List the master keys, by age."""
-    asked = {"spec": spec, "state": state, "tag": tag or []}
     async with session.client() as client:
-        found = await client.kms("GET", "keys", params={name: value for name, value in asked.items() if value is not None})
+        found = await client.master_keys(spec=spec, state=state, tags=tag or [])
     if session.json:
         output.as_json(found)
         return
@@ -94,14 +93,14 @@ async def list_(
 async def show(session: Session, key: OneKey) -> None:
     """Show one master key with its tags and further aliases; nothing of its material."""
     async with session.client() as client:
-        show_key(session, await client.master_key(key, method="GET"))
+        show_key(session, await client.master_key(key))
 
 
 @command(keys, "rename", "kps kms key rename orders shop/orders")
 async def rename(session: Session, key: OneKey, alias: NewAlias) -> None:
     """Give a master key another alias of its own; what it has sealed opens as before."""
     async with session.client() as client:
-        show_key(session, await client.master_key(key, body={"alias": alias}, method="PATCH"))
+        show_key(session, await client.change_master_key(key, {"alias": alias}))
 
 
 @command(keys, "describe", "kps kms key describe orders 'for the shop'")
@@ -112,14 +111,14 @@ async def describe(
 ) -> None:
     """Give a master key another description."""
     async with session.client() as client:
-        show_key(session, await client.master_key(key, body={"description": text}, method="PATCH"))
+        show_key(session, await client.change_master_key(key, {"description": text}))
 
 
 @command(keys, "enable", "kps kms key enable orders")
 async def enable(session: Session, key: OneKey) -> None:
     """Enable a master key that was disabled."""
     async with session.client() as client:
-        show_key(session, await client.master_key(key, "enable"))
+        show_key(session, await client.take_life_step(key, "enable"))
 
 
 @command(keys, "disable", "kps kms key disable orders")
@@ -129,7 +128,7 @@ async def disable(session: Session, key: OneKey, *, even_if_only_way_in: EvenIf 
     Refused where it seals the private half of some login's only proved way in.
     """
     async with session.client() as client:
-        show_key(session, await client.master_key(key, "disable", {"even_if_only_way_in": even_if_only_way_in}))
+        show_key(session, await client.take_life_step(key, "disable", {"even_if_only_way_in": even_if_only_way_in}))
 
 
 @command(keys, "delete", "kps kms key delete orders --days 30")
@@ -148,21 +147,21 @@ async def delete(
     """
     body = {"days": days, "even_if_only_way_in": even_if_only_way_in}
     async with session.client() as client:
-        show_key(session, await client.master_key(key, "schedule-deletion", body))
+        show_key(session, await client.take_life_step(key, "schedule-deletion", body))
 
 
 @command(keys, "cancel-deletion", "kps kms key cancel-deletion orders")
 async def cancel_deletion(session: Session, key: OneKey) -> None:
     """Keep a master key that was to be destroyed. It is disabled then; `kps kms key enable` lets it be used."""
     async with session.client() as client:
-        show_key(session, await client.master_key(key, "cancel-deletion"))
+        show_key(session, await client.take_life_step(key, "cancel-deletion"))
 
 
 @command(keys, "rotate", "kps kms key rotate orders")
 async def rotate(session: Session, key: OneKey) -> None:
     """Give a master key its next version now. What the older ones have made still opens."""
     async with session.client() as client:
-        show_key(session, await client.master_key(key, "rotate"))
+        show_key(session, await client.take_life_step(key, "rotate"))
 
 
 @command(keys, "rotation", "kps kms key rotation orders --every 90", "kps kms key rotation orders --off")
@@ -178,18 +177,18 @@ async def rotation(
         raise usage("--every and --off exclude each other")
     async with session.client() as client:
         if off:
-            show_key(session, await client.master_key(key, "rotation", method="DELETE"))
+            show_key(session, await client.end_rotation(key))
         elif every is not None:
-            show_key(session, await client.master_key(key, "rotation", {"days": every}, method="PUT"))
+            show_key(session, await client.set_rotation(key, every))
         else:
-            show_key(session, await client.master_key(key, method="GET"))
+            show_key(session, await client.master_key(key))
 
 
 @command(keys, "tag", "kps kms key tag orders stage=prod team=shop")
 async def tag(session: Session, key: OneKey, tags: TagWords) -> None:
     """Put tags on a master key, each in the place of one of its name. At most 20."""
     async with session.client() as client:
-        found = await client.master_key(key, "tags", {"tags": inputs.labels(tags)})
+        found = await client.tag_master_key(key, inputs.labels(tags))
     if session.json:
         output.as_json(found)
     else:
@@ -202,7 +201,7 @@ async def untag(
 ) -> None:
     """Take tags off a master key."""
     async with session.client() as client:
-        await client.master_key(key, "tags", method="DELETE", params=[("tag", name) for name in names])
+        await client.untag_master_key(key, names)
     if session.json:
         output.as_json({"key": key, "untagged": names})
     else:

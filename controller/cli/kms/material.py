@@ -40,7 +40,7 @@ async def import_parameters(
     """Get what is needed to import material into an external key. Both are good for a day."""
     with to_file(public_key) as fill_key, to_file(token) as fill_token:
         async with session.client() as client:
-            given = await client.master_key(key, "import-parameters", {})
+            given = await client.import_parameters(key)
         fill_key(base64.b64decode(given["public_key"]))
         fill_token(base64.b64decode(given["token"]))
     if session.json:
@@ -74,7 +74,7 @@ async def import_(
         "expires_at": None if expires is None else instant(expires),
     }
     async with session.client() as client:
-        show_key(session, await client.master_key(key, "material", body))
+        show_key(session, await client.take_life_step(key, "material", body))
 
 
 @command(keys, "delete-material", "kps kms key delete-material ours")
@@ -84,7 +84,7 @@ async def delete_material(session: Session, key: OneKey, *, even_if_only_way_in:
     Refused where the key seals the private half of some login's only proved way in.
     """
     async with session.client() as client:
-        show_key(session, await client.master_key(key, "delete-material", {"even_if_only_way_in": even_if_only_way_in}))
+        show_key(session, await client.take_life_step(key, "delete-material", {"even_if_only_way_in": even_if_only_way_in}))
 
 
 @command(keys, "public-key", "kps kms key public-key releases > releases.pem")
@@ -92,7 +92,7 @@ async def public_key(session: Session, key: OneKey, *, out: Out = None) -> None:
     """Print the public half of an RSA or EC key as PEM, for encrypting and verifying without us."""
     with to_file(out) as fill:
         async with session.client() as client:
-            found = await client.master_key(key, "public-key", method="GET")
+            found = await client.public_half(key)
         if fill:
             fill(found["public_key"].encode("ascii"))
     if session.json:

@@ -1,5 +1,6 @@
 """Further aliases and grants of customer master keys: kps kms alias, kps kms grant."""
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import typer
@@ -7,7 +8,8 @@ import typer
 from controller.cli import output
 from controller.cli.command import command, group
 from controller.cli.exits import usage
-from controller.cli.kms.common import Json, OneKey
+from controller.cli.kms.common import OneKey
+from controller.cli.output import Known
 from controller.cli.session import Session
 
 aliases = group(
@@ -29,21 +31,21 @@ OneGrant = Annotated[str, typer.Argument(metavar="GRANT", help="The grant's id."
 async def add(session: Session, alias: OneAlias, key: OneKey) -> None:
     """Give a master key a further alias."""
     async with session.client() as client:
-        show_alias(session, await client.kms("POST", "aliases", body={"alias": alias, "key": key}))
+        show_alias(session, await client.add_alias(alias, key))
 
 
 @command(aliases, "move", "kps kms alias move alias/current orders-2")
 async def move(session: Session, alias: OneAlias, key: OneKey) -> None:
     """Have a further alias mean another master key."""
     async with session.client() as client:
-        show_alias(session, await client.kms("PUT", "aliases", body={"alias": alias, "key": key}))
+        show_alias(session, await client.move_alias(alias, key))
 
 
 @command(aliases, "list", "kps kms alias list", "kps kms alias list --json")
 async def list_aliases(session: Session) -> None:
     """List the further aliases of all master keys."""
     async with session.client() as client:
-        found = await client.kms("GET", "aliases")
+        found = await client.aliases()
     if session.json:
         output.as_json(found)
     else:
@@ -55,7 +57,7 @@ async def list_aliases(session: Session) -> None:
 async def delete(session: Session, alias: OneAlias) -> None:
     """Take a further alias away; the key stays."""
     async with session.client() as client:
-        await client.kms("DELETE", "aliases", params={"alias": alias})
+        await client.delete_alias(alias)
     if session.json:
         output.as_json({"alias": alias, "deleted": True})
     else:
@@ -93,38 +95,38 @@ async def create(
         raise usage("give either --to USER or --to-everyone")
     body = {"grantee": to, "operations": operation, "name": name, "retiring": retiring}
     async with session.client() as client:
-        show_grants(session, await client.master_key(key, "grants", body))
+        show_grants(session, await client.create_grant(key, body))
 
 
 @command(grants, "list", "kps kms grant list orders")
 async def list_grants(session: Session, key: OneKey) -> None:
     """List the grants of a master key."""
     async with session.client() as client:
-        show_grants(session, await client.master_key(key, "grants", method="GET"))
+        show_grants(session, await client.grants(key))
 
 
 @command(grants, "retirable", "kps kms grant retirable")
 async def retirable(session: Session) -> None:
     """List the grants that you may retire."""
     async with session.client() as client:
-        show_grants(session, await client.kms("GET", "retirable-grants"))
+        show_grants(session, await client.retirable_grants())
 
 
 @command(grants, "revoke", "kps kms grant revoke orders GRANT")
 async def revoke(session: Session, key: OneKey, grant: OneGrant) -> None:
     """Take a grant back: for whoever gave it, and for administrators."""
     async with session.client() as client:
-        show_grants(session, await client.master_key(key, f"grants/{grant}/revoke"))
+        show_grants(session, await client.end_grant(key, grant, "revoke"))
 
 
 @command(grants, "retire", "kps kms grant retire orders GRANT")
 async def retire(session: Session, key: OneKey, grant: OneGrant) -> None:
     """Give a grant up: for whoever gave it or was named for that, and for who has it where retire-grant was granted."""
     async with session.client() as client:
-        show_grants(session, await client.master_key(key, f"grants/{grant}/retire"))
+        show_grants(session, await client.end_grant(key, grant, "retire"))
 
 
-def show_alias(session: Session, found: Json) -> None:
+def show_alias(session: Session, found: Known) -> None:
     """Print one further alias."""
     if session.json:
         output.as_json(found)
@@ -132,13 +134,13 @@ def show_alias(session: Session, found: Json) -> None:
         output.say(f"{found['alias']} means {found['key_id']}")
 
 
-def show_grants(session: Session, found: list[Json] | Json) -> None:
+def show_grants(session: Session, found: Sequence[Known] | Known) -> None:
     """Print grants, or one."""
     if session.json:
         output.as_json(found)
         return
     rows = [
         (one["grantee"], " ".join(one["operations"]), one["issuer"], one["name"] or "-", one["id"])
-        for one in (found if isinstance(found, list) else [found])
+        for one in ([found] if isinstance(found, Mapping) else found)
     ]
     output.table(("GRANTEE", "OPERATIONS", "BY", "NAME", "ID"), rows, empty="no grants", whole="ID")
