@@ -285,7 +285,7 @@ class Verbs(MasterKeyVerbs):
         return Call("POST", "/operations", body=dict(request))
 
     @Verb
-    def start_plan(self, request: Mapping[str, Any]) -> Call[list[a.StartedTask]]:
+    def plan_operation(self, request: Mapping[str, Any]) -> Call[list[a.StartedTask]]:
         """Ask what an operation would do, and return the tasks that look, one for each server."""
         return Call("POST", "/plans", body=dict(request))
 
