@@ -7,18 +7,20 @@ import os
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from fastapi import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from controller import accesslog, serving, supervisor
-from controller.api import documents, fleet, gate, leaving, problems
+from controller.api import documents, fleet, gate, leaving, problems, scraping
 from controller.api.fleet import Fleet
 from controller.api.segments import segmented
 from controller.deposits import Deposits
 from controller.dispatch import InProcess, owner_name
 from controller.errors import NotAllowed, Problem, Unavailable
 from controller.kms import Kms, root
+from controller.measures import UNMEASURED
 from controller.model import SERVING, Caller, Task
 from controller.rolling import Rolling
 from controller.run import Runner
@@ -47,6 +49,9 @@ from controller.serving import Place
 from controller.settings import Settings
 from controller.store import Store
 from controller.transport import hostkeys
+
+if TYPE_CHECKING:
+    from controller.service.metrics import Metrics
 
 _SETTLE_SECONDS = 3.0
 _KEYS_SECONDS = 60.0
@@ -100,6 +105,8 @@ async def opened(
         rolling = Rolling(store, dispatch, settings.home, worker, lambda: stopping.begun)
         runner.ended = rolling.ended
         deposits = Deposits(kms, settings.credential_hours)
+        metrics = measured(store, settings, dispatch) if serving else None
+        runner.measures = UNMEASURED if metrics is None else metrics.measured
 
         keys = KeyService.of(store, kms, worker)
         tasks = Tasks(store, dispatch, worker, stopping, deposits)
@@ -111,9 +118,13 @@ async def opened(
         if serving:
             background.append(asyncio.create_task(settle(runner)))
             background.append(asyncio.create_task(rolling.go_on()))
+        if metrics is not None:
+            background.append(asyncio.create_task(metrics.measured.watch_loop()))
         bindings = Bindings(store, dispatch, worker, deposits)
         rollouts = Rollouts(store, bindings, rolling, worker, deposits)
         readiness = Readiness(settings.home, store, roots[0].opened, background, stopping, worker)
+        if metrics is not None:
+            metrics.readiness = readiness
         try:
             yield Fleet(
                 keypairs=Keypairs(store, kms, worker, settings.quotas),
@@ -138,6 +149,7 @@ async def opened(
                 readiness=readiness,
                 stopping=stopping,
                 streams=Streams(),
+                metrics=metrics,
             )
         finally:
             stopping.end()
@@ -146,6 +158,14 @@ async def opened(
             await asyncio.wait(background)
             await rolling.close()
             await dispatch.close()
+
+
+def measured(store: Store, settings: Settings, dispatch: InProcess) -> "Metrics":
+    """Return what counts in this process, and tells it."""
+    # Not for every command that runs in its own process: it takes its time to be loaded.
+    from controller.service.metrics import Metrics
+
+    return Metrics(store, settings.database, lambda: dispatch.running)
 
 
 def dispatching(settings: Settings, runner: Runner, owner: str) -> InProcess:
@@ -233,6 +253,7 @@ class Application:
         self._fleet.add_middleware(problems.Capped)
         problems.install(self._fleet, fleet.refused)
         self._public: ASGIApp = self._fleet
+        self._scrapes = scraping.Scrapes(lambda: self.services.metrics)
 
     @property
     def services(self) -> Fleet:
@@ -274,6 +295,11 @@ class Application:
             refused = leaving.refusal(scope) if self.stopping.begun else None
             if refused is not None:
                 await refused(scope, receive, send)
+                return
+            if scope["path"] == scraping.PATH:
+                who: Caller | None = scope.get(gate.CALLER)
+                may = bool(scope.get(scraping.SCRAPES)) or (who is not None and who.at_home)
+                await self._scrapes(scope, receive, send, may=may)
                 return
         ours = scope["type"] != "http" or scope["path"].startswith("/fleet/")
         await (self._fleet if ours else self._public)(scope, receive, send)
@@ -322,6 +348,11 @@ async def serve(
         network = None if where is None else listening.enter_context(serving.on_network(where))
         served = Application(settings, serving=True, warn=warn)
         async with served.lifespan():
+            try:
+                if settings.metrics_token_file is not None:
+                    scraping.usable(settings.metrics_token_file)
+            except Problem as problem:
+                warn(problem)
             log = accesslog.begin(settings.access_log)
             listening.callback(log.close)
             # Not before the application is open: who connects is waited for.

@@ -1,6 +1,7 @@
 """The way into a server: a login that works, and the agent started there with the rights that the plan needs."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,6 +10,7 @@ from typing import Any
 import asyncssh
 
 from controller.keyfiles.signing import SigningKey
+from controller.measures import UNMEASURED, Measures
 from controller.model import Credential, KeyPair, Secret
 from controller.order import Order, Way, same
 from controller.transport import played, rope
@@ -54,10 +56,12 @@ class Entrance:
         given: Credential | None,
         identity: Held | None,
         private_half: PrivateHalf,
+        measures: Measures = UNMEASURED,
     ) -> None:
         """identity: the private key given. private_half: takes one out of custody."""
         self._target = target
         self._order = order
+        self._measures = measures
         self._login: str = order.plan["login"]
         self._password = None if given is None else given.password
         self._password_of = None if given is None else given.password_of
@@ -114,6 +118,18 @@ class Entrance:
                     connection.close()
 
     async def _connected(self, way: Way) -> asyncssh.SSHClientConnection:
+        began, result = time.monotonic(), "unexpected"
+        try:
+            connection = await self._logged_in(way)
+            result = "let_in"
+            return connection
+        except Refused as refused:
+            result = refused.cause
+            raise
+        finally:
+            self._measures.connected(result, time.monotonic() - began)
+
+    async def _logged_in(self, way: Way) -> asyncssh.SSHClientConnection:
         if way.by == "password":
             return await connect(self._target, way.login, password=self._password)
         held = await self._key_of(way)

@@ -392,6 +392,16 @@ class Task:
     rollout_id: str | None = None  # that it is part of
 
 
+@dataclass(frozen=True, slots=True)
+class EndedTask:
+    """What a task has come to, and no more of it."""
+
+    id: str
+    status: Status
+    server_state: ServerState
+    cause: str | None
+
+
 RolloutState = Literal["running", "paused", "stopped", "cancelled", "finished"]
 
 

@@ -1,10 +1,12 @@
 """Answers an agent's questions by proofs, and remembers what was proved: that, not the agent's word, is on record."""
 
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import asyncssh
 
+from controller.measures import UNMEASURED, Measures
 from controller.model import Secret
 from controller.order import same
 from controller.transport import proof
@@ -19,12 +21,20 @@ PrivateOf = Callable[[str], Awaitable[Signer | None]]
 class Prover:
     """The proofs for one plan on one server."""
 
-    def __init__(self, target: Target, plan: dict[str, Any], private_of: PrivateOf, password: Secret | None) -> None:
+    def __init__(
+        self,
+        target: Target,
+        plan: dict[str, Any],
+        private_of: PrivateOf,
+        password: Secret | None,
+        measures: Measures = UNMEASURED,
+    ) -> None:
         """private_of: a public key line -> its private half, where that is known for this plan."""
         self._target = target
         self._plan = plan
         self._private_of = private_of
         self._password = password
+        self._measures = measures
         self.proofs: list[dict[str, str]] = []
 
     async def answers(self, asked: Ask) -> list[dict[str, Any]]:
@@ -34,7 +44,9 @@ class Prover:
         closed = {each.login for each in asked.questions if each.way == "password" and each.want == "refused"}
         for question in asked.questions:
             self._refuse_foreign(question)
+            began = time.monotonic()
             answer = await self._answer(question, asked.path, question.login in closed, offered)
+            self._measures.proved(str(answer.get("method") or answer.get("cause")), time.monotonic() - began)
             if "method" in answer:
                 proved = {"way": question.way, "login": question.login, "method": str(answer["method"])}
                 if proved not in self.proofs:

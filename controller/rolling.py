@@ -17,7 +17,7 @@ import structlog
 
 from controller.errors import Conflict, Problem
 from controller.events import Actor, acting
-from controller.model import FINAL, Credential, Rollout, RolloutServer, RolloutState, Task, now
+from controller.model import FINAL, Credential, EndedTask, Rollout, RolloutServer, RolloutState, Task, now
 from controller.rollout.endings import Ending, wait
 from controller.rollout.progress import Past, Progress
 from controller.rollout.strategy import Member, Strategy
@@ -201,11 +201,11 @@ class _Driven:
     async def _over(self) -> bool:
         """Do what there is to do now; say whether the rollout is not to be driven any more."""
         off, progress, rollout = self._rolling.off, self._progress, self.rollout
-        for task in await off(self._store.tasks, rollout.tenant_id, ids=list(self._running)) if self._running else []:
-            if task.status in FINAL:
-                progress.ended(self._running.pop(task.id), _ending(task), now())
-                if progress.state(task.server_id) != "later":
-                    self._rolling._credentials.get(rollout.id, {}).pop(task.server_id, None)
+        for task in await off(self._store.ended_tasks, list(self._running)) if self._running else []:
+            server_id = self._running.pop(task.id)
+            progress.ended(server_id, _ending(task), now())
+            if progress.state(server_id) != "later":
+                self._rolling._credentials.get(rollout.id, {}).pop(server_id, None)
         if (await off(self._store.rollout, rollout.tenant_id, rollout.id)).state != "running":
             return True
         if self._rolling._halts():
@@ -269,7 +269,7 @@ def _under_way(server: RolloutServer) -> bool:
     return server.status is not None and server.status not in FINAL
 
 
-def _ending(ended: Task | RolloutServer) -> Ending:
+def _ending(ended: EndedTask | RolloutServer) -> Ending:
     # A task that is not there any more has failed and was taken off the list.
     cause = None if ended.status in ("succeeded", "unchanged", "cancelled") else ended.cause or "unexpected"
     return Ending(cause, ended.server_state not in ("partial", "unknown"), ended.status != "cancelled")

@@ -5,6 +5,7 @@ import contextlib
 import contextvars
 import gc
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -17,12 +18,14 @@ from passlib.hash import sha512_crypt
 
 from controller import addresses, causes, deposits, diagnosis, dossier, opening, order, seen
 from controller.causes import CAUSES
+from controller.commits import Commits
 from controller.entrance import Entrance, Inside
 from controller.errors import Conflict, Damaged, Problem, Unavailable
 from controller.events import Actor, acting
 from controller.keyfiles import apart, certificate
 from controller.keyfiles.signing import SigningKey
 from controller.kms import Kms
+from controller.measures import UNMEASURED
 from controller.model import (
     Credential,
     KeyPair,
@@ -66,9 +69,11 @@ class Runner:
         self._settings = settings
         self._owner = owner
         self._executor = executor
+        self.kept = Commits(store, executor).kept  # many tasks write at the same time
         self._on_server: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.pace = Pace()
         self.places = Places(settings.jump_connections)
+        self.measures = UNMEASURED
         self.ended: Callable[[Task], None] = lambda task: None  # told of each that was run
         self._tidying: asyncio.TimerHandle | None = None
 
@@ -90,7 +95,9 @@ class Runner:
             async with self._one_at_a_time(task.server_id):
                 outcome, changes = await job.done()
         except asyncio.CancelledError:
-            await self._finish(task, _failed(job, Failed("interrupted", "the controller was told to stop")), {})
+            outcome = _failed(job, Failed("interrupted", "the controller was told to stop"))
+            job.measured(outcome)
+            await self._finish(task, outcome, {})
             raise
         except Stop as stop:
             outcome, changes = _failed(job, stop), {}
@@ -100,6 +107,7 @@ class Runner:
             outcome, changes = _failed(job, kind(code, problem.message, **problem.evidence)), {}
         except Exception as error:  # whatever it is, the task must not stay open, and nobody else would say it
             outcome, changes = _failed(job, Failed("unexpected", f"{type(error).__name__}: {error}")), {}
+        job.measured(outcome)
         await self._finish(task, replace(outcome, private=job.private), changes)
 
     def _tidy(self) -> None:
@@ -114,7 +122,7 @@ class Runner:
 
     async def _settle_before(self, task: Task, given: Credential | None) -> None:
         """What is on record decides what a task wants and how it gets in, so that is brought up to date first."""
-        for other in await self.off(self._store.unsettled, task.server_id):
+        for other in await self.kept(self._store.unsettled, task.server_id):
             kept = given
             if given is not None and given.password_of is None and other.login != task.login:
                 # Seen from another login's task it would be that login's password, and shown to its sessions.
@@ -161,7 +169,7 @@ class Runner:
             yield
 
     async def _finish(self, task: Task, outcome: Outcome, changes: dict[str, Any]) -> None:
-        await self.off(self._store.finish, task.id, self._owner, task.generation, outcome, **changes)
+        await self.kept(self._store.finish, task.id, self._owner, task.generation, outcome, **changes)
 
     async def off(self, verb: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Call a verb of the store, or of the key service, off the event loop."""
@@ -171,7 +179,7 @@ class Runner:
     # -- what dispatch asks of the store
 
     async def claim(self, task_id: str, owner: str, lease_seconds: float) -> Task | None:
-        return await self.off(self._store.claim, task_id, owner, lease_seconds)
+        return await self.kept(self._store.claim, task_id, owner, lease_seconds)
 
     async def renew(self, task_ids: Collection[str], owner: str, lease_seconds: float) -> set[str]:
         return await self.off(self._store.renew, task_ids, owner, lease_seconds)
@@ -194,6 +202,7 @@ class _Job:
         self.given = given
         self.lost: Refused | None = None  # why what was given with the order is not to be had any more
         self.phase = "connect"
+        self.began = self._phase_began = time.monotonic()
         self.handed_over = False  # the agent has the plan: from now on the server may be touched
         self.touched = False  # the agent has said that it begins to write
         self.prover: Prover | None = None
@@ -205,6 +214,19 @@ class _Job:
         self.private = False  # private key pairs of whoever asked are part of it, and may be named in how it ended
         self.without_key = False  # nothing is known to get in; what an earlier task may have left there is only tried
         self.opened: dict[str, SigningKey] = {}  # private halves from custody, by the id of their key pair
+
+    def measured(self, outcome: Outcome) -> None:
+        """Tell whoever counts how this ended, and how long it took."""
+        self.left()
+        begun, asked = self.task.started_at, self.task.created_at
+        waited = 0.0 if begun is None else (begun - asked).total_seconds()
+        self.runner.measures.ended(self.task.operation, outcome.status, outcome.cause, waited, time.monotonic() - self.began)
+
+    def left(self) -> None:
+        """Tell how long the phase took that is over."""
+        at = time.monotonic()
+        self.runner.measures.phase(self.phase, at - self._phase_began)
+        self._phase_began = at
 
     def forget(self) -> None:
         """Let go of all that opens a server; this run has come to its end."""
@@ -241,7 +263,7 @@ class _Job:
             if self.lost is not None:
                 raise self.lost
             return await self._from_outside(target)
-        entrance = Entrance(target, self.order, self.given, self.identity, self._private)
+        entrance = Entrance(target, self.order, self.given, self.identity, self._private, self.runner.measures)
         try:
             inside = await entrance.enter(self._first_plan())
         except Refused as refused:
@@ -305,7 +327,7 @@ class _Job:
     # -- prepare -------------------------------------------------------------------------------------------------------
 
     async def _order(self) -> Order:
-        known = await self.runner.off(dossier.look_up, self.store, self.task)
+        known = await self.runner.kept(dossier.look_up, self.store, self.task)  # with what others write
         self.server = known.server
         self.private = known.names_private
         self.identity = await self._key_given()
@@ -358,9 +380,12 @@ class _Job:
 
     async def _hops(self) -> list[Server]:
         """Return the jump servers on the way to the server, the nearest to us first."""
-        if not self.server.jumps:
-            return []
-        known = {each.id: each for each in await self.runner.off(self.store.servers, self.task.tenant_id)}
+        known: dict[str, Server] = {}
+        wanted = set(self.server.jumps)
+        while wanted:  # these alone: a fleet behind one jump server is not read for each of its servers
+            found = await self.runner.off(self.store.servers, self.task.tenant_id, called=wanted)
+            known |= {each.id: each for each in found}
+            wanted = {jump for each in found for jump in each.jumps} - known.keys()
         return route(self.server, known)
 
     @contextlib.asynccontextmanager
@@ -427,9 +452,10 @@ class _Job:
         NotConnected custody_damaged, root_key_missing or master_key_unusable: nothing gets in with it, but another way may.
         """
         if keypair.id not in self.opened:
-            asked = (self.store, self.runner._kms, keypair.id, opening.LOGIN, self.task.user_id, self.task)
+            runner = self.runner
+            asked = (runner.off, runner.kept, self.store, runner._kms, keypair.id, opening.LOGIN)
             try:
-                keypair, stored = await self.runner.off(opening.opened, *asked)
+                keypair, stored = await opening.opened_for(self.task, *asked)
             except (Conflict, Damaged, Unavailable) as problem:
                 if problem.code == "store_unusable":
                     raise
@@ -447,7 +473,7 @@ class _Job:
 
     async def _on_server(self, target: Target, inside: Inside) -> dict[str, Any]:
         """Answer the agent's questions until it says how it ended."""
-        prover = self.prover = Prover(target, inside.plan, self._private_of, inside.password)
+        prover = self.prover = Prover(target, inside.plan, self._private_of, inside.password, self.runner.measures)
         self.handed_over = True
         async for frame in inside.frames:
             if isinstance(frame, Result):
@@ -493,8 +519,9 @@ class _Job:
         return dict(result.model_dump(), proofs=prover.proofs)
 
     async def _now_at(self, phase: str, detail: dict[str, Any]) -> None:
+        self.left()
         self.phase = phase
-        await self.runner.off(self.store.progress, self.task.id, self.runner._owner, phase, detail)
+        await self.runner.kept(self.store.progress, self.task.id, self.runner._owner, phase, detail)
 
     async def _private_of(self, line: str) -> Signer | None:
         """Return the private half of the key pair in question, where it is in custody or was given."""
@@ -732,7 +759,7 @@ class _Job:
 
     async def _told_at(self, target: Target) -> tuple[ServerState, dict[str, Any]] | None:
         """Return the same, from the server itself."""
-        entrance = Entrance(target, self.order, self.given, self.identity, self._private)
+        entrance = Entrance(target, self.order, self.given, self.identity, self._private, self.runner.measures)
         try:
             inside = await entrance.enter(self._only_look())
         except NotConnected as refused:

@@ -26,6 +26,8 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(default=30, ge=2, le=600)  # a task whose process is not heard for longer is interrupted
     access_log: Annotated[Path | None, BeforeValidator(lambda given: given or None)] = None  # None: stderr
     credential_hours: float = Field(default=24, gt=0, le=720)  # that what is given with an order is kept, sealed, if need be
+    # Holds the token with which the metrics are read over the network; None: they are not.
+    metrics_token_file: Annotated[Path | None, BeforeValidator(lambda given: given or None)] = None
     stop_seconds: float = Field(default=60, ge=0, le=3600)  # for tasks that run when the controller is told to stop
     jump_connections: int = Field(default=6, ge=1, le=100)  # at the same time, to each jump server; MaxStartups begins at 10
     requests_per_second: float = Field(default=20, gt=0, le=100_000)  # of each access key, in the long run

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from controller import signing
 from controller.admission import HEAD_BYTES
-from controller.api import bodies, problems
+from controller.api import bodies, problems, scraping
 from controller.api.pace import Failures, Pace
 from controller.errors import Problem
 from controller.model import Caller, Secret, now
@@ -92,6 +92,7 @@ class Gate:
     def __init__(self, application: ASGIApp, people: Callable[[], People], settings: Settings) -> None:
         self._application = application
         self._people = people
+        self._settings = settings
         self._pace = Pace(settings.requests_per_second, settings.requests_at_once)
         self._failures = Failures(settings.failures_per_second, settings.failures_at_once)
         self._room = bodies.Room()
@@ -126,6 +127,11 @@ class Gate:
                 # Nothing of what these are sent is read.
                 await self._application(scope, bodies.once(b"", receive), numbered)
                 return
+            if scope["raw_path"] == scraping.PATH.encode() and (token := scraping.bearer(scope["headers"])) is not None:
+                told = {"by": "metrics token"}
+                self._scrapes(token, scope)
+                await self._application(dict(scope, **{scraping.SCRAPES: True}), bodies.once(b"", receive), numbered)
+                return
             asked = await self._asked(scope, receive)
             told = {"user": asked.who.user_id, "by": asked.by}
             if not self._pace.admits(asked.paced):
@@ -152,6 +158,17 @@ class Gate:
                 address=_address(scope),
                 **told,
             )
+
+    def _scrapes(self, token: str, scope: Scope) -> None:
+        """Turned, unless this is the token with which the metrics are read. Guesses count as all that is not let in does."""
+        address, name = _address(scope) or "", scraping.PATH
+        self._still_heard(address, name)
+        if not scraping.is_token(token, self._settings.metrics_token_file):
+            self._failures.failed(address, name)
+            raise Turned(401, "APIGW.0301", "Incorrect IAM authentication information: not the metrics token")
+        self._failures.passed(address, name)
+        if not self._pace.admits(name):
+            raise Turned(429, "APIGW.0308", "too many requests; come again in a second")
 
     async def _asked(self, scope: Scope, receive: Receive) -> Asked:
         """Return who asks, and what, once that is proved. Turned for everything else, as early as it can be told."""

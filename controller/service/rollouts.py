@@ -1,5 +1,6 @@
 """Rollouts: one order for many servers, that goes on by itself and can be held, resumed and looked at."""
 
+import asyncio
 import builtins
 import ipaddress
 import uuid
@@ -33,6 +34,8 @@ from controller.store import Store
 OPERATIONS = ("bind", "replace", "unbind", "password-login-enable", "password-login-disable", "check")
 MOST_SERVERS = 100_000
 GOOD_FOR = timedelta(hours=24)  # a plan
+REST = 10  # so many times longer than counting took nobody counts the servers of a rollout that runs again, ...
+MOST_REST = 5.0  # ... nor for longer than this
 _SUBNETS = {4: 24, 6: 64}
 _RUNNING: tuple[RolloutState, ...] = ("running",)
 _HALTED: tuple[RolloutState, ...] = ("paused", "stopped")
@@ -77,6 +80,7 @@ class Rollouts:
         self._bindings = bindings
         self._drives = drives
         self._executor = executor
+        self._counted: dict[str, tuple[float, dict[str, Any]]] = {}  # by rollout: until when that will do
 
     async def start(
         self,
@@ -142,13 +146,24 @@ class Rollouts:
     async def get(self, who: Caller, id: str) -> tuple[Rollout, dict[str, Any]]:
         """Return one rollout and how far it is: servers in each state, by cause, by label, and not begun for what reason."""
         rollout = await off_loop(self._executor, self._store.rollout, who.tenant_id, id)
-        counts = _counted(await off_loop(self._executor, self._store.rollout_counts, rollout.id))
+        counts = await self._counts(rollout)
         if rollout.plan_id is not None:
             plan = await off_loop(self._executor, self._store.rollout, who.tenant_id, rollout.plan_id)
             if plan.servers > rollout.servers:
                 told = f"left out by the plan; kps rollout show {plan.id} says why"
                 counts["held"][told] = plan.servers - rollout.servers
         return sight.rollout(who, rollout), counts
+
+    async def _counts(self, rollout: Rollout) -> dict[str, Any]:
+        """Return how far its servers are; while it runs, as it was a moment ago where counting takes long."""
+        loop = asyncio.get_running_loop()
+        until, counts = self._counted.get(rollout.id, (0.0, {}))
+        if rollout.state != "running" or loop.time() >= until:
+            began = loop.time()
+            counts = _counted(await off_loop(self._executor, self._store.rollout_counts, rollout.id))
+            self._counted = {id: each for id, each in self._counted.items() if each[0] > began}
+            self._counted[rollout.id] = (loop.time() + min(MOST_REST, REST * (loop.time() - began)), counts)
+        return counts
 
     async def servers(self, who: Caller, id: str, after: int = -1, limit: int | None = None) -> builtins.list[RolloutServer]:
         """Return the servers of a rollout in their order, each with what its last task has come to: after a position, so many."""

@@ -4,6 +4,7 @@ from controller.store.accesskeys import AccessKeys
 from controller.store.copies import Copies
 from controller.store.custody import Custody
 from controller.store.events import Events
+from controller.store.figures import Counted
 from controller.store.keybelongings import KeyBelongings
 from controller.store.keypairs import Keypairs
 from controller.store.masterkeys import MasterKeys
@@ -17,7 +18,19 @@ __all__ = ["Store"]
 
 
 class Store(
-    People, AccessKeys, Temporary, QuotaTable, MasterKeys, RootKeys, KeyBelongings, Keypairs, Custody, Copies, Rollouts, Events
+    People,
+    AccessKeys,
+    Temporary,
+    QuotaTable,
+    MasterKeys,
+    RootKeys,
+    KeyBelongings,
+    Keypairs,
+    Custody,
+    Copies,
+    Rollouts,
+    Events,
+    Counted,
 ):
     """What the controller remembers.
 

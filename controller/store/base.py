@@ -1,10 +1,11 @@
 """What every noun of the store stands on: the database, the clock, and events written in the same transaction."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from contextvars import Context
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
@@ -14,6 +15,13 @@ from controller.store import engine, schema, tables
 from controller.store.chain import Chains, Signer
 
 CHECKPOINT_MILLISECONDS = 500
+
+
+class Done(NamedTuple):
+    """What a verb has come to: it returned something, or raised something."""
+
+    returned: Any
+    raised: BaseException | None
 
 
 class Base:
@@ -52,6 +60,22 @@ class Base:
                 cursor.execute(f"PRAGMA busy_timeout = {engine.BUSY_SECONDS * 1000}")
                 cursor.close()
             return not busy
+
+    def together(self, verbs: Sequence[tuple[Context, Callable[[], Any]]]) -> list[Done]:
+        """Call verbs of this store, each in its context, and keep what they do by one commit; return once that is on the disk.
+
+        Each does what it would do alone, after those before it. Where one raises, or the commit does, nothing is kept, and each
+        is called once more by itself: so none may do anything but read and write here.
+        """
+        if len(verbs) > 1:
+            for context, _ in verbs:
+                context.run(self._get_ready)
+            try:
+                with engine.together(self._engine):
+                    return [Done(context.run(verb), None) for context, verb in verbs]
+            except Exception:  # noqa: S110  (each is told its own, when it is called by itself)
+                pass
+        return [_done(context, verb) for context, verb in verbs]
 
     def close(self) -> None:
         """Let go of the files."""
@@ -99,3 +123,10 @@ class Base:
             "detail": detail,
         }
         self._chains.add(connection, event, self._now())
+
+
+def _done(context: Context, verb: Callable[[], Any]) -> Done:
+    try:
+        return Done(context.run(verb), None)
+    except Exception as error:
+        return Done(None, error)

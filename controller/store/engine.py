@@ -4,6 +4,7 @@ import os
 import secrets
 import sqlite3
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -42,6 +43,7 @@ class LastStep(Protocol):
 
 
 S = TypeVar("S", bound=LastStep)
+_shared = threading.local()  # connection: of the transaction that several verbs on this thread are one of
 
 
 def path_of(url: str) -> Path:
@@ -98,6 +100,10 @@ def connect(url: str) -> Engine:
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
     """One transaction that holds the write lock from its start, so that what it read stays true."""
+    shared: Connection | None = getattr(_shared, "connection", None)
+    if shared is not None and shared.engine is engine:
+        yield shared
+        return
     with (
         usable(engine.url.database),
         engine.connect().execution_options(**{_BEGIN: "BEGIN IMMEDIATE"}) as connection,
@@ -108,6 +114,20 @@ def writing(engine: Engine) -> Iterator[Connection]:
         yield connection
         for step in steps.values():
             step.finish()
+
+
+@contextmanager
+def together(engine: Engine) -> Iterator[None]:
+    """What this thread writes and reads within the block is one transaction: on the disk when the block ends, or undone.
+
+    An error that is caught within the block is no end to what it has left half done: let it out.
+    """
+    with writing(engine) as connection:
+        _shared.connection = connection
+        try:
+            yield
+        finally:
+            _shared.connection = None
 
 
 def before_writing(engine: Engine, get_ready: Callable[[], None]) -> None:
@@ -132,6 +152,10 @@ def last_step(connection: Connection, of: object, make: Callable[[], S]) -> S:
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """One consistent view; never waits for a writer."""
+    shared: Connection | None = getattr(_shared, "connection", None)
+    if shared is not None and shared.engine is engine:
+        yield shared
+        return
     with usable(engine.url.database), engine.connect() as connection, connection.begin():
         yield connection
 

@@ -1,10 +1,14 @@
 """Queries that several nouns share; each a step inside somebody's transaction."""
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Table, Update, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, Table, Update, bindparam, select, update
 
 from controller.errors import NotFound
 from controller.model import Server, Task
 from controller.store import rows, tables
+
+# Made once: every task asks for these, and making them takes longer than doing them.
+_SERVER = select(tables.servers).where(tables.servers.c.id == bindparam("of"))
+_KEYPAIR = select(tables.keypairs).where(tables.keypairs.c.id == bindparam("of"))
 
 
 def one(connection: Connection, table: Table, *where: ColumnElement[bool]) -> RowMapping | None:
@@ -17,7 +21,7 @@ def server_where(connection: Connection, tenant_id: str, which: ColumnElement[bo
 
 
 def server_row(connection: Connection, server_id: str) -> Server:
-    found = one(connection, tables.servers, tables.servers.c.id == server_id)
+    found = connection.execute(_SERVER, {"of": server_id}).mappings().first()
     if found is None:
         raise NotFound("server_not_found", f"{server_id}: no server of this id", server=server_id)
     return rows.server(found)
@@ -28,7 +32,7 @@ def update_server(server_id: str) -> Update:
 
 
 def keypair_row(connection: Connection, keypair_id: str) -> RowMapping:
-    found = one(connection, tables.keypairs, tables.keypairs.c.id == keypair_id)
+    found = connection.execute(_KEYPAIR, {"of": keypair_id}).mappings().first()
     if found is None:
         raise NotFound("keypair_not_found", f"{keypair_id}: no key pair of this id", keypair=keypair_id)
     return found

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from controller.errors import Conflict, NotFound
 from controller.model import FINAL, Rollout, RolloutServer, RolloutState, SealedCredential, Task
@@ -14,6 +14,16 @@ from controller.store.queries import one
 from controller.store.tasks import Tasks
 
 _LAST = ("status", "server_state", "cause", "finished_at")  # of a server's last task
+_MEMBER = tables.rollout_servers
+_BEGUN = (
+    update(_MEMBER)
+    .where(
+        _MEMBER.c.rollout_id == bindparam("of"),
+        _MEMBER.c.server_id == bindparam("on"),
+        _MEMBER.c.task_id.is_not_distinct_from(bindparam("last")),
+    )
+    .values(task_id=bindparam("task"), tries=_MEMBER.c.tries + 1)
+)
 _OVER = ("cancelled", "finished")
 
 
@@ -76,9 +86,9 @@ class Rollouts(Tasks):
                 return []
             kept = []
             for task in begin:
-                where = (of.c.rollout_id == rollout_id) & (of.c.server_id == task.server_id)
-                as_known = where & of.c.task_id.is_not_distinct_from(task.retry_of)
-                moved = connection.execute(update(of).where(as_known).values(task_id=task.id, tries=of.c.tries + 1))
+                moved = connection.execute(
+                    _BEGUN, {"of": rollout_id, "on": task.server_id, "last": task.retry_of, "task": task.id}
+                )
                 if moved.rowcount != 1:
                     message = f"{task.server_name}: somebody else has gone on with rollout {rollout_id} there"
                     raise Conflict("rollout_went_on", message, rollout=rollout_id)

@@ -24,7 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
-VERSION = "0014"  # the newest migration
+VERSION = "0015"  # the newest migration
 
 
 class Instant(TypeDecorator[datetime]):
@@ -290,6 +290,12 @@ tasks = Table(
     Column("retry_of", String(36), unique=True),  # a task is retried once; then its retry is
     Column("private", Boolean, nullable=False, server_default=true()),
     Column("rollout_id", String(36), index=True),
+    Index("tasks_by_server", "server_id", "seq"),
+    Index("tasks_held", "lease_until",
+          sqlite_where=text("lease_until IS NOT NULL"), postgresql_where=text("lease_until IS NOT NULL")),
+    Index("tasks_in_doubt", "server_id",
+          sqlite_where=text("server_state IN ('unknown', 'partial')"),
+          postgresql_where=text("server_state IN ('unknown', 'partial')")),
     Index("tasks_by_status", "status", "tenant_id", "operation", "id"),  # all that a list's total is told from
     # Whatever the code does, the database never holds two running tasks of one server.
     Index("one_running_task", "server_id", unique=True,
@@ -350,7 +356,7 @@ credentials = Table(
 events = Table(
     "events", metadata,
     Column("id", Integer, primary_key=True),
-    Column("tenant_id", String(32), nullable=False, index=True),
+    Column("tenant_id", String(32), nullable=False),
     Column("number", Integer, nullable=False),  # within the tenant: 1, 2, 3 and so on, without gaps
     Column("user_id", String(32)),  # who did it, or asked for the task that did
     Column("task_id", String(36), index=True),

@@ -1,22 +1,33 @@
 """Tasks: the truth about what was asked for, and how it ended."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, func, or_, select, text, update
 
 from controller.causes import CAUSES, HEALS
 from controller.errors import Conflict, NotFound
 from controller.events import acting
-from controller.model import FINAL, SERVING, Binding, Operation, Outcome, SealedCredential, ServerNotes, ServerState, Task
+from controller.model import (
+    FINAL,
+    SERVING,
+    Binding,
+    EndedTask,
+    Operation,
+    Outcome,
+    SealedCredential,
+    ServerNotes,
+    ServerState,
+    Task,
+)
 from controller.store import engine, rows, tables
 from controller.store.bindings import Bindings
 from controller.store.credentials import of_task
-from controller.store.doubt import in_doubt, told
+from controller.store.doubt import UNCLEAR, in_doubt, told
 from controller.store.inventory import Inventory
-from controller.store.queries import of_server, one, server_row, server_where, task_where, update_server
+from controller.store.queries import of_server, one, server_row, task_where
 
 INTERRUPTED = Outcome(
     status="failed",
@@ -42,6 +53,45 @@ NOBODY_ASKS = Outcome(
 
 # What somebody has said is meant all the same: in the trail from the start, and not in the task alone, which can be deleted.
 CONSENTS = ("accept_lockout", "accept_unnamed_lockout", "accept_unproved", "take_over", "force", "revoke", "everywhere")
+
+# Made once: every task goes through these, and making them takes longer than doing them.
+_TASK, _SERVER = tables.tasks, tables.servers
+_THIS = _TASK.c.id == bindparam("of")
+_CLAIMED = ("status", "phase", "server_state", "generation", "started_at", "lease_owner", "lease_until")
+_ENDED = (
+    "status", "server_state", "phase", "cause", "message", "evidence", "proofs", "handling", "retryable", "private",
+    "finished_at", "lease_owner", "lease_until",
+)  # fmt: skip
+_ADD = _TASK.insert().returning(_TASK.c.seq)
+_SET = update(_TASK).where(_THIS)  # the columns that are given with it
+_DELETE = delete(_TASK).where(_THIS)
+_OURS = (_THIS, _TASK.c.lease_owner == bindparam("by"), _TASK.c.status == "running")
+_RUNNING = select(_TASK).where(*_OURS)
+_PROGRESS = update(_TASK).where(*_OURS).returning(_TASK)
+# Whoever runs on a server, or whose lease there has run out.
+_OTHERS_THERE = select(_TASK.c.seq).where(
+    _TASK.c.server_id == bindparam("of"),
+    _TASK.c.id != bindparam("but"),
+    or_(_TASK.c.status == "running", _TASK.c.lease_until <= bindparam("at")),
+)
+_RAISE_GENERATION = (
+    update(_SERVER)
+    .where(_SERVER.c.id == bindparam("of"), _SERVER.c.tenant_id == bindparam("tenant"))
+    .values(generation=_SERVER.c.generation + 1)
+    .returning(_SERVER.c.generation)
+)
+# The second condition follows from the third; as it is spelt there is an index for it. The first is an expression: by the column
+# the database would go through all failed tasks.
+_UNKNOWN = (
+    select(_TASK)
+    .where(_TASK.c.status.concat("") == "failed", text(UNCLEAR), _TASK.c.server_state == "unknown")
+    .order_by(_TASK.c.seq)
+)
+_OTHER = _TASK.alias("other")
+_BUSY = exists().where(_OTHER.c.server_id == _TASK.c.server_id, _OTHER.c.status.in_(("ready", "running")))
+_UNSETTLED = _UNKNOWN.where(~_BUSY)
+_UNSETTLED_THERE = _UNKNOWN.where(_TASK.c.server_id == bindparam("of"))
+_RETRY_OF = select(_TASK.c.id).where(_TASK.c.retry_of == bindparam("of"))
 
 
 class Tasks(Bindings, Inventory):
@@ -71,13 +121,12 @@ class Tasks(Bindings, Inventory):
             return kept
 
     def _add_task(self, connection: Connection, task: Task, more: Mapping[str, Any] | None = None) -> Task:
-        table = tables.tasks
-        newer = None if task.retry_of is None else task_where(connection, table.c.retry_of == task.retry_of)
+        newer = None if task.retry_of is None else connection.execute(_RETRY_OF, {"of": task.retry_of}).scalar_one_or_none()
         if newer is not None:
-            raise Conflict("task_retried", f"task {task.retry_of} was retried as {newer.id}; retry that one", task=newer.id)
+            raise Conflict("task_retried", f"task {task.retry_of} was retried as {newer}; retry that one", task=newer)
         columns = rows.row(task)
         del columns["seq"]
-        kept = replace(task, seq=connection.execute(table.insert().values(columns).returning(table.c.seq)).scalar_one())
+        kept = replace(task, seq=connection.execute(_ADD, columns).scalar_one())
         if task.rollout_id is not None and task.retry_of is not None:
             of = tables.rollout_servers
             connection.execute(update(of).where(of.c.task_id == task.retry_of).values(task_id=task.id))
@@ -91,19 +140,21 @@ class Tasks(Bindings, Inventory):
 
         Raises the server's generation. A task of the server whose lease ran out is interrupted on the way.
         """
+        table = tables.tasks
         with engine.writing(self._engine) as connection:
-            task = task_where(connection, tables.tasks.c.id == task_id)
+            task = task_where(connection, table.c.id == task_id)
             if task is None or task.status != "ready":
                 return None
-            self._interrupt(connection, of_server(task.server_id), tables.tasks.c.id != task_id)
-            if one(connection, tables.tasks, of_server(task.server_id), tables.tasks.c.status == "running"):
-                return None
-            server = server_where(connection, task.tenant_id, tables.servers.c.id == task.server_id)
-            if server is None:
-                return None
-            generation = server.generation + 1
-            connection.execute(update_server(server.id).values(generation=generation))
             at = self._now()
+            others = connection.execute(_OTHERS_THERE, {"of": task.server_id, "but": task_id, "at": at}).scalars().all()
+            if others:
+                self._interrupt(connection, of_server(task.server_id), table.c.id != task_id)
+                if one(connection, table, of_server(task.server_id), table.c.status == "running"):
+                    return None
+            raised = connection.execute(_RAISE_GENERATION, {"of": task.server_id, "tenant": task.tenant_id})
+            generation = raised.scalar_one_or_none()
+            if generation is None:
+                return None
             claimed = replace(
                 task,
                 status="running",
@@ -114,7 +165,7 @@ class Tasks(Bindings, Inventory):
                 lease_owner=owner,
                 lease_until=at + timedelta(seconds=lease_seconds),
             )
-            self._save(connection, claimed)
+            connection.execute(_SET, {"of": task_id} | {name: getattr(claimed, name) for name in _CLAIMED})
             self._task_event(connection, claimed, "task_running", {"generation": generation})
             return claimed
 
@@ -130,12 +181,11 @@ class Tasks(Bindings, Inventory):
 
     def progress(self, task_id: str, owner: str, phase: str, detail: dict[str, Any]) -> bool:
         """Say where a running task has come to; False when it is no longer ours."""
-        table = tables.tasks
         with engine.writing(self._engine) as connection:
-            task = _running(connection, task_id, owner)
-            if task is None:
+            found = connection.execute(_PROGRESS, {"of": task_id, "by": owner, "phase": phase}).mappings().first()
+            if found is None:
                 return False
-            connection.execute(update(table).where(table.c.id == task_id).values(phase=phase))
+            task = rows.task(found)
             self._task_event(connection, task, "task_phase", detail, phase=phase)
             return True
 
@@ -250,16 +300,9 @@ class Tasks(Bindings, Inventory):
     def unsettled(self, server_id: str | None = None) -> list[Task]:
         """Return the ended tasks of which nobody knows how they left their servers, oldest first: of one server, or (None) of
         all on which nobody works now."""
-        table = tables.tasks
-        query = select(table).where(table.c.status == "failed", table.c.server_state == "unknown")
-        if server_id is not None:
-            query = query.where(table.c.server_id == server_id)
-        else:
-            other = table.alias("other")
-            busy = exists().where(other.c.server_id == table.c.server_id, other.c.status.in_(("ready", "running")))
-            query = query.where(~busy)
+        asked = (_UNSETTLED, {}) if server_id is None else (_UNSETTLED_THERE, {"of": server_id})
         with engine.reading(self._engine) as connection:
-            return [rows.task(found) for found in connection.execute(query.order_by(table.c.seq)).mappings()]
+            return [rows.task(found) for found in connection.execute(*asked).mappings()]
 
     def tasks(
         self,
@@ -287,6 +330,13 @@ class Tasks(Bindings, Inventory):
             query = query.where(table.c.server_id == server_id)
         with engine.reading(self._engine) as connection:
             return [rows.task(found) for found in connection.execute(query.order_by(table.c.seq).limit(limit)).mappings()]
+
+    def ended_tasks(self, ids: Collection[str]) -> list[EndedTask]:
+        """Return what those of these tasks that have ended have come to."""
+        columns = [_TASK.c[each.name] for each in fields(EndedTask)]
+        query = select(*columns).where(_TASK.c.id.in_(ids), _TASK.c.status.in_(FINAL))
+        with engine.reading(self._engine) as connection:
+            return [EndedTask(*found) for found in connection.execute(query)]
 
     def counted_tasks(
         self,
@@ -343,8 +393,10 @@ class Tasks(Bindings, Inventory):
                 if task.status != "failed":
                     raise Conflict("task_not_failed", f"task {task.id} is {task.status}; only failed tasks are deleted")
             doubts = {task.id: task for task in in_doubt(connection, table.c.tenant_id == tenant_id)}
-            deleted = 0
+            gone: set[str] = set()
             for task in found:
+                if task.id in gone:
+                    continue  # with what was a retry of it
                 line = _line(connection, task)
                 doubtful = next((each for each in line if each.id in doubts), None)
                 if doubtful is not None and ids is not None:
@@ -352,10 +404,10 @@ class Tasks(Bindings, Inventory):
                 if doubtful is not None:
                     continue
                 for each in line:
-                    connection.execute(delete(table).where(table.c.id == each.id))
+                    connection.execute(_DELETE, {"of": each.id})
                     self._task_event(connection, each, "task_deleted", {"cause": each.cause})
-                    deleted += 1
-            return deleted
+                    gone.add(each.id)
+            return len(gone)
 
     def interrupt_expired(self, dead: str | None = None) -> list[Task]:
         """End the tasks whose lease ran out, or which belong to a process whose name begins with dead. Returns them.
@@ -406,7 +458,7 @@ class Tasks(Bindings, Inventory):
             lease_owner=None,
             lease_until=None,
         )
-        self._save(connection, ended)
+        connection.execute(_SET, {"of": task.id} | {name: getattr(ended, name) for name in _ENDED})
         if ended.request.get("given") and not _tried_again(connection, ended):
             self._erase(connection, *of_task(ended))
         detail: dict[str, Any] = {"status": ended.status, "server_state": ended.server_state, "cause": ended.cause}
@@ -476,9 +528,9 @@ def _interruption(task: Task) -> Outcome:
 
 
 def _line(connection: Connection, task: Task) -> list[Task]:
-    """Return a task, as far as it is there, and what it was a retry of."""
+    """Return a task and what it was a retry of, as far as that is there."""
     line = []
-    last: Task | None = task_where(connection, tables.tasks.c.id == task.id)
+    last: Task | None = task
     while last is not None:
         line.append(last)
         last = None if last.retry_of is None else task_where(connection, tables.tasks.c.id == last.retry_of)
@@ -486,5 +538,5 @@ def _line(connection: Connection, task: Task) -> list[Task]:
 
 
 def _running(connection: Connection, task_id: str, owner: str) -> Task | None:
-    table = tables.tasks
-    return task_where(connection, table.c.id == task_id, table.c.lease_owner == owner, table.c.status == "running")
+    found = connection.execute(_RUNNING, {"of": task_id, "by": owner}).mappings().first()
+    return None if found is None else rows.task(found)

@@ -1,7 +1,9 @@
 """A private half is opened on record, or not at all."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +29,11 @@ def openings(store: Store, who: Caller) -> list[dict[str, object]]:
 
 def test_who_why_and_for_which_task(store: Store, kms: Kms, who: Caller, keypair: KeyPair) -> None:
     task = given_task(store, who)
-    found, stored = opening.opened(store, kms, keypair.id, opening.LOGIN, who.user_id, task)
+
+    async def here(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return work(*args, **kwargs)
+
+    found, stored = asyncio.run(opening.opened_for(task, here, here, store, kms, keypair.id, opening.LOGIN))
     assert (found, len(stored)) == (keypair, 32)
     event = store.events(who.tenant_id)[-1]
     assert (event.kind, event.task_id, event.server_id) == ("keypair_opened", task.id, task.server_id)

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Query, Request
 
@@ -28,6 +28,9 @@ from controller.service.stopping import Stopping
 from controller.service.streams import Streams
 from controller.service.tasks import Tasks
 from controller.service.temporary import TemporaryKeys, Tokens
+
+if TYPE_CHECKING:
+    from controller.service.metrics import Metrics
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Fleet:
     readiness: Readiness
     stopping: Stopping
     streams: Streams
+    metrics: "Metrics | None"  # where the home is served
 
 
 async def fleet_of(request: Request) -> Fleet:

@@ -1,0 +1,130 @@
+"""Verbs that wait at the same time are kept by one commit, each as if it were alone."""
+
+import asyncio
+import contextvars
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from controller import kps_audit_verify as verifier
+from controller.commits import Commits
+from controller.errors import Conflict
+from controller.kms import Kms
+from controller.model import Caller, Outcome
+from controller.service.auditkeys import AuditKeys
+from controller.store import Store
+from tests.controller import given
+
+GOOD = Outcome("succeeded", "as_asked")
+
+
+@pytest.fixture
+def commits(store: Store) -> list[int]:
+    """How many transactions have come to their end; grows."""
+    kept: list[int] = []
+    event.listen(store._engine, "commit", lambda connection: kept.append(1))
+    return kept
+
+
+def together(store: Store, *verbs: Callable[[], Any]) -> list[Any]:
+    """What verbs that are called together have come to."""
+    return [each.raised or each.returned for each in store.together([(contextvars.copy_context(), verb) for verb in verbs])]
+
+
+def test_many_tasks_are_claimed_and_ended_by_two_commits(store: Store, kms: Kms, who: Caller, commits: list[int]) -> None:
+    store.sign_with(AuditKeys(store, kms))
+    tasks = [given.task(store, who, f"web-{number}") for number in range(20)]
+    commits.clear()
+    claimed = together(store, *(lambda task=task: store.claim(task.id, "me", 30) for task in tasks))
+    assert len(commits) == 1
+    assert [each.id for each in claimed] == [each.id for each in tasks]
+    assert all(together(store, *(lambda task=task: store.finish(task.id, "me", task.generation, GOOD) for task in claimed)))
+    assert len(commits) == 2
+    assert {each.status for each in store.tasks(who.tenant_id)} == {"succeeded"}
+    with verifier.trails(str(store._path)) as trails:
+        assert [verifier.check(trail)["unsigned"] for trail in trails] == [0]
+
+
+def test_two_that_want_one_server_are_told_apart_within_one_commit(store: Store, who: Caller) -> None:
+    task = given.task(store, who)
+    first, second = together(store, *[lambda: store.claim(task.id, "me", 30)] * 2)
+    assert first.status == "running"
+    assert second is None
+
+
+def test_one_that_fails_takes_nothing_from_the_others_and_leaves_nothing(store: Store, who: Caller) -> None:
+    tasks = [given.task(store, who, f"web-{number}") for number in range(3)]
+    before = store.newest_event()
+
+    def fails() -> None:
+        store.claim(tasks[2].id, "me", 30)
+        raise Conflict("some_code", "what it did before is undone too, where it is one of several")
+
+    first, failed, last = together(
+        store, lambda: store.claim(tasks[0].id, "me", 30), fails, lambda: store.claim(tasks[1].id, "me", 30)
+    )
+    assert (first.status, last.status) == ("running", "running")
+    assert isinstance(failed, Conflict)
+    # Alone it is two transactions, and its first one was kept.
+    assert store.newest_event() == before + 3
+
+
+def test_what_waits_while_a_commit_is_under_way_is_kept_by_the_next_one(store: Store, who: Caller, commits: list[int]) -> None:
+    tasks = [given.task(store, who, f"web-{number}") for number in range(30)]
+
+    async def story() -> list[Any]:
+        with ThreadPoolExecutor(1) as worker:
+            kept = Commits(store, worker).kept
+            return await asyncio.gather(*(kept(store.claim, task.id, "me", 30) for task in tasks))
+
+    commits.clear()
+    assert [each.id for each in asyncio.run(story())] == [each.id for each in tasks]
+    assert len(commits) <= 2
+
+
+def test_who_no_longer_waits_holds_up_nobody(store: Store, who: Caller) -> None:
+    tasks = [given.task(store, who, f"web-{number}") for number in range(2)]
+
+    async def story() -> None:
+        kept = Commits(store, None).kept
+        gone = asyncio.ensure_future(kept(store.claim, tasks[0].id, "me", 30))
+        await asyncio.sleep(0)
+        gone.cancel()
+        found = await kept(store.claim, tasks[1].id, "me", 30)
+        assert found is not None
+        await asyncio.wait([gone])
+
+    asyncio.run(story())
+    assert {each.status for each in store.tasks(who.tenant_id)} == {"running"}
+
+
+def test_who_asked_is_told_only_what_is_on_the_disk(store: Store, who: Caller, commits: list[int]) -> None:
+    task = given.task(store, who)
+    seen: list[Any] = []
+
+    def looks() -> None:
+        other = Store(f"sqlite:///{store._path}")
+        seen.append(other.task(who.tenant_id, task.id).status)
+        other.close()
+
+    together(store, lambda: store.claim(task.id, "me", 30), looks)
+    assert seen == ["ready"]
+    assert store.task(who.tenant_id, task.id).status == "running"
+
+
+@pytest.mark.parametrize(
+    ("asked", "index"),
+    [
+        ("SELECT * FROM tasks WHERE server_id = ? AND tenant_id = ? AND seq > 0 ORDER BY seq", "tasks_by_server"),
+        ("SELECT * FROM tasks WHERE lease_until <= ?", "tasks_held"),
+        ("SELECT * FROM tasks WHERE status || ? = ? AND tasks.server_state IN ('unknown', 'partial')", "tasks_in_doubt"),
+        ("SELECT * FROM events WHERE tenant_id = ? AND number > 5 ORDER BY number", "events_by_number"),
+    ],
+)
+def test_no_question_of_a_task_goes_through_all_tasks(store: Store, asked: str, index: str) -> None:
+    with store._engine.connect() as connection:
+        plan = connection.exec_driver_sql("EXPLAIN QUERY PLAN " + asked, ("x",) * asked.count("?")).all()
+    assert index in str(plan), plan
