@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 TREES := host bullseye trixie
 
-.PHONY: demo test check bench fleet faults causes fuzz rotation formats restarts clean venv lock packages test-packages fleet-images
+.PHONY: demo test check bench fleet faults causes fuzz rotation formats restarts rollouts clean venv lock packages test-packages fleet-images
 
 demo: packages $(MADE)
 	$(BIN)/kps demo $(ARGS)
@@ -36,7 +36,7 @@ bench: packages $(MADE)
 	$(BIN)/python -m benchmarks $(ARGS)
 
 # Drills: each prints a table, ends with one line of figures, and fails where a goal is missed. ARGS=--sample for a few minutes of each.
-fleet faults causes fuzz rotation formats restarts: test-packages $(MADE)
+fleet faults causes fuzz rotation formats restarts rollouts: test-packages $(MADE)
 	@[ $@ != fleet ] || scripts/need docker.io debootstrap
 	$(BIN)/python -m tests.drills.$@ $(ARGS)
 

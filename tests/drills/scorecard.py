@@ -108,6 +108,13 @@ ROWS = (
         "restarts",
         r"",
     ),
+    Row(
+        "R4",
+        "rollouts over real servers and fakes, their controller killed in every phase",
+        "each task with exactly one end, each server as it says, 0 keys and 0 credentials left",
+        "rollouts",
+        r"",
+    ),
     Row("P3", "another root key, killed at 100 points", "every key opens, 0 ciphertexts changed, 0 opened", "rotation", r""),
     # What no drill measures: the ordinary suite holds it, whole, in each run; by what, stands in the place of a pattern.
     Row(
