@@ -11,6 +11,7 @@ import pytest
 
 from controller.dispatch import LEASE_SECONDS
 from tests.fleet.causes import Place, deaf
+from tests.fleet.looks import until
 from tests.fleet.product import Json, Product
 
 HANDED_IN = "a password that no file of the home shows"
@@ -101,7 +102,7 @@ def test_what_a_controller_that_is_told_to_stop_had_not_begun_is_begun_by_the_ne
     assert kept(product) == {waiting}
     product.serve()
     product.at_phase(waiting, "connect")
-    assert ("credential_opened", "") in product.events(waiting)
+    until(lambda: ("credential_opened", "") in product.events(waiting), what="what was given is not opened")
 
 
 def test_no_file_shows_a_password_while_it_is_kept(busy: tuple[Product, str, str]) -> None:
