@@ -24,6 +24,7 @@ from controller.model import (
     Status,
     UserKind,
 )
+from controller.policy import RotationState
 
 Json = dict[str, Any]
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
@@ -336,6 +337,66 @@ class RolloutServer(TypedDict):
     tries: int
     held: str | None
     task_id: str | None
+
+
+class Policy(TypedDict):
+    """A rotation policy. servers: label=value, or null: all; strategy: how its rollouts go. Days are whole."""
+
+    name: str
+    servers: str | None
+    max_age_days: int
+    remind_days: list[int]
+    grace_days: int
+    key_type: str | None
+    strategy: Json
+    paused: bool
+    user_id: str
+    created_at: Time
+
+
+class Rotation(TypedDict):
+    """One key pair in the place of another. old, new: null for another user's private ones; rollout_id: the newest.
+
+    removed_at: since when the old one has been bound nowhere.
+    """
+
+    id: str
+    policy: str
+    old: str | None
+    new: str | None
+    state: RotationState
+    reason: str
+    rollout_id: str | None
+    created_at: Time
+    removed_at: Time | None
+    ended_at: Time | None
+
+
+class PolicyWithRotations(Policy):
+    """A policy with its rotations, the oldest first. blocked: why it does nothing, or an empty string."""
+
+    blocked: str
+    rotations: list[Rotation]
+
+
+class DueKey(TypedDict):
+    """How a key pair stands by a policy. keypair, fingerprint: null for another user's private one.
+
+    logins: of the policy's servers where it is bound; elsewhere: of others. obstacle: why it is not rotated by itself, or an
+    empty string. rotation: the one under way.
+    """
+
+    policy: str
+    keypair: str | None
+    fingerprint: str | None
+    standing: Literal["fresh", "soon", "due"]
+    age_days: int
+    due_at: Time
+    created_at: Time
+    logins: int
+    elsewhere: int
+    obstacle: str
+    rotation: Rotation | None
 
 
 class TakenOff(TypedDict):

@@ -34,6 +34,7 @@ from controller.service.identity import Identity
 from controller.service.keypairs import Keypairs
 from controller.service.kms import KeyService, MasterKeys
 from controller.service.people import Tenants, Users
+from controller.service.policies import Policies
 from controller.service.quotas import Quotas
 from controller.service.readiness import Readiness
 from controller.service.rolloutplans import RolloutPlans
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 _SETTLE_SECONDS = 3.0
 _KEYS_SECONDS = 60.0
 _ENDED_SECONDS = 60.0
+_POLICIES_SECONDS = 60.0
 _WATCH_SECONDS = 60.0
 _RAREST_SETTLE_SECONDS = 600.0
 
@@ -115,7 +117,9 @@ async def opened(
             asyncio.create_task(sweep_keys(keys.keys)),
             asyncio.create_task(sweep_ended(store, worker)),
         ]
+        policies = Policies(store, kms, rolling, worker, settings.quotas)
         if serving:
+            background.append(asyncio.create_task(sweep_policies(policies, stopping)))
             background.append(asyncio.create_task(settle(runner)))
             background.append(asyncio.create_task(rolling.go_on()))
         if metrics is not None:
@@ -134,6 +138,7 @@ async def opened(
                 rollouts=rollouts,
                 rollout_plans=RolloutPlans(store, rollouts, audit_keys, worker),
                 rollout_reports=RolloutReports(store, rollouts, worker),
+                policies=policies,
                 tasks=tasks,
                 kms=keys,
                 users=Users(store, worker, settings.quotas),
@@ -207,6 +212,22 @@ async def sweep_keys(keys: MasterKeys) -> None:
         except Problem:
             pass  # of the home or its disk; every request says so too
         await asyncio.sleep(_KEYS_SECONDS)
+
+
+async def sweep_policies(policies: Policies, stopping: Stopping) -> None:
+    """Do, ever again, what is due by the rotation policies: remind, begin, go on, clear."""
+    while True:
+        if not stopping.begun:
+            work = asyncio.ensure_future(policies.sweep())
+            try:
+                await asyncio.shield(work)
+            except asyncio.CancelledError:
+                # It is at work on the store's thread, and the store is closed next.
+                await asyncio.wait([work])
+                raise
+            except Problem:
+                pass  # of the home or its disk; every request says so too
+        await asyncio.sleep(_POLICIES_SECONDS)
 
 
 async def settle(runner: Runner) -> None:

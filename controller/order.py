@@ -14,6 +14,8 @@ TAKES_AWAY = ("replace", "unbind", "reset")
 
 # In a request: whoever is locked out may be, and cannot be named by who asks. It counts while their tenant lets it.
 UNNAMED_LOCKOUT = "accept_unnamed_lockout"
+# In a request: the id of the one key pair that a replace takes away. Without it, whatever is on record when it begins.
+REPLACES = "replaces_id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,12 @@ def make(
     elif task.operation == "replace":
         wanted = _named(wanted)
         old = None if here is None else here.keypair
+        if request.get(REPLACES) and (old is None or old.id not in (request[REPLACES], wanted.id)):
+            raise Refused(
+                "not_bound",
+                f"{server.name}: what was to be replaced is not bound to {task.login} any more; nothing is to be done",
+                login=task.login,
+            )
         plan.update(key=wanted.line, remove=_old_lines(task, server, wanted, old, identity_line))
         _catch_up(plan, waiting.pop(task.login, {}))
         if request.get("close_password_login"):

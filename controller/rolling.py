@@ -223,11 +223,11 @@ class _Driven:
         rings = self._rolling._rings
         tasks = [self._task(self._servers[each]) for each in server_ids]
         kept = await self._rolling.off(self._store.rollout_step, self.rollout.id, tasks, held, rings.owner, rings.lease_seconds)
-        if len(kept) != len(tasks):
-            raise Conflict("rollout_is_not", f"rollout {self.rollout.id} does not run any more")
         self._running |= {task.id: task.server_id for task in kept}
         self._last |= {task.server_id: task.id for task in kept}
         rings.ring([task.id for task in kept], self._rolling._at_hand(self.rollout.id))
+        if len(kept) != len(tasks):
+            raise Conflict("rollout_is_not", f"rollout {self.rollout.id} does not run any more, or has lost servers")
 
     def _task(self, server: RolloutServer) -> Task:
         rollout = self.rollout

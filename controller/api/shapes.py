@@ -268,6 +268,7 @@ class NewOperation(Opening):
 
 
 Limit = Annotated[str, Field(max_length=20)]
+_NOT_SHOWN = ("keypair_id", "plan", "replaces_id")  # of what a rollout was asked
 
 
 class RolloutStrategy(Request):
@@ -313,6 +314,28 @@ class ResumeRollout(Request):
 
 class RetryRollout(ResumeRollout):
     cause: Name | None = None
+
+
+Days = Annotated[int, Field(ge=0, le=100_000)]
+
+
+class SetPolicy(Request):
+    """A rotation policy. servers: label=value; without it, all servers."""
+
+    servers: Line | None = None
+    max_age_days: Days
+    remind_days: list[Days] | None = Field(default=None, max_length=20)
+    grace_days: Days | None = None
+    key_type: KeyType | None = None
+    strategy: RolloutStrategy = Field(default_factory=RolloutStrategy)
+
+
+class RunPolicy(Request):
+    """early: also key pairs that are not due yet; keypairs: of these names alone. again: at once what failed, not in a day."""
+
+    keypairs: list[Name] = Field(default_factory=list, max_length=1000)
+    early: bool = False
+    again: bool = True
 
 
 class Retry(Request):
@@ -492,7 +515,7 @@ def rollout(found: Rollout) -> Json:
     return {
         "id": found.id,
         "operation": found.operation,
-        "request": {name: value for name, value in found.request.items() if name not in ("keypair_id", "plan")},
+        "request": {name: value for name, value in found.request.items() if name not in _NOT_SHOWN},
         "strategy": found.strategy,
         "servers": found.servers,
         "state": found.state,

@@ -11,6 +11,7 @@ from controller.cli.certificate import certificate
 from controller.cli.command import Home, Json, Profile, grouping, remember
 from controller.cli.keyfiles import keypairs
 from controller.cli.kms import kms
+from controller.cli.policies import policies
 from controller.cli.rollouts import rollouts
 from controller.cli.rootkeys import roots
 from controller.cli.servers import servers
@@ -66,6 +67,7 @@ operations.register(app)
 app.add_typer(operations.password_login, name="password-login")
 app.add_typer(tasks, name="task")
 app.add_typer(rollouts, name="rollout")
+app.add_typer(policies, name="policy")
 app.add_typer(kms, name="kms")
 app.add_typer(audit, name="audit")
 app.add_typer(roots, name="root")

@@ -121,7 +121,7 @@ class Asked:
         if self.password_stdin:
             warn_of_old_algorithms(chosen)
         strategy = {name: getattr(self, name) for name in _STRATEGY}
-        strategy["max_failures_of"] = _limits(self.max_failures_of or ())
+        strategy["max_failures_of"] = limits(self.max_failures_of or ())
         request = {name: getattr(self, name) for name in _REQUEST}
         return {
             "operation": self.operation,
@@ -153,7 +153,8 @@ def asking(verb: Verb) -> Verb:
     return run
 
 
-def _limits(words: Sequence[str]) -> dict[str, str]:
+def limits(words: Sequence[str]) -> dict[str, str]:
+    """Return CAUSE=N words by cause."""
     pairs = [word.partition("=") for word in words]
     if not all(cause and limit for cause, _, limit in pairs):
         raise usage("--max-failures-of: give CAUSE=N or CAUSE=N%, as disk_full=3")

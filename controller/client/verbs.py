@@ -386,6 +386,58 @@ class Verbs(MasterKeyVerbs):
         body = dict(request or {}) if step in ("resume", "retry") else None
         return Call("POST", f"/rollouts/{segment(rollout_id)}/{step}", body=body)
 
+    # rotation policies
+
+    @Verb
+    def policies(self) -> Call[list[a.Policy]]:
+        """Return the rotation policies, by name."""
+        return Call("GET", "/policies")
+
+    @Verb
+    def policy(self, name: str) -> Call[a.PolicyWithRotations]:
+        """Return one policy, with its rotations."""
+        return Call("GET", f"/policies/{segment(name)}")
+
+    @Verb
+    def set_policy(self, name: str, request: Mapping[str, Any]) -> Call[a.Policy]:
+        """Set a policy and return it."""
+        return Call("PUT", f"/policies/{segment(name)}", body=dict(request))
+
+    @Verb
+    def delete_policy(self, name: str, *, give_up: bool = False) -> Call[None]:
+        """Delete a policy; give_up: also while a rotation of it is under way."""
+        return Call("DELETE", f"/policies/{segment(name)}", params=[("give_up", "true")] if give_up else [])
+
+    @Verb
+    def change_policy(self, name: str, step: str) -> Call[a.Policy]:
+        """Pause or resume a policy, and return it."""
+        return Call("POST", f"/policies/{segment(name)}/{step}")
+
+    @Verb
+    def run_policy(
+        self, name: str, *, keypairs: Iterable[str] = (), early: bool = False, again: bool = True
+    ) -> Call[list[a.Rotation]]:
+        """Have a policy looked at now, and return its rotations under way; again: at once what failed, not in a day."""
+        body = {"keypairs": list(keypairs), "early": early, "again": again}
+        return Call("POST", f"/policies/{segment(name)}/run", body=body)
+
+    @Verb
+    def run_due(self) -> Call[list[a.Rotation]]:
+        """Have all policies looked at now, and return the rotations under way."""
+        return Call("POST", "/rotations/run")
+
+    @Verb
+    def rotations(self, policy: str | None = None, *, under_way: bool = False) -> Call[list[a.Rotation]]:
+        """Return rotations, the oldest first."""
+        params = [("policy", policy)] if policy is not None else []
+        return Call("GET", "/rotations", params=params + ([("under_way", "true")] if under_way else []))
+
+    @Verb
+    def due_keys(self, policy: str | None = None, *, every: bool = False) -> Call[list[a.DueKey]]:
+        """Return the key pairs that are due, soon due, or being rotated; every: the others too."""
+        params = [("policy", policy)] if policy is not None else []
+        return Call("GET", "/rotations/due", params=params + ([("all", "true")] if every else []))
+
     # the trail
 
     @Verb

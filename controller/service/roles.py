@@ -84,6 +84,9 @@ RULES: dict[tuple[str, str], Rule] = {
     ("event.see", "tenant"): Rule(_ALL),  # but none of another user's private key pair
     ("audit.read", "tenant"): Rule(_AUDIT, otherwise="audit_not_yours"),  # whole: a chain with gaps could not be verified
     ("audit.prune", "tenant"): Rule(_ADMINISTER, _NOT_DELEGATED),  # what has been exported
+    ("policy.see", "tenant"): Rule(_ALL),  # another user's private key pair without its name
+    # It makes and clears key pairs for as long as it stands.
+    ("policy.change", "tenant"): Rule(_ADMINISTER, _NOT_DELEGATED),  # set, pause, delete, run
     ("masterkey.see", "tenant"): Rule(_ALL),
     ("masterkey.use", "tenant"): Rule(_CHANGE),
     ("masterkey.change", "tenant"): Rule(_ADMINISTER),  # create, describe, disable, rotate, delete, grant

@@ -128,7 +128,7 @@ class Rollouts:
         known = {each.id: each for each in await off_loop(self._executor, self._store.servers, who.tenant_id)}
         members = [
             replace(
-                _member(rollout, position, server, login_of(server, operation, request.get("login")), how, known),
+                member(rollout, position, server, login_of(server, operation, request.get("login")), how, known),
                 given=given(operation, credentials.get(server.id)),
                 seen=None if planned is None else planned.seen[server.id],
             )
@@ -248,7 +248,7 @@ class Rollouts:
         return changed
 
 
-def _member(
+def member(
     rollout: Rollout,
     position: int,
     server: Server,
@@ -256,6 +256,7 @@ def _member(
     how: Strategy,
     known: Mapping[str, Server],
 ) -> RolloutServer:
+    """Return a server as one of a rollout, at its place in the order. known: servers by id."""
     return RolloutServer(
         rollout_id=rollout.id,
         position=position,

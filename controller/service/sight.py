@@ -9,7 +9,7 @@ from controller.causes import CAUSES
 from controller.model import Caller, Event, Rollout, Task
 
 # Of a request: what names a key pair, or is one.
-_OF_KEYPAIR = frozenset({"keypair", "keypair_id", "public_key"})
+_OF_KEYPAIR = frozenset({"keypair", "keypair_id", "public_key", "replaces_id"})
 _OF_BINDING = frozenset({"keypair", "keypair_id", "scope", "owner_id"})
 _OF_TASK = frozenset({"files"})
 
@@ -41,7 +41,7 @@ def event(who: Caller, found: Event) -> Event | None:
         return found if found.user_id == who.user_id else None
     # Events of the first version have no owner_id, and were about what whoever did it owned.
     mine = detail.get("scope") == "account" or detail.get("owner_id", found.user_id) == who.user_id
-    if found.kind.startswith("keypair_"):
+    if found.kind.startswith(("keypair_", "key_due", "rotation_")):
         return found if mine else None
     if mine:
         return found

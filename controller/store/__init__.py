@@ -2,36 +2,20 @@
 
 from controller.store.accesskeys import AccessKeys
 from controller.store.copies import Copies
-from controller.store.custody import Custody
 from controller.store.events import Events
 from controller.store.figures import Counted
 from controller.store.keybelongings import KeyBelongings
-from controller.store.keypairs import Keypairs
 from controller.store.masterkeys import MasterKeys
 from controller.store.people import People
+from controller.store.policies import Policies
 from controller.store.quotas import QuotaTable
-from controller.store.rollouts import Rollouts
 from controller.store.rootkeys import RootKeys
 from controller.store.temporary import Temporary
 
 __all__ = ["Store"]
 
 
-class Store(
-    People,
-    AccessKeys,
-    Temporary,
-    QuotaTable,
-    MasterKeys,
-    RootKeys,
-    KeyBelongings,
-    Keypairs,
-    Custody,
-    Copies,
-    Rollouts,
-    Events,
-    Counted,
-):
+class Store(People, AccessKeys, Temporary, QuotaTable, MasterKeys, RootKeys, KeyBelongings, Copies, Policies, Events, Counted):
     """What the controller remembers.
 
     A verb that names something which is not there raises NotFound; a name taken is AlreadyExists.

@@ -111,6 +111,11 @@ class Copies(Rollouts):
                 connection.execute(update(tables.rollouts).where(tables.rollouts.c.id == changed.id).values(rows.row(changed)))
                 self._rollout_event(connection, changed, "rollout_changed", before="running", reason=changed.reason)
             self._erase(connection)
+            policies = tables.policies
+            for found in connection.execute(select(policies).where(policies.c.paused.is_(False))).mappings().all():
+                connection.execute(update(policies).where(policies.c.id == found["id"]).values(paused=True))
+                told_policy = {"policy": found["name"], "reason": _RESTORED_ROLLOUT}
+                self._event(connection, found["tenant_id"], "policy_paused", told_policy)
             told = detail | {"generations_raised_by": GENERATIONS, "tasks_ended": ended} | end_all(connection)
             self._event(connection, tenant_id, "home_restored", told)
         return ended

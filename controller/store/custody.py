@@ -50,13 +50,16 @@ class Custody(Base):
         check raises.
         """
         with engine.writing(self._engine) as connection:
-            found = keypair_row(connection, keypair_id)
-            if found["sealed"] is None:
-                raise NotFound("private_key_not_kept", f"{found['name']}: the private half is not in custody")
-            refuse_while_busy(connection, rows.keypair(found))
-            check(standing(connection, [keypair_id]))
-            said = {"even_if_only_way_in": even_if}
-            return self._change(connection, keypair_id, in_custody(None), "keypair_cleared", user_id, said)
+            return self._clear_private(connection, keypair_id, user_id, check, even_if=even_if)
+
+    def _clear_private(self, connection: Connection, keypair_id: str, user_id: str, check: Check, *, even_if: bool) -> KeyPair:
+        found = keypair_row(connection, keypair_id)
+        if found["sealed"] is None:
+            raise NotFound("private_key_not_kept", f"{found['name']}: the private half is not in custody")
+        refuse_while_busy(connection, rows.keypair(found))
+        check(standing(connection, [keypair_id]))
+        said = {"even_if_only_way_in": even_if}
+        return self._change(connection, keypair_id, in_custody(None), "keypair_cleared", user_id, said)
 
     def move_private(self, keypair_id: str, before: Sealed, after: Sealed, user_id: str) -> KeyPair:
         """Put a private half, as it is sealed under one master key, in the place of what it was under another.

@@ -32,19 +32,31 @@ class Keypairs(Base):
         it may be the first one of the account. Refused: keypair_exists, keypair_name_taken (by another user's private key
         pair), first_account_keypair, quota_exceeded, master_key_changed (not enabled any more).
         """
-        kept = replace(keypair, master_key_id=None if sealed is None else sealed.master_key_id)
         with engine.writing(self._engine) as connection:
-            self._take_place(connection, keypair, may_be_first=may_be_first, defaults=defaults)
-            refuse_gone(connection, sealed)
-            largest = connection.execute(select(func.max(tables.keypairs.c.number))).scalar()
-            kept = replace(kept, number=(largest or 0) + 1)
-            connection.execute(tables.keypairs.insert().values(in_custody(sealed) | rows.row(kept)))
-            self._event(
-                connection,
-                keypair.tenant_id,
-                "keypair_imported" if imported else "keypair_created",
-                told(keypair) | {"managed": keypair.managed, "user_id": keypair.owner_id},
-            )
+            return self._add_keypair(connection, keypair, sealed, imported=imported, may_be_first=may_be_first, defaults=defaults)
+
+    def _add_keypair(
+        self,
+        connection: Connection,
+        keypair: KeyPair,
+        sealed: Sealed | None,
+        *,
+        imported: bool,
+        may_be_first: bool,
+        defaults: Quotas | None,
+    ) -> KeyPair:
+        self._take_place(connection, keypair, may_be_first=may_be_first, defaults=defaults)
+        refuse_gone(connection, sealed)
+        largest = connection.execute(select(func.max(tables.keypairs.c.number))).scalar()
+        master_key_id = None if sealed is None else sealed.master_key_id
+        kept = replace(keypair, master_key_id=master_key_id, number=(largest or 0) + 1)
+        connection.execute(tables.keypairs.insert().values(in_custody(sealed) | rows.row(kept)))
+        self._event(
+            connection,
+            keypair.tenant_id,
+            "keypair_imported" if imported else "keypair_created",
+            told(keypair) | {"managed": keypair.managed, "user_id": keypair.owner_id},
+        )
         return kept
 
     def check_upgrade(self, before: KeyPair, *, may_be_first: bool = True, defaults: Quotas | None = None) -> None:
@@ -97,6 +109,12 @@ class Keypairs(Base):
         query = select(table).where(*_seen_by(tenant_id, user_id), table.c.name > after).order_by(table.c.name).limit(limit)
         with engine.reading(self._engine) as connection:
             return [rows.keypair(found) for found in connection.execute(query).mappings()]
+
+    def keypair_names(self, tenant_id: str) -> frozenset[str]:
+        """Return the names of all key pairs of a tenant, of whatever owner; for who looks for one that is free."""
+        query = select(tables.keypairs.c.name).where(tables.keypairs.c.tenant_id == tenant_id)
+        with engine.reading(self._engine) as connection:
+            return frozenset(connection.execute(query).scalars())
 
     def keypair(self, tenant_id: str, user_id: str, name: str) -> KeyPair:
         """Return a key pair that the user may see; another user's private one is not found."""

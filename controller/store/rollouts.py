@@ -25,6 +25,7 @@ _BEGUN = (
     .values(task_id=bindparam("task"), tries=_MEMBER.c.tries + 1)
 )
 _OVER = ("cancelled", "finished")
+_GONE = "it is not in the inventory any more"
 
 
 class Rollouts(Tasks):
@@ -34,14 +35,22 @@ class Rollouts(Tasks):
         self, rollout: Rollout, servers: Sequence[RolloutServer], credentials: Sequence[SealedCredential] = ()
     ) -> None:
         """Keep a new rollout with its servers, and the credentials that came for them; nothing of it is begun by that."""
-        columns = rows.row(rollout)
-        members = [{name: value for name, value in rows.row(each).items() if name not in _LAST} for each in servers]
         with engine.writing(self._engine) as connection:
-            connection.execute(tables.rollouts.insert().values(columns))
-            connection.execute(insert(tables.rollout_servers), members)
-            self._keep_credentials(connection, credentials)
-            told = {"strategy": rollout.strategy, "servers": rollout.servers} | _planning(rollout) | _kept_until(credentials)
-            self._rollout_event(connection, rollout, "rollout_started", **told)
+            self._add_rollout(connection, rollout, servers, credentials)
+
+    def _add_rollout(
+        self,
+        connection: Connection,
+        rollout: Rollout,
+        servers: Sequence[RolloutServer],
+        credentials: Sequence[SealedCredential] = (),
+    ) -> None:
+        members = [{name: value for name, value in rows.row(each).items() if name not in _LAST} for each in servers]
+        connection.execute(tables.rollouts.insert().values(rows.row(rollout)))
+        connection.execute(insert(tables.rollout_servers), members)
+        self._keep_credentials(connection, credentials)
+        told = {"strategy": rollout.strategy, "servers": rollout.servers} | _planning(rollout) | _kept_until(credentials)
+        self._rollout_event(connection, rollout, "rollout_started", **told)
 
     def rollout(self, tenant_id: str, rollout_id: str) -> Rollout:
         """Return one rollout of a tenant."""
@@ -77,7 +86,8 @@ class Rollouts(Tasks):
         """Add tasks of a rollout, held by holder as in add_tasks, and put down which servers are not begun any more, and why.
 
         All or nothing; nothing, and no task is returned, where the rollout does not run (any more). Conflict(rollout_went_on)
-        where the last task of a server is not the one of which this is a retry: another process has gone on with the rollout.
+        where the last task of a server is not the one of which this is a retry: another process has gone on with the rollout. A
+        server that is not in the inventory any more is held instead.
         """
         table, of = tables.rollouts, tables.rollout_servers
         until = self._now() + timedelta(seconds=lease_seconds)
@@ -85,7 +95,11 @@ class Rollouts(Tasks):
             if one(connection, table, table.c.id == rollout_id, table.c.state == "running") is None:
                 return []
             kept = []
-            for task in begin:
+            servers = tables.servers.c.id
+            wanted = select(servers).where(servers.in_([task.server_id for task in begin]))
+            there = set(connection.execute(wanted).scalars())
+            held = {task.server_id: _GONE for task in begin if task.server_id not in there} | dict(held)
+            for task in (each for each in begin if each.server_id in there):
                 moved = connection.execute(
                     _BEGUN, {"of": rollout_id, "on": task.server_id, "last": task.retry_of, "task": task.id}
                 )
@@ -182,29 +196,42 @@ class Rollouts(Tasks):
         go_on: what comes after the canary may begin. forgive: what has failed so far does not count against it any more, and
         what was held may be begun.
         """
-        table, members = tables.rollouts, tables.rollout_servers
         with engine.writing(self._engine) as connection:
             rollout = _rollout(connection, tenant_id, rollout_id)
-            if rollout.state not in of:
-                wanted = " or ".join(of)
-                raise Conflict("rollout_is_not", f"rollout {rollout_id} is {rollout.state}, not {wanted}", state=rollout.state)
-            changed = replace(
-                rollout,
-                state=state,
-                reason=reason,
-                go_on=rollout.go_on or go_on,
-                finished_at=self._now() if state in _OVER else None,
-            )
-            connection.execute(update(table).where(table.c.id == rollout_id).values(rows.row(changed)))
-            if state in _OVER:
-                self._erase_what_is_over(connection, rollout_id)
-            if forgive:
-                ours, task = members.c.rollout_id == rollout_id, tables.tasks
-                failed = select(task.c.id).where(task.c.rollout_id == rollout_id, task.c.status == "failed")
-                connection.execute(update(members).where(ours).values(held=None))
-                connection.execute(update(members).where(ours, members.c.task_id.in_(failed)).values(forgiven=True))
-            self._rollout_event(connection, changed, "rollout_changed", before=rollout.state, reason=reason)
-            return changed
+            return self._change_rollout(connection, rollout, state, reason, of=of, go_on=go_on, forgive=forgive)
+
+    def _change_rollout(
+        self,
+        connection: Connection,
+        rollout: Rollout,
+        state: RolloutState,
+        reason: str,
+        *,
+        of: Collection[RolloutState],
+        go_on: bool = False,
+        forgive: bool = False,
+    ) -> Rollout:
+        table, members = tables.rollouts, tables.rollout_servers
+        if rollout.state not in of:
+            wanted = " or ".join(of)
+            raise Conflict("rollout_is_not", f"rollout {rollout.id} is {rollout.state}, not {wanted}", state=rollout.state)
+        changed = replace(
+            rollout,
+            state=state,
+            reason=reason,
+            go_on=rollout.go_on or go_on,
+            finished_at=self._now() if state in _OVER else None,
+        )
+        connection.execute(update(table).where(table.c.id == rollout.id).values(rows.row(changed)))
+        if state in _OVER:
+            self._erase_what_is_over(connection, rollout.id)
+        if forgive:
+            ours, task = members.c.rollout_id == rollout.id, tables.tasks
+            failed = select(task.c.id).where(task.c.rollout_id == rollout.id, task.c.status == "failed")
+            connection.execute(update(members).where(ours).values(held=None))
+            connection.execute(update(members).where(ours, members.c.task_id.in_(failed)).values(forgiven=True))
+        self._rollout_event(connection, changed, "rollout_changed", before=rollout.state, reason=reason)
+        return changed
 
     def _erase_what_is_over(self, connection: Connection, rollout_id: str) -> None:
         """Erase the credentials of a rollout of which no task has yet to end; what is under way goes when that ends."""

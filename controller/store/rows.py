@@ -22,6 +22,7 @@ from controller.model import (
     Token,
     User,
 )
+from controller.policy import Policy, Rotation
 
 Value = (
     Server
@@ -38,6 +39,8 @@ Value = (
     | Token
     | Rollout
     | RolloutServer
+    | Policy
+    | Rotation
 )
 
 
@@ -64,6 +67,14 @@ def task(found: RowMapping) -> Task:
 
 def rollout(found: RowMapping) -> Rollout:
     return Rollout(**found)
+
+
+def policy(found: RowMapping) -> Policy:
+    return Policy(**found)
+
+
+def rotation(found: RowMapping) -> Rotation:
+    return Rotation(**found)
 
 
 def event(found: RowMapping) -> Event:

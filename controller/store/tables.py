@@ -352,6 +352,61 @@ credentials = Table(
     Column("expires_at", Instant, nullable=False, index=True),
 )  # fmt: skip
 
+policies = Table(
+    "policies", metadata,
+    Column("id", String(36), primary_key=True),
+    Column("tenant_id", ForeignKey("tenants.id"), nullable=False),
+    Column("user_id", String(32), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("label", Text),
+    Column("value", Text),
+    Column("max_age_days", Integer, nullable=False),
+    Column("remind_days", JSON, nullable=False),
+    Column("grace_days", Integer, nullable=False),
+    Column("strategy", JSON, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("key_type", Text),
+    Column("paused", Boolean, nullable=False),
+    UniqueConstraint("tenant_id", "name", name="policies_by_name"),
+)  # fmt: skip
+
+# What was said of a key pair to whoever listens: the last reminder, in days before it is due, and why it is not rotated.
+policy_keys = Table(
+    "policy_keys", metadata,
+    Column("policy_id", ForeignKey("policies.id"), primary_key=True),
+    Column("keypair_id", String(36), primary_key=True),
+    Column("told", Integer),
+    Column("refused", Text, nullable=False),
+)  # fmt: skip
+
+# They outlive their policy and their key pairs.
+rotations = Table(
+    "rotations", metadata,
+    Column("id", String(36), primary_key=True),
+    Column("tenant_id", ForeignKey("tenants.id"), nullable=False, index=True),
+    Column("policy_id", String(36), nullable=False),
+    Column("policy_name", Text, nullable=False),
+    Column("user_id", String(32), nullable=False),
+    Column("old_id", String(36), nullable=False, index=True),
+    Column("new_id", String(36), nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("rollout_id", String(36)),
+    Column("removed_at", Instant),
+    Column("ended_at", Instant),
+    # Whoever looks at the same moment, a key pair is not rotated twice.
+    Index("one_rotation_under_way", "policy_id", "old_id", unique=True,
+          sqlite_where=text("ended_at IS NULL"), postgresql_where=text("ended_at IS NULL")),
+)  # fmt: skip
+
+rotation_rollouts = Table(
+    "rotation_rollouts", metadata,
+    Column("rotation_id", ForeignKey("rotations.id"), primary_key=True),
+    Column("rollout_id", ForeignKey("rollouts.id"), primary_key=True),
+    Column("ordinal", Integer, nullable=False),
+)  # fmt: skip
+
 # The chain: controller/store/chain.py. Times are there as they were signed, so that any reader of SQLite can check them.
 events = Table(
     "events", metadata,

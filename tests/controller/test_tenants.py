@@ -46,7 +46,8 @@ def theirs(world: World) -> Theirs:
     task = world.failed(who, server, shared)
     given = access_key.access_key, temporary, token
     rollout = run(world.rollouts.start(who, "check", [server], {}, {}, {}))
-    return Theirs(who, private, shared, server, task, rollout, user, *given, key, grant.id, encrypted)
+    policy = run(world.policies.set(who, world.name("policy"), None, 90)).name
+    return Theirs(who, private, shared, server, task, rollout, policy, user, *given, key, grant.id, encrypted)
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -134,6 +134,8 @@ TRIALS: dict[tuple[str, str], Trial] = {
     ("event.see", "tenant"): lambda world, who: world.tasks.events(who),
     ("audit.read", "tenant"): lambda world, who: world.audit.events(who),
     ("audit.prune", "tenant"): lambda world, who: world.audit.prune(who, datetime(2000, 1, 1, tzinfo=UTC)),
+    ("policy.see", "tenant"): lambda world, who: world.policies.due(who),
+    ("policy.change", "tenant"): lambda world, who: world.policies.set(who, world.name("policy"), None, 90),
     ("masterkey.see", "tenant"): lambda world, who: world.kms_verbs.keys.list(who),
     ("masterkey.use", "tenant"): _use_master_key,
     ("masterkey.change", "tenant"): lambda world, who: world.kms_verbs.keys.create(who, world.name("key")),

@@ -26,6 +26,7 @@ class Theirs:
     server: Server
     task: Task
     rollout: Rollout
+    policy: str
     user: User
     access_key: str
     temporary_key: str
@@ -88,6 +89,15 @@ VERBS: dict[str, tuple[str, Call]] = {
     "RolloutPlans.sealed": ("not found", lambda w, me, it: w.rollout_plans.sealed(me, it.rollout.id)),
     "RolloutPlans.looks": ("not found", lambda w, me, it: w.rollout_plans.looks(me, it.rollout.id)),
     "RolloutPlans.start": ("not found", lambda w, me, it: w.rollout_plans.start(me, it.rollout.id, {})),
+    "Policies.set": ("own", lambda w, me, it: w.policies.set(me, it.policy, None, 90)),
+    "Policies.list": ("own", lambda w, me, it: w.policies.list(me)),
+    "Policies.get": ("not found", lambda w, me, it: w.policies.get(me, it.policy)),
+    "Policies.delete": ("not found", lambda w, me, it: w.policies.delete(me, it.policy)),
+    "Policies.pause": ("not found", lambda w, me, it: w.policies.pause(me, it.policy)),
+    "Policies.resume": ("not found", lambda w, me, it: w.policies.resume(me, it.policy)),
+    "Policies.due": ("own", lambda w, me, it: w.policies.due(me, all=True)),
+    "Policies.rotations": ("own", lambda w, me, it: w.policies.rotations(me)),
+    "Policies.run": ("not found", lambda w, me, it: w.policies.run(me, it.policy)),
     "Users.create": ("own", lambda w, me, it: w.users.create(me, it.user.name)),
     "Users.list": ("own", lambda w, me, it: w.users.list(me)),
     "Users.get": ("not found", lambda w, me, it: w.users.get(me, it.user.id)),
@@ -179,7 +189,7 @@ VERBS: dict[str, tuple[str, Call]] = {
 # Nobody asks by these: they find out who does, or are the controller's own work.
 WITHOUT_CALLER = {
     "Identity.known", "Identity.of_access_key", "Identity.of_token", "Identity.used", "Identity.token_used", "MasterKeys.sweep",
-    "Tasks.adopt", "Tasks.drain", "Feed.after", "Stopping.rest", "Readiness.report",
+    "Tasks.adopt", "Tasks.drain", "Policies.sweep", "Feed.after", "Stopping.rest", "Readiness.report",
 }  # fmt: skip
 
 

@@ -37,6 +37,7 @@ from controller.service.identity import Identity
 from controller.service.keypairs import Keypairs
 from controller.service.kms import KeyService
 from controller.service.people import Tenants, Users
+from controller.service.policies import Policies
 from controller.service.quotas import Quotas as QuotaVerbs
 from controller.service.rolloutplans import RolloutPlans
 from controller.service.rolloutreports import RolloutReports
@@ -96,6 +97,7 @@ class World:
         self.servers = Servers(self.store, hostkeys)
         self.bindings = Bindings(self.store, dispatch)
         self.rollouts = Rollouts(self.store, self.bindings, Drives())
+        self.policies = Policies(self.store, self.kms, Drives())
         self.tasks = Tasks(self.store, dispatch)
         self.users = Users(self.store, quotas=defaults)
         self.access_keys = AccessKeys(self.store, self.kms)

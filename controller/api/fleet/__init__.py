@@ -12,6 +12,7 @@ from controller.api.fleet import (
     operations,
     people,
     plans,
+    policies,
     rollouts,
     servers,
     stream,
@@ -25,6 +26,21 @@ __all__ = ["API", "Fleet", "refused", "router"]
 router = APIRouter(prefix="/fleet/v1")
 
 
-PARTS = (health, keypairs, custody, kms, servers, bindings, operations, plans, rollouts, stream, people, temporary, audit)
+PARTS = (
+    health,
+    keypairs,
+    custody,
+    kms,
+    servers,
+    bindings,
+    operations,
+    plans,
+    rollouts,
+    policies,
+    stream,
+    people,
+    temporary,
+    audit,
+)
 for part in PARTS:
     router.include_router(part.router)

@@ -18,6 +18,7 @@ from controller.service.custody import Custody
 from controller.service.keypairs import Keypairs
 from controller.service.kms import KeyService
 from controller.service.people import Tenants, Users
+from controller.service.policies import Policies
 from controller.service.quotas import Quotas
 from controller.service.readiness import Readiness
 from controller.service.rolloutplans import RolloutPlans
@@ -44,6 +45,7 @@ class Fleet:
     rollouts: Rollouts
     rollout_plans: RolloutPlans
     rollout_reports: RolloutReports
+    policies: Policies
     tasks: Tasks
     kms: KeyService
     users: Users

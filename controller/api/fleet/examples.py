@@ -55,6 +55,15 @@ _SEALED_PLAN = {
     },
     "signature": _DIGEST + _DIGEST,
 }  # fmt: skip
+_POLICY = {
+    "name": "prod", "servers": "env=prod", "max_age_days": 90, "remind_days": [14, 7, 1], "grace_days": 7, "key_type": None,
+    "strategy": {"canary": "5", "batch": "10%", "window": "22:00-04:00 Europe/Berlin"}, "paused": False, "user_id": _ID,
+    "created_at": _AT,
+}  # fmt: skip
+_ROTATION = {
+    "id": _TASK_ID, "policy": "prod", "old": "ops", "new": "ops-v2", "state": "rolling",
+    "reason": f"rollout {_KEY_ID} is under way", "rollout_id": _KEY_ID, "created_at": _AT, "removed_at": None, "ended_at": None,
+}  # fmt: skip
 _EVENT = {
     "id": 42, "number": 40, "user_id": _ID, "task_id": _TASK_ID, "server_id": _SERVER_ID, "keypair_id": None,
     "kind": "task_started", "phase": None, "detail": {}, "at": _AT,
@@ -197,6 +206,22 @@ EXAMPLES: dict[str, Any] = {
         "cause": None,
         "message": "",
     },
+    "Policy": _POLICY,
+    "PolicyWithRotations": _POLICY | {"blocked": "", "rotations": [_ROTATION]},
+    "Rotation": _ROTATION,
+    "DueKey": {
+        "policy": "prod",
+        "keypair": "ops",
+        "fingerprint": _KEYPAIR["fingerprint"],
+        "standing": "due",
+        "age_days": 91,
+        "due_at": _AT,
+        "created_at": _AT,
+        "logins": 200,
+        "elsewhere": 3,
+        "obstacle": "",
+        "rotation": _ROTATION,
+    },
     "TakenOff": {"deleted": 3},
     "Ended": {"deleted": 1, "cancelled": 0},
     "Event": _EVENT,
@@ -281,6 +306,13 @@ EXAMPLES: dict[str, Any] = {
     "RolloutStrategy": {"canary": "5", "batch": "10%", "max_failures": "2%", "window": "22:00-04:00 Europe/Berlin"},
     "ResumeRollout": {"credentials": {"web-2": {"password": "..."}}},
     "RetryRollout": {"cause": "wrong_password", "credentials": {"web-1": {"password": "..."}}},
+    "SetPolicy": {
+        "servers": "env=prod",
+        "max_age_days": 90,
+        "grace_days": 7,
+        "strategy": {"canary": "5", "window": "22:00-04:00 Europe/Berlin"},
+    },
+    "RunPolicy": {"keypairs": ["ops"], "early": True},
     "Retry": {"credential": {"password": "..."}},
     "Exported": {"first": 1, "number": 40, "digest": _DIGEST},
     "Prune": {"before": _AT},
