@@ -1,6 +1,6 @@
 """Our own REST API, /fleet/v1: the services' verbs as routes, and nothing more."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 
 from controller.api.fleet import (
     audit,
@@ -18,12 +18,12 @@ from controller.api.fleet import (
     stream,
     temporary,
 )
-from controller.api.fleet.asking import Fleet, refused
+from controller.api.fleet.asking import Fleet, only_known_of, refused
 from controller.api.fleet.document import API
 
 __all__ = ["API", "Fleet", "refused", "router"]
 
-router = APIRouter(prefix="/fleet/v1")
+router = APIRouter(prefix="/fleet/v1", dependencies=[Depends(only_known_of)])
 
 
 PARTS = (

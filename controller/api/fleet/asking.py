@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Query, Request
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
 
 from controller.api import gate
 from controller.api.gate import People
-from controller.errors import Problem
+from controller.errors import Invalid, Problem
 from controller.events import Actor, acting
 from controller.model import Caller
 from controller.service.accesskeys import AccessKeys
@@ -91,6 +93,24 @@ async def again_of(request: Request) -> gate.Again:
     """Return what tells who would be let in now by what came with the request: for an answer that goes on for long."""
     found: gate.Again = request.scope[gate.AGAIN]
     return found
+
+
+def _named(needs: Dependant) -> set[str]:
+    """Return the query parameters that a route, or what it depends on, takes."""
+    return {each.alias for each in needs.query_params}.union(*map(_named, needs.dependencies))
+
+
+async def only_known_of(request: Request) -> None:
+    """Invalid: the query says something that this call does not know, and so would do as if it were not said.
+
+    Who asks to delete the tasks of a filter that is not there would delete them all.
+    """
+    route = request.scope.get("route")
+    known = _named(route.dependant) if isinstance(route, APIRoute) else set()
+    strange = sorted({name[:64] for name in request.query_params if name not in known})
+    if strange:
+        takes = f"it takes {', '.join(sorted(known))}" if known else "it takes none"
+        raise Invalid("invalid", f"this call knows no query parameter {', '.join(strange[:5])}; {takes}")
 
 
 async def refused(request: Request, problem: Problem) -> None:
