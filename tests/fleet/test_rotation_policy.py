@@ -10,7 +10,7 @@ import time
 from tests.fleet import judge
 from tests.fleet.product import KPS, SECONDS, Product
 
-CAREFUL = ("--canary", "1", "--batch", "1", "--max-failures", "100%", "--tries", "1", "--concurrency", "1")
+CAREFUL = ("--canary", "1", "--batch", "1", "--max-failures", "100%", "--tries", "3", "--concurrency", "1")
 
 
 def succeeded(product: Product) -> int:
