@@ -190,6 +190,7 @@ VERBS: dict[str, tuple[str, Call]] = {
 WITHOUT_CALLER = {
     "Identity.known", "Identity.of_access_key", "Identity.of_token", "Identity.used", "Identity.token_used", "MasterKeys.sweep",
     "Tasks.adopt", "Tasks.drain", "Policies.sweep", "Feed.after", "Stopping.rest", "Readiness.report",
+    "Measured.watch_loop", "Metrics.exposed",  # who may read the figures is decided before: controller/api/scraping.py
 }  # fmt: skip
 
 
