@@ -20,15 +20,16 @@ NAMES = {"a": answers, "Call": Call, "Flow": Flow, "OfKey": OfKey, "Any": Any, "
     "Mapping": collections.abc.Mapping, "Literal": typing.Literal, "Json": verbs.Json,
     "Request": masterkeys.Request, "LifeStep": masterkeys.LifeStep,
 }  # fmt: skip
-STEPS = ["pause", "resume", "cancel", "retry"]  # of change_rollout, which takes any text
+# Of verbs that take any text.
+STEPS = {"change_rollout": ["pause", "resume", "cancel", "retry"], "change_policy": ["pause", "resume"]}
 
 
-def given(name: str, annotation: Any) -> list[Any]:
+def given(verb: str, name: str, annotation: Any) -> list[Any]:
     """Return what a parameter may be given: each of a few words, else something of its type."""
     if typing.get_origin(annotation) is typing.Literal:
         return list(typing.get_args(annotation))
     if annotation is str:
-        return STEPS if name == "step" else ["x"]
+        return STEPS.get(verb, ["x"]) if name == "step" else ["x"]
     if annotation in (int, bool):
         return [1]
     return [{}] if typing.get_origin(annotation) is collections.abc.Mapping else [["x"]]
@@ -47,7 +48,7 @@ def asked(verb: Verb[Any, Any]) -> list[tuple[Call[Any], Any]]:
     ]
     ways: list[dict[str, Any]] = [{}]
     for name, annotation in needed:
-        ways = [way | {name: value} for way in ways for value in given(name, annotation)]
+        ways = [way | {name: value} for way in ways for value in given(described.__name__, name, annotation)]
     return [(next(iter(described(None, **way))), answer) for way in ways]
 
 
