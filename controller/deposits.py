@@ -56,7 +56,7 @@ class Deposits:
     def sealed(self, given: Sequence[tuple[Order, Credential]], until: datetime) -> list[SealedCredential]:
         """Return credentials, all of one tenant, sealed each for its order until then.
 
-        None where the root key or the master key does not open: they live as long as this process then, in its memory.
+        None of them where the root key or the master key does not open: they live as long as this process then, in its memory.
         """
         if not given:
             return []

@@ -40,12 +40,10 @@ class Prover:
     async def answers(self, asked: Ask) -> list[dict[str, Any]]:
         """Return an answer to each question. Failed where the agent asks what this plan does not need."""
         found = []
-        offered: dict[str, bool] = {}  # login -> whether sshd would take its password, as far as a proof by key has shown that
-        closed = {each.login for each in asked.questions if each.way == "password" and each.want == "refused"}
         for question in asked.questions:
             self._refuse_foreign(question)
             began = time.monotonic()
-            answer = await self._answer(question, asked.path, question.login in closed, offered)
+            answer = await self._answer(question, asked.path)
             self._measures.proved(str(answer.get("method") or answer.get("cause")), time.monotonic() - began)
             if "method" in answer:
                 proved = {"way": question.way, "login": question.login, "method": str(answer["method"])}
@@ -74,9 +72,9 @@ class Prover:
         if question.login != self._plan["login"] or any(line not in ours for line in lines):
             raise Failed("session_disturbed", "the agent asks for a proof that is not part of its plan")
 
-    async def _answer(self, question: Question, path: str, closed: bool, offered: dict[str, bool]) -> dict[str, Any]:
+    async def _answer(self, question: Question, path: str) -> dict[str, Any]:
         if question.way == "password":
-            return await self._password_answer(question, path, offered.get(question.login))
+            return await self._password_answer(question, path)
         line = question.key or ""
         if question.want == "refused":
             good = None if question.known is None else await self._private_of(question.known)
@@ -87,17 +85,13 @@ class Prover:
         private = await self._private_of(line)
         if private is None:
             return await proof.key_accepted(self._target, question.login, line)
-        answer = await proof.key_logs_in(self._target, question.login, line, private, path, about_passwords=closed)
-        if "password_offered" in answer:
-            offered[question.login] = answer.pop("password_offered")
-        return answer
+        return await proof.key_logs_in(self._target, question.login, line, private, path)
 
-    async def _password_answer(self, question: Question, path: str, seen: bool | None) -> dict[str, Any]:
-        """seen: whether sshd would take a password, where that has been seen for this very question."""
+    async def _password_answer(self, question: Question, path: str) -> dict[str, Any]:
         login, name = question.login, self._target.name
         if question.want == "logged_in" and self._password is not None:
             return await proof.password_logs_in(self._target, login, self._password, path)
-        offered = seen if seen is not None else await proof.password_offered(self._target, login)
+        offered = await proof.password_offered(self._target, login)
         if isinstance(offered, dict):
             return offered
         if question.want != "refused":

@@ -323,10 +323,10 @@ def _literal(target: Target) -> list[Any]:
     try:
         here = ipaddress.ip_address(target.host)
     except ValueError:
-        return []  # a name; or an address of a kind that only it reads, such as fe80::1%eth0
-    family, place = (socket.AF_INET, ()) if here.version == 4 else (socket.AF_INET6, (0, 0))
-    if getattr(here, "scope_id", None) is not None:
         return []
+    if getattr(here, "scope_id", None) is not None:
+        return []  # fe80::1%eth0: which number the link has is for getaddrinfo to say
+    family, place = (socket.AF_INET, ()) if here.version == 4 else (socket.AF_INET6, (0, 0))
     return [(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (target.host, target.port, *place))]
 
 

@@ -21,24 +21,34 @@ class CorkedSocket:
         """Return the transport and the protocol that session_factory makes; the address is only what asyncssh calls it."""
         protocol = session_factory()
         loop = asyncio.get_running_loop()
-        transport, _ = await loop.create_connection(lambda: _Uncorked(protocol, loop), sock=self._sock)
+        transport, _ = await loop.create_connection(lambda: _Passed(protocol, loop), sock=self._sock)
         return transport, protocol
 
 
-class _Uncorked(asyncio.Protocol):
-    """What comes from the socket, handed on as it comes."""
+class _Passed(asyncio.Protocol):
+    """Hands on what comes from the socket, as it comes."""
 
     def __init__(self, protocol: asyncio.Protocol, loop: asyncio.AbstractEventLoop) -> None:
+        self._protocol = protocol
         self._loop = loop
-        self.data_received = protocol.data_received  # type: ignore[method-assign]
-        self.eof_received = protocol.eof_received  # type: ignore[method-assign]
-        self.connection_lost = protocol.connection_lost  # type: ignore[method-assign]
-        self.pause_writing = protocol.pause_writing  # type: ignore[method-assign]
-        self.resume_writing = protocol.resume_writing  # type: ignore[method-assign]
-        self._made = protocol.connection_made
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._made(CorkedTransport(cast(asyncio.Transport, transport), self._loop))
+        self._protocol.connection_made(CorkedTransport(cast(asyncio.Transport, transport), self._loop))
+
+    def data_received(self, data: bytes) -> None:
+        self._protocol.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self._protocol.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._protocol.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._protocol.resume_writing()
 
 
 class CorkedTransport(asyncio.Transport):
@@ -49,10 +59,18 @@ class CorkedTransport(asyncio.Transport):
         self._transport = transport
         self._loop = loop
         self._waiting: list[bytes] = []
-        self.get_extra_info = transport.get_extra_info  # type: ignore[method-assign]
-        self.pause_reading = transport.pause_reading  # type: ignore[method-assign]
-        self.resume_reading = transport.resume_reading  # type: ignore[method-assign]
-        self.is_closing = transport.is_closing  # type: ignore[method-assign]
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._transport.get_extra_info(name, default)
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._transport.resume_reading()
 
     def write(self, data: Any) -> None:
         if not self._waiting:

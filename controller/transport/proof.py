@@ -58,7 +58,14 @@ class _Heard(asyncssh.SSHClientSession[bytes]):
             if len(self.said) > _MOST_PRINTED:
                 self._channel.abort()
 
+    def eof_received(self) -> bool:
+        self._end()
+        return False
+
     def connection_lost(self, exc: Exception | None) -> None:
+        self._end()
+
+    def _end(self) -> None:
         if not self.ended.done():
             self.ended.set_result(None)
 
@@ -94,33 +101,26 @@ async def _close(connection: asyncssh.SSHClientConnection) -> None:
         connection.abort()
 
 
-async def key_logs_in(
-    target: Target, login: str, public_line: str, private: Signer, path: str, *, about_passwords: bool = False
-) -> dict[str, Any]:
+async def key_logs_in(target: Target, login: str, public_line: str, private: Signer, path: str) -> dict[str, Any]:
     """Prove that this key, and nothing else, logs in and can run a command.
 
-    about_passwords: the answer says on the way whether sshd would have taken a password (password_offered); none is shown.
-    Where it does not log in, evidence says so: let_in, to run nothing; taken, where sshd would have the key and then closed.
+    Where it does not, evidence says so: let_in, to run nothing; taken, where sshd would have the key and then closed.
     """
     offers: list[Offer] = []
-    clients: list[Client] = []
 
     def client_of() -> tuple[Client, list[asyncssh.SSHKeyPair]]:
-        clients.append(Client())
-        offers.append(Offer(public_line, private, clients[-1]))
-        return clients[-1], [offers[-1]]
+        client = Client()
+        offers.append(Offer(public_line, private, client))
+        return client, [offers[-1]]
 
-    # Before anything is shown sshd names what it takes; of that the methods named first here are passed by.
-    methods = "password,keyboard-interactive,publickey" if about_passwords else ""
     try:
-        connection = await patiently(target, login, client_of, methods=methods)
+        connection = await patiently(target, login, client_of)
     except NotConnected as error:
         if error.cause == "connection_closed" and offers and offers[-1].accepted:
             # What OpenSSH does where PAM's account rules say no: auth2.c.
             error.evidence["taken"] = True
         return answer_failed(error, "new_key_refused" if error.cause == "key_refused" else None)
-    answer = await _with_nonce(connection, path, login, "new_key_refused")
-    return answer | {"password_offered": bool(clients[-1].offered)} if about_passwords else answer
+    return await _with_nonce(connection, path, login, "new_key_refused")
 
 
 async def _with_nonce(connection: asyncssh.SSHClientConnection, path: str, login: str, cause: str) -> dict[str, Any]:

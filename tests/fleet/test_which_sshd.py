@@ -86,7 +86,7 @@ def test_a_listener_that_dies_in_the_middle_is_started_again_with_the_arguments_
     server = make_server(tree=tree)
     product.add(server)
     before = listeners(server)
-    gate = Gate(server, "true")  # before the last reload, which is what sees that nobody listens
+    gate = Gate(server, NARROWED)
     with judge.OpenSession(server, "root", password=server.root_password) as session:
         (task_id,) = product.begin("bind", server, keypair=product.keypair(), password=server.root_password)
         gate.await_login()
