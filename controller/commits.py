@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from controller.store import Store
+from controller.store.base import Done
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -21,7 +22,7 @@ class Commits:
         self._store = store
         self._executor = executor
         self._waiting: list[tuple[contextvars.Context, Callable[[], Any], asyncio.Future[Any]]] = []
-        self._work: asyncio.Task[None] | None = None
+        self._busy = False
 
     async def kept(self, verb: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what a verb returns, once what it did is on the disk. It only reads and writes the store (Store.together).
@@ -31,31 +32,38 @@ class Commits:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
         self._waiting.append((contextvars.copy_context(), partial(verb, *args, **kwargs), done))
-        if self._work is None or self._work.done():
-            self._work = loop.create_task(self._keep())
+        self._go_on()
         return await done
 
-    async def _keep(self) -> None:
-        loop = asyncio.get_running_loop()
-        while self._waiting:
-            now, self._waiting = self._waiting[:MOST_AT_ONCE], self._waiting[MOST_AT_ONCE:]
-            try:
-                found = await loop.run_in_executor(
-                    self._executor, self._store.together, [(context, verb) for context, verb, _ in now]
-                )
-            except asyncio.CancelledError:
-                for _, _, done in now:
-                    done.cancel()
-                raise
-            except Exception as error:  # the executor's own: it is shut
-                for _, _, done in now:
-                    if not done.done():
-                        done.set_exception(error)
-                continue
-            for (_, _, done), each in zip(now, found, strict=True):
-                if done.done():  # who asked no longer waits
-                    continue
-                if each.raised is None:
-                    done.set_result(each.returned)
-                else:
-                    done.set_exception(each.raised)
+    def _go_on(self) -> None:
+        while self._waiting and not self._busy:
+            self._begin()
+
+    def _begin(self) -> None:
+        now, self._waiting = self._waiting[:MOST_AT_ONCE], self._waiting[MOST_AT_ONCE:]
+        waiting = [done for _, _, done in now]
+        verbs = [(context, verb) for context, verb, _ in now]
+        try:
+            # No task waits for it: those are all cancelled when the loop ends, and what was asked for is done all the same.
+            work = asyncio.get_running_loop().run_in_executor(self._executor, self._store.together, verbs)
+        except RuntimeError as error:  # the executor is shut
+            _tell(waiting, [Done(None, error)] * len(waiting))
+            return
+        self._busy = True
+        work.add_done_callback(partial(self._ended, waiting))
+
+    def _ended(self, waiting: list[asyncio.Future[Any]], work: asyncio.Future[list[Done]]) -> None:
+        self._busy = False
+        self._go_on()
+        raised = asyncio.CancelledError() if work.cancelled() else work.exception()
+        _tell(waiting, work.result() if raised is None else [Done(None, raised)] * len(waiting))
+
+
+def _tell(waiting: list[asyncio.Future[Any]], found: list[Done]) -> None:
+    for done, each in zip(waiting, found, strict=True):
+        if done.done():  # who asked no longer waits
+            continue
+        if each.raised is None:
+            done.set_result(each.returned)
+        else:
+            done.set_exception(each.raised)

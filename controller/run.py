@@ -502,7 +502,8 @@ class _Job:
         if not (await self.runner.off(self.store.tenant, self.task.tenant_id)).v3_accepts_lockout:
             return result
         # On record before anybody is locked out.
-        await self._now_at("decide", {UNNAMED_LOCKOUT: logins})
+        if not await self._now_at("decide", {UNNAMED_LOCKOUT: logins}):
+            raise Refused("interrupted", "the task was taken over by another process before anybody was locked out")
         self.order.plan["accept_lockout"] = logins
         result = await self._on_server(target, await entrance.again(inside, self.order.plan))
         said = f"accepted by the tenant's setting that these logins are locked out: {', '.join(logins)}"
@@ -518,10 +519,11 @@ class _Job:
             raise Failed("session_disturbed", f"the agent says it is done, but never had it proved {missing}")
         return dict(result.model_dump(), proofs=prover.proofs)
 
-    async def _now_at(self, phase: str, detail: dict[str, Any]) -> None:
+    async def _now_at(self, phase: str, detail: dict[str, Any]) -> bool:
+        """Put on record where the task is now; False where it is not ours any more, and nothing was written."""
         self.left()
         self.phase = phase
-        await self.runner.kept(self.store.progress, self.task.id, self.runner._owner, phase, detail)
+        return await self.runner.kept(self.store.progress, self.task.id, self.runner._owner, phase, detail)
 
     async def _private_of(self, line: str) -> Signer | None:
         """Return the private half of the key pair in question, where it is in custody or was given."""

@@ -68,9 +68,9 @@ class Base:
         is called once more by itself: so none may do anything but read and write here.
         """
         if len(verbs) > 1:
-            for context, _ in verbs:
-                context.run(self._get_ready)
             try:
+                for context, _ in verbs:
+                    context.run(self._get_ready)
                 with engine.together(self._engine):
                     return [Done(context.run(verb), None) for context, verb in verbs]
             except Exception:  # noqa: S110  (each is told its own, when it is called by itself)

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, TextClause, case, exists, func, literal, select, text
+from sqlalchemy import ColumnElement, Connection, Select, case, exists, func, literal, select
 
+from controller.model import FINAL
 from controller.store import engine, tables
 from controller.store.base import Base
-from controller.store.doubt import UNCLEAR
+from controller.store.doubt import in_doubt
 
 # A server in one of these can have its undo pending.
 UNDO_PHASES = ("widen", "prove", "narrow", "commit", "undo")
@@ -27,7 +28,7 @@ class Figures:
     failed: Mapping[str, int]  # by cause
     oldest_waiting: datetime | None
     undo_open: int  # tasks that run and have begun to write
-    in_doubt: int  # tasks that ended, and nobody knows how they left their server, or not all of it
+    in_doubt: int  # tasks that ended, and nobody knows what opens their login since (store.doubt)
     rollouts: Mapping[str, int]  # by state
     held: int  # servers of rollouts that are not over
     servers: int
@@ -63,7 +64,7 @@ class Counted(Base):
                     select(func.min(task.c.created_at)).where(task.c.status == "ready")
                 ).scalar_one(),
                 undo_open=_count(connection, running, task.c.phase.in_(UNDO_PHASES)),
-                in_doubt=_count(connection, text(UNCLEAR), task.c.status.concat("").in_(("failed", "cancelled"))),
+                in_doubt=len(in_doubt(connection, task.c.status.in_(FINAL))),
                 rollouts=_by(connection, rollout.c.state),
                 held=_count(connection, member.c.rollout_id.in_(not_over), member.c.held.is_not(None)),
                 servers=connection.execute(select(func.count()).select_from(tables.servers)).scalar_one(),
@@ -77,12 +78,12 @@ class Counted(Base):
             )
 
 
-def _by(connection: Connection, column: ColumnElement[Any], *where: ColumnElement[bool] | TextClause) -> dict[Any, int]:
+def _by(connection: Connection, column: ColumnElement[Any], *where: ColumnElement[bool]) -> dict[Any, int]:
     found = connection.execute(select(column, func.count()).where(*where).group_by(column))
     return {row[0]: row[1] for row in found}
 
 
-def _count(connection: Connection, *where: ColumnElement[bool] | TextClause) -> int:
+def _count(connection: Connection, *where: ColumnElement[bool]) -> int:
     return connection.execute(select(func.count()).where(*where)).scalar_one()
 
 

@@ -85,7 +85,7 @@ _RAISE_GENERATION = (
 _UNKNOWN = (
     select(_TASK)
     .where(_TASK.c.status.concat("") == "failed", text(UNCLEAR), _TASK.c.server_state == "unknown")
-    .order_by(_TASK.c.seq)
+    .order_by(_TASK.c.seq + 0)  # by the number itself the database would go through the table in its order
 )
 _OTHER = _TASK.alias("other")
 _BUSY = exists().where(_OTHER.c.server_id == _TASK.c.server_id, _OTHER.c.status.in_(("ready", "running")))

@@ -2,20 +2,24 @@
 
 import asyncio
 import contextvars
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from sqlalchemy import event
+from sqlalchemy.dialects import sqlite
 
 from controller import kps_audit_verify as verifier
 from controller.commits import Commits
 from controller.errors import Conflict
+from controller.events import Actor, acting
 from controller.kms import Kms
 from controller.model import Caller, Outcome
 from controller.service.auditkeys import AuditKeys
 from controller.store import Store
+from controller.store import tasks as tasks_of_store
 from tests.controller import given
 
 GOOD = Outcome("succeeded", "as_asked")
@@ -113,6 +117,71 @@ def test_who_asked_is_told_only_what_is_on_the_disk(store: Store, who: Caller, c
     together(store, lambda: store.claim(task.id, "me", 30), looks)
     assert seen == ["ready"]
     assert store.task(who.tenant_id, task.id).status == "running"
+
+
+def test_what_was_asked_for_as_everything_is_called_off_is_done(store: Store, who: Caller) -> None:
+    """A loop that ends cancels all its tasks, and waits for them: each has its end put on record, and none hangs."""
+    tasks = [given.task(store, who, f"web-{number}") for number in range(5)]
+    under_way, go_on = threading.Event(), threading.Event()
+
+    def held() -> None:
+        under_way.set()
+        assert go_on.wait(30)
+
+    async def job(kept: Callable[..., Any], task_id: str, all_begun: asyncio.Barrier) -> None:
+        claimed = await kept(store.claim, task_id, "me", 30)
+        await all_begun.wait()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await kept(store.finish, task_id, "me", claimed.generation, GOOD)
+            raise
+
+    async def story() -> None:
+        kept, all_begun = Commits(store, None).kept, asyncio.Barrier(len(tasks) + 1)
+        jobs = [asyncio.ensure_future(job(kept, task.id, all_begun)) for task in tasks]
+        await all_begun.wait()
+        busy = asyncio.ensure_future(kept(held))
+        await asyncio.to_thread(under_way.wait, 30)
+        asyncio.get_running_loop().call_later(0.05, go_on.set)
+        for each in asyncio.all_tasks() - {asyncio.current_task()}:
+            each.cancel()
+        await asyncio.wait([busy, *jobs], timeout=30)
+        assert all(each.done() for each in jobs)
+
+    asyncio.run(story())
+    assert {each.status for each in store.tasks(who.tenant_id)} == {"succeeded"}
+
+
+def test_the_trouble_of_one_tenant_is_nobody_elses(store: Store, who: Caller) -> None:
+    task = given.task(store, who)
+
+    class Broken:
+        def ready(self, tenant_id: str) -> None:
+            if tenant_id == "another":
+                raise ValueError("a library's own")
+
+        def sign(self, tenant_id: str, digest: bytes) -> None:
+            return None
+
+    store.sign_with(Broken())  # type: ignore[arg-type]
+    theirs = contextvars.copy_context()
+    theirs.run(acting.set, Actor("another", None, None))
+    verbs = [(contextvars.copy_context(), lambda: store.claim(task.id, "me", 30)), (theirs, lambda: store.claim("x", "me", 30))]
+    found = store.together(verbs)
+    assert found[0].returned.status == "running"
+    assert isinstance(found[1].raised, ValueError)
+
+
+@pytest.mark.parametrize("name", ["_UNSETTLED", "_UNSETTLED_THERE", "_OTHERS_THERE", "_RETRY_OF"])
+def test_what_is_asked_for_each_task_goes_through_no_table(store: Store, name: str) -> None:
+    """The store's own statements, as it asks them."""
+    asked = getattr(tasks_of_store, name)
+    said = str(asked.compile(dialect=sqlite.dialect(), compile_kwargs={"render_postcompile": True}))
+    with store._engine.connect() as connection:
+        plan = connection.exec_driver_sql("EXPLAIN QUERY PLAN " + said, ("x",) * said.count("?")).all()
+    steps = [str(step[-1]) for step in plan]
+    assert not [step for step in steps if step.startswith("SCAN") and "INDEX" not in step], steps
 
 
 @pytest.mark.parametrize(
