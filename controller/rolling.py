@@ -55,8 +55,8 @@ class Rolling:
         self._halts = halts
         self._locked: int | None = None
         self._driven: dict[str, _Driven] = {}
-        self._credentials: dict[str, dict[str, Credential]] = {}
-        self._until: dict[str, datetime] = {}
+        # By rollout and server id, each with its end.
+        self._credentials: dict[str, dict[str, tuple[Credential, datetime | None]]] = {}
 
     def begin(self, rollout: Rollout, credentials: Mapping[str, Credential] | None = None, until: datetime | None = None) -> None:
         """Drive a rollout from now on, if it is for this process to do.
@@ -64,9 +64,8 @@ class Rolling:
         credentials: by server id, used from this process's memory until then; a process that has none opens what is kept sealed.
         """
         if credentials:
-            self._credentials.setdefault(rollout.id, {}).update(credentials)
-            if until is not None:
-                self._until[rollout.id] = until
+            given = {server_id: (each, until) for server_id, each in credentials.items()}
+            self._credentials.setdefault(rollout.id, {}).update(given)
         if rollout.id in self._driven:
             self._driven[rollout.id].begin_anew()
         elif self._is_ours():
@@ -114,13 +113,14 @@ class Rolling:
 
     def _at_hand(self, rollout_id: str) -> Mapping[str, Credential]:
         """Return what this process has in memory for servers of a rollout, by their ids."""
-        if rollout_id in self._until and now() >= self._until[rollout_id]:
-            self._forget(rollout_id)
-        return self._credentials.get(rollout_id, {})
+        self.forget_expired(rollout_id)
+        return {server_id: each for server_id, (each, _) in self._credentials.get(rollout_id, {}).items()}
 
-    def _forget(self, rollout_id: str) -> None:
-        self._credentials.pop(rollout_id, None)
-        self._until.pop(rollout_id, None)
+    def forget_expired(self, rollout_id: str) -> None:
+        """Let go of what has come to its end in memory too."""
+        held, at = self._credentials.get(rollout_id, {}), now()
+        for server_id in [each for each, (_, until) in held.items() if until is not None and at >= until]:
+            del held[server_id]
 
     def _is_ours(self) -> bool:
         if self._locked is None:
@@ -138,7 +138,7 @@ class Rolling:
         if driven.anew and not work.cancelled():
             self.begin(driven.rollout)  # it was told to go on as it came to its end
         else:
-            self._forget(rollout_id)
+            self._credentials.pop(rollout_id, None)
         if not work.cancelled() and work.exception() is not None:
             log.error("rollout", id=rollout_id, code="unexpected", exc_info=work.exception())
 
@@ -201,6 +201,7 @@ class _Driven:
     async def _over(self) -> bool:
         """Do what there is to do now; say whether the rollout is not to be driven any more."""
         off, progress, rollout = self._rolling.off, self._progress, self.rollout
+        self._rolling.forget_expired(rollout.id)
         for task in await off(self._store.ended_tasks, list(self._running)) if self._running else []:
             server_id = self._running.pop(task.id)
             progress.ended(server_id, _ending(task), now())

@@ -3,10 +3,8 @@
 import contextlib
 import functools
 import json
-import os
-import secrets
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,10 +13,11 @@ import typer
 
 from controller.cli import completion, exits, inputs, output
 from controller.cli.command import command, group
-from controller.cli.exits import Declined, usage
+from controller.cli.exits import usage
 from controller.cli.following import Patience
 from controller.cli.output import Known
 from controller.cli.session import Session
+from controller.cli.wholefile import written
 
 if TYPE_CHECKING:
     from controller.client import AsyncKpsClient
@@ -181,7 +180,7 @@ async def export(session: Session, *, since: Since = None, until: Until = None, 
 
     The first line says which events follow, signed, with the public key and the checkpoints among them.
     """
-    with _new(out) if out else contextlib.nullcontext(output.write) as write:
+    with written(out) if out else contextlib.nullcontext(output.write) as write:
         async with session.client() as client:
             header = await client.audit_export(_time("--since", since), _time("--until", until))
             async for line in _export(client, header):
@@ -211,7 +210,7 @@ async def export(session: Session, *, since: Since = None, until: Until = None, 
 )
 async def checkpoint_(session: Session, *, out: Out = None) -> None:
     """Sign how far the trail reaches now. Keep it elsewhere: only that shows when the newest events are cut off later."""
-    with _new(out) if out else contextlib.nullcontext(output.write) as write:
+    with written(out) if out else contextlib.nullcontext(output.write) as write:
         async with session.client() as client:
             made = await client.audit_checkpoint()
         write(json.dumps(made) + "\n")
@@ -263,41 +262,6 @@ async def _export(client: "AsyncKpsClient", header: Known) -> AsyncIterator[str]
         if not found:
             return  # what is missing is for whoever verifies to name
         last = found[-1]["number"]
-
-
-@contextlib.contextmanager
-def _new(path: Path) -> Iterator[Callable[[str], object]]:
-    """Give what writes a new file that is there whole, readable by its owner only, when the block has ended; else there is none.
-
-    A file that is there already is refused: it may be all that is left of events that were pruned, or say more than a new one.
-    """
-    if path.exists() or path.is_symlink():
-        raise _there_already(path)
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(descriptor, "w", encoding="ascii") as file:
-                yield file.write
-                file.flush()
-                os.fsync(file.fileno())
-            os.link(unfinished, path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(unfinished)
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-    except FileExistsError as error:
-        raise _there_already(path) from error
-    except OSError as error:
-        raise Declined(exits.UNAVAILABLE, "output_not_written", f"{path}: {error.strerror}") from error
-
-
-def _there_already(path: Path) -> Declined:
-    return Declined(exits.REFUSED, "file_exists", f"{path}: there is a file already; it was left as it is")
 
 
 def _time(option: str, given: str | None) -> str | None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from controller.cli.exits import Declined, usage
 from controller.cli.operations import credentials
 from controller.cli.rolloutorders import Asked
 from controller.cli.session import Session
+from controller.cli.wholefile import written
 
 if TYPE_CHECKING:
     from controller import answers as a
@@ -57,7 +57,8 @@ async def show(session: Session, client: "AsyncKpsClient", found: "a.RolloutProg
     looks = await client.plan_looks(id_)
     document = {"kps": sealed["head"]["kps"], **sealed, "servers": looks}
     if out is not None:
-        write(out, json.dumps(document, indent=1) + "\n", "x")
+        with written(out) as put:
+            put(json.dumps(document, indent=1) + "\n")
     if session.json:
         output.as_json(document)
     else:
@@ -70,6 +71,8 @@ async def start(client: "AsyncKpsClient", named: str, asked: Asked, key: Json) -
     kept = None if _ID.fullmatch(named) else _read(Path(named))
     id_ = named if kept is None else str(kept["head"].get("id"))
     names = [each["server"] for each in await client.plan_looks(id_)] if asked.password_stdin else []
+    if asked.credential_hours is not None and not (asked.password_stdin or key):
+        raise usage("--credential-hours goes with what opens the servers: --password-stdin, --identity or --ssh-agent")
     request: Json = {"credentials": credentials(names, asked.password_stdin, asked.password_of), **key}
     request |= {} if asked.credential_hours is None else {"credential_hours": asked.credential_hours}
     if kept is not None:
@@ -89,17 +92,6 @@ def _digest(servers: Sequence[Any]) -> str:
     for each in servers:
         digest.update(json.dumps(each, sort_keys=True, separators=(",", ":")).encode("ascii") + b"\n")
     return digest.hexdigest()
-
-
-def write(path: Path, text: str, mode: str) -> None:
-    """Write a file that its owner alone reads. mode: "x" for one that is not there yet. Declined(file_not_written)."""
-    try:
-        with open(path, mode, encoding="utf-8", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o600)) as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise Declined(exits.UNAVAILABLE, "file_not_written", f"{path}: {error.strerror}") from error
 
 
 def _read(path: Path) -> Json:
@@ -170,7 +162,7 @@ def _in_words(look: "a.PlanLook") -> str:
         lines += change.get("lines", [])
     if look["locked_out"]:
         lines.append(f"locked out: {', '.join(look['locked_out'])}")
-    return "\n".join(lines) or "nothing would be changed"
+    return "\n".join(lines) or look["message"] or "nothing would be changed"
 
 
 def _count(looks: Sequence[Any]) -> str:

@@ -16,6 +16,7 @@ from controller.cli.exits import usage
 from controller.cli.operations import credentials
 from controller.cli.rolloutorders import Asked, Hours, asking, option
 from controller.cli.session import Session
+from controller.cli.wholefile import written
 
 if TYPE_CHECKING:
     from controller import answers as a
@@ -205,6 +206,7 @@ async def resume(
 
     What was given at the start is kept, sealed, until it expires; passwords given now take its place.
     """
+    _check_hours(credential_hours, password_stdin)
     async with session.client() as client:
         asked: Json = {"credentials": await _passwords(client, id_, password_stdin, password_of)}
         asked |= {} if credential_hours is None else {"credential_hours": credential_hours}
@@ -227,6 +229,7 @@ async def retry(
     credential_hours: Hours = None,
 ) -> int:
     """Have servers that failed tried once more, perhaps with other passwords, and watch it."""
+    _check_hours(credential_hours, password_stdin)
     async with session.client() as client:
         asked: Json = {"cause": cause, "credentials": await _passwords(client, id_, password_stdin, password_of)}
         asked |= {} if credential_hours is None else {"credential_hours": credential_hours}
@@ -263,7 +266,13 @@ async def report(
     if out is None:
         output.write(text)
     else:
-        rolloutplans.write(out, text, "w")
+        with written(out, replace=True) as put:
+            put(text)
+
+
+def _check_hours(hours: float | None, given: bool) -> None:
+    if hours is not None and not given:
+        raise usage("--credential-hours goes with --password-stdin: what was kept before keeps its end")
 
 
 async def _passwords(client: "AsyncKpsClient", id_: str, password_stdin: bool, password_of: str | None) -> Json:

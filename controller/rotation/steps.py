@@ -47,11 +47,11 @@ def step(
     pressed: bool = False,
 ) -> Wait | Begin | Clear:
     """Return what is to be done at a moment. rounds: the oldest first. pressed: somebody asks for it now."""
-    last = rounds[-1] if rounds else None
     if any(each.state == "running" or each.running for each in rounds):
         return Wait("rolling", f"rollout {next(each.rollout_id for each in reversed(rounds) if _goes(each))} is under way")
-    if last is not None and last.state in ("stopped", "paused"):
-        return Wait("held", f"rollout {last.rollout_id} is {last.state}: {last.reason}; retry, resume or cancel it")
+    halted = next((each for each in reversed(rounds) if each.state in ("stopped", "paused")), None)
+    if halted is not None:
+        return Wait("held", f"rollout {halted.rollout_id} is {halted.state}: {halted.reason}; retry, resume or cancel it")
     if where.inside:
         return _next_round(where.inside, rounds, at, paused, pressed)
     if where.outside:

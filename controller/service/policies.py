@@ -5,7 +5,7 @@ import re
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, ParamSpec, TypeVar
 
@@ -30,6 +30,7 @@ MOST_DAYS = 36_500
 MOST_REMINDERS = 20
 REMIND_DAYS = (14, 7, 1)
 GRACE_DAYS = 7
+_HIDDEN = "its owner can see why"
 _RUNNING: tuple[RolloutState, ...] = ("running",)
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _DEFAULT_TYPE: KeyType = "ed25519"  # in the place of what is only ever imported
@@ -169,7 +170,7 @@ class Policies:
         def read() -> builtins.list[tuple[Rotation, str | None, str | None]]:
             seen = {each.id: each.name for each in self._store.keypairs(who.tenant_id, who.user_id)}
             found = self._store.rotations(who.tenant_id, policy=policy, under_way=under_way)
-            return [(each, seen.get(each.old_id), seen.get(each.new_id)) for each in found]
+            return [(_seen_by(each, seen), seen.get(each.old_id), seen.get(each.new_id)) for each in found]
 
         return await self._off(read)
 
@@ -217,13 +218,15 @@ class Policies:
         who, blocked = await self._off(self._acting_for, policy)
         said = await self._off(self._store.said, policy.id)
         at = self._now()
-        for aged in await self._off(self._store.aged, policy):
+        found = await self._off(self._store.aged, policy)
+        chosen_ids = {each.keypair_id for each in found if not only or each.name in only}
+        for aged in found:
             due_at = due.due_at(aged.created_at, policy.max_age_days)
             told, refused = said.get(aged.keypair_id, (None, ""))
             days = due.reminder(due_at, policy.remind_days, told, at)
             if days is not None:
                 await self._off(self._store.say_due, policy, aged, days, due_at)
-            chosen = not only or aged.name in only
+            chosen = aged.keypair_id in chosen_ids
             wanted = at >= due_at or (early and chosen and aged.begun_by is None)
             if not wanted or aged.rotation is not None or policy.paused or (only and not chosen):
                 continue
@@ -236,7 +239,7 @@ class Policies:
                 await self._off(self._store.say_refused, policy, aged, why)
         under_way = await self._off(self._store.rotations, policy.tenant_id, under_way=True)
         for rotation in (each for each in under_way if each.policy_id == policy.id):
-            await self._step(policy, rotation, blocked, pressed)
+            await self._step(policy, rotation, blocked, pressed and (not only or rotation.old_id in chosen_ids))
 
     def _acting_for(self, policy: Policy) -> tuple[Caller, str]:
         """Return as whom a policy acts, and why it must not ("": it may): who set it may have been made less since."""
@@ -259,7 +262,10 @@ class Policies:
         found = []
         for aged in self._store.aged(policy):
             due_at = due.due_at(aged.created_at, policy.max_age_days)
-            obstacle = blocked or _obstacle(policy, aged) or said.get(aged.keypair_id, (None, ""))[1]
+            refused = said.get(aged.keypair_id, (None, ""))[1]
+            if refused and aged.keypair_id not in names_seen:
+                refused = _HIDDEN
+            obstacle = blocked or _obstacle(policy, aged) or refused
             found.append(
                 Due(
                     policy.name,
@@ -272,7 +278,7 @@ class Policies:
                     aged.logins,
                     aged.elsewhere,
                     "" if aged.rotation is not None else obstacle or ("the policy is paused" if policy.paused else ""),
-                    aged.rotation,
+                    None if aged.rotation is None else _seen_by(aged.rotation, names_seen),
                     None if aged.rotation is None else names_seen.get(aged.rotation.new_id),
                 )
             )
@@ -348,25 +354,26 @@ class Policies:
             found = steps.Wait("held", blocked, removed=isinstance(found, steps.Clear))
         if isinstance(found, steps.Begin):
             new = await self._off(self._store.newest_version, rotation)
-            if new.managed:
+            if new is not None:
                 await self._round(policy, rotation, new, found)
                 return
-            found = steps.Wait("held", f"{new.name}: its private half is not in custody any more; nothing is rolled out")
+            found = steps.Wait("held", "the new private half is not in custody any more; nothing is rolled out")
         if isinstance(found, steps.Clear):
             try:
-                if await self._off(self._clear, rotation) is not None:
+                if await self._off(self._clear, rotation, policy) is not None:
                     return
-                found = steps.Wait("waiting", "the old key pair is bound somewhere again")
+                # It is bound somewhere again, or the policy is another one now: the next look says which.
+                return
             except Conflict as problem:  # a task works with it, or it is somebody's only way in
                 found = steps.Wait("waiting", problem.message)
         removed_at = (rotation.removed_at or at) if found.removed else None
         await self._off(self._store.note_rotation, rotation, found.state, found.reason, removed_at)
 
-    def _clear(self, rotation: Rotation) -> Rotation | None:
+    def _clear(self, rotation: Rotation, policy: Policy) -> Rotation | None:
         def check(bound: Sequence[BoundKey]) -> None:
             ways_in.refuse(ways_in.only_way_in(bound, {rotation.old_id}), "clearing the old private half")
 
-        ended = self._store.finish_rotation(rotation, check)
+        ended = self._store.finish_rotation(rotation, policy, check)
         # What the write-ahead log still holds of it goes too.
         self._store.checkpoint()
         return ended
@@ -395,7 +402,7 @@ class Policies:
             member(rollout, position, known[place.server_id], place.login, how, known)
             for position, (_, place) in enumerate(places)
         ]
-        if await self._off(self._store.begin_round, rotation, rollout, members) is not None:
+        if await self._off(self._store.begin_round, rotation, policy, rollout, members) is not None:
             self._drives.begin(rollout)
 
     async def _pause(self, who: Caller, name: str, *, paused: bool) -> Policy:
@@ -407,6 +414,12 @@ class Policies:
 
     async def _off(self, verb: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await off_loop(self._executor, verb, *args, **kwargs)
+
+
+def _seen_by(rotation: Rotation, seen: Mapping[str, str]) -> Rotation:
+    """Return a rotation as it is told to who sees these key pairs: why it waits may name one."""
+    hidden = rotation.old_id not in seen and rotation.ended_at is None
+    return replace(rotation, reason=_HIDDEN) if hidden else rotation
 
 
 def _check_days(what: str, days: int, least: int, most: int) -> None:

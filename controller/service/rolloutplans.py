@@ -17,12 +17,20 @@ from controller.store.chain import Signer, canonical, spelt
 
 FORMAT = "rollout plan 1"
 _PAGE = 1000
+# What is signed of a plan and must be so still; how long it is good is as in the file, whatever the database says by now.
+_HELD = ("operation", "good_until", "servers_sha256", "keypair", "strategy", "request")
+_HIDDEN = (
+    "plan_hidden"  # of a server whose changes only whoever asked for the plan may see: nobody agrees to what they have not seen
+)
 _NOT_SEEN = "plan_too_large"  # of a server whose changes were too large to be told, and so to be compared
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a plan has found of one server. seen: None where it would be refused or could not be looked at; cause says why."""
+    """What a plan has found of one server. seen: None where it would be refused or could not be looked at; cause says why.
+
+    With both, what was seen is not for the caller to see.
+    """
 
     position: int
     server: str
@@ -101,7 +109,7 @@ class RolloutPlans:
         servers, seen, logins = [], dict[str, str](), dict[str, str]()
         out: dict[str, int] = {}
         for look in self._looks(who, plan):
-            if look.seen is not None and look.server_id in known:
+            if look.seen is not None and look.cause is None and look.server_id in known:
                 servers.append(known[look.server_id])
                 seen[look.server_id], logins[look.server_id] = look.seen, look.login
             else:
@@ -124,7 +132,7 @@ class RolloutPlans:
             raise Unavailable("audit_key_missing", "the key that signs plans is not there; run kps audit verify")
         if not good or sealed.head.get("id") != id:
             raise Conflict("plan_altered", f"plan {id}: this is not what was signed when it was made; plan anew", plan=id)
-        changed = [name for name in ("servers_sha256", "keypair", "strategy", "request") if sealed.head[name] != own.head[name]]
+        changed = [name for name in _HELD if sealed.head[name] != own.head[name]]
         if changed:
             told = "servers were looked at again" if changed == ["servers_sha256"] else f"{', '.join(changed)} is another one"
             raise Conflict("plan_outdated", f"plan {id}: {told} since this was written; plan anew", plan=id)
@@ -210,14 +218,20 @@ def _message(head: Mapping[str, Any]) -> bytes:
 
 def _look(who: Caller, server: RolloutServer, task: Task | None) -> Look:
     names = (server.position, server.server_name, server.server_id, server.login)
-    if task is None or task.status == "cancelled":
-        why = server.held or ("its task was cancelled" if task else "its task was deleted" if server.tries else "not looked at")
+    if task is None or task.status not in ("succeeded", "unchanged", "failed"):
+        none = "its task was deleted" if server.tries else "not looked at"
+        there = "its task was cancelled" if task and task.status == "cancelled" else "it is being looked at"
+        why = server.held or (there if task else none)
         return Look(*names, None, cause="not_looked_at", message=f"{server.server_name}: {why}")
     if task.status == "failed":
         return Look(*names, None, cause=task.cause or "unexpected", message=sight.task(who, task).message)
-    seen = task.evidence.get("seen")  # a digest, and the same whoever asks
+    # A digest, and the same whoever asks. Of what was too large to be kept (evidence has a limit) there is nothing to show.
+    seen = task.evidence.get("seen") if "changes" in (task.evidence.get("plan") or {}) else None
     task = sight.task(who, task)
     plan = task.evidence.get("plan") or {}
+    if seen and not plan:
+        told = f"{server.server_name}: what would be changed there is told to whoever asked for this plan"
+        return Look(*names, seen, cause=_HIDDEN, message=told)
     changes = [_short(change) for change in plan.get("changes", [])]
     cause, message = (None, "") if seen else (_NOT_SEEN, f"{server.server_name}: more would be changed than can be compared")
     first = str(task.evidence.get("first") or "")

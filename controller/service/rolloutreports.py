@@ -63,7 +63,7 @@ class RolloutReports:
             "at": spelt(now()),
             "ended_at": spelt(ended_at),
             "failed_by": self._causes(who, servers),
-            "not_done": _not_done(rollout, servers) + self._left_out(rollout, servers),
+            "not_done": _not_done(rollout, servers, servers) + self._left_out(who, rollout, servers),
             "over_time": _over_time(rollout, servers, tries, changes, ended_at),
         }
 
@@ -78,13 +78,15 @@ class RolloutReports:
             return None
         return {"name": keypair.name, "fingerprint": keypair.fingerprint}
 
-    def _left_out(self, rollout: Rollout, servers: list[RolloutServer]) -> list[Json]:
+    def _left_out(self, who: Caller, rollout: Rollout, servers: list[RolloutServer]) -> list[Json]:
         """Return the servers of its plan that are not in a rollout, grouped; next: how they come into that plan."""
         if rollout.plan_id is None:
             return []
-        plan, ours = self._store.rollout(rollout.tenant_id, rollout.plan_id), {each.server_id for each in servers}
-        left = [each for each in self._store.rollout_servers(plan.id) if each.server_id not in ours]
-        return [group | {"status": "left_out"} for group in _not_done(plan, left)]
+        # Its key pair may be another user's private one, whose name is theirs.
+        plan = sight.rollout(who, self._store.rollout(rollout.tenant_id, rollout.plan_id))
+        planned, ours = self._store.rollout_servers(plan.id), {each.server_id for each in servers}
+        left = [each for each in planned if each.server_id not in ours]
+        return [group | {"status": "left_out"} for group in _not_done(plan, left, planned)]
 
     def _changes(self, rollout: Rollout) -> list[Event]:
         """Return the events that tell how this rollout was halted, resumed and retried, as far as they are kept."""
@@ -129,7 +131,9 @@ def _cause(cause: str, servers: list[RolloutServer], example: Task | None) -> Js
     }
 
 
-def _not_done(rollout: Rollout, servers: list[RolloutServer]) -> list[Json]:
+def _not_done(rollout: Rollout, servers: list[RolloutServer], every: list[RolloutServer]) -> list[Json]:
+    """Return those of these servers that are not as asked, grouped. every: all that the order was for."""
+    said = nextsteps.options(rollout.request, [each.login for each in every])
     groups: defaultdict[tuple[str, str | None, str | None], list[str]] = defaultdict(list)
     for each in servers:
         status: str = "held" if each.held else each.status or ("failed" if each.tries else "waiting")
@@ -139,7 +143,7 @@ def _not_done(rollout: Rollout, servers: list[RolloutServer]) -> list[Json]:
     keypair = rollout.request.get("keypair")
     found = []
     for (status, cause, why), names in sorted(groups.items(), key=lambda each: (-len(each[1]), each[0][0])):
-        step = nextsteps.command(rollout.id, rollout.state, rollout.operation, keypair, status, cause, names)
+        step = nextsteps.command(rollout.id, rollout.state, rollout.operation, keypair, status, cause, names, said)
         group = {"status": status, "cause": cause, "why": why, "servers": len(names), "names": names[:MOST_NAMES], "next": step}
         found.append(group)
     return found

@@ -61,7 +61,7 @@ class Policies(Rotations):
                 connection.execute(update(table).where(table.c.id == found.id).values(paused=paused))
                 self._policy_event(connection, changed, "policy_paused" if paused else "policy_resumed", user_id)
             with_it: list[Rollout] = []
-            for rollout in _newest_rollouts(connection, found.id):
+            for rollout in _rollouts_of(connection, found.id):
                 if paused and rollout.state == "running":
                     with_it.append(self._change_rollout(connection, rollout, "paused", PAUSED, of=_RUNNING))
                 elif not paused and rollout.state == "paused" and rollout.reason == PAUSED:
@@ -84,7 +84,7 @@ class Policies(Rotations):
                 )
             cancelled = [
                 self._change_rollout(connection, each, "cancelled", "its rotation was given up", of=(each.state,))
-                for each in _newest_rollouts(connection, policy.id)
+                for each in _rollouts_of(connection, policy.id)
                 if each.state in ("running", "paused", "stopped")
             ]
             for rotation in open_:
@@ -208,9 +208,9 @@ def _keep_said(connection: Connection, policy_id: str, keypair_id: str, **column
         connection.execute(table.insert().values(policy_id=policy_id, keypair_id=keypair_id, **new))
 
 
-def _newest_rollouts(connection: Connection, policy_id: str) -> list[Rollout]:
-    """Return the newest rollout of each rotation of a policy that is under way."""
-    rotations, rollouts = tables.rotations, tables.rollouts
-    query = select(rollouts).join(rotations, rotations.c.rollout_id == rollouts.c.id)
+def _rollouts_of(connection: Connection, policy_id: str) -> list[Rollout]:
+    """Return the rollouts of a policy's rotations that are under way; an earlier round too may be tried once more by somebody."""
+    rotations, rollouts, link = tables.rotations, tables.rollouts, tables.rotation_rollouts
+    query = select(rollouts).join(link, link.c.rollout_id == rollouts.c.id).join(rotations, rotations.c.id == link.c.rotation_id)
     query = query.where(rotations.c.policy_id == policy_id, rotations.c.ended_at.is_(None))
     return [rows.rollout(found) for found in connection.execute(query).mappings()]

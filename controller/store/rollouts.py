@@ -133,6 +133,11 @@ class Rollouts(Tasks):
             where = (of.c.rollout_id == rollout.id) & (of.c.server_id == server_id)
             connection.execute(update(of).where(where).values(given=kept))
         self._keep_credentials(connection, credentials)
+        # Whoever gives them for all servers gives them for those too that need none any more.
+        task, kept_ones = tables.tasks, tables.credentials
+        done = select(of.c.server_id).join(task, task.c.id == of.c.task_id)
+        done = done.where(of.c.rollout_id == rollout.id, task.c.status.in_(("succeeded", "unchanged")))
+        self._erase(connection, kept_ones.c.owner_id == rollout.id, kept_ones.c.server_id.in_(done))
         if given:
             self._rollout_event(connection, rollout, "rollout_given", servers=len(given), **_kept_until(credentials))
 

@@ -54,12 +54,13 @@ class Rotations(Keypairs, Custody, Rollouts):
             self._rotation_event(connection, rotation, "rotation_begun")
             return rotation
 
-    def begin_round(self, rotation: Rotation, rollout: Rollout, servers: Sequence[RolloutServer]) -> Rotation | None:
-        """Keep the next rollout of a rotation; None, and nothing kept, where that is not as it was read, or its policy paused."""
+    def begin_round(
+        self, rotation: Rotation, policy: Policy, rollout: Rollout, servers: Sequence[RolloutServer]
+    ) -> Rotation | None:
+        """Keep the next rollout of a rotation; None, and nothing kept, where it or its policy is another by now, or paused."""
         table, rounds = tables.rotations, tables.rotation_rollouts
         with engine.writing(self._engine) as connection:
-            policy = one(connection, tables.policies, tables.policies.c.id == rotation.policy_id)
-            if policy is None or policy["paused"] or not _is_as_read(connection, rotation):
+            if not _may_go_on(connection, rotation, policy):
                 return None
             self._add_rollout(connection, rollout, servers)
             count = len(connection.execute(select(rounds).where(rounds.c.rotation_id == rotation.id)).all())
@@ -71,11 +72,13 @@ class Rotations(Keypairs, Custody, Rollouts):
             self._rotation_event(connection, changed, "rotation_round", rollout=rollout.id, servers=rollout.servers)
             return changed
 
-    def newest_version(self, rotation: Rotation) -> KeyPair:
-        """Return the key pair that a rotation's next round brings: its new one, or what later rotations have made of that."""
+    def newest_version(self, rotation: Rotation) -> KeyPair | None:
+        """Return the key pair that a rotation's next round brings: its new one, or what later rotations have made of that.
+
+        None: none of them is in custody any more.
+        """
         with engine.reading(self._engine) as connection:
-            found = _newest_version(connection, rotation.old_id)
-        return found or self.keypair_by_id(rotation.new_id)
+            return _newest_version(connection, rotation.old_id)
 
     def note_rotation(
         self, rotation: Rotation, state: RotationState, reason: str, removed_at: datetime | None
@@ -95,15 +98,14 @@ class Rotations(Keypairs, Custody, Rollouts):
                 self._rotation_event(connection, changed, "rotation_held" if state == "held" else "rotation_noted")
             return changed
 
-    def finish_rotation(self, rotation: Rotation, check: Check) -> Rotation | None:
+    def finish_rotation(self, rotation: Rotation, policy: Policy, check: Check) -> Rotation | None:
         """Destroy the private half of a rotation's old key pair, and end the rotation: both or neither.
 
-        None where the key pair is, or may be, somewhere still, the rotation is not as it was read, or its policy is paused.
+        None where the key pair is, or may be, somewhere still, or the rotation or its policy is not as it was read, or paused.
         Conflict(keypair_busy), and what check raises.
         """
         with engine.writing(self._engine) as connection:
-            policy = one(connection, tables.policies, tables.policies.c.id == rotation.policy_id)
-            if policy is None or policy["paused"] or not _is_as_read(connection, rotation):
+            if not _may_go_on(connection, rotation, policy):
                 return None
             where = _whereabouts(connection, rotation, frozenset())
             if where.inside or where.outside or where.doubts:
@@ -195,6 +197,12 @@ def under_way(connection: Connection, which: ColumnElement[bool], *, policy_id: 
 def _is_as_read(connection: Connection, rotation: Rotation) -> bool:
     found = one(connection, tables.rotations, tables.rotations.c.id == rotation.id)
     return found is not None and rows.rotation(found) == rotation and rotation.state not in OVER
+
+
+def _may_go_on(connection: Connection, rotation: Rotation, policy: Policy) -> bool:
+    """Say whether both still are as a step was thought out by: a grace that was made longer meanwhile counts."""
+    found = one(connection, tables.policies, tables.policies.c.id == policy.id)
+    return found is not None and rows.policy(found) == policy and not policy.paused and _is_as_read(connection, rotation)
 
 
 def _newest_version(connection: Connection, old_id: str) -> KeyPair | None:

@@ -459,7 +459,7 @@ class Tasks(Bindings, Inventory):
             lease_until=None,
         )
         connection.execute(_SET, {"of": task.id} | {name: getattr(ended, name) for name in _ENDED})
-        if ended.request.get("given") and not _tried_again(connection, ended):
+        if (ended.rollout_id or ended.request.get("given")) and not _tried_again(connection, ended):
             self._erase(connection, *of_task(ended))
         detail: dict[str, Any] = {"status": ended.status, "server_state": ended.server_state, "cause": ended.cause}
         if outcome.files:

@@ -308,3 +308,27 @@ def test_a_record_that_is_none_is_told(store: Store, kms: Kms, who: Caller, serv
     broken = SealedCredential("t", server.id, who.tenant_id, Sealed(b"none"), now() + timedelta(hours=1))
     store.add_tasks([a_task(server, who, "t", operation="password-login-disable")], "me", 30, [broken])
     assert run(store, kms, settings, "t").evidence["custody"] == "record_unreadable"
+
+
+def test_what_somebody_has_done_by_hand_needs_its_password_no_more(
+    store: Store, sealing: Deposits, rollout: Rollout, server: Server, who: Caller
+) -> None:
+    end(store, begin(store, server, who, "first"), AWAY)
+    store.change_rollout(who.tenant_id, "r", "paused", "", of=["running"])
+    assert kept(store) != set()
+    store.add_tasks([a_task(server, who, "hand", rollout_id="r", retry_of="first", request={})], "me", 30)
+    claimed = store.claim("hand", "me", 30)
+    assert claimed is not None
+    end(store, claimed, GOOD)
+    assert kept(store) == set()
+
+
+def test_what_is_given_for_a_server_that_is_as_asked_is_not_kept(
+    store: Store, sealing: Deposits, rollout: Rollout, server: Server, who: Caller
+) -> None:
+    end(store, begin(store, server, who, "first"), GOOD)
+    store.change_rollout(who.tenant_id, "r", "paused", "", of=["running"])
+    order = Order("r", "rollout", who.tenant_id, server.id, "root", "unbind")
+    sealed = sealing.sealed([(order, GIVEN)], sealing.until(720))
+    store.rollout_given(who.tenant_id, "r", {server.id: {"given": ["password"]}}, sealed)
+    assert kept(store) == set()

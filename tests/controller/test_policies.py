@@ -782,3 +782,101 @@ def test_used_by_keypairs_and_custody_too(told: Any, store: Store, kms: Kms, who
         assert only(store, who).state == "done"
 
     told(story)
+
+
+def test_a_next_version_that_somebody_deleted_holds_its_own_rotation_only(
+    told: Any, store: Store, kms: Kms, who: Caller, ops: KeyPair, clock: Clock, fleet: Fleet
+) -> None:
+    other = pair(store, kms, who, "zci", clock)
+    bind(store, Binding("s1", "deploy", other.id, "logged_in", False, "t", clock()))
+
+    async def story(controller: Controller) -> None:
+        await controller.policies.set(who, "fleet", None, 90, grace_days=0, strategy=ALL_AT_ONCE)
+        clock.on(90)
+        fleet.fails.update({f"web-{number}": AWAY for number in range(6)})
+        await controller.swept()
+        await Custody(store, kms).clear(who, "ops-v2")
+        await Keypairs(store, kms).delete(who, "ops-v2")
+        fleet.fails.clear()
+        for _ in range(3):
+            clock.on(1)
+            await controller.swept()
+        states = {each.old_id: (each.state, each.reason) for each in store.rotations(who.tenant_id)}
+        assert states[ops.id] == ("held", "the new private half is not in custody any more; nothing is rolled out")
+        assert states[other.id][0] == "done"
+        assert store.keypair_by_id(ops.id).managed
+
+    told(story)
+
+
+def test_a_grace_that_is_made_longer_while_a_look_is_under_way_counts(
+    told: Any, store: Store, who: Caller, ops: KeyPair, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(controller: Controller) -> None:
+        await controller.policies.set(who, "fleet", None, 90, grace_days=7)
+        clock.on(90)
+        await controller.swept()
+        clock.on(7)
+        finish = store.finish_rotation
+
+        def set_first(*given: Any) -> Any:
+            store.set_policy(replace(store.policy(who.tenant_id, "fleet"), grace_days=365), who.user_id)
+            return finish(*given)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "finish_rotation", set_first)
+            await controller.policies.sweep()
+        assert store.keypair_by_id(ops.id).managed
+        await controller.policies.sweep()
+        assert (only(store, who).state, store.keypair_by_id(ops.id).managed) == ("waiting", True)
+
+    told(story)
+
+
+def test_a_pause_holds_an_earlier_round_that_somebody_tries_once_more(
+    told: Any, store: Store, who: Caller, ops: KeyPair, clock: Clock, fleet: Fleet
+) -> None:
+    async def story(controller: Controller) -> None:
+        await controller.policies.set(who, "fleet", None, 90, grace_days=0, strategy=ALL_AT_ONCE)
+        clock.on(90)
+        fleet.fails.update({f"web-{number}": AWAY for number in range(6)})
+        await controller.swept()
+        first = only(store, who).rollout_id
+        assert first is not None
+        clock.on(1)
+        await controller.swept()
+        assert only(store, who).rollout_id != first
+        fleet.fails.clear()
+        controller.begun.clear()
+        controller.hold = asyncio.Event()
+        await controller.rollouts.retry(who, first, None, {})
+        await controller.begun.wait()
+        await controller.policies.pause(who, "fleet")
+        assert {each.id: each.state for each in store.rollouts(who.tenant_id)}[first] == "paused"
+        controller.hold.set()
+        await controller.rolled()
+
+    told(story)
+
+
+def test_a_key_pair_that_is_named_presses_no_other_rotation(
+    told: Any, store: Store, kms: Kms, who: Caller, ops: KeyPair, clock: Clock, fleet: Fleet
+) -> None:
+    async def story(controller: Controller) -> None:
+        await controller.policies.set(who, "fleet", None, 90, grace_days=0)
+        clock.on(90)
+        fleet.fails["web-0"] = FULL
+        await controller.swept()
+        first = only(store, who).rollout_id
+        assert first is not None
+        await controller.rollouts.cancel(who, first)
+        await controller.swept()
+        other = pair(store, kms, who, "ci", clock)
+        bind(store, Binding("s1", "deploy", other.id, "logged_in", False, "t", clock()))
+        fleet.fails.clear()
+        fleet.ran.clear()
+        await controller.policies.run(who, "fleet", keypairs=["ci"], early=True)
+        await controller.rolled()
+        assert [(each.login, each.server_name) for each in fleet.ran] == [("deploy", "web-1")]
+
+    told(story)

@@ -3,6 +3,9 @@
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -288,3 +291,17 @@ def test_what_cannot_be_meant_is_refused(told: Any, store: Store, who: Caller, s
     told(story)
     assert store.rollouts(who.tenant_id) == []
     assert store.tasks(who.tenant_id) == []
+
+
+def test_each_credential_has_its_own_end_in_memory_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is given anew for one server makes those of the others live no longer."""
+    driver = Rolling(None, None, tmp_path, None)  # type: ignore[arg-type]
+    monkeypatch.setattr(driver, "_is_ours", lambda: False)
+    at = rolling.now()
+    some = Credential(password=Secret(b"x"))
+    driver.begin(SimpleNamespace(id="r"), {"a": some, "b": some}, at + timedelta(hours=1))  # type: ignore[arg-type]
+    driver.begin(SimpleNamespace(id="r"), {"a": some}, at + timedelta(hours=720))  # type: ignore[arg-type]
+    assert set(driver._at_hand("r")) == {"a", "b"}
+    monkeypatch.setattr("controller.rolling.now", lambda: at + timedelta(hours=2))
+    assert set(driver._at_hand("r")) == {"a"}
+    assert set(driver._credentials["r"]) == {"a"}

@@ -3,7 +3,10 @@
 import asyncio
 import importlib
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,11 +15,14 @@ import pytest
 
 import controller.app
 from controller import rolling, seen
+from controller.cli.wholefile import written
 from controller.dispatch import InProcess
 from controller.kms import Kms
 from controller.model import Caller, Credential, Outcome, Server, Task
 from controller.run import Runner
+from controller.service.auditkeys import AuditKeys
 from controller.service.keypairs import Keypairs
+from controller.service.rolloutplans import RolloutPlans
 from controller.settings import Settings
 from controller.store import Store
 from tests.controller.faces import SUCCEEDED, here
@@ -173,6 +179,65 @@ def test_an_expired_plan_is_refused_by_its_file_and_by_its_id(
         result = kps("rollout", "start", "--plan", named, "--json", ends=4)
         assert error(result) == "plan_expired"
     assert fleet.done == []
+
+
+@pytest.mark.parametrize("changed", ["good_until = '2099-01-01 00:00:00.000000'", "operation = 'replace'"])
+def test_a_database_that_says_otherwise_than_the_file_does_not_start_it(
+    kps: Kps, file: Path, fleet: Fleet, settings: Settings, changed: str
+) -> None:
+    with closing(sqlite3.connect(settings.home / "kps.db")) as connection, connection:
+        assert connection.execute(f"UPDATE rollouts SET {changed}").rowcount == 1  # noqa: S608
+    assert error(kps("rollout", "start", "--plan", str(file), "--json", ends=4)) == "plan_outdated"
+    assert fleet.done == []
+
+
+def test_what_only_another_may_see_is_not_agreed_to(
+    kps: Kps, file: Path, store: Store, who: Caller, settings: Settings, kms: Kms
+) -> None:
+    """The way in was by a private key pair of whoever planned: what would be changed there is told to them."""
+    plan_id = json.loads(file.read_text())["head"]["id"]
+    with closing(sqlite3.connect(settings.home / "kps.db")) as connection, connection:
+        connection.execute("UPDATE rollouts SET private = 0")
+        connection.execute("UPDATE tasks SET private = (server_name = 'web-1')")
+    plans = RolloutPlans(store, None, AuditKeys(store, kms))  # type: ignore[arg-type]
+    another = replace(who, user_id="another")
+    looks = {each.server: each for each in asyncio.run(plans.looks(another, plan_id))}
+    assert (looks["web-1"].cause, looks["web-1"].changes) == ("plan_hidden", [])
+    assert looks["web-3"].cause is None
+    _, servers, _, _, out = plans._held_to(another, plan_id, None)
+    assert [each.name for each in servers] == ["web-3"]
+    assert out == {"plan_hidden": 1, "wrong_password": 1}
+    assert {each.cause for each in asyncio.run(plans.looks(who, plan_id))} == {None, "wrong_password"}
+
+
+def test_a_server_that_is_looked_at_again_is_said_to_be(
+    kps: Kps, file: Path, store: Store, who: Caller, settings: Settings
+) -> None:
+    plan_id = json.loads(file.read_text())["head"]["id"]
+    with closing(sqlite3.connect(settings.home / "kps.db")) as connection, connection:
+        connection.execute("UPDATE tasks SET status = 'running' WHERE server_name = 'web-1'")
+    looks = asyncio.run(RolloutPlans(store, None, None).looks(who, plan_id))  # type: ignore[arg-type]
+    assert (looks[0].cause, looks[0].message) == ("not_looked_at", "web-1: it is being looked at")
+
+
+def test_hours_without_anything_to_keep_are_refused(kps: Kps, file: Path) -> None:
+    plan_id = json.loads(file.read_text())["head"]["id"]
+    for words in (["resume", plan_id], ["retry", plan_id], ["start", "--plan", str(file)]):
+        assert "--credential-hours goes with" in kps("rollout", *words, "--credential-hours", "72", ends=2).stderr
+
+
+def test_a_plan_that_could_not_be_written_whole_is_not_there(kps: Kps, file: Path, tmp_path: Path) -> None:
+    before, kept = set(tmp_path.iterdir()), file.read_text()
+
+    def broken_off(path: Path, *, replace: bool) -> None:
+        with written(path, replace=replace) as put:
+            put("half")
+            raise RuntimeError("killed")
+
+    for path, replace_ in ((tmp_path / "half.json", False), (file, True)):
+        with pytest.raises(RuntimeError, match="killed"):
+            broken_off(path, replace=replace_)
+    assert (set(tmp_path.iterdir()), file.read_text()) == (before, kept)
 
 
 def test_a_plan_that_was_gone_on_with_is_not_the_one_in_the_file(kps: Kps, file: Path, fleet: Fleet) -> None:

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from controller.api.fleet.examples import EXAMPLES
+from controller.cli import rolloutorders
 from controller.cli.rolloutpicture import picture
 from controller.cli.rolloutreports import markdown
 from controller.rollout import nextsteps
@@ -74,6 +75,25 @@ def test_a_wave_begins_with_its_first_server() -> None:
 )
 def test_what_to_type_next(state: str, status: str, cause: str | None, wanted: str) -> None:
     assert nextsteps.command("R", state, "bind", "ops", status, cause, ["web-1"]) == wanted
+
+
+def test_what_to_type_next_says_all_that_was_said_at_first() -> None:
+    """Without one of these it would be another order: it would close passwords, lock somebody out, or work on another login."""
+    request = {
+        "keypair": "ops", "keypair_id": "id", "given": ["password"], "plan": True, "keep_password_login": True, "force": False,
+        "accept_lockout": ["guest", "backup"], "take_over": True,
+    }  # fmt: skip
+    said = nextsteps.options(request, ["deploy", "deploy"])
+    assert said == " --login deploy --keep-password-login --accept-lockout guest --accept-lockout backup --take-over"
+    command = nextsteps.command("R", "cancelled", "bind", "ops", "waiting", None, ["web-1"], said)
+    assert command == f"kps rollout start bind web-1 --keypair ops{said}"
+    assert nextsteps.options({}, ["root", "deploy"]) == ""
+
+
+def test_what_to_type_next_says_only_what_an_order_takes_and_all_of_it() -> None:
+    flags = {f"--{name.replace('_', '-')}" for name in nextsteps._SAID}
+    takes = {name for name in rolloutorders._REQUEST if name not in ("keypair", "login")}
+    assert flags == {f"--{name.replace('_', '-')}" for name in takes}
 
 
 def read(drawn: str) -> ElementTree.Element:
