@@ -4,8 +4,8 @@ What is real: SSH with its key exchange, host key and signatures (asyncssh's ser
 the agent's own code), and that each login takes just the keys and passwords that the plans so far leave it. What is not: there
 is no agent, no file and no sshd behind it, nothing is undone, and no server has anything in it but root.
 
-Each server is an address of 127.0.0.0/8; all listen on one port. (tests/fleet/fakes.py plays the agent's whole transaction, undo and all, on a
-disk in memory: true enough to be killed in the middle, and far dearer than the controller that is measured here.)
+Each server is an address of 127.0.0.0/8; all listen on one port. (tests/fleet/fakes.py plays the agent's whole transaction, undo
+and all, on a disk in memory: true enough to be killed in the middle, and dearer than the controller that is measured here.)
 """
 
 import asyncio
