@@ -3,6 +3,8 @@
 Pure: the steps that decide() found in, JSON out. That nothing would refuse it is shown by having come here.
 """
 
+import hashlib
+
 from .errors import Refused
 from .plan import refuse_lockouts
 
@@ -23,7 +25,7 @@ _ENDS = "; then the sessions that the key has opened are ended"
 
 
 def told(plan: "Plan", seen: "Seen", steps: "Steps") -> "Dict[str, Any]":
-    """Return what the steps would do: changes, for_good, reload, armed, proofs, locked_out."""
+    """Return what the steps would do: changes, for_good, reload, armed, proofs, locked_out; seen: digests of what was read."""
     every = steps.widen + steps.narrow + steps.revoke
     last = steps.narrowed + steps.revoked
     blocks = any(step.kind == "block" for step in every)
@@ -34,6 +36,19 @@ def told(plan: "Plan", seen: "Seen", steps: "Steps") -> "Dict[str, Any]":
         "armed": _ARMED if blocks else "",
         "proofs": [_proof("after", each) for each in steps.widened] + [_proof("last", each) for each in last],
         "locked_out": _locked_out(plan, seen) if plan.passwords == "off" else [],
+        "seen": _digests(seen),
+    }
+
+
+def _digests(seen: "Seen") -> "Dict[str, str]":
+    """Return SHA-256 (hex) of the files of keys and sshd's main file, whole, and of what sshd makes of its configuration."""
+    files = [(each.path, each.file.text) for of in seen.files.values() for each in of]
+    files.append((seen.config.path, seen.config.text))
+    # Without the address it was asked for: from another one of the controller's the server is no other.
+    settings = [(login, sorted(found.items())) for login, of in seen.effective.items() for found in of.values()]
+    return {
+        name: hashlib.sha256(repr(sorted(found, key=repr)).encode("utf-8", "surrogateescape")).hexdigest()
+        for name, found in (("files", files), ("settings", settings))
     }
 
 

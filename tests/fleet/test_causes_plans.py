@@ -65,6 +65,7 @@ def _setting(server: Server) -> None:
 CHANGES: dict[str, Callable[[Server], object]] = {
     "a key was added": lambda server: install_key(server, judge.new_key_pair()[1]),
     "a setting was put above ours": _setting,
+    "a line far from ours is another one": lambda server: server.write(KEYS, server.read(KEYS).replace("far line 1", "far line 2")),
 }
 
 
@@ -75,6 +76,7 @@ def test_who_was_changed_since_the_plan_is_not_touched_and_the_others_are(produc
     for server in servers:
         product.add(server)
         install_key(server, judge.new_key_pair()[1])
+        server.write(KEYS, "# far line 1\n" + "# between\n" * 9 + server.read(KEYS))
     plan = planned(product, *servers)
     assert (plan["state"], plan["reason"]) == ("finished", "2 planned"), plan
     looks = product.ask("GET", f"/rollouts/{plan['id']}/plan/servers")
