@@ -15,8 +15,8 @@ def digest(result: Mapping[str, Any]) -> str | None:
     """Return the digest (SHA-256, hex) of what the result of a look tells; None where some of it was too large to be told.
 
     result: of an agent whose plan has only_plan. Two looks at one server with one plan have the same digest where the files of
-    keys and sshd's main file are byte for byte the same, what sshd makes of its configuration is, and so are the changes, the logins
-    that they lock out, and by whom passwords are taken.
+    keys and sshd's main file are byte for byte the same, what sshd makes of its configuration is, and so are the changes, the
+    logins that they lock out, and by whom passwords are taken.
     """
     plan = result.get("plan") or {}
     if "cut" in plan or "changes" not in plan:

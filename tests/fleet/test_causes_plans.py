@@ -65,7 +65,9 @@ def _setting(server: Server) -> None:
 CHANGES: dict[str, Callable[[Server], object]] = {
     "a key was added": lambda server: install_key(server, judge.new_key_pair()[1]),
     "a setting was put above ours": _setting,
-    "a line far from ours is another one": lambda server: server.write(KEYS, server.read(KEYS).replace("far line 1", "far line 2")),
+    "a line far from ours is another one": lambda server: server.write(
+        KEYS, server.read(KEYS).replace("far line 1", "far line 2")
+    ),
 }
 
 
