@@ -24,6 +24,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks.fakes import PASSWORD, Fakes, bare
+from benchmarks.table import Row, show
 
 ROLLOUT = ("--all", "--canary", "0", "--batch", "100%")
 
@@ -155,6 +156,22 @@ def figures(found: dict[int, dict[str, Cost]]) -> dict[str, float]:
     return told
 
 
+def rows(whole: bool) -> list[Row]:
+    """Return the figures with their goals: over 100 and 1,000 servers, or (whole) over 10,000 too."""
+    sizes = [100, 1000, 10000] if whole else [100, 1000]
+    return _rows(measure(sizes, Console(stderr=True)))
+
+
+def _rows(found: dict[int, dict[str, Cost]]) -> list[Row]:
+    sizes, told = sorted(found), figures(found)
+    span = f"{sizes[0]:,} to {sizes[-1]:,} fake servers"
+    return [
+        Row(f"{goal.name}, {span}", f"{goal.said()} {goal.unit}", f"{told[name]:.3g} {goal.unit}", goal.met(told[name]))
+        for name, goal in GOALS.items()
+        if name in told
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
     parser.add_argument("--servers", type=int, nargs="+", default=[100, 1000, 10000], help="sizes of the fleet; at least two")
@@ -176,16 +193,7 @@ def main() -> None:
                 f"{cost.wall:.1f}", f"{cost.connections / cost.wall:.0f}", f"{cost.peak:.0f}",
             )  # fmt: skip
     console.print(table)
-    goals = Table(title="goals", title_justify="left")
-    for name in ("figure", "goal", "result", ""):
-        goals.add_column(name, justify="left" if name in ("figure", "") else "right")
-    for name, goal in GOALS.items():
-        if name in told:
-            goals.add_row(
-                goal.name, f"{goal.said()} {goal.unit}", f"{told[name]:.2f}", "met" if goal.met(told[name]) else "missed"
-            )
-    console.print(goals)
-    console.print(f"goals met: {sum(GOALS[name].met(value) for name, value in told.items())} of {len(told)}")
+    show(_rows(found), console)
     if asked.json:
         commands = {str(count): {name: cost._asdict() for name, cost in each.items()} for count, each in found.items()}
         print(json.dumps({"commands": commands, "figures": told}, indent=2))
