@@ -275,7 +275,8 @@ def _show(found: "Sequence[a.Rotation]") -> None:
             each["state"],
             each["reason"],
             output.seconds(each["created_at"]),
+            output.seconds(each["ended_at"]) if each["ended_at"] else "-",
         )
         for each in found
     ]
-    output.table(("OLD", "NEW", "STATE", "WHY", "SINCE"), rows, empty="no rotations")
+    output.table(("OLD", "NEW", "STATE", "WHY", "BEGUN", "ENDED"), rows, empty="no rotations")

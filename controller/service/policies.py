@@ -360,23 +360,21 @@ class Policies:
             found = steps.Wait("held", "the new private half is not in custody any more; nothing is rolled out")
         if isinstance(found, steps.Clear):
             try:
-                if await self._off(self._clear, rotation, policy) is not None:
-                    return
-                # It is bound somewhere again, or the policy is another one now: the next look says which.
+                # Not done where it is bound somewhere again, or the policy is another one now: the next look says which.
+                await self._off(self._clear, rotation, policy)
                 return
             except Conflict as problem:  # a task works with it, or it is somebody's only way in
                 found = steps.Wait("waiting", problem.message)
         removed_at = (rotation.removed_at or at) if found.removed else None
         await self._off(self._store.note_rotation, rotation, found.state, found.reason, removed_at)
 
-    def _clear(self, rotation: Rotation, policy: Policy) -> Rotation | None:
+    def _clear(self, rotation: Rotation, policy: Policy) -> None:
         def check(bound: Sequence[BoundKey]) -> None:
             ways_in.refuse(ways_in.only_way_in(bound, {rotation.old_id}), "clearing the old private half")
 
-        ended = self._store.finish_rotation(rotation, policy, check)
+        self._store.finish_rotation(rotation, policy, check)
         # What the write-ahead log still holds of it goes too.
         self._store.checkpoint()
-        return ended
 
     async def _round(self, policy: Policy, rotation: Rotation, new: KeyPair, wanted: steps.Begin) -> None:
         """Begin the next rollout of a rotation."""

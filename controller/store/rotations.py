@@ -112,7 +112,9 @@ class Rotations(Keypairs, Custody, Rollouts):
                 return None
             if where.managed:
                 self._clear_private(connection, rotation.old_id, rotation.user_id, check, even_if=False)
-            return self._end_rotation(connection, rotation, "done", "the old private half is cleared", None)
+            # Without a grace period nobody has noted that yet.
+            removed = replace(rotation, removed_at=rotation.removed_at or self._now())
+            return self._end_rotation(connection, removed, "done", "the old private half is cleared", None)
 
     def whereabouts(self, rotation: Rotation, policy: Policy) -> Whereabouts:
         """Return where the old key pair of a rotation still is."""

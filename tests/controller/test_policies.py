@@ -253,7 +253,8 @@ def test_the_old_private_half_waits_for_the_server_that_is_away(
         del fleet.fails["web-3"]
         clock.on(1)
         await controller.swept()
-        assert only(store, who).state == "done"
+        ended = only(store, who)
+        assert (ended.state, ended.removed_at) == ("done", ended.ended_at)
         assert not store.keypair_by_id(ops.id).managed
 
     told(story)
