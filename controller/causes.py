@@ -117,7 +117,8 @@ CAUSES: dict[str, Cause] = {
     ),
     "connection_refused": Cause(
         "The machine is there, but nothing listens on that port.",
-        "Is sshd running, and on this port? A firewall that rejects looks the same.",
+        "Is sshd running, and on this port? A firewall that rejects looks the same. "
+        "kps server set NAME --port PORT says another one.",
         True,
     ),
     "connection_timed_out": Cause(
@@ -133,13 +134,14 @@ CAUSES: dict[str, Cause] = {
     ),
     "address_not_allowed": Cause(
         "The server's name leads to the controller's own machine or link, and a user has added it.",
-        "Correct the host, have the home's owner add the server, or allow the network (KPS_ALLOW_NETWORKS).",
-        False,
+        "Correct the host (kps server set NAME --address HOST), have the home's owner set it, or allow the network "
+        "(KPS_ALLOW_NETWORKS).",
+        True,
     ),
     "not_ssh": Cause(
         "Something else than an SSH server listens on that port.",
-        "Correct the port: kps server remove NAME (--force where a key pair is bound), and add it again.",
-        False,
+        "Correct the port: kps server set NAME --port PORT. Then ask again.",
+        True,
     ),
     "host_key_unknown": Cause(
         "The server's host key is not on record, so nothing was sent to it.",

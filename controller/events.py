@@ -54,7 +54,7 @@ KINDS: dict[str, str] = {
     "keypair_described": "a key pair was described anew",
     "keypair_deleted": "a key pair and its private half were deleted",
     "server_added": "a server came into the inventory",
-    "server_changed": "how a server is reached was changed: its jump servers, or the old algorithms that it is allowed",
+    "server_changed": "how a server is reached was changed: its address, jump servers, or the old algorithms that it is allowed",
     "server_removed": "a server left the inventory",
     "host_key_pinned": "the host key that this server must show from now on was recorded",
     "server_noted": "something seen of a server was recorded",

@@ -72,11 +72,18 @@ class NewServer(Request):
     old_algorithms: list[Name] = Field(default_factory=list, max_length=64)
 
 
-class ChangedServer(Request):
-    """What is left out stays as it is."""
+class ChangedServers(Request):
+    """How servers are reached. What is left out stays as it is."""
 
+    port: int | None = Field(default=None, ge=1, le=65535)
     jump: list[Name] | None = Field(default=None, max_length=MOST_HOPS)
     old_algorithms: list[Name] | None = Field(default=None, max_length=64)
+
+
+class ChangedServer(ChangedServers):
+    """How one server is reached. What is left out stays as it is."""
+
+    host: Name | None = None
     reset_root: Annotated[str, StringConstraints(max_length=4096)] | None = None  # "": it runs
 
 
@@ -313,7 +320,10 @@ class ResumeRollout(Request):
 
 
 class RetryRollout(ResumeRollout):
+    """set: how the servers that are tried again are reached from now on."""
+
     cause: Name | None = None
+    set: ChangedServers | None = None
 
 
 Days = Annotated[int, Field(ge=0, le=100_000)]

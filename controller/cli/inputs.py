@@ -241,6 +241,20 @@ def labels(given: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def reach(given: Sequence[str]) -> Json:
+    """Return how servers are to be reached, from words as port=2222, jump=bastion-1 (more for more hops; jump= for none)."""
+    found: Json = {}
+    for word in given:
+        name, equals, value = word.partition("=")
+        if name == "port" and value.isdecimal() and name not in found:
+            found[name] = int(value)
+        elif equals and name in ("jump", "old-algorithms"):
+            found.setdefault(name.replace("-", "_"), []).extend([value] if value else [])
+        else:
+            raise usage(f"--set {word}: write port=NUMBER (once), jump=NAME or old-algorithms=NAME; jump= is for none")
+    return found
+
+
 def servers_from_csv(path: Path) -> tuple[dict[int, Json], dict[int, str]]:
     """Return the servers that a CSV file lists and what is wrong in it, each by its line.
 

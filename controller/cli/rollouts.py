@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from controller.cli import exits, options, output, rolloutplans
+from controller.cli import exits, inputs, options, output, rolloutplans
 from controller.cli.command import command, group
 from controller.cli.exits import usage
 from controller.cli.operations import credentials
@@ -218,20 +218,26 @@ async def resume(
     "retry",
     "kps rollout retry 0192f0c1-7c1e-7b6e-9d0a-2f1f3f0a9b11 --cause disk_full",
     "kps rollout retry 0192f0c1-7c1e-7b6e-9d0a-2f1f3f0a9b11 --cause wrong_password --password-stdin < passwords",
+    "kps rollout retry 0192f0c1-7c1e-7b6e-9d0a-2f1f3f0a9b11 --cause connection_refused --set port=2222",
 )
 async def retry(
     session: Session,
     id_: Id,
     *,
     cause: Annotated[str | None, option("--cause", "CAUSE", "Only those that failed by this; any if not said.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        option("--set", "NAME=VALUE", "Reach them so from now on: port, jump or old-algorithms. Repeat for more."),
+    ] = None,
     password_stdin: options.PasswordStdin = False,
     password_of: options.PasswordOf = None,
     credential_hours: Hours = None,
 ) -> int:
-    """Have servers that failed tried once more, perhaps with other passwords, and watch it."""
+    """Have servers that failed tried once more, perhaps with other passwords or on another way, and watch it."""
     _check_hours(credential_hours, password_stdin)
     async with session.client() as client:
         asked: Json = {"cause": cause, "credentials": await _passwords(client, id_, password_stdin, password_of)}
+        asked |= {"set": inputs.reach(set_)} if set_ else {}
         asked |= {} if credential_hours is None else {"credential_hours": credential_hours}
         return await watched(session, client, await client.change_rollout(id_, "retry", asked))
 

@@ -102,6 +102,7 @@ async def add(
 @command(
     servers,
     "set",
+    "kps server set db-1 --address 192.0.2.11 --port 2222",
     "kps server set db-2 --jump bastion-1 --jump bastion-2",
     "kps server set db-2 --no-jump",
     "kps server set web-1 --shut-down /mnt/web-1",
@@ -112,6 +113,11 @@ async def set_(
     session: Session,
     name: options.OneServer,
     *,
+    host: Annotated[
+        str | None,
+        typer.Option("--address", metavar="HOST", help="Where it is now. It must show the host key that is on record."),
+    ] = None,
+    port: Annotated[int | None, typer.Option("--port", min=1, max=65535, help="Where its sshd listens.")] = None,
     jump: Jump = None,
     no_jump: Annotated[bool, typer.Option("--no-jump", metavar="", help="Reach it directly.")] = False,
     allow_old_algorithms: AllowOldAlgorithms = None,
@@ -131,7 +137,7 @@ async def set_(
     """
     if (jump and no_jump) or (allow_old_algorithms and no_old_algorithms) or (shut_down and running):
         raise usage("an option and its --no-... exclude each other")
-    changes: Json = {}
+    changes: Json = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     if jump or no_jump:
         changes["jump"] = jump or []
     if allow_old_algorithms or no_old_algorithms:
@@ -141,7 +147,7 @@ async def set_(
     if shut_down or running:
         changes["reset_root"] = str(shut_down.absolute()) if shut_down else ""
     if not changes:
-        options = "--jump, --no-jump, --allow-old-algorithms, --no-old-algorithms, --shut-down or --running"
+        options = "--address, --port, --jump, --no-jump, --allow-old-algorithms, --no-old-algorithms, --shut-down or --running"
         raise usage(f"what shall be changed? give {options}")
     async with session.client() as client:
         changed = await client.change_server(name, changes)

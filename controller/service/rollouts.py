@@ -195,6 +195,18 @@ class Rollouts:
         self._drives.begin(rollout, credentials, self._until(hours))
         return rollout
 
+    async def failed(self, who: Caller, id: str, cause: str | None) -> builtins.list[str]:
+        """Return the ids of the servers that retry() would try once more. Conflict: as there."""
+        rollout = await off_loop(self._executor, self._store.rollout, who.tenant_id, id)
+        allow(who, "binding.order", what=rollout.operation)
+        if rollout.state == "cancelled":
+            raise Conflict("rollout_is_not", f"rollout {id} is cancelled; start another one", state=rollout.state)
+        members = await off_loop(self._executor, self._store.rollout_servers, rollout.id)
+        ids = [each.server_id for each in members if each.status == "failed" and cause in (None, each.cause)]
+        if not ids:
+            raise _nothing_failed(id, cause)
+        return ids
+
     async def retry(
         self, who: Caller, id: str, cause: str | None, credentials: Mapping[str, Credential], hours: float | None = None
     ) -> Rollout:
@@ -206,7 +218,7 @@ class Rollouts:
         allow(who, "binding.order", what=rollout.operation)
         anew = await self._anew(rollout, credentials, hours)
         if not await off_loop(self._executor, self._store.rollout_again, who.tenant_id, id, cause, *anew):
-            raise Conflict("nothing_failed", f"no server of rollout {id} has failed" + (f" by {cause}" if cause else ""))
+            raise _nothing_failed(id, cause)
         # Also where it runs: it may come to its end in this moment.
         halted = rollout.state != "running"
         rollout = await self._change(who, id, "running", "", of=_NOT_CANCELLED, go_on=True, forgive=halted)
@@ -294,3 +306,7 @@ def _counted(rows: builtins.list[tuple[str | None, str | None, str | None, str |
             of = labels.setdefault(label, {})
             of[state] = of.get(state, 0) + count
     return {"states": states, "causes": causes, "labels": labels, "held": held}
+
+
+def _nothing_failed(id: str, cause: str | None) -> Conflict:
+    return Conflict("nothing_failed", f"no server of rollout {id} has failed" + (f" by {cause}" if cause else ""))

@@ -9,6 +9,7 @@ import struct
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -25,6 +26,7 @@ _ASKED_AT_ONCE = 32  # for their host keys
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}")
 # Names and addresses; nothing that a program could take for an option, a path or a list.
 _HOST = re.compile(r"[A-Za-z0-9_:][A-Za-z0-9_.:%-]{0,252}")
+_HOST_ALLOWED = "a name or an address"
 LOGIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,63}\$?")
 _LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,62}")
 _LABEL_VALUE = re.compile(r"[A-Za-z0-9_./:@+-]{0,63}")
@@ -113,10 +115,7 @@ class Servers:
                 if isinstance(each, Problem):
                     raise each
                 server = _server(who, **dict(each, jump=self._jumps(each["name"], each.get("jump") or (), ids)))
-                # A name is looked at when it is looked up, before each connection; behind a jump server that is not done here.
-                here = None if server.any_address else addresses.meant(server.host)
-                if here is not None and not addresses.admitted(here, self._allowed):
-                    raise Invalid("address_not_allowed", f"{server.name}: {server.host}: {NOT_FOR_USERS}")
+                self._check_address(server)
                 servers.append(server)
                 if server.name in taken:
                     raise AlreadyExists("server_exists", f"{server.name}: there is a server of this name already")
@@ -140,13 +139,16 @@ class Servers:
         self,
         who: Caller,
         name: str,
+        host: str | None = None,
+        port: int | None = None,
         jump: Sequence[str] | None = None,
         old_algorithms: Sequence[str] | None = None,
         reset_root: str | None = None,
     ) -> Server:
         """Change how a server is reached, from the next task on; what is None stays as it is.
 
-        reset_root: it is shut down, and its disk is mounted there; "": it runs again.
+        Its host key stays: where another machine answers, nothing is done there. reset_root: it is shut down, and its disk is
+        mounted there; "": it runs again.
         """
         allow(who, "server.change")
         if reset_root:
@@ -154,15 +156,60 @@ class Servers:
         if reset_root and not reset_root.startswith("/"):
             raise Invalid("root_missing", f"{name}: {reset_root!r} is no absolute path; say where its disk is mounted")
         server = await self.get(who, name)
-        ids = {each.name: each.id for each in await self.list(who)}
-        return await off_loop(
-            self._executor,
-            self._store.change_server,
-            server.id,
-            jumps=None if jump is None else self._jumps(server.name, jump, ids),
-            old_algorithms=None if old_algorithms is None else _old(server.name, old_algorithms),
-            reset_root=reset_root,
-        )
+        changes = await self._changes(who, [server], host, port, jump, old_algorithms)
+        if reset_root is not None:
+            changes["reset_root"] = reset_root or None
+        (changed,) = await off_loop(self._executor, self._store.change_servers, [server.id], changes)
+        return changed
+
+    async def change_all(
+        self,
+        who: Caller,
+        ids: Sequence[str],
+        port: int | None = None,
+        jump: Sequence[str] | None = None,
+        old_algorithms: Sequence[str] | None = None,
+    ) -> builtins.list[Server]:
+        """Change how servers are reached, all or none, from their next tasks on; what is None stays as it is."""
+        allow(who, "server.change")
+        meant = set(ids)
+        servers = [each for each in await self.list(who) if each.id in meant]
+        changes = await self._changes(who, servers, None, port, jump, old_algorithms)
+        return await off_loop(self._executor, self._store.change_servers, [each.id for each in servers], changes)
+
+    async def _changes(
+        self,
+        who: Caller,
+        servers: Sequence[Server],
+        host: str | None,
+        port: int | None,
+        jump: Sequence[str] | None,
+        old_algorithms: Sequence[str] | None,
+    ) -> dict[str, Any]:
+        """Return what of the servers is to be another one, looked at for each of them."""
+        changes: dict[str, Any] = {}
+        if host is not None:
+            changes["host"] = _fit(_HOST, host, "host", _HOST_ALLOWED)
+        if port is not None:
+            changes["port"] = _port(port)
+        if changes:
+            # Whoever names a place answers for it: what the home's owner may name, a user on the network may not bend.
+            changes["any_address"] = who.at_home
+            for each in servers:
+                self._check_address(replace(each, **changes))
+        ids = {} if jump is None else {each.name: each.id for each in await self.list(who)}
+        for each in servers:
+            if jump is not None:
+                changes["jumps"] = self._jumps(each.name, jump, ids)
+            if old_algorithms is not None:
+                changes["old_algorithms"] = _old(each.name, old_algorithms)
+        return changes
+
+    def _check_address(self, server: Server) -> None:
+        # A name is looked at when it is looked up, before each connection; behind a jump server that is not done here.
+        here = None if server.any_address else addresses.meant(server.host)
+        if here is not None and not addresses.admitted(here, self._allowed):
+            raise Invalid("address_not_allowed", f"{server.name}: {server.host}: {NOT_FOR_USERS}")
 
     async def jump_names(self, who: Caller, servers: Sequence[Server]) -> dict[str, str]:
         """Return the names of the jump servers on the way to these servers, by their ids."""
@@ -250,16 +297,14 @@ def _server(
     old_algorithms: Sequence[str] = (),
 ) -> Server:
     """jump: ids."""
-    if not 1 <= port <= 65535:
-        raise Invalid("port_unusable", f"{port}: a port is a number from 1 to 65535")
     if host_key is not None and trust_on_first_use:
         raise Invalid("host_key_twice", f"{name}: give a host key or trust the first one, not both")
     return Server(
         id=str(uuid.uuid4()),
         tenant_id=who.tenant_id,
         name=_fit(_NAME, name, "name", "letters, digits, _ . and -"),
-        host=_fit(_HOST, host, "host", "a name or an address"),
-        port=port,
+        host=_fit(_HOST, host, "host", _HOST_ALLOWED),
+        port=_port(port),
         login=_fit(LOGIN, login, "login", "letters, digits, _ . @ + and -"),
         labels={
             _fit(_LABEL, key, "label", "letters, digits, _ . / and -"): _fit(
@@ -273,6 +318,12 @@ def _server(
         old_algorithms=_old(name, old_algorithms),
         any_address=who.at_home,
     )
+
+
+def _port(port: int) -> int:
+    if not 1 <= port <= 65535:
+        raise Invalid("port_unusable", f"{port}: a port is a number from 1 to 65535")
+    return port
 
 
 def _old(name: str, given: Sequence[str]) -> list[str]:

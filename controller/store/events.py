@@ -14,6 +14,7 @@ from controller.model import Event, Sealed
 from controller.store import engine, rows, tables
 from controller.store.base import Base
 from controller.store.chain import Reach, event_message, head
+from controller.store.generations import keep_generation
 
 _SIGNED_AT_ONCE = 1000
 
@@ -244,21 +245,11 @@ def _exported(connection: Connection, reached: Reach) -> int:
 
 def _keep_generations(connection: Connection, tenant_id: str, number: int) -> None:
     """Keep what add_servers needs of the events that go: the generation of servers that were removed, by address."""
-    table, kept = tables.events, tables.left_addresses
+    table = tables.events
     query = select(table.c.detail).where(
         table.c.tenant_id == tenant_id, table.c.kind == "server_removed", table.c.number <= number
     )
     for detail in connection.execute(query).scalars():
         if "generation" not in detail:
             continue
-        where = (kept.c.tenant_id == tenant_id) & (kept.c.host == detail["host"]) & (kept.c.port == detail["port"])
-        before = connection.execute(select(kept.c.generation).where(where)).scalar_one_or_none()
-        connection.execute(delete(kept).where(where))
-        connection.execute(
-            kept.insert().values(
-                tenant_id=tenant_id,
-                host=detail["host"],
-                port=detail["port"],
-                generation=max(before or 0, detail["generation"]),
-            )
-        )
+        keep_generation(connection, tenant_id, detail["host"], detail["port"], detail["generation"])

@@ -1,6 +1,6 @@
 """The servers that we reach."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,7 @@ from controller.errors import AlreadyExists, Conflict, NotAllowed, NotFound
 from controller.model import FINAL, Server, ServerNotes, route
 from controller.store import engine, rows, tables
 from controller.store.credentials import Credentials
+from controller.store.generations import keep_generation
 from controller.store.queries import of_server, one, seen_by, server_row, server_where, update_server
 
 # Made once: every task goes through it, and making it takes longer than doing it.
@@ -40,39 +41,37 @@ class Inventory(Credentials):
                     connection,
                     server.tenant_id,
                     "server_added",
-                    {"name": server.name, "host": server.host, "port": server.port, "host_key": server.host_key}
-                    | _how_reached(server),
+                    {"name": server.name, "host_key": server.host_key} | _how_reached(server),
                     server_id=server.id,
                 )
             _check_ways(connection, {server.tenant_id for server in servers})
         return added
 
-    def change_server(
-        self,
-        server_id: str,
-        *,
-        jumps: list[str] | None = None,
-        old_algorithms: list[str] | None = None,
-        reset_root: str | None = None,
-    ) -> Server:
-        """Change how a server is reached; what is None stays. Conflict(jump_loop) where no way would lead there any more.
+    def change_servers(self, server_ids: Sequence[str], changes: Mapping[str, Any]) -> list[Server]:
+        """Change how servers are reached, all or none: host, port, any_address, jumps, old_algorithms, reset_root.
 
-        reset_root: "" where it runs again.
+        One that moves to where another one was goes on from that one's generation, as in add_servers(). NotFound;
+        Conflict(jump_loop) where no way would lead to one of them any more.
         """
         with engine.writing(self._engine) as connection:
-            server = server_row(connection, server_id)
-            asked = {"jumps": jumps, "old_algorithms": old_algorithms}
-            changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-            if reset_root is not None:
-                changes["reset_root"] = reset_root or None
-            changed = replace(server, **changes)
-            if changed == server:
-                return server
-            connection.execute(update_server(server_id).values(changes))
-            _check_ways(connection, {server.tenant_id})
-            detail = {"name": server.name, "before": _how_reached(server), "after": _how_reached(changed)}
-            self._event(connection, server.tenant_id, "server_changed", detail, server_id=server_id)
-            return changed
+            before = [server_row(connection, each) for each in server_ids]
+            tenants = {server.tenant_id for server in before}
+            reached = _reached(connection, tenants) if {"host", "port"} & changes.keys() else {}
+            after = []
+            for server in before:
+                changed = replace(server, **changes)
+                if (changed.host, changed.port) != (server.host, server.port):
+                    least = reached.get((server.tenant_id, changed.host, changed.port), 0)
+                    changed = replace(changed, generation=max(server.generation, least))
+                    keep_generation(connection, server.tenant_id, server.host, server.port, server.generation)
+                after.append(changed)
+                if changed == server:
+                    continue
+                connection.execute(update_server(server.id).values(dict(changes, generation=changed.generation)))
+                detail = {"name": server.name, "before": _how_reached(server), "after": _how_reached(changed)}
+                self._event(connection, server.tenant_id, "server_changed", detail, server_id=server.id)
+            _check_ways(connection, tenants)
+            return after
 
     def servers(
         self, tenant_id: str, *, called: Collection[str] | None = None, after: str = "", limit: int | None = None
@@ -213,7 +212,13 @@ def _check_ways(connection: Connection, tenant_ids: Collection[str]) -> None:
 
 
 def _how_reached(server: Server) -> dict[str, Any]:
-    return {"jumps": server.jumps, "old_algorithms": server.old_algorithms, "reset_root": server.reset_root}
+    return {
+        "host": server.host,
+        "port": server.port,
+        "jumps": server.jumps,
+        "old_algorithms": server.old_algorithms,
+        "reset_root": server.reset_root,
+    }
 
 
 def _reached(connection: Connection, tenant_ids: Collection[str]) -> dict[tuple[str, str, int], int]:
@@ -225,7 +230,7 @@ def _reached(connection: Connection, tenant_ids: Collection[str]) -> dict[tuple[
         if "generation" in detail:  # events of the first versions do not have it
             address = (tenant_id, detail["host"], detail["port"])
             found[address] = max(found.get(address, 0), detail["generation"])
-    left = tables.left_addresses  # of events that are not kept any more
+    left = tables.left_addresses  # of servers that have moved, and of events that are not kept any more
     for tenant_id, host, port, generation in connection.execute(select(left).where(left.c.tenant_id.in_(tenant_ids))):
         found[tenant_id, host, port] = max(found.get((tenant_id, host, port), 0), generation)
     return found

@@ -331,14 +331,44 @@ def test_a_server_with_a_task_that_has_not_ended_is_not_removed(store: Store, wh
 
 def test_how_a_server_is_reached_changes_and_is_recorded(store: Store, who: Caller, server: Server) -> None:
     jump = store.add_servers([a_server(who, "bastion")])[0]
-    changed = store.change_server(server.id, jumps=[jump.id])
+    (changed,) = store.change_servers([server.id], {"jumps": [jump.id]})
     assert changed == store.server_by_id(server.id) == replace(server, jumps=[jump.id])
-    store.change_server(server.id, old_algorithms=["ssh-rsa"])
+    store.change_servers([server.id], {"old_algorithms": ["ssh-rsa"]})
     assert store.server_by_id(server.id).jumps == [jump.id]
     told = [event.detail for event in store.events(who.tenant_id) if event.kind == "server_changed"]
     assert [each["after"]["old_algorithms"] for each in told] == [[], ["ssh-rsa"]]
-    assert store.change_server(server.id, jumps=[jump.id]).old_algorithms == ["ssh-rsa"]
+    assert store.change_servers([server.id], {"jumps": [jump.id]})[0].old_algorithms == ["ssh-rsa"]
     assert len([event for event in store.events(who.tenant_id) if event.kind == "server_changed"]) == 2
+
+
+def test_who_moves_to_an_address_goes_on_from_the_generation_that_was_seen_there(store: Store, who: Caller) -> None:
+    def at(name: str, host: str, generation: int) -> Server:
+        return replace(a_server(who, name), host=host, generation=generation)
+
+    gone, moving, left = store.add_servers(
+        [at("gone", "192.0.2.1", 70), at("moving", "192.0.2.2", 9), at("left", "192.0.2.3", 80)]
+    )
+    store.remove_server(gone.id, who.user_id)
+    (moved,) = store.change_servers([moving.id], {"host": "192.0.2.1"})
+    assert (moved.host, moved.port, moved.generation) == ("192.0.2.1", 22, 70)
+    assert store.server_by_id(moving.id) == moved
+    # And whoever comes to where one has been.
+    store.change_servers([left.id], {"port": 2222})
+    (fresh,) = store.add_servers([at("fresh", "192.0.2.3", 0)])
+    assert fresh.generation == 80
+    (told,) = [
+        each.detail for each in store.events(who.tenant_id) if each.server_id == moving.id and each.kind == "server_changed"
+    ]
+    assert (told["before"]["host"], told["after"]["host"]) == ("192.0.2.2", "192.0.2.1")
+
+
+def test_servers_change_all_or_none(store: Store, who: Caller) -> None:
+    near, far = store.add_servers([a_server(who, "near"), a_server(who, "far")])
+    with pytest.raises(NotFound):
+        store.change_servers([near.id, "0" * 36], {"port": 2222})
+    with pytest.raises(Conflict):  # near would be reached through itself
+        store.change_servers([far.id, near.id], {"jumps": [near.id]})
+    assert [store.server_by_id(each.id) for each in (near, far)] == [near, far]
 
 
 def test_no_way_leads_in_a_circle(store: Store, who: Caller) -> None:
@@ -346,11 +376,11 @@ def test_no_way_leads_in_a_circle(store: Store, who: Caller) -> None:
     store.add_servers([near, replace(middle, jumps=[near.id]), replace(far, jumps=[middle.id])])
     for jumps in ([far.id], [middle.id], [near.id]):
         with pytest.raises(Conflict) as refused:
-            store.change_server(near.id, jumps=jumps)
+            store.change_servers([near.id], {"jumps": jumps})
         assert refused.value.code == "jump_loop"
     assert store.server_by_id(near.id).jumps == []
     with pytest.raises(Conflict) as refused:
-        store.change_server(far.id, jumps=[middle.id, near.id])  # near comes before middle already
+        store.change_servers([far.id], {"jumps": [middle.id, near.id]})  # near comes before middle already
     assert refused.value.code == "jump_loop"
 
 
@@ -359,7 +389,7 @@ def test_a_jump_server_in_use_is_not_removed(store: Store, who: Caller, server: 
     with pytest.raises(Conflict, match="behind") as refused:
         store.remove_server(server.id, who.user_id, forget_bindings=True)
     assert refused.value.code == "jump_in_use"
-    store.change_server(behind.id, jumps=[])
+    store.change_servers([behind.id], {"jumps": []})
     store.remove_server(server.id, who.user_id)
 
 

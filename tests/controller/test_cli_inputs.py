@@ -107,6 +107,15 @@ def test_one_password_for_several_servers_starts_nothing(settings: Settings, mad
     assert json.loads(here(settings.home, "task", "list", "--json").stdout) == []
 
 
+def test_how_servers_are_reached_is_read_from_words() -> None:
+    words = ["port=2222", "jump=a", "jump=b", "old-algorithms=all"]
+    assert inputs.reach(words) == {"port": 2222, "jump": ["a", "b"], "old_algorithms": ["all"]}
+    assert inputs.reach(["jump="]) == {"jump": []}
+    for wrong in (["port=x"], ["port="], ["port"], ["port=1", "port=2"], ["login=root"], ["jump"], [""], ["port=-1"]):
+        with pytest.raises(Declined):
+            inputs.reach(wrong)
+
+
 def test_a_csv_file_becomes_servers(tmp_path: Path) -> None:
     path = tmp_path / "servers.csv"
     path.write_text(

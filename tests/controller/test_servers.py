@@ -158,6 +158,32 @@ def test_no_user_has_the_controller_connect_to_itself(servers: Servers, who: Cal
     assert run(servers.add(user, "web-1", "web-1.example.com")).any_address is False
 
 
+def test_no_user_bends_what_the_owner_has_named(servers: Servers, who: Caller) -> None:
+    user = replace(who, at_home=False)
+    own = run(servers.add(who, "own", "127.0.0.1"))
+    other = run(servers.add(user, "other", "192.0.2.1"))
+    assert own.any_address
+    for work in (servers.change(user, "own", port=6379), servers.change_all(user, [other.id, own.id], port=6379)):
+        assert refused(work, Invalid) == "address_not_allowed"
+    assert refused(servers.change(user, "other", host="127.1"), Invalid) == "address_not_allowed"
+    assert [run(servers.get(who, each.name)) for each in (own, other)] == [own, other]
+    # What may be named may be changed, and then it is the user's.
+    moved = run(servers.change(user, "own", host="192.0.2.9", port=2222))
+    assert (moved.host, moved.port, moved.any_address) == ("192.0.2.9", 2222, False)
+
+
+def test_a_server_that_moves_keeps_its_host_key(servers: Servers, who: Caller, host_keys: HostKeys) -> None:
+    added = run(servers.add(who, "web-1", "192.0.2.1", trust_on_first_use=True))
+    asked = len(host_keys.asked)
+    moved = run(servers.change(who, "web-1", host="web-1.example.com", port=2222))
+    assert added.host_key is not None
+    assert moved == replace(added, host="web-1.example.com", port=2222)
+    assert len(host_keys.asked) == asked
+    for wrong in ({"host": "-oProxyCommand=x"}, {"host": "a b"}, {"host": ""}):
+        assert refused(servers.change(who, "web-1", **wrong), Invalid) == "name_unusable"
+    assert refused(servers.change(who, "web-1", port=0), Invalid) == "port_unusable"
+
+
 @pytest.mark.parametrize("port", [0, -1, 65536])
 def test_a_port_is_a_port(servers: Servers, who: Caller, port: int) -> None:
     assert refused(servers.add(who, "web-1", "192.0.2.1", port), Invalid) == "port_unusable"

@@ -69,6 +69,33 @@ def test_a_fault_of_one_label_costs_no_more_than_the_canary_and_is_named(product
             assert left == set()
 
 
+def test_who_listens_elsewhere_is_tried_again_there(product, make_server):
+    there, moved, gone = make_server(), make_server(), make_server()
+    for server in (there, moved, gone):
+        product.add(server)
+    for server in (moved, gone):
+        product.kps("server", "set", server.name, "--port", "1")
+    pair, strategy = product.keypair(), {"canary": "0", "batch": "100%", "max_failures": "100%", "tries": 1}
+    rollout_id = order(product, [there, moved, gone], pair, strategy)
+    assert over(product, rollout_id)["causes"] == {"connection_refused": 2}
+    product.kps("server", "set", gone.name, "--address", "127.0.0.9", "--port", "1")
+    # Nothing is changed where nothing is tried again.
+    product.kps("rollout", "retry", rollout_id, "--cause", "disk_full", "--set", "port=2", ends=4)
+    assert product.ask("GET", f"/servers/{moved.name}")["port"] == 1
+    # What opens a server was erased with its last try.
+    again = ["rollout", "retry", rollout_id, "--cause", "connection_refused", "--password-stdin"]
+    given = "".join(f"{each.name}\t{each.root_password}\n" for each in (moved, gone))
+    told = product.kps(*again, "--set", f"port={there.port}", given=given, ends=1)
+    assert product.server(moved)["password_login"] == "off", told.stdout
+    tasks = last_tasks(product, rollout_id)
+    assert {each.name: tasks[each.name]["status"] for each in (there, moved)} == dict.fromkeys(
+        (there.name, moved.name), "succeeded"
+    )
+    product.kps("server", "set", gone.name, "--address", gone.host, "--port", str(gone.port))
+    product.kps(*again, given=given)
+    assert over(product, rollout_id)["reason"] == "3 as asked"
+
+
 def test_who_serves_after_a_kill_has_what_was_given(tmp_path, make_server):
     servers = [make_server() for _ in range(3)]
     with Product(tmp_path / "home", concurrency=1) as product:

@@ -67,8 +67,10 @@ async def cancel(fleet: Serving, who: Asking, id: str) -> Json:
 
 @router.post("/{id}/retry")
 async def retry(fleet: Serving, who: Asking, id: str, asked: shapes.RetryRollout) -> Json:
-    """Have servers that failed, by one cause or any, tried once more."""
+    """Have servers that failed, by one cause or any, tried once more; set: reached otherwise than before."""
     given = await _given(fleet, who, id, asked)
+    if asked.set is not None:
+        await fleet.servers.change_all(who, await fleet.rollouts.failed(who, id, asked.cause), **asked.set.model_dump())
     return shapes.rollout(await fleet.rollouts.retry(who, id, asked.cause, given, asked.credential_hours))
 
 
