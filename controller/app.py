@@ -14,7 +14,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from controller import accesslog, serving, supervisor
 from controller.api import documents, fleet, gate, leaving, problems, scraping
-from controller.api.fleet import Fleet
 from controller.api.segments import segmented
 from controller.deposits import Deposits
 from controller.dispatch import InProcess, owner_name
@@ -28,11 +27,14 @@ from controller.service.accesskeys import AccessKeys
 from controller.service.audit import Audit
 from controller.service.auditkeys import AuditKeys
 from controller.service.bindings import Bindings
+from controller.service.console import Console
 from controller.service.custody import Custody
+from controller.service.fleet import Fleet
 from controller.service.home import require
 from controller.service.identity import Identity
 from controller.service.keypairs import Keypairs
 from controller.service.kms import KeyService, MasterKeys
+from controller.service.news import News
 from controller.service.people import Tenants, Users
 from controller.service.policies import Policies
 from controller.service.quotas import Quotas
@@ -126,6 +128,8 @@ async def opened(
             background.append(asyncio.create_task(metrics.measured.watch_loop()))
         bindings = Bindings(store, dispatch, worker, deposits)
         rollouts = Rollouts(store, bindings, rolling, worker, deposits)
+        console = Console(store, worker)
+        closing.callback(console.close)
         readiness = Readiness(settings.home, store, roots[0].opened, background, stopping, worker)
         if metrics is not None:
             metrics.readiness = readiness
@@ -151,6 +155,8 @@ async def opened(
                 caller=caller,
                 owner=owner,
                 people=Identity(store, kms, worker),
+                console=console,
+                news=News(store, tasks.feed, worker),
                 readiness=readiness,
                 stopping=stopping,
                 streams=Streams(),
@@ -331,16 +337,17 @@ class Application:
         return gate.Local(self, lambda: self.services.owner)
 
     @property
-    def networked(self) -> gate.Gate:
-        """The application with the gate before it, once it is open."""
-        # Not for every command that runs in its own process: it takes its time to be made.
+    def networked(self) -> ASGIApp:
+        """The application with the gate before it, and the console with its door, once it is open."""
+        # Not for every command that runs in its own process: they take their time to be made.
         from controller.api import kps
+        from controller.web import entry
 
         served = kps.application(version("kps-fleet"))
         served.state.fleet = self.services
         self._public = served
         people = self.services.people
-        return gate.Gate(self, lambda: people, self._settings)
+        return entry.Entry(gate.Gate(self, lambda: people, self._settings), entry.console(self.services, self._settings))
 
 
 @contextlib.asynccontextmanager
@@ -391,6 +398,7 @@ async def serve(
             if network is not None and where is not None:
                 servers.append((serving.Server(served.networked, listens, where), network))
                 served.services.readiness.certificate = where.certificate
+                served.services.console.url = where.url_of(network)
 
             def again() -> None:
                 """Take up what others have put in the place of what was there: a certificate, a log that was moved away."""

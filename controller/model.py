@@ -194,6 +194,22 @@ class Token:
     last_used_at: datetime | None = None
 
 
+SignInBy = Literal["password", "link"]
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleSession:
+    """Somebody signed in to the console; the session's id is not in this."""
+
+    user_id: str
+    project_id: str
+    how: SignInBy
+    created_at: datetime
+    seen_at: datetime  # the last request that somebody made by hand, to the minute
+    expires_at: datetime  # whatever they do
+    asked_with: str | None = None  # the access key with which the link was asked for that let them in: it ends with that one
+
+
 QuotaName = Literal["private_keypairs", "account_keypairs", "users"]
 
 

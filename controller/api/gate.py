@@ -11,18 +11,19 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from controller import signing
+from controller import bodies, signing
 from controller.admission import HEAD_BYTES
-from controller.api import bodies, problems, scraping
-from controller.api.pace import Failures, Pace
+from controller.api import problems, scraping
 from controller.errors import Problem
 from controller.model import Caller, Secret, now
+from controller.pace import Failures, Pace
+from controller.service.fleet import People
 from controller.service.identity import NO_SECURITY_TOKEN, NO_TOKEN, Unknown
 from controller.settings import Settings
 
@@ -35,16 +36,6 @@ log = structlog.get_logger("kps.access")
 faults = logging.getLogger("uvicorn.error")  # where the server tells of its own
 
 Again = Callable[[], Awaitable[Caller | None]]
-
-
-class People(Protocol):
-    """Knows who is behind what came with a request, and from where they may ask. Unknown for everything else."""
-
-    async def known(self, access_key: str, security_token: str | None, address: str | None) -> Caller | None: ...
-    async def of_access_key(self, access_key: str, security_token: str | None, address: str | None) -> tuple[Caller, Secret]: ...
-    async def of_token(self, token: str, address: str | None) -> tuple[Caller, str]: ...
-    async def used(self, access_key: str) -> None: ...
-    async def token_used(self, token_id: str) -> None: ...
 
 
 class Local:

@@ -96,6 +96,9 @@ RULES: dict[tuple[str, str], Rule] = {
     ("access_key.see", "other"): Rule(_AUDIT),
     ("access_key.change", "own"): Rule(_ALL, _NOT_DELEGATED),  # create, rotate, disable, delete
     ("access_key.change", "other"): Rule(_ADMINISTER, _NOT_DELEGATED),
+    # To be let into the console: set a password, make a link.
+    ("console.enter", "own"): Rule(_ALL, _NOT_DELEGATED),
+    ("console.enter", "other"): Rule(_ADMINISTER, _NOT_DELEGATED),
     ("quota.see", "own"): Rule(_ALL),
     ("quota.see", "other"): Rule(_AUDIT),
     ("quota.see", "tenant"): Rule(_ALL),

@@ -1,6 +1,7 @@
 """The verbs, by noun. Each is one transaction; each may be called from any thread, and by several processes at once."""
 
 from controller.store.accesskeys import AccessKeys
+from controller.store.console import Console
 from controller.store.copies import Copies
 from controller.store.events import Events
 from controller.store.figures import Counted
@@ -15,7 +16,9 @@ from controller.store.temporary import Temporary
 __all__ = ["Store"]
 
 
-class Store(People, AccessKeys, Temporary, QuotaTable, MasterKeys, RootKeys, KeyBelongings, Copies, Policies, Events, Counted):
+class Store(
+    People, AccessKeys, Temporary, Console, QuotaTable, MasterKeys, RootKeys, KeyBelongings, Copies, Policies, Events, Counted
+):
     """What the controller remembers.
 
     A verb that names something which is not there raises NotFound; a name taken is AlreadyExists.

@@ -52,6 +52,15 @@ class Events(Base):
         with engine.reading(self._engine) as connection:
             return connection.execute(select(func.max(tables.events.c.id))).scalar_one() or 0
 
+    def kinds_after(self, tenant_id: str, after_id: int) -> tuple[dict[str, int], int]:
+        """Return how many events of each kind a tenant has after an event, and the newest event there is, of whatever tenant."""
+        table = tables.events
+        query = select(table.c.kind, func.count()).where(table.c.id > after_id, table.c.tenant_id == tenant_id)
+        with engine.reading(self._engine) as connection:
+            newest = connection.execute(select(func.max(table.c.id))).scalar_one() or 0
+            found = connection.execute(query.group_by(table.c.kind)).all()
+            return {kind: number for kind, number in found}, newest  # noqa: C416  (rows are no pairs to a type checker)
+
     def trail(
         self, tenant_id: str, wanted: Wanted | None = None, *, after: int = 0, before: int | None = None, limit: int = 1000
     ) -> list[Event]:

@@ -176,6 +176,7 @@ class People(Base):
             ended = end_with_user(connection, user_id)
             connection.execute(delete(tables.access_keys).where(tables.access_keys.c.user_id == user_id))
             connection.execute(delete(tables.quotas).where(tables.quotas.c.user_id == user_id))
+            connection.execute(delete(tables.console_passwords).where(tables.console_passwords.c.user_id == user_id))
             # No name of a user has a "~" in it, so it is free again; the row stays for what names this user.
             values = {"deleted_at": self._now(), "enabled": False, "name": f"{user.name}~{user.id}", "external_id": None}
             connection.execute(update(tables.users).where(tables.users.c.id == user_id).values(values))

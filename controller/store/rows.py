@@ -8,6 +8,7 @@ from sqlalchemy import RowMapping
 from controller.model import (
     AccessKey,
     Binding,
+    ConsoleSession,
     Event,
     Grant,
     KeyAlias,
@@ -37,6 +38,7 @@ Value = (
     | AccessKey
     | TemporaryKey
     | Token
+    | ConsoleSession
     | Rollout
     | RolloutServer
     | Policy
@@ -111,3 +113,7 @@ def grant(found: RowMapping) -> Grant:
 
 def key_alias(found: RowMapping) -> KeyAlias:
     return KeyAlias(**found)
+
+
+def console_session(found: RowMapping) -> ConsoleSession:
+    return ConsoleSession(**{name: found[name] for name in found if name != "digest"})

@@ -24,7 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
-VERSION = "0015"  # the newest migration
+VERSION = "0016"  # the newest migration
 
 
 class Instant(TypeDecorator[datetime]):
@@ -108,6 +108,37 @@ tokens = Table(
     Column("expires_at", Instant, nullable=False),
     Column("last_used_at", Instant),
     Index("tokens_by_digest", "digest", unique=True),
+)  # fmt: skip
+
+# What people sign in to the console with; hash: Argon2id, as a PHC string.
+console_passwords = Table(
+    "console_passwords", metadata,
+    Column("user_id", ForeignKey("users.id"), primary_key=True),
+    Column("hash", Text, nullable=False),
+    Column("changed_at", Instant, nullable=False),
+)  # fmt: skip
+
+# Links that let somebody into the console once; digest: SHA-256 of what the link carries.
+console_links = Table(
+    "console_links", metadata,
+    Column("digest", LargeBinary, primary_key=True),
+    Column("user_id", ForeignKey("users.id"), nullable=False, index=True),
+    Column("asked_with", String(20)),  # the access key of the request that asked for it, with which it ends
+    Column("created_at", Instant, nullable=False),
+    Column("expires_at", Instant, nullable=False),
+)  # fmt: skip
+
+# Whoever is signed in to the console; digest: SHA-256 of the session's id.
+console_sessions = Table(
+    "console_sessions", metadata,
+    Column("digest", LargeBinary, primary_key=True),
+    Column("user_id", ForeignKey("users.id"), nullable=False, index=True),
+    Column("project_id", ForeignKey("projects.id"), nullable=False),
+    Column("how", Text, nullable=False),
+    Column("asked_with", String(20)),  # as of the link that it began with
+    Column("created_at", Instant, nullable=False),
+    Column("seen_at", Instant, nullable=False),
+    Column("expires_at", Instant, nullable=False),
 )  # fmt: skip
 
 # What was set by somebody; where there is no row the default holds. user_id "": of the tenant, or of each of its users.

@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, Select, Table, delete, func, select, true, update
 
 from controller.errors import Conflict, NotFound
 from controller.model import AccessKey, Sealed, TemporaryKey, Token, User
@@ -141,7 +141,8 @@ class Temporary(Base):
 
     def drop_ended(self) -> int:
         """Take away what has ended by itself; returns how many."""
-        kinds, at = (tables.temporary_keys, tables.tokens), self._now()
+        kinds = (tables.temporary_keys, tables.tokens, tables.console_links, tables.console_sessions)
+        at = self._now()
         with engine.reading(self._engine) as connection:
             if not any(one(connection, each, each.c.expires_at <= at) for each in kinds):
                 return 0
@@ -155,33 +156,49 @@ class Temporary(Base):
 def end_with_access_keys(connection: Connection, which: ColumnElement[bool]) -> dict[str, int]:
     """End what stands on the access keys that a condition on their table names; returns how many, for an event's detail."""
     names = select(tables.access_keys.c.access_key).where(which)
-    return _told(
-        _gone(connection, tables.temporary_keys, tables.temporary_keys.c.parent.in_(names)),
-        _gone(connection, tables.tokens, tables.tokens.c.asked_with.in_(names)),
+    return _ended(
+        connection,
+        {
+            "temporary_keys_ended": (tables.temporary_keys, tables.temporary_keys.c.parent.in_(names)),
+            "tokens_ended": (tables.tokens, tables.tokens.c.asked_with.in_(names)),
+            "links_ended": (tables.console_links, tables.console_links.c.asked_with.in_(names)),
+            "sessions_ended": (tables.console_sessions, tables.console_sessions.c.asked_with.in_(names)),
+        },
     )
 
 
 def end_with_user(connection: Connection, user_id: str) -> dict[str, int]:
     """End all that a user was given for a while; returns how many, for an event's detail."""
     names = select(tables.access_keys.c.access_key).where(tables.access_keys.c.user_id == user_id)
-    return _told(
-        _gone(connection, tables.temporary_keys, tables.temporary_keys.c.parent.in_(names)),
-        _gone(connection, tables.tokens, tables.tokens.c.user_id == user_id),
-    )
+    return _ended(
+        connection,
+        {
+            "temporary_keys_ended": (tables.temporary_keys, tables.temporary_keys.c.parent.in_(names)),
+            "tokens_ended": (tables.tokens, tables.tokens.c.user_id == user_id),
+        },
+    ) | end_console(connection, user_id)
+
+
+def end_console(connection: Connection, user_id: str) -> dict[str, int]:
+    """End a user's sessions in the console, and the links that would begin one; returns how many."""
+    kinds = {"links_ended": tables.console_links, "sessions_ended": tables.console_sessions}
+    return _ended(connection, {name: (table, table.c.user_id == user_id) for name, table in kinds.items()})
 
 
 def end_all(connection: Connection) -> dict[str, int]:
     """End all that there is; returns how many, for an event's detail."""
-    return _told(_gone(connection, tables.temporary_keys), _gone(connection, tables.tokens))
+    kinds = {"temporary_keys_ended": tables.temporary_keys, "tokens_ended": tables.tokens}
+    kinds |= {"links_ended": tables.console_links, "sessions_ended": tables.console_sessions}
+    return _ended(connection, {name: (table, true()) for name, table in kinds.items()})
 
 
-def _gone(connection: Connection, table: Table, *which: ColumnElement[bool]) -> int:
-    return connection.execute(delete(table).where(*which)).rowcount
-
-
-def _told(temporary_keys: int, tokens: int) -> dict[str, int]:
-    found = {"temporary_keys_ended": temporary_keys, "tokens_ended": tokens}
+def _ended(connection: Connection, what: dict[str, tuple[Table, ColumnElement[bool]]]) -> dict[str, int]:
+    found = {name: _gone(connection, table, which) for name, (table, which) in what.items()}
     return {name: number for name, number in found.items() if number}
+
+
+def _gone(connection: Connection, table: Table, which: ColumnElement[bool]) -> int:
+    return connection.execute(delete(table).where(which)).rowcount
 
 
 def _of_users(query: Select[Any], tenant_id: str, user_id: str | None) -> Select[Any]:

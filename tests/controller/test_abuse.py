@@ -12,10 +12,9 @@ from urllib.parse import quote
 
 import pytest
 
-from controller import keyfiles, signing
+from controller import bodies, keyfiles, signing
 from controller import serving as listening
 from controller.admission import HEAD_BYTES
-from controller.api import bodies
 from controller.model import Secret
 from tests.controller.sockets import Answered, Headers, Served, read, serving
 

@@ -10,6 +10,7 @@ NO_EVENT = {
     "renew": "a lease goes on",
     "access_key_used": "when it last signed a request; what that asked for is an event",
     "token_used": "when it last came with a request; what that asked for is an event",
+    "console_session_seen": "when somebody last did something in the console; what they did is an event",
     "drop_ended": "what has run out by itself",
     "drop_credentials": "what has run out by itself",
     "drop_import_tokens": "what has run out by itself",

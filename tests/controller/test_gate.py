@@ -13,12 +13,11 @@ from typing import Any
 import httpx
 import pytest
 
-from controller import addresses, serving, signing
-from controller.api import bodies
-from controller.api.pace import Pace
+from controller import addresses, bodies, serving, signing
 from controller.app import Application
 from controller.errors import Invalid, Unavailable
 from controller.model import Secret
+from controller.pace import Pace
 from controller.service.accesskeys import AccessKeys
 from controller.service.certificate import ensure
 from controller.settings import Settings

@@ -10,12 +10,11 @@ from typing import Any
 import httpx
 import pytest
 
-from controller import signing
-from controller.api import bodies
-from controller.api.bodies import NoRoom, Room
-from controller.api.pace import Failures
+from controller import bodies, signing
 from controller.app import Application
+from controller.bodies import NoRoom, Room
 from controller.model import Secret
+from controller.pace import Failures
 from controller.service.people import Users
 from controller.service.temporary import TemporaryKeys, Tokens
 from controller.settings import Settings

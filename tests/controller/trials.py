@@ -145,6 +145,8 @@ TRIALS: dict[tuple[str, str], Trial] = {
     ("access_key.see", "other"): _on_user("other", lambda world, who, user: world.access_keys.list(who, user)),
     ("access_key.change", "own"): _on_user("own", _create_access_key),
     ("access_key.change", "other"): _on_user("other", _create_access_key),
+    ("console.enter", "own"): _on_user("own", lambda world, who, user: world.console.link(who, user)),
+    ("console.enter", "other"): _on_user("other", lambda world, who, user: world.console.link(who, user)),
     ("quota.see", "own"): _on_user("own", lambda world, who, user: world.quotas.show(who, user)),
     ("quota.see", "other"): _on_user("other", lambda world, who, user: world.quotas.show(who, user)),
     ("quota.see", "tenant"): lambda world, who: world.quotas.show(who),

@@ -108,6 +108,9 @@ VERBS: dict[str, tuple[str, Call]] = {
     "AccessKeys.rotate": ("not found", lambda w, me, it: w.access_keys.rotate(me, it.access_key)),
     "AccessKeys.enable": ("not found", lambda w, me, it: w.access_keys.enable(me, it.access_key, enabled=False)),
     "AccessKeys.delete": ("not found", lambda w, me, it: w.access_keys.delete(me, it.access_key)),
+    "Console.set_password": ("not found", lambda w, me, it: w.console.set_password(me, it.user.id, Secret("a long password"))),
+    "Console.link": ("not found", lambda w, me, it: w.console.link(me, it.user.id)),
+    "News.after": ("own", lambda w, me, it: w.news.after(me, 0, 0)),
     "TemporaryKeys.create": ("not found", lambda w, me, it: w.temporary_keys.create(me, it.access_key)),
     "TemporaryKeys.list": ("own", lambda w, me, it: w.temporary_keys.list(me)),
     "TemporaryKeys.revoke": ("not found", lambda w, me, it: w.temporary_keys.revoke(me, it.temporary_key)),
@@ -190,6 +193,8 @@ VERBS: dict[str, tuple[str, Call]] = {
 WITHOUT_CALLER = {
     "Identity.known", "Identity.of_access_key", "Identity.of_token", "Identity.used", "Identity.token_used", "MasterKeys.sweep",
     "Tasks.adopt", "Tasks.drain", "Policies.sweep", "Feed.after", "Stopping.rest", "Readiness.report",
+    # Who comes into the console is found out by these; News.newest tells a number, and nothing of whose.
+    "Console.sign_in", "Console.follow", "Console.known", "Console.still", "Console.seen", "Console.sign_out", "News.newest",
     "Measured.watch_loop", "Metrics.exposed",  # who may read the figures is decided before: controller/api/scraping.py
 }  # fmt: skip
 

@@ -31,11 +31,13 @@ from controller.service.accesskeys import AccessKeys
 from controller.service.audit import Audit
 from controller.service.auditkeys import AuditKeys
 from controller.service.bindings import Bindings
+from controller.service.console import Console
 from controller.service.custody import Custody
 from controller.service.home import initialise
 from controller.service.identity import Identity
 from controller.service.keypairs import Keypairs
 from controller.service.kms import KeyService
+from controller.service.news import News
 from controller.service.people import Tenants, Users
 from controller.service.policies import Policies
 from controller.service.quotas import Quotas as QuotaVerbs
@@ -103,6 +105,8 @@ class World:
         self.access_keys = AccessKeys(self.store, self.kms)
         self.temporary_keys = TemporaryKeys(self.store, self.kms)
         self.tokens = Tokens(self.store)
+        self.console = Console(self.store)
+        self.news = News(self.store, self.tasks.feed)
         self.identity = Identity(self.store, self.kms)
         self.quotas = QuotaVerbs(self.store, defaults)
         audit_keys = AuditKeys(self.store, self.kms)

@@ -1,69 +1,16 @@
 """What every route needs: the services, and who asks."""
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from fastapi import Depends, Query, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
 from controller.api import gate
-from controller.api.gate import People
 from controller.errors import Invalid, Problem
 from controller.events import Actor, acting
 from controller.model import Caller
-from controller.service.accesskeys import AccessKeys
-from controller.service.audit import Audit
-from controller.service.bindings import Bindings
-from controller.service.custody import Custody
-from controller.service.keypairs import Keypairs
-from controller.service.kms import KeyService
-from controller.service.people import Tenants, Users
-from controller.service.policies import Policies
-from controller.service.quotas import Quotas
-from controller.service.readiness import Readiness
-from controller.service.rolloutplans import RolloutPlans
-from controller.service.rolloutreports import RolloutReports
-from controller.service.rollouts import Rollouts
-from controller.service.servers import Servers
-from controller.service.stopping import Stopping
-from controller.service.streams import Streams
-from controller.service.tasks import Tasks
-from controller.service.temporary import TemporaryKeys, Tokens
-
-if TYPE_CHECKING:
-    from controller.service.metrics import Metrics
-
-
-@dataclass(frozen=True)
-class Fleet:
-    """What the routes work with."""
-
-    keypairs: Keypairs
-    custody: Custody
-    servers: Servers
-    bindings: Bindings
-    rollouts: Rollouts
-    rollout_plans: RolloutPlans
-    rollout_reports: RolloutReports
-    policies: Policies
-    tasks: Tasks
-    kms: KeyService
-    users: Users
-    access_keys: AccessKeys
-    temporary_keys: TemporaryKeys
-    tokens: Tokens
-    quotas: Quotas
-    tenants: Tenants
-    audit: Audit
-    caller: Callable[[Request], Awaitable[Caller]]
-    owner: Caller
-    people: People
-    readiness: Readiness
-    stopping: Stopping
-    streams: Streams
-    metrics: "Metrics | None"  # where the home is served
+from controller.service.fleet import Fleet as Fleet  # for the routes
 
 
 async def fleet_of(request: Request) -> Fleet:

@@ -1,0 +1,14 @@
+"""Key pairs: pages of the console."""
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from controller.web.asking import Page
+
+router = APIRouter(prefix="/keypairs")
+
+
+@router.get("/")
+async def listed(page: Page) -> Response:
+    """Show the list."""
+    return await page.show("keypairs/list.html", "keypairs", "Key pairs")

@@ -1,0 +1,14 @@
+"""Keys: pages of the console."""
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from controller.web.asking import Page
+
+router = APIRouter(prefix="/keys")
+
+
+@router.get("/")
+async def listed(page: Page) -> Response:
+    """Show the list."""
+    return await page.show("keys/list.html", "keys", "Keys")

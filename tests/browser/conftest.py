@@ -1,0 +1,73 @@
+"""A browser, and a controller that serves the console to it."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from controller.model import Role
+from tests.browser.served import Served
+from tests.needs import lacking
+
+CHROMIUM = "/usr/bin/chromium"
+SCREENSHOTS = Path(__file__).parents[2] / "build/screenshots"
+
+SignedIn = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")  # while one runs, this thread has a loop of its own, which no other test is to meet
+def browser() -> Iterator[Browser]:
+    """Debian's own Chromium, without a window; nothing is downloaded."""
+    if shutil.which(CHROMIUM) is None:
+        lacking("a browser: apt-get install chromium")
+    with sync_playwright() as playwright:
+        # Root has no sandbox for it; the only pages that it ever sees are ours.
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A home of its own for each module, and the controller that serves it over plain HTTP on loopback."""
+    running = Served(tmp_path_factory.mktemp("console") / "home")
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def signed_in(browser: Browser, served: Served) -> Iterator[SignedIn]:
+    """Give pages of somebody who is signed in as a user of a role; whatever a page complains of fails the test."""
+    contexts, complaints = [], []
+
+    def enter(role: Role = "operator", *, dark: bool = False, width: int = 1280, scripts: bool = True) -> Page:
+        context = browser.new_context(
+            color_scheme="dark" if dark else "light", viewport={"width": width, "height": 800}, java_script_enabled=scripts
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(15_000)
+        page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        code = served.code(role)
+        page.goto(f"{served.url}/console/link" + (f"#{code}" if scripts else ""))
+        if not scripts:
+            page.get_by_label("Code").fill(code)
+        page.get_by_role("button", name="Sign in").click()
+        page.wait_for_url(f"{served.url}/console/")
+        return page
+
+    yield enter
+    for each in contexts:
+        each.close()
+    assert complaints == []
+
+
+def shot(page: Page, name: str) -> Path:
+    """Keep a picture of a whole page."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    path = SCREENSHOTS / f"{name}.png"
+    page.screenshot(path=path, full_page=True)
+    return path

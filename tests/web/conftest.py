@@ -1,0 +1,26 @@
+"""A home for the console."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from controller.service import console
+from controller.service.home import initialise
+from controller.settings import Settings
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path / "home")
+
+
+@pytest.fixture(autouse=True)
+def cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let passwords cost little: what they cost is tested where it is the point."""
+    monkeypatch.setattr(console, "_MEMORY_KIB", 64)
+
+
+@pytest.fixture(autouse=True)
+def made(settings: Settings) -> dict[str, Any]:
+    return initialise(settings)
