@@ -30,10 +30,8 @@ class Dossier:
 def look_up(store: Store, task: Task) -> Dossier:
     """Return what is on record. NotFound: the server, or a key pair that the one who asked may use, is not there."""
     server = store.server_by_id(task.server_id)
-    bound = []
-    for binding in store.bindings(task.tenant_id, server_id=server.id):
-        found = store.keypair_by_id(binding.keypair_id)
-        bound.append(Bound(binding, found, strangers=not found.seen_by(task.user_id)))
+    there = store.bound_there(task.tenant_id, server.id)
+    bound = [Bound(binding, found, strangers=not found.seen_by(task.user_id)) for binding, found in there]
     name = task.request.get("keypair_id")
     wanted = None if name is None else _named(store, task, name)
     return Dossier(server, bound, wanted, _left_there(store, task))
@@ -54,12 +52,9 @@ def _left_there(store: Store, task: Task) -> list[Way]:
     one that gets in.
     """
     found: list[Way] = []
-    for other in reversed(store.tasks(task.tenant_id, server_id=task.server_id)):
-        if other.status == "succeeded":
-            break  # it has settled whatever was left
-        unsettled = other.server_state == "unknown" or (other.server_state == "partial" and other.phase not in NOTHING_WRITTEN)
+    for other in store.doubtful_there(task.server_id):
         name = other.request.get("keypair_id")
-        if other.status != "failed" or not unsettled or name is None:
+        if name is None or (other.server_state == "partial" and other.phase in NOTHING_WRITTEN):
             continue
         try:
             way = Way(other.login, _named(store, task, name), "custody")

@@ -1,24 +1,34 @@
 """Key pairs on the logins of servers."""
 
 from collections.abc import Collection
+from dataclasses import fields
 
 from sqlalchemy import Connection, bindparam, delete, select
 
-from controller.model import Binding
+from controller.model import Binding, KeyPair
 from controller.store import engine, rows, tables
 from controller.store.base import Base
-from controller.store.queries import keypair_row, seen_by, server_row
+from controller.store.prepared import Prepared, columns
+from controller.store.queries import keypair_of, seen_by, server_row
 
-# Made once: every task goes through these, and making them takes longer than doing them.
-_TAKE_OFF = delete(tables.bindings).where(
-    tables.bindings.c.server_id == bindparam("of"), tables.bindings.c.login == bindparam("on")
-)
-_PUT_ON = tables.bindings.insert()
-_OF_SERVER = (
-    select(tables.bindings)
+_THERE = (tables.bindings.c.server_id == bindparam("of"), tables.bindings.c.login == bindparam("on"))
+_TAKE_OFF: Prepared[str] = Prepared(delete(tables.bindings).where(*_THERE).returning(tables.bindings.c.keypair_id))
+_PUT_ON: Prepared[None] = Prepared(tables.bindings.insert())
+_OF_SERVER = Prepared(
+    select(*columns(tables.bindings, Binding))
     .join(tables.servers)
     .where(tables.bindings.c.server_id == bindparam("of"), tables.servers.c.tenant_id == bindparam("tenant"))
-    .order_by(tables.bindings.c.login)
+    .order_by(tables.bindings.c.login),
+    Binding,
+)
+_KEPT = len(fields(Binding))
+_BOUND = Prepared(
+    select(*columns(tables.bindings, Binding), *columns(tables.keypairs, KeyPair))
+    .join(tables.servers, tables.servers.c.id == tables.bindings.c.server_id)
+    .join(tables.keypairs, tables.keypairs.c.id == tables.bindings.c.keypair_id)
+    .where(tables.bindings.c.server_id == bindparam("of"), tables.servers.c.tenant_id == bindparam("tenant"))
+    .order_by(tables.bindings.c.login),
+    lambda *row: (Binding(*row[:_KEPT]), KeyPair(*row[_KEPT:])),
 )
 
 
@@ -30,8 +40,7 @@ class Bindings(Base):
         table = tables.bindings
         if server_id is not None and keypair_id is None:
             with engine.reading(self._engine) as connection:
-                found = connection.execute(_OF_SERVER, {"of": server_id, "tenant": tenant_id}).mappings()
-                return [rows.binding(each) for each in found]
+                return _OF_SERVER.all(connection, of=server_id, tenant=tenant_id)
         query = select(table).join(tables.servers).where(tables.servers.c.tenant_id == tenant_id)
         if server_id is not None:
             query = query.where(table.c.server_id == server_id)
@@ -40,6 +49,11 @@ class Bindings(Base):
         with engine.reading(self._engine) as connection:
             ordered = query.order_by(tables.servers.c.name, table.c.login)
             return [rows.binding(found) for found in connection.execute(ordered).mappings()]
+
+    def bound_there(self, tenant_id: str, server_id: str) -> list[tuple[Binding, KeyPair]]:
+        """Return the bindings of a tenant's server by login, each with its key pair, whoever that belongs to."""
+        with engine.reading(self._engine) as connection:
+            return _BOUND.all(connection, of=server_id, tenant=tenant_id)
 
     def named_bindings(
         self, tenant_id: str, user_id: str, server_ids: Collection[str] | None = None
@@ -70,9 +84,9 @@ class Bindings(Base):
 
     def _bind(self, connection: Connection, binding: Binding) -> None:
         server = server_row(connection, binding.server_id)
-        keypair = rows.keypair(keypair_row(connection, binding.keypair_id))
-        connection.execute(_TAKE_OFF, {"of": binding.server_id, "on": binding.login})
-        connection.execute(_PUT_ON, rows.row(binding))
+        keypair = keypair_of(connection, binding.keypair_id)
+        _TAKE_OFF.run(connection, of=binding.server_id, on=binding.login)
+        _PUT_ON.run(connection, **rows.row(binding))
         self._event(
             connection,
             server.tenant_id,
@@ -86,9 +100,7 @@ class Bindings(Base):
 
     def _unbind(self, connection: Connection, server_id: str, login: str, task_id: str | None) -> bool:
         server = server_row(connection, server_id)
-        gone = connection.execute(
-            _TAKE_OFF.returning(tables.bindings.c.keypair_id), {"of": server_id, "on": login}
-        ).scalar_one_or_none()
+        gone = _TAKE_OFF.first(connection, of=server_id, on=login)
         if gone is not None:
             self._event(
                 connection,

@@ -17,13 +17,19 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
-from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy import Connection, Text, bindparam, func, select
 
 from controller.store import engine, tables
+from controller.store.prepared import Prepared, columns
 
 ORIGIN = "0" * 64  # what stands in the place of a digest before the first event
 CHECKPOINT_EVERY = 256  # events
 Kind = Literal["head", "checkpoint", "export"]
+
+
+# Made once, which json.dumps() does at each call.
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+_IN_ORDER = json.JSONEncoder(sort_keys=True, allow_nan=False)
 
 
 class Signer(Protocol):
@@ -82,7 +88,7 @@ class Reach:
 
 def canonical(value: Mapping[str, Any]) -> bytes:
     """Return the one spelling of a JSON object: ASCII, names in order, no spaces."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+    return _CANONICAL.encode(value).encode("ascii")
 
 
 def spelt(at: datetime) -> str:
@@ -101,12 +107,16 @@ def event_message(digest: str) -> bytes:
     return f"kps audit event 1\n{digest}".encode("ascii")
 
 
-# Made once: every event goes through these, and making them takes longer than doing them.
-_LAST_ID = select(func.max(tables.events.c.id))
-_ADD = tables.events.insert()
-_HEAD = select(tables.event_heads).where(tables.event_heads.c.tenant_id == bindparam("of"))
-_NEW_HEAD = tables.event_heads.insert()
-_MOVE_HEAD = tables.event_heads.update().where(tables.event_heads.c.tenant_id == bindparam("of"))
+_HEADS = tables.event_heads
+_LAST_ID: Prepared[int | None] = Prepared(select(func.max(tables.events.c.id)))
+# The detail comes as the text that it is kept as.
+_ADD: Prepared[None] = Prepared(
+    tables.events.insert().values(detail=bindparam("spelt", type_=Text)),
+    sets=[each.name for each in tables.events.c if each is not tables.events.c.detail],
+)
+_HEAD = Prepared(select(*columns(_HEADS, Reach)).where(_HEADS.c.tenant_id == bindparam("of")), Reach)
+_NEW_HEAD: Prepared[None] = Prepared(_HEADS.insert())
+_MOVE_HEAD: Prepared[None] = Prepared(_HEADS.update().where(_HEADS.c.tenant_id == bindparam("of")), sets=Reach.__slots__)
 
 
 class Chains:
@@ -149,8 +159,8 @@ class Chains:
     def keep_head(self, connection: Connection, reached: Reach) -> Reach:
         """Put on record, signed, how far a tenant's chain reaches."""
         signed = replace(reached, signature=self.signature(reached.tenant_id, reached.message("head")))
-        if not connection.execute(_MOVE_HEAD, _columns(signed) | {"of": signed.tenant_id}).rowcount:
-            connection.execute(_NEW_HEAD, _columns(signed))
+        if not _MOVE_HEAD.run(connection, of=signed.tenant_id, **_columns(signed)):
+            _NEW_HEAD.run(connection, **_columns(signed))
         self._written[signed.tenant_id] = signed
         return signed
 
@@ -174,7 +184,7 @@ class _Adding:
     def __init__(self, chains: Chains, connection: Connection) -> None:
         self._chains = chains
         self._connection = connection
-        self._last_id: int = connection.execute(_LAST_ID).scalar_one() or 0
+        self._last_id: int = _LAST_ID.first(connection) or 0
         self._rows: list[dict[str, Any]] = []  # written all at once: that takes a quarter of the time
         self._heads: dict[str, Reach] = {}
         self._began_at: dict[str, int] = {}
@@ -192,20 +202,19 @@ class _Adding:
 
     def _append(self, event: dict[str, Any], at: datetime) -> None:
         before = self._heads[event["tenant_id"]]
-        # As it will be read: names in order, tuples as lists.
-        detail = json.loads(json.dumps(event["detail"], sort_keys=True, allow_nan=False))
+        text = _IN_ORDER.encode(event["detail"])
         self._last_id += 1
-        row = dict(event, id=self._last_id, number=before.number + 1, detail=detail, at=at)
+        # As it will be read: names in order, tuples as lists.
+        row = dict(event, id=self._last_id, number=before.number + 1, detail=json.loads(text), at=at)
         digest = digest_of(row, before.digest)
         signature = self._chains.signature(before.tenant_id, event_message(digest))
-        row |= {"digest": digest, "signature": signature}
-        self._rows.append(row)
+        self._rows.append(row | {"digest": digest, "signature": signature, "spelt": text})
         self._heads[before.tenant_id] = replace(before, number=row["number"], digest=digest, at=at)
 
     def finish(self) -> None:
         """Write the events, and sign the ends of the chains."""
         if self._rows:
-            self._connection.execute(_ADD, self._rows)
+            _ADD.run_each(self._connection, self._rows)
         for tenant_id, reached in self._heads.items():
             signed = self._chains.keep_head(self._connection, reached)
             if signed.number // CHECKPOINT_EVERY > self._began_at[tenant_id] // CHECKPOINT_EVERY:
@@ -214,10 +223,8 @@ class _Adding:
 
 def head(connection: Connection, tenant_id: str) -> Reach:
     """Return how far a tenant's chain reaches, as it is on record; number 0 where nothing has happened yet."""
-    found = connection.execute(_HEAD, {"of": tenant_id}).mappings().first()
-    if found is None:
-        return Reach(tenant_id, 1, ORIGIN, 0, ORIGIN, datetime.fromtimestamp(0, UTC))
-    return Reach(**found)
+    found = _HEAD.first(connection, of=tenant_id)
+    return found or Reach(tenant_id, 1, ORIGIN, 0, ORIGIN, datetime.fromtimestamp(0, UTC))
 
 
 def _columns(reached: Reach) -> dict[str, Any]:

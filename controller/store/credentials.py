@@ -3,14 +3,20 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, select
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, select
 
 from controller.model import Sealed, SealedCredential, Task
 from controller.store import engine, tables
 from controller.store.base import Base
+from controller.store.prepared import Prepared
 from controller.store.queries import one
 
 MOST_AT_ONCE = 500  # of the variables of one statement
+_ERASE: Prepared[None] = Prepared(
+    delete(tables.credentials).where(
+        tables.credentials.c.owner_id == bindparam("owner"), tables.credentials.c.server_id == bindparam("server")
+    )
+)
 
 
 class Credentials(Base):
@@ -64,6 +70,10 @@ class Credentials(Base):
         gone = connection.execute(delete(tables.credentials).where(*which)).rowcount
         self._in_the_log = self._in_the_log or gone > 0
         return gone
+
+    def _erase_of(self, connection: Connection, task: Task) -> None:
+        gone = _ERASE.run(connection, owner=task.rollout_id or task.id, server=task.server_id)
+        self._in_the_log = self._in_the_log or gone > 0
 
     def _is_kept(self, connection: Connection, task: Task) -> bool:
         query = select(tables.credentials.c.server_id).where(*of_task(task), tables.credentials.c.expires_at > self._now())

@@ -12,7 +12,7 @@ from controller.store import engine, rows, tables
 from controller.store.base import Base
 from controller.store.doubt import in_doubt, of_key, put_in_doubt
 from controller.store.keypairs import in_custody, refuse_gone, refuse_while_busy, told
-from controller.store.queries import keypair_row, one, server_row
+from controller.store.queries import keypair_of, keypair_row, one, server_row
 
 # Called with what is bound on the servers in question, inside the transaction that takes a private half away; raises to stop it.
 Check = Callable[[Sequence[BoundKey]], None]
@@ -27,7 +27,7 @@ class Custody(Base):
     ) -> None:
         """Record who has a private half opened, for what, and for which task."""
         with engine.writing(self._engine) as connection:
-            keypair = rows.keypair(keypair_row(connection, keypair_id))
+            keypair = keypair_of(connection, keypair_id)
             detail = told(keypair) | {"purpose": purpose, "user_id": user_id}
             self._event(connection, keypair.tenant_id, "keypair_opened", detail, task_id=task_id, server_id=server_id)
 
@@ -37,7 +37,7 @@ class Custody(Base):
         Conflict(keypair_changed) where it is not what was read any more.
         """
         with engine.writing(self._engine) as connection:
-            if rows.keypair(keypair_row(connection, before.id)) != before or before.managed:
+            if keypair_of(connection, before.id) != before or before.managed:
                 raise Conflict("keypair_changed", f"{before.name}: it was changed meanwhile; try again")
             refuse_gone(connection, sealed)
             version = {"version": managed(before).version}
@@ -96,9 +96,9 @@ class Custody(Base):
         said: Mapping[str, Any] | None = None,
     ) -> KeyPair:
         table = tables.keypairs
-        before = rows.keypair(keypair_row(connection, keypair_id))
+        before = keypair_of(connection, keypair_id)
         connection.execute(update(table).where(table.c.id == keypair_id).values(columns))
-        after = rows.keypair(keypair_row(connection, keypair_id))
+        after = keypair_of(connection, keypair_id)
         keys = {"master_key_id": after.master_key_id, "before": before.master_key_id}
         self._event(connection, after.tenant_id, kind, told(after) | keys | {"user_id": user_id} | dict(said or {}))
         return after

@@ -11,10 +11,12 @@ from controller.model import FINAL, Server, ServerNotes, route
 from controller.store import engine, rows, tables
 from controller.store.credentials import Credentials
 from controller.store.generations import keep_generation
+from controller.store.prepared import Prepared
 from controller.store.queries import of_server, one, seen_by, server_row, server_where, update_server
 
-# Made once: every task goes through it, and making it takes longer than doing it.
-_NOTE = update(tables.servers).where(tables.servers.c.id == bindparam("of"))
+_THIS = tables.servers.c.id == bindparam("of")
+# What may be noted of a server, one statement for each set of it.
+_NOTES: dict[frozenset[str], Prepared[None]] = {}
 
 
 class Inventory(Credentials):
@@ -191,8 +193,15 @@ class Inventory(Credentials):
 
     def _note(self, connection: Connection, server: Server, notes: ServerNotes) -> None:
         if notes:
-            connection.execute(_NOTE, {"of": server.id, **notes})
+            _noting(notes).run(connection, of=server.id, **notes)
             self._event(connection, server.tenant_id, "server_noted", dict(notes), server_id=server.id)
+
+
+def _noting(notes: ServerNotes) -> Prepared[None]:
+    names = frozenset(notes)
+    if names not in _NOTES:
+        _NOTES[names] = Prepared(update(tables.servers).where(_THIS), sets=sorted(names))
+    return _NOTES[names]
 
 
 def _servers_of(connection: Connection, tenant_id: str) -> list[Server]:

@@ -10,7 +10,7 @@ from controller.model import FINAL, KeyPair, Quotas, Sealed
 from controller.store import engine, rows, tables
 from controller.store.base import Base
 from controller.store.doubt import refuse_in_doubt
-from controller.store.queries import keypair_row, one
+from controller.store.queries import keypair_of, keypair_row, one
 from controller.store.quotas import check_quota
 
 
@@ -67,7 +67,7 @@ class Keypairs(Base):
     def describe_keypair(self, keypair_id: str, description: str, user_id: str) -> KeyPair:
         """Describe a key pair anew."""
         with engine.writing(self._engine) as connection:
-            before = rows.keypair(keypair_row(connection, keypair_id))
+            before = keypair_of(connection, keypair_id)
             after = replace(before, description=description, updated_at=self._now())
             values = {"description": after.description, "updated_at": after.updated_at}
             connection.execute(update(tables.keypairs).where(tables.keypairs.c.id == keypair_id).values(values))
@@ -90,7 +90,7 @@ class Keypairs(Base):
         table = tables.keypairs
         after = replace(upgraded(before), master_key_id=None if sealed is None else sealed.master_key_id)
         with engine.writing(self._engine) as connection:
-            if rows.keypair(keypair_row(connection, before.id)) != before or before.scope != "private":
+            if keypair_of(connection, before.id) != before or before.scope != "private":
                 raise Conflict("keypair_changed", f"{before.name}: it was changed meanwhile; try again")
             self._take_place(connection, after, may_be_first=may_be_first, defaults=defaults)
             refuse_gone(connection, sealed)
@@ -127,7 +127,7 @@ class Keypairs(Base):
     def keypair_by_id(self, keypair_id: str) -> KeyPair:
         """Return a key pair of whatever owner; for who runs a task, not for who asks."""
         with engine.reading(self._engine) as connection:
-            return rows.keypair(keypair_row(connection, keypair_id))
+            return keypair_of(connection, keypair_id)
 
     def keypair_in_custody(self, keypair_id: str) -> tuple[KeyPair, Sealed]:
         """Return a key pair with its sealed private half, as they belong together. Errors: as sealed_private()."""
@@ -143,7 +143,7 @@ class Keypairs(Base):
     def note_export(self, keypair_id: str, user_id: str) -> None:
         """Record who was given the private half."""
         with engine.writing(self._engine) as connection:
-            keypair = rows.keypair(keypair_row(connection, keypair_id))
+            keypair = keypair_of(connection, keypair_id)
             self._event(connection, keypair.tenant_id, "keypair_exported", told(keypair) | {"user_id": user_id})
 
     def delete_keypair(self, keypair_id: str, user_id: str) -> None:
@@ -153,7 +153,7 @@ class Keypairs(Base):
         left it as the only key that opens a login.
         """
         with engine.writing(self._engine) as connection:
-            keypair = rows.keypair(keypair_row(connection, keypair_id))
+            keypair = keypair_of(connection, keypair_id)
             bound = connection.execute(
                 select(tables.servers.c.name, tables.bindings.c.login)
                 .join(tables.bindings)

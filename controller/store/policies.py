@@ -10,7 +10,7 @@ from controller.errors import Conflict, NotFound
 from controller.model import Rollout, RolloutState
 from controller.policy import Aged, Policy
 from controller.store import engine, rows, tables
-from controller.store.queries import keypair_row, one
+from controller.store.queries import keypair_of, one
 from controller.store.rotations import Rotations, servers_of, under_way
 
 PAUSED = "its policy was paused"
@@ -111,7 +111,7 @@ class Policies(Rotations):
             for keypair_id, logins in here.items():
                 if not logins:
                     continue
-                keypair = rows.keypair(keypair_row(connection, keypair_id))
+                keypair = keypair_of(connection, keypair_id)
                 ours = under_way(connection, tables.rotations.c.old_id == keypair_id, policy_id=policy.id)
                 makers = under_way(connection, tables.rotations.c.new_id == keypair_id)
                 found.append(

@@ -3,12 +3,12 @@
 from sqlalchemy import ColumnElement, Connection, RowMapping, Table, Update, bindparam, select, update
 
 from controller.errors import NotFound
-from controller.model import Server, Task
+from controller.model import KeyPair, Server, Task
 from controller.store import rows, tables
+from controller.store.prepared import Prepared, columns
 
-# Made once: every task asks for these, and making them takes longer than doing them.
-_SERVER = select(tables.servers).where(tables.servers.c.id == bindparam("of"))
-_KEYPAIR = select(tables.keypairs).where(tables.keypairs.c.id == bindparam("of"))
+_SERVER = Prepared(select(*columns(tables.servers, Server)).where(tables.servers.c.id == bindparam("of")), Server)
+_KEYPAIR = Prepared(select(*columns(tables.keypairs, KeyPair)).where(tables.keypairs.c.id == bindparam("of")), KeyPair)
 
 
 def one(connection: Connection, table: Table, *where: ColumnElement[bool]) -> RowMapping | None:
@@ -21,21 +21,33 @@ def server_where(connection: Connection, tenant_id: str, which: ColumnElement[bo
 
 
 def server_row(connection: Connection, server_id: str) -> Server:
-    found = connection.execute(_SERVER, {"of": server_id}).mappings().first()
+    found = _SERVER.first(connection, of=server_id)
     if found is None:
         raise NotFound("server_not_found", f"{server_id}: no server of this id", server=server_id)
-    return rows.server(found)
+    return found
 
 
 def update_server(server_id: str) -> Update:
     return update(tables.servers).where(tables.servers.c.id == server_id)
 
 
-def keypair_row(connection: Connection, keypair_id: str) -> RowMapping:
-    found = connection.execute(_KEYPAIR, {"of": keypair_id}).mappings().first()
+def keypair_of(connection: Connection, keypair_id: str) -> KeyPair:
+    found = _KEYPAIR.first(connection, of=keypair_id)
     if found is None:
-        raise NotFound("keypair_not_found", f"{keypair_id}: no key pair of this id", keypair=keypair_id)
+        raise _no_keypair(keypair_id)
     return found
+
+
+def keypair_row(connection: Connection, keypair_id: str) -> RowMapping:
+    """Return a key pair with its sealed private half."""
+    found = one(connection, tables.keypairs, tables.keypairs.c.id == keypair_id)
+    if found is None:
+        raise _no_keypair(keypair_id)
+    return found
+
+
+def _no_keypair(keypair_id: str) -> NotFound:
+    return NotFound("keypair_not_found", f"{keypair_id}: no key pair of this id", keypair=keypair_id)
 
 
 def seen_by(found: RowMapping, user_id: str) -> bool:

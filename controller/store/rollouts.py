@@ -10,12 +10,13 @@ from sqlalchemy import Connection, bindparam, func, insert, select, update
 from controller.errors import Conflict, NotFound
 from controller.model import FINAL, Rollout, RolloutServer, RolloutState, SealedCredential, Task
 from controller.store import engine, rows, tables
+from controller.store.prepared import Prepared
 from controller.store.queries import one
 from controller.store.tasks import Tasks
 
 _LAST = ("status", "server_state", "cause", "finished_at")  # of a server's last task
 _MEMBER = tables.rollout_servers
-_BEGUN = (
+_BEGUN: Prepared[None] = Prepared(
     update(_MEMBER)
     .where(
         _MEMBER.c.rollout_id == bindparam("of"),
@@ -100,10 +101,7 @@ class Rollouts(Tasks):
             there = set(connection.execute(wanted).scalars())
             held = {task.server_id: _GONE for task in begin if task.server_id not in there} | dict(held)
             for task in (each for each in begin if each.server_id in there):
-                moved = connection.execute(
-                    _BEGUN, {"of": rollout_id, "on": task.server_id, "last": task.retry_of, "task": task.id}
-                )
-                if moved.rowcount != 1:
+                if _BEGUN.run(connection, of=rollout_id, on=task.server_id, last=task.retry_of, task=task.id) != 1:
                     message = f"{task.server_name}: somebody else has gone on with rollout {rollout_id} there"
                     raise Conflict("rollout_went_on", message, rollout=rollout_id)
                 kept.append(self._add_task(connection, replace(task, lease_owner=holder, lease_until=until)))

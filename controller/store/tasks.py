@@ -24,9 +24,9 @@ from controller.model import (
 )
 from controller.store import engine, rows, tables
 from controller.store.bindings import Bindings
-from controller.store.credentials import of_task
 from controller.store.doubt import UNCLEAR, in_doubt, told
 from controller.store.inventory import Inventory
+from controller.store.prepared import Prepared, columns
 from controller.store.queries import of_server, one, server_row, task_where
 
 INTERRUPTED = Outcome(
@@ -54,7 +54,6 @@ NOBODY_ASKS = Outcome(
 # What somebody has said is meant all the same: in the trail from the start, and not in the task alone, which can be deleted.
 CONSENTS = ("accept_lockout", "accept_unnamed_lockout", "accept_unproved", "take_over", "force", "revoke", "everywhere")
 
-# Made once: every task goes through these, and making them takes longer than doing them.
 _TASK, _SERVER = tables.tasks, tables.servers
 _THIS = _TASK.c.id == bindparam("of")
 _CLAIMED = ("status", "phase", "server_state", "generation", "started_at", "lease_owner", "lease_until")
@@ -62,19 +61,28 @@ _ENDED = (
     "status", "server_state", "phase", "cause", "message", "evidence", "proofs", "handling", "retryable", "private",
     "finished_at", "lease_owner", "lease_until",
 )  # fmt: skip
-_ADD = _TASK.insert().returning(_TASK.c.seq)
-_SET = update(_TASK).where(_THIS)  # the columns that are given with it
+_COLUMNS = columns(_TASK, Task)
+_ADD: Prepared[int] = Prepared(
+    _TASK.insert().returning(_TASK.c.seq), sets=[each.name for each in _TASK.c if each is not _TASK.c.seq]
+)
+_CLAIM: Prepared[None] = Prepared(update(_TASK).where(_THIS), sets=_CLAIMED)
+_END: Prepared[None] = Prepared(update(_TASK).where(_THIS), sets=_ENDED)
 _DELETE = delete(_TASK).where(_THIS)
 _OURS = (_THIS, _TASK.c.lease_owner == bindparam("by"), _TASK.c.status == "running")
-_RUNNING = select(_TASK).where(*_OURS)
-_PROGRESS = update(_TASK).where(*_OURS).returning(_TASK)
+_READY = Prepared(select(*_COLUMNS).where(_THIS, _TASK.c.status == "ready"), Task)
+_RUNNING = Prepared(select(*_COLUMNS).where(*_OURS), Task)
+_PROGRESS = Prepared(update(_TASK).where(*_OURS).returning(*_COLUMNS), Task, sets=["phase"])
 # Whoever runs on a server, or whose lease there has run out.
-_OTHERS_THERE = select(_TASK.c.seq).where(
-    _TASK.c.server_id == bindparam("of"),
-    _TASK.c.id != bindparam("but"),
-    or_(_TASK.c.status == "running", _TASK.c.lease_until <= bindparam("at")),
+_OTHERS_THERE: Prepared[int] = Prepared(
+    select(_TASK.c.seq)
+    .where(
+        _TASK.c.server_id == bindparam("of"),
+        _TASK.c.id != bindparam("but"),
+        or_(_TASK.c.status == "running", _TASK.c.lease_until <= bindparam("at")),
+    )
+    .limit(1)
 )
-_RAISE_GENERATION = (
+_RAISE_GENERATION: Prepared[int] = Prepared(
     update(_SERVER)
     .where(_SERVER.c.id == bindparam("of"), _SERVER.c.tenant_id == bindparam("tenant"))
     .values(generation=_SERVER.c.generation + 1)
@@ -83,15 +91,30 @@ _RAISE_GENERATION = (
 # The second condition follows from the third; as it is spelt there is an index for it. The first is an expression: by the column
 # the database would go through all failed tasks.
 _UNKNOWN = (
-    select(_TASK)
+    select(*_COLUMNS)
     .where(_TASK.c.status.concat("") == "failed", text(UNCLEAR), _TASK.c.server_state == "unknown")
     .order_by(_TASK.c.seq + 0)  # by the number itself the database would go through the table in its order
 )
 _OTHER = _TASK.alias("other")
 _BUSY = exists().where(_OTHER.c.server_id == _TASK.c.server_id, _OTHER.c.status.in_(("ready", "running")))
-_UNSETTLED = _UNKNOWN.where(~_BUSY)
-_UNSETTLED_THERE = _UNKNOWN.where(_TASK.c.server_id == bindparam("of"))
-_RETRY_OF = select(_TASK.c.id).where(_TASK.c.retry_of == bindparam("of"))
+_UNSETTLED = Prepared(_UNKNOWN.where(~_BUSY), Task)
+_UNSETTLED_THERE = Prepared(_UNKNOWN.where(_TASK.c.server_id == bindparam("of")), Task)
+# What nobody knows for certain about a server, since the last task that has settled it.
+_DOUBTFUL_THERE = Prepared(
+    select(*_COLUMNS)
+    .where(
+        _TASK.c.server_id == bindparam("of"),
+        text(UNCLEAR),
+        _TASK.c.status.concat("") == "failed",
+        _TASK.c.seq
+        > select(func.coalesce(func.max(_OTHER.c.seq), 0))
+        .where(_OTHER.c.server_id == bindparam("of"), _OTHER.c.status.concat("") == "succeeded")
+        .scalar_subquery(),
+    )
+    .order_by((_TASK.c.seq + 0).desc()),
+    Task,
+)
+_RETRY_OF: Prepared[str] = Prepared(select(_TASK.c.id).where(_TASK.c.retry_of == bindparam("of")))
 
 
 class Tasks(Bindings, Inventory):
@@ -121,12 +144,10 @@ class Tasks(Bindings, Inventory):
             return kept
 
     def _add_task(self, connection: Connection, task: Task, more: Mapping[str, Any] | None = None) -> Task:
-        newer = None if task.retry_of is None else connection.execute(_RETRY_OF, {"of": task.retry_of}).scalar_one_or_none()
+        newer = None if task.retry_of is None else _RETRY_OF.first(connection, of=task.retry_of)
         if newer is not None:
             raise Conflict("task_retried", f"task {task.retry_of} was retried as {newer}; retry that one", task=newer)
-        columns = rows.row(task)
-        del columns["seq"]
-        kept = replace(task, seq=connection.execute(_ADD, columns).scalar_one())
+        kept = replace(task, seq=_ADD.one(connection, **rows.row(task)))
         if task.rollout_id is not None and task.retry_of is not None:
             of = tables.rollout_servers
             connection.execute(update(of).where(of.c.task_id == task.retry_of).values(task_id=task.id))
@@ -142,17 +163,15 @@ class Tasks(Bindings, Inventory):
         """
         table = tables.tasks
         with engine.writing(self._engine) as connection:
-            task = task_where(connection, table.c.id == task_id)
-            if task is None or task.status != "ready":
+            task = _READY.first(connection, of=task_id)
+            if task is None:
                 return None
             at = self._now()
-            others = connection.execute(_OTHERS_THERE, {"of": task.server_id, "but": task_id, "at": at}).scalars().all()
-            if others:
+            if _OTHERS_THERE.first(connection, of=task.server_id, but=task_id, at=at) is not None:
                 self._interrupt(connection, of_server(task.server_id), table.c.id != task_id)
                 if one(connection, table, of_server(task.server_id), table.c.status == "running"):
                     return None
-            raised = connection.execute(_RAISE_GENERATION, {"of": task.server_id, "tenant": task.tenant_id})
-            generation = raised.scalar_one_or_none()
+            generation = _RAISE_GENERATION.first(connection, of=task.server_id, tenant=task.tenant_id)
             if generation is None:
                 return None
             claimed = replace(
@@ -165,7 +184,7 @@ class Tasks(Bindings, Inventory):
                 lease_owner=owner,
                 lease_until=at + timedelta(seconds=lease_seconds),
             )
-            connection.execute(_SET, {"of": task_id} | {name: getattr(claimed, name) for name in _CLAIMED})
+            _CLAIM.run(connection, of=task_id, **{name: getattr(claimed, name) for name in _CLAIMED})
             self._task_event(connection, claimed, "task_running", {"generation": generation})
             return claimed
 
@@ -182,10 +201,9 @@ class Tasks(Bindings, Inventory):
     def progress(self, task_id: str, owner: str, phase: str, detail: dict[str, Any]) -> bool:
         """Say where a running task has come to; False when it is no longer ours."""
         with engine.writing(self._engine) as connection:
-            found = connection.execute(_PROGRESS, {"of": task_id, "by": owner, "phase": phase}).mappings().first()
-            if found is None:
+            task = _PROGRESS.first(connection, of=task_id, by=owner, phase=phase)
+            if task is None:
                 return False
-            task = rows.task(found)
             self._task_event(connection, task, "task_phase", detail, phase=phase)
             return True
 
@@ -207,7 +225,7 @@ class Tasks(Bindings, Inventory):
         if outcome.status not in FINAL:
             raise ValueError(f"{outcome.status} is not an end")
         with engine.writing(self._engine) as connection:
-            task = _running(connection, task_id, owner)
+            task = _RUNNING.first(connection, of=task_id, by=owner)
             if task is None or task.generation != generation:
                 return False
             self._record(connection, task, binding, unbind, notes)
@@ -300,9 +318,16 @@ class Tasks(Bindings, Inventory):
     def unsettled(self, server_id: str | None = None) -> list[Task]:
         """Return the ended tasks of which nobody knows how they left their servers, oldest first: of one server, or (None) of
         all on which nobody works now."""
-        asked = (_UNSETTLED, {}) if server_id is None else (_UNSETTLED_THERE, {"of": server_id})
         with engine.reading(self._engine) as connection:
-            return [rows.task(found) for found in connection.execute(*asked).mappings()]
+            if server_id is None:
+                return _UNSETTLED.all(connection)
+            return _UNSETTLED_THERE.all(connection, of=server_id)
+
+    def doubtful_there(self, server_id: str) -> list[Task]:
+        """Return the failed tasks of a server since the last one that has succeeded there of which it is not known for certain
+        how they have left it (unknown, partial): the newest first."""
+        with engine.reading(self._engine) as connection:
+            return _DOUBTFUL_THERE.all(connection, of=server_id)
 
     def tasks(
         self,
@@ -458,9 +483,9 @@ class Tasks(Bindings, Inventory):
             lease_owner=None,
             lease_until=None,
         )
-        connection.execute(_SET, {"of": task.id} | {name: getattr(ended, name) for name in _ENDED})
+        _END.run(connection, of=task.id, **{name: getattr(ended, name) for name in _ENDED})
         if (ended.rollout_id or ended.request.get("given")) and not _tried_again(connection, ended):
-            self._erase(connection, *of_task(ended))
+            self._erase_of(connection, ended)
         detail: dict[str, Any] = {"status": ended.status, "server_state": ended.server_state, "cause": ended.cause}
         if outcome.files:
             detail["files"] = outcome.files
@@ -535,8 +560,3 @@ def _line(connection: Connection, task: Task) -> list[Task]:
         line.append(last)
         last = None if last.retry_of is None else task_where(connection, tables.tasks.c.id == last.retry_of)
     return line
-
-
-def _running(connection: Connection, task_id: str, owner: str) -> Task | None:
-    found = connection.execute(_RUNNING, {"of": task_id, "by": owner}).mappings().first()
-    return None if found is None else rows.task(found)

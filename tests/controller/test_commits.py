@@ -174,11 +174,11 @@ def test_the_trouble_of_one_tenant_is_nobody_elses(store: Store, who: Caller) ->
     assert isinstance(found[1].raised, ValueError)
 
 
-@pytest.mark.parametrize("name", ["_UNSETTLED", "_UNSETTLED_THERE", "_OTHERS_THERE", "_RETRY_OF"])
+@pytest.mark.parametrize("name", ["_UNSETTLED", "_UNSETTLED_THERE", "_OTHERS_THERE", "_DOUBTFUL_THERE", "_RETRY_OF"])
 def test_what_is_asked_for_each_task_goes_through_no_table(store: Store, name: str) -> None:
     """The store's own statements, as it asks them."""
     asked = getattr(tasks_of_store, name)
-    said = str(asked.compile(dialect=sqlite.dialect(), compile_kwargs={"render_postcompile": True}))
+    said = str(asked.statement.compile(dialect=sqlite.dialect(), compile_kwargs={"render_postcompile": True}))
     with store._engine.connect() as connection:
         plan = connection.exec_driver_sql("EXPLAIN QUERY PLAN " + said, ("x",) * said.count("?")).all()
     steps = [str(step[-1]) for step in plan]
