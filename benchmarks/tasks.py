@@ -220,7 +220,7 @@ async def rollout(home: Path, count: int) -> Json:
             rolling.ended(task)
 
         dispatch = InProcess(runner, run, "bench", settings.concurrency, settings.lease_seconds)
-        rolling = Rolling(store, dispatch, home, worker)
+        rolling = Rolling(store, dispatch, home, worker, commits=runner.commits)
         verbs = Rollouts(store, Bindings(store, dispatch, worker), rolling, worker)
         servers = store.servers(who.tenant_id)[-count:]
         secret = {each.id: Credential(password=Secret("x")) for each in servers}

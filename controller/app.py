@@ -106,7 +106,7 @@ async def opened(
         me = owner_name(serving)
         runner = Runner(store, kms, settings, me, worker)
         dispatch = dispatching(settings, runner, me)
-        rolling = Rolling(store, dispatch, settings.home, worker, lambda: stopping.begun)
+        rolling = Rolling(store, dispatch, settings.home, worker, lambda: stopping.begun, runner.commits)
         runner.ended = rolling.ended
         deposits = Deposits(kms, settings.credential_hours)
         metrics = measured(store, settings, dispatch) if serving else None

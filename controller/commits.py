@@ -32,7 +32,8 @@ class Commits:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
         self._waiting.append((contextvars.copy_context(), partial(verb, *args, **kwargs), done))
-        self._go_on()
+        if len(self._waiting) == 1:
+            loop.call_soon(self._go_on)  # after all else that is asked for at this moment
         return await done
 
     def _go_on(self) -> None:
@@ -54,9 +55,10 @@ class Commits:
 
     def _ended(self, waiting: list[asyncio.Future[Any]], work: asyncio.Future[list[Done]]) -> None:
         self._busy = False
-        self._go_on()
         raised = asyncio.CancelledError() if work.cancelled() else work.exception()
         _tell(waiting, work.result() if raised is None else [Done(None, raised)] * len(waiting))
+        # Who was told just now may have the next thing to keep: that goes with what waits.
+        asyncio.get_running_loop().call_soon(self._go_on)
 
 
 def _tell(waiting: list[asyncio.Future[Any]], found: list[Done]) -> None:

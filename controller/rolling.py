@@ -6,7 +6,7 @@ import contextvars
 import fcntl
 import os
 import uuid
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Executor
 from datetime import datetime
 from functools import partial
@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 import structlog
 
+from controller.commits import Commits
 from controller.errors import Conflict, Problem
 from controller.events import Actor, acting
 from controller.model import FINAL, Credential, EndedTask, Rollout, RolloutServer, RolloutState, Task, now
@@ -45,14 +46,21 @@ class Rolling:
     """Drives the rollouts of a home, unless another process of the home does."""
 
     def __init__(
-        self, store: Store, rings: Rings, home: Path, executor: Executor | None, halts: Callable[[], bool] = lambda: False
+        self,
+        store: Store,
+        rings: Rings,
+        home: Path,
+        executor: Executor | None,
+        halts: Callable[[], bool] = lambda: False,
+        commits: Commits | None = None,
     ) -> None:
-        """halts: whether this process is about to stop; nothing is begun then."""
+        """halts: whether this process is about to stop; nothing is begun then. commits: what the tasks write goes through."""
         self._store = store
         self._rings = rings
         self._lock = home / "rollouts.lock"
         self._executor = executor
         self._halts = halts
+        self._commits = commits or Commits(store, executor)
         self._locked: int | None = None
         self._driven: dict[str, _Driven] = {}
         # By rollout and server id, each with its end.
@@ -70,12 +78,12 @@ class Rolling:
             self._driven[rollout.id].begin_anew()
         elif self._is_ours():
             driven = self._driven[rollout.id] = _Driven(self, rollout)
-            driven.work.add_done_callback(partial(self._through, rollout.id))
+            driven.work.add_done_callback(partial(self._is_through, rollout.id))
 
     def ended(self, task: Task) -> None:
         """Take note that a task has come to its end."""
-        if task.rollout_id is not None:
-            self.changed(task.rollout_id)
+        if task.rollout_id in self._driven:
+            self._driven[task.rollout_id].ended(task.id)
 
     def changed(self, rollout_id: str) -> None:
         """Have a rollout looked at: it was paused, or one of its tasks has ended."""
@@ -104,17 +112,19 @@ class Rolling:
     async def off(self, verb: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Call a verb of the store off the event loop, on behalf of whom this is; it is not left half-way."""
         here = contextvars.copy_context()
-        work = asyncio.get_running_loop().run_in_executor(self._executor, partial(here.run, verb, *args, **kwargs))
-        try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            await asyncio.wait([work])  # the store is closed next
-            raise
+        return await _through(
+            asyncio.get_running_loop().run_in_executor(self._executor, partial(here.run, verb, *args, **kwargs))
+        )
 
-    def _at_hand(self, rollout_id: str) -> Mapping[str, Credential]:
-        """Return what this process has in memory for servers of a rollout, by their ids."""
-        self.forget_expired(rollout_id)
-        return {server_id: each for server_id, (each, _) in self._credentials.get(rollout_id, {}).items()}
+    async def kept(self, verb: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Do the same, together with what tasks write at the same time (controller.commits)."""
+        return await _through(asyncio.ensure_future(self._commits.kept(verb, *args, **kwargs)))
+
+    def _at_hand(self, rollout_id: str, server_ids: Iterable[str]) -> Mapping[str, Credential]:
+        """Return what this process has in memory for these servers of a rollout, by their ids."""
+        held, at = self._credentials.get(rollout_id, {}), now()
+        wanted = ((server_id, held[server_id]) for server_id in server_ids if server_id in held)
+        return {server_id: each for server_id, (each, until) in wanted if until is None or at < until}
 
     def forget_expired(self, rollout_id: str) -> None:
         """Let go of what has come to its end in memory too."""
@@ -133,7 +143,7 @@ class Rolling:
             self._locked = found
         return True
 
-    def _through(self, rollout_id: str, work: asyncio.Task[None]) -> None:
+    def _is_through(self, rollout_id: str, work: asyncio.Task[None]) -> None:
         driven = self._driven.pop(rollout_id)
         if driven.anew and not work.cancelled():
             self.begin(driven.rollout)  # it was told to go on as it came to its end
@@ -141,6 +151,15 @@ class Rolling:
             self._credentials.pop(rollout_id, None)
         if not work.cancelled() and work.exception() is not None:
             log.error("rollout", id=rollout_id, code="unexpected", exc_info=work.exception())
+
+
+async def _through(work: asyncio.Future[T]) -> T:
+    """Wait for what is not to be left half-way, also where who waits is called off: the store is closed next."""
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait([work])
+        raise
 
 
 class _Driven:
@@ -156,11 +175,18 @@ class _Driven:
         self._servers: dict[str, RolloutServer] = {}
         self._last: dict[str, str] = {}  # by server id: its last task
         self._running: dict[str, str] = {}  # by task id: its server
+        self._told: set[str] = set()  # tasks of which we were told that they have ended
+        self._looks_at = 0.0  # when all that runs is looked at next, by the loop's clock
         self.work = asyncio.get_running_loop().create_task(self._drive())
 
     def begin_anew(self) -> None:
         """Find out once more how far the rollout is, and go on from there."""
         self.anew = True
+        self.bell.set()
+
+    def ended(self, task_id: str) -> None:
+        """Take note that one of its tasks has ended."""
+        self._told.add(task_id)
         self.bell.set()
 
     async def _drive(self) -> None:
@@ -182,6 +208,7 @@ class _Driven:
     async def _load(self) -> None:
         """Find out from the store how far the rollout is."""
         self.anew = False
+        self._looks_at = 0.0
         off, rollout = self._rolling.off, self.rollout
         rollout = self.rollout = await off(self._store.rollout, rollout.tenant_id, rollout.id)
         servers = await off(self._store.rollout_servers, rollout.id)
@@ -196,18 +223,18 @@ class _Driven:
         # What an earlier controller has handed on, and nobody has taken: where no controller serves this home, it is for us.
         rings = self._rolling._rings
         if adopted := await off(self._store.adopt, rings.owner, rings.lease_seconds, rollout.id):
-            rings.ring([task.id for task in adopted], self._rolling._at_hand(rollout.id))
+            rings.ring([each.id for each in adopted], self._rolling._at_hand(rollout.id, [each.server_id for each in adopted]))
 
     async def _over(self) -> bool:
         """Do what there is to do now; say whether the rollout is not to be driven any more."""
-        off, progress, rollout = self._rolling.off, self._progress, self.rollout
-        self._rolling.forget_expired(rollout.id)
-        for task in await off(self._store.ended_tasks, list(self._running)) if self._running else []:
+        progress, rollout = self._progress, self.rollout
+        state, ended = await self._rolling.kept(self._store.rollout_turn, rollout.id, self._asked_for())
+        for task in ended:
             server_id = self._running.pop(task.id)
             progress.ended(server_id, _ending(task), now())
             if progress.state(server_id) != "later":
                 self._rolling._credentials.get(rollout.id, {}).pop(server_id, None)
-        if (await off(self._store.rollout, rollout.tenant_id, rollout.id)).state != "running":
+        if state != "running":
             return True
         if self._rolling._halts():
             return False
@@ -220,13 +247,23 @@ class _Driven:
             return await self._leave("finished", _told(progress, rollout.plans))
         return progress.waits_for_go and await self._leave("paused", SEEN)
 
+    def _asked_for(self) -> list[str]:
+        """Return the tasks that may have ended: those of which we were told, and now and then all that run."""
+        told, self._told = self._told, set()
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._looks_at:
+            return [each for each in told if each in self._running]
+        self._looks_at = loop.time() + LOOK_SECONDS
+        self._rolling.forget_expired(self.rollout.id)
+        return list(self._running)
+
     async def _begin(self, server_ids: list[str], held: dict[str, str]) -> None:
         rings = self._rolling._rings
         tasks = [self._task(self._servers[each]) for each in server_ids]
-        kept = await self._rolling.off(self._store.rollout_step, self.rollout.id, tasks, held, rings.owner, rings.lease_seconds)
+        kept = await self._rolling.kept(self._store.rollout_step, self.rollout.id, tasks, held, rings.owner, rings.lease_seconds)
         self._running |= {task.id: task.server_id for task in kept}
         self._last |= {task.server_id: task.id for task in kept}
-        rings.ring([task.id for task in kept], self._rolling._at_hand(self.rollout.id))
+        rings.ring([task.id for task in kept], self._rolling._at_hand(self.rollout.id, server_ids))
         if len(kept) != len(tasks):
             raise Conflict("rollout_is_not", f"rollout {self.rollout.id} does not run any more, or has lost servers")
 

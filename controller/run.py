@@ -69,7 +69,8 @@ class Runner:
         self._settings = settings
         self._owner = owner
         self._executor = executor
-        self.kept = Commits(store, executor).kept  # many tasks write at the same time
+        self.commits = Commits(store, executor)  # many tasks write at the same time
+        self.kept = self.commits.kept
         self._on_server: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.pace = Pace()
         self.places = Places(settings.jump_connections)

@@ -90,6 +90,8 @@ class _Compiled:
 
     def __init__(self, statement: Select[Any] | UpdateBase, dialect: Dialect, sets: Sequence[str] | None) -> None:
         made = statement.compile(dialect=dialect, column_keys=None if sets is None else list(sets))
+        if made.post_compile_params:
+            raise ValueError("IN of a list is another statement for each length of it")
         self.text = str(made)
         self._known: list[Any] = []  # by place: constants of the statement
         self._places: list[tuple[int, str, Processor | None]] = []

@@ -8,9 +8,9 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from controller.errors import Conflict, NotFound
-from controller.model import FINAL, Rollout, RolloutServer, RolloutState, SealedCredential, Task
+from controller.model import FINAL, EndedTask, Rollout, RolloutServer, RolloutState, SealedCredential, Task
 from controller.store import engine, rows, tables
-from controller.store.prepared import Prepared
+from controller.store.prepared import Prepared, columns
 from controller.store.queries import one
 from controller.store.tasks import Tasks
 
@@ -25,6 +25,9 @@ _BEGUN: Prepared[None] = Prepared(
     )
     .values(task_id=bindparam("task"), tries=_MEMBER.c.tries + 1)
 )
+_STATE: Prepared[RolloutState] = Prepared(select(tables.rollouts.c.state).where(tables.rollouts.c.id == bindparam("of")))
+_STANDS = Prepared(select(*columns(tables.tasks, EndedTask)).where(tables.tasks.c.id == bindparam("of")), EndedTask)
+_IS_THERE: Prepared[str] = Prepared(select(tables.servers.c.id).where(tables.servers.c.id == bindparam("of")))
 _OVER = ("cancelled", "finished")
 _GONE = "it is not in the inventory any more"
 
@@ -81,6 +84,12 @@ class Rollouts(Tasks):
         with engine.reading(self._engine) as connection:
             return [RolloutServer(**found) for found in connection.execute(query).mappings()]
 
+    def rollout_turn(self, rollout_id: str, task_ids: Collection[str]) -> tuple[RolloutState | None, list[EndedTask]]:
+        """Return a rollout's state, None where there is none, and what those of these tasks that have ended have come to."""
+        with engine.reading(self._engine) as connection:
+            found = [_STANDS.first(connection, of=each) for each in task_ids]
+            return _STATE.first(connection, of=rollout_id), [each for each in found if each and each.status in FINAL]
+
     def rollout_step(
         self, rollout_id: str, begin: Sequence[Task], held: Mapping[str, str], holder: str, lease_seconds: float
     ) -> list[Task]:
@@ -90,17 +99,15 @@ class Rollouts(Tasks):
         where the last task of a server is not the one of which this is a retry: another process has gone on with the rollout. A
         server that is not in the inventory any more is held instead.
         """
-        table, of = tables.rollouts, tables.rollout_servers
+        of = tables.rollout_servers
         until = self._now() + timedelta(seconds=lease_seconds)
         with engine.writing(self._engine) as connection:
-            if one(connection, table, table.c.id == rollout_id, table.c.state == "running") is None:
+            if _STATE.first(connection, of=rollout_id) != "running":
                 return []
             kept = []
-            servers = tables.servers.c.id
-            wanted = select(servers).where(servers.in_([task.server_id for task in begin]))
-            there = set(connection.execute(wanted).scalars())
-            held = {task.server_id: _GONE for task in begin if task.server_id not in there} | dict(held)
-            for task in (each for each in begin if each.server_id in there):
+            gone = {each.server_id for each in begin if _IS_THERE.first(connection, of=each.server_id) is None}
+            held = dict.fromkeys(gone, _GONE) | dict(held)
+            for task in (each for each in begin if each.server_id not in gone):
                 if _BEGUN.run(connection, of=rollout_id, on=task.server_id, last=task.retry_of, task=task.id) != 1:
                     message = f"{task.server_name}: somebody else has gone on with rollout {rollout_id} there"
                     raise Conflict("rollout_went_on", message, rollout=rollout_id)

@@ -1,7 +1,7 @@
 """Tasks: the truth about what was asked for, and how it ended."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -14,7 +14,6 @@ from controller.model import (
     FINAL,
     SERVING,
     Binding,
-    EndedTask,
     Operation,
     Outcome,
     SealedCredential,
@@ -355,13 +354,6 @@ class Tasks(Bindings, Inventory):
             query = query.where(table.c.server_id == server_id)
         with engine.reading(self._engine) as connection:
             return [rows.task(found) for found in connection.execute(query.order_by(table.c.seq).limit(limit)).mappings()]
-
-    def ended_tasks(self, ids: Collection[str]) -> list[EndedTask]:
-        """Return what those of these tasks that have ended have come to."""
-        columns = [_TASK.c[each.name] for each in fields(EndedTask)]
-        query = select(*columns).where(_TASK.c.id.in_(ids), _TASK.c.status.in_(FINAL))
-        with engine.reading(self._engine) as connection:
-            return [EndedTask(*found) for found in connection.execute(query)]
 
     def counted_tasks(
         self,

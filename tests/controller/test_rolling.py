@@ -301,7 +301,8 @@ def test_each_credential_has_its_own_end_in_memory_too(tmp_path: Path, monkeypat
     some = Credential(password=Secret(b"x"))
     driver.begin(SimpleNamespace(id="r"), {"a": some, "b": some}, at + timedelta(hours=1))  # type: ignore[arg-type]
     driver.begin(SimpleNamespace(id="r"), {"a": some}, at + timedelta(hours=720))  # type: ignore[arg-type]
-    assert set(driver._at_hand("r")) == {"a", "b"}
+    assert set(driver._at_hand("r", "abc")) == {"a", "b"}
     monkeypatch.setattr("controller.rolling.now", lambda: at + timedelta(hours=2))
-    assert set(driver._at_hand("r")) == {"a"}
+    assert set(driver._at_hand("r", "ab")) == {"a"}
+    driver.forget_expired("r")
     assert set(driver._credentials["r"]) == {"a"}
