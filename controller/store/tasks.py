@@ -95,7 +95,7 @@ _UNKNOWN = (
     .order_by(_TASK.c.seq + 0)  # by the number itself the database would go through the table in its order
 )
 _OTHER = _TASK.alias("other")
-_BUSY = exists().where(_OTHER.c.server_id == _TASK.c.server_id, _OTHER.c.status.in_(("ready", "running")))
+_BUSY = exists().where(_OTHER.c.server_id == _TASK.c.server_id, or_(_OTHER.c.status == "ready", _OTHER.c.status == "running"))
 _UNSETTLED = Prepared(_UNKNOWN.where(~_BUSY), Task)
 _UNSETTLED_THERE = Prepared(_UNKNOWN.where(_TASK.c.server_id == bindparam("of")), Task)
 # What nobody knows for certain about a server, since the last task that has settled it.

@@ -987,16 +987,19 @@ def test_processes_that_make_the_store_at_once_make_one(url: str) -> None:
 
 
 def _finish_and_die(url: str, task: Task, binding: Binding, place: str) -> None:
-    """Finish a task and be killed in the middle of the transaction, at the statement that writes to this place."""
+    """Finish a task and be killed in the middle: after the statement that writes to this place, or at COMMIT."""
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
 
-    def kill(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if statement.startswith(place):
-            os.kill(os.getpid(), signal.SIGKILL)
+    written = False
 
-    event.listen(Engine, "after_cursor_execute", kill)
-    event.listen(Engine, "commit", lambda connection: kill(connection, None, "COMMIT"))
+    def begins(statement: str) -> None:
+        nonlocal written
+        if written or (place == statement == "COMMIT"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        written = statement.startswith(place)
+
+    event.listen(Engine, "connect", lambda driver, _record: driver.set_trace_callback(begins))
     store = Store(url, Clock())
     store.finish(task.id, "me", task.generation, OUTCOME, binding=binding, notes={"password_login": "off"})
 
