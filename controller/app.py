@@ -29,6 +29,7 @@ from controller.service.auditkeys import AuditKeys
 from controller.service.bindings import Bindings
 from controller.service.console import Console
 from controller.service.custody import Custody
+from controller.service.failures import Failures
 from controller.service.fleet import Fleet
 from controller.service.home import require
 from controller.service.identity import Identity
@@ -144,6 +145,7 @@ async def opened(
                 rollout_reports=RolloutReports(store, rollouts, worker),
                 policies=policies,
                 tasks=tasks,
+                failures=Failures(store, tasks, worker),
                 kms=keys,
                 users=Users(store, worker, settings.quotas),
                 access_keys=AccessKeys(store, kms, worker),

@@ -10,6 +10,7 @@ from controller.service.audit import Audit
 from controller.service.bindings import Bindings
 from controller.service.console import Console
 from controller.service.custody import Custody
+from controller.service.failures import Failures
 from controller.service.keypairs import Keypairs
 from controller.service.kms import KeyService
 from controller.service.news import News
@@ -53,6 +54,7 @@ class Fleet:
     rollout_reports: RolloutReports
     policies: Policies
     tasks: Tasks
+    failures: Failures
     kms: KeyService
     users: Users
     access_keys: AccessKeys

@@ -143,6 +143,12 @@ class Rollouts:
         """Return the tenant's rollouts, the oldest first."""
         return [sight.rollout(who, each) for each in await off_loop(self._executor, self._store.rollouts, who.tenant_id)]
 
+    async def page(self, who: Caller, before: str | None, limit: int) -> builtins.list[Rollout]:
+        """Return the tenant's rollouts, the newest first: of those asked for before this one (an id), so many."""
+        last = None if before is None else await off_loop(self._executor, self._store.rollout, who.tenant_id, before)
+        found = await off_loop(self._executor, self._store.rollouts_before, who.tenant_id, last, limit)
+        return [sight.rollout(who, each) for each in found]
+
     async def get(self, who: Caller, id: str) -> tuple[Rollout, dict[str, Any]]:
         """Return one rollout and how far it is: servers in each state, by cause, by label, and not begun for what reason."""
         rollout = await off_loop(self._executor, self._store.rollout, who.tenant_id, id)

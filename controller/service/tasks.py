@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any, Literal, Protocol
 
 from controller.deposits import Deposits, Order
-from controller.errors import Conflict, NotFound
-from controller.model import Caller, Credential, Event, Operation, SealedCredential, Task, now
+from controller.errors import Conflict, NotFound, Problem
+from controller.model import Caller, Credential, Event, KeyPair, Operation, SealedCredential, Server, Task, now
 from controller.service import sight
 from controller.service.feed import Feed
 from controller.service.roles import allow, may_name_places
@@ -153,6 +153,37 @@ class Tasks:
         self._dispatch.ring([task.id], {} if credential is None else {task.server_id: credential})
         return task
 
+    async def retry_all(
+        self, who: Caller, ids: Sequence[str], credential: Credential | None = None
+    ) -> tuple[builtins.list[Task], builtins.list[Problem]]:
+        """Ask once more for each of these tasks, as retry() does; returns the new tasks, and what refused each of the others.
+
+        Conflict(password_told_once) is among these for a reset that sets a password: whoever retries that is told it.
+        """
+        allow(who, "task.change")
+        if credential is not None and credential.agent_socket:
+            may_name_places(who, "an ssh-agent")
+        again, refused = await off_loop(self._executor, self._all_again, who, ids, credential)
+        # What comes with a reset is what it sets, and nothing that opens a server.
+        opened = [each for each in again if each.operation != "reset"]
+        sealed = await kept_sealed(self._deposits, self._executor, [(Order.of_task(each), credential) for each in opened])
+        holder = (self._dispatch.owner, self._dispatch.lease_seconds)
+        try:
+            tasks = await off_loop(self._executor, self._store.add_tasks, again, *holder, sealed)
+        except Conflict:  # somebody was faster with one of them
+            if len(again) == 1:
+                raise
+            tasks = []
+            for id in [str(each.retry_of) for each in again]:
+                try:
+                    tasks += (await self.retry_all(who, [id], credential))[0]
+                except Problem as problem:
+                    refused.append(problem)
+            return tasks, refused
+        given = {} if credential is None else {each.server_id: credential for each in opened}
+        self._dispatch.ring([each.id for each in tasks], given)
+        return tasks, refused
+
     async def delete(self, who: Caller, id: str) -> Literal["cancelled", "deleted"]:
         """Cancel a task that nobody has begun, take a failed one off the list; Conflict(task_not_failed) for any other."""
         allow(who, "task.change")
@@ -189,36 +220,69 @@ class Tasks:
                 continue
             await self.feed.after(newest, left)
 
+    def _all_again(
+        self, who: Caller, ids: Sequence[str], credential: Credential | None
+    ) -> tuple[builtins.list[Task], builtins.list[Problem]]:
+        """Return what tasks come to when they are asked for once more, and what refuses the others."""
+        old = self._store.tasks(who.tenant_id, ids=ids)
+        servers = {each.id: each for each in self._store.servers(who.tenant_id, called=[task.server_id for task in old])}
+        keypairs = {each.id: each for each in self._store.keypairs(who.tenant_id, who.user_id)}
+        again: builtins.list[Task] = []
+        refused: builtins.list[Problem] = []
+        for task in old:
+            try:
+                if task.operation == "reset" and task.request.get("set_password"):
+                    told = f"task {task.id} sets a password, which is told once; kps task retry {task.id} tells it"
+                    raise Conflict("password_told_once", f"{task.server_name}: {told}", task=task.id)
+                if task.server_id not in servers:
+                    told = "this server is not in the inventory any more"
+                    raise NotFound("server_not_found", f"{task.server_name}: {told}", server=task.server_name)
+                again.append(_again(who, task, servers[task.server_id], keypairs, credential))
+            except Problem as problem:
+                refused.append(problem)
+        return again, refused
+
     def _again(self, who: Caller, id: str, credential: Credential | None) -> Task:
         old = self._store.task(who.tenant_id, id)
-        if old.status not in ("failed", "cancelled"):
-            raise Conflict("task_not_failed", f"task {id} is {old.status}; only a failed task is retried", task=id)
+        _refuse_not_failed(old)
         server = self._store.server(who.tenant_id, old.server_id)
-        # Whoever retries asks for themselves: somebody else's private key pair is not theirs to use.
-        if old.request.get("take_over"):
-            allow(who, "binding.take", "other", old.operation)
-        wanted = old.request.get("keypair_id")
-        keypair = next((seen for seen in self._store.keypairs(who.tenant_id, who.user_id) if seen.id == wanted), None)
-        if keypair is not None:
-            allow(who, "keypair.use", keypair.scope, keypair.name)
-        elif wanted is not None:
-            name = sight.task(who, old).request.get("keypair")
-            message = (
-                f"{name}: no key pair of this name any more" if name else f"task {id} is about no key pair that is yours to use"
-            )
-            raise NotFound("keypair_not_found", message, **({"keypair": name} if name else {}))
-        return Task(
-            id=str(uuid.uuid4()),
-            tenant_id=who.tenant_id,
-            user_id=who.user_id,
-            server_id=server.id,
-            server_name=server.name,
-            login=old.login,
-            operation=old.operation,
-            request={name: value for name, value in old.request.items() if name not in _OF_CREDENTIAL}
-            | given(old.operation, credential),
-            created_at=now(),
-            retry_of=old.id,
-            rollout_id=old.rollout_id,
-            private=keypair is not None and keypair.scope == "private",
+        keypairs = {each.id: each for each in self._store.keypairs(who.tenant_id, who.user_id)}
+        return _again(who, old, server, keypairs, credential)
+
+
+def _refuse_not_failed(task: Task) -> None:
+    if task.status not in ("failed", "cancelled"):
+        raise Conflict("task_not_failed", f"task {task.id} is {task.status}; only a failed task is retried", task=task.id)
+
+
+def _again(who: Caller, old: Task, server: Server, keypairs: Mapping[str, KeyPair], credential: Credential | None) -> Task:
+    """Return a task that asks for what an old one was asked. keypairs: those that the caller sees, by their ids."""
+    _refuse_not_failed(old)
+    # Whoever retries asks for themselves: somebody else's private key pair is not theirs to use.
+    if old.request.get("take_over"):
+        allow(who, "binding.take", "other", old.operation)
+    wanted = old.request.get("keypair_id")
+    keypair = None if wanted is None else keypairs.get(str(wanted))
+    if keypair is not None:
+        allow(who, "keypair.use", keypair.scope, keypair.name)
+    elif wanted is not None:
+        name = sight.task(who, old).request.get("keypair")
+        message = (
+            f"{name}: no key pair of this name any more" if name else f"task {old.id} is about no key pair that is yours to use"
         )
+        raise NotFound("keypair_not_found", message, **({"keypair": name} if name else {}))
+    return Task(
+        id=str(uuid.uuid4()),
+        tenant_id=who.tenant_id,
+        user_id=who.user_id,
+        server_id=server.id,
+        server_name=server.name,
+        login=old.login,
+        operation=old.operation,
+        request={name: value for name, value in old.request.items() if name not in _OF_CREDENTIAL}
+        | given(old.operation, credential),
+        created_at=now(),
+        retry_of=old.id,
+        rollout_id=old.rollout_id,
+        private=keypair is not None and keypair.scope == "private",
+    )

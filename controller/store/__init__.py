@@ -4,6 +4,7 @@ from controller.store.accesskeys import AccessKeys
 from controller.store.console import Console
 from controller.store.copies import Copies
 from controller.store.events import Events
+from controller.store.failures import Failures
 from controller.store.figures import Counted
 from controller.store.keybelongings import KeyBelongings
 from controller.store.masterkeys import MasterKeys
@@ -17,8 +18,9 @@ __all__ = ["Store"]
 
 
 class Store(
-    People, AccessKeys, Temporary, Console, QuotaTable, MasterKeys, RootKeys, KeyBelongings, Copies, Policies, Events, Counted
-):
+    People, AccessKeys, Temporary, Console, QuotaTable, MasterKeys, RootKeys, KeyBelongings, Copies, Failures, Policies, Events,
+    Counted,
+):  # fmt: skip
     """What the controller remembers.
 
     A verb that names something which is not there raises NotFound; a name taken is AlreadyExists.

@@ -24,7 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
-VERSION = "0016"  # the newest migration
+VERSION = "0017"  # the newest migration
 
 
 class Instant(TypeDecorator[datetime]):
@@ -327,6 +327,11 @@ tasks = Table(
     Index("tasks_in_doubt", "server_id",
           sqlite_where=text("server_state IN ('unknown', 'partial')"),
           postgresql_where=text("server_state IN ('unknown', 'partial')")),
+    # What stands failed, by cause, and what is a retry: of few among many.
+    Index("tasks_failed", "tenant_id", "cause", "seq",
+          sqlite_where=text("status = 'failed'"), postgresql_where=text("status = 'failed'")),
+    Index("tasks_retries", "tenant_id", "seq",
+          sqlite_where=text("retry_of IS NOT NULL"), postgresql_where=text("retry_of IS NOT NULL")),
     Index("tasks_by_status", "status", "tenant_id", "operation", "id"),  # all that a list's total is told from
     # Whatever the code does, the database never holds two running tasks of one server.
     Index("one_running_task", "server_id", unique=True,

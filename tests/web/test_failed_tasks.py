@@ -1,0 +1,255 @@
+"""Failed tasks: what somebody on call sees first, what they may do, and that a retry does what it says."""
+
+import pytest
+
+from controller.model import Role, Secret
+from controller.settings import Settings
+from controller.web import failedtasks
+from tests.controller.faces import SUCCEEDED
+from tests.web.client import Visitor, visit
+from tests.web.trouble import FULL, HOSTILE, LOST, WRONG, ordered, servers, settled, stub
+
+HERE = "/console/failed-tasks/"
+
+
+async def trouble(visitor: Visitor) -> None:
+    """Have three servers fail, each by another cause."""
+    await servers(visitor, 3, zone="a")
+    await visitor.fleet.keypairs.create(visitor.fleet.owner, "ops", scope="account")
+    await ordered(visitor, "bind", "web-1", "web-2", "web-3", keypair="ops")
+
+
+def test_where_nothing_failed_the_page_says_so(settings: Settings) -> None:
+    async def story(visitor: Visitor) -> None:
+        assert "Nothing has failed" in (await visitor.get(HERE)).text
+        assert "No failed task is like that" in (await visitor.get(f"{HERE}?server=x")).text
+        for query in ("label=zone", "since=ever", "label=%3Da"):
+            assert (await visitor.get(f"{HERE}?{query}")).status_code in (400, 422), query
+
+    visit(settings, story, "auditor")
+
+
+def test_what_left_a_server_unclear_comes_first_each_cause_with_what_to_do(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub(monkeypatch, {"web-1": WRONG, "web-2": FULL, "web-3": LOST})
+
+    async def story(visitor: Visitor) -> None:
+        await trouble(visitor)
+        shown = (await visitor.get(HERE)).text
+        places = [shown.index(f'id="cause-{cause}"') for cause in ("connection_lost", "disk_full", "wrong_password")]
+        assert places == sorted(places)
+        assert "left a server unclear" in shown
+        assert "Free some space" in shown
+        assert "<script>" not in shown.replace("<script src=", "")
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;\\x1b[31m\\u202e&lt;img" in shown
+        (task,) = [each for each in await visitor.fleet.tasks.list(visitor.fleet.owner) if each.cause == "wrong_password"]
+        one = (await visitor.get(HERE + task.id)).text
+        assert HOSTILE not in one
+        for told in ("Check it.", "a task came to its final state", "What happened", "connect", "root@192.0.2.1 port 22"):
+            assert told in one
+
+    visit(settings, story, "operator")
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("cause=disk_full", {"web-2"}),
+        ("server=eb-3", {"web-3"}),
+        ("server=%25", set()),
+        ("label=zone%3Da", {"web-1", "web-2", "web-3"}),
+        ("label=zone%3Db", set()),
+        ("since=hour", {"web-1", "web-2", "web-3"}),
+        ("rollout=none", set()),
+        ("cause=disk_full&server=web-1", set()),
+    ],
+)
+def test_they_are_looked_for(settings: Settings, monkeypatch: pytest.MonkeyPatch, query: str, found: set[str]) -> None:
+    stub(monkeypatch, {"web-1": WRONG, "web-2": FULL, "web-3": LOST})
+
+    async def story(visitor: Visitor) -> None:
+        await trouble(visitor)
+        shown = (await visitor.get(f"{HERE}?{query}")).text
+        assert {name for name in ("web-1", "web-2", "web-3") if f'">{name}</a>' in shown} == found
+
+    visit(settings, story, "auditor")
+
+
+def test_many_of_one_cause_come_by_page(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub(monkeypatch, dict.fromkeys([f"web-{number}" for number in range(9)], FULL))
+    monkeypatch.setattr(failedtasks, "PAGE", 3)
+
+    async def story(visitor: Visitor) -> None:
+        await servers(visitor, 8)
+        await visitor.fleet.keypairs.create(visitor.fleet.owner, "ops", scope="account")
+        await ordered(visitor, "bind", *(f"web-{number}" for number in range(1, 9)), keypair="ops")
+        first = (await visitor.get(HERE)).text
+        assert "All 8 tasks by disk_full" in first
+        path, seen = f"{HERE}?cause=disk_full", []
+        while path:
+            shown = (await visitor.get(path)).text
+            seen += [number for number in range(8, 0, -1) if f'">web-{number}</a>' in shown]
+            path = shown.partition('rel="next"')[0].rpartition('href="')[2].rstrip('" ').replace("&amp;", "&")
+            path = path if 'rel="next"' in shown else ""
+        assert seen == list(range(8, 0, -1))
+
+    visit(settings, story, "auditor")
+
+
+def test_one_is_tried_again_with_a_new_password_that_nothing_shows(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = {"web-1": WRONG}
+    given = stub(monkeypatch, outcomes)
+
+    async def story(visitor: Visitor) -> None:
+        await servers(visitor, 1)
+        await visitor.fleet.keypairs.create(visitor.fleet.owner, "ops", scope="account")
+        (task,) = await ordered(visitor, "bind", "web-1", keypair="ops")
+        form = f"{HERE}again?task={task.id}"
+        assert "Whose password" in (await visitor.get(form)).text
+        outcomes["web-1"] = SUCCEEDED
+        asked = {"task": task.id, "password": " s3cret ", "password_of": "root"}
+        after = await visitor.send(f"{HERE}retry", asked, page=form)
+        assert (after.status_code, after.url.path) == (200, HERE)
+        assert "1 task is tried again" in after.text
+        await settled(visitor)
+        credential = given["web-1"]
+        assert credential is not None
+        assert credential.password == Secret(" s3cret ")
+        assert credential.password_of == "root"
+        shown = (await visitor.get(HERE)).text
+        assert "Nothing has failed" in shown
+        assert "Tried again last" in shown
+        again = next(each for each in await visitor.fleet.tasks.list(visitor.fleet.owner) if each.retry_of == task.id)
+        for page in (shown, (await visitor.get(HERE + again.id)).text, (await visitor.get(HERE + task.id)).text):
+            assert "s3cret" not in page
+        assert "how that went" in page
+
+    visit(settings, story, "operator")
+
+
+def test_all_of_a_cause_are_tried_again_and_what_cannot_be_is_told(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = {"web-1": FULL, "web-2": FULL, "web-3": WRONG}
+    given = stub(monkeypatch, outcomes)
+
+    async def story(visitor: Visitor) -> None:
+        await trouble(visitor)
+        await visitor.fleet.servers.remove(visitor.fleet.owner, "web-1")
+        given.clear()
+        outcomes["web-2"] = SUCCEEDED
+        after = await visitor.send(f"{HERE}retry", {"cause": "disk_full"}, page=HERE)
+        assert "1 task is tried again; 1 not (server_not_found)" in after.text
+        await settled(visitor)
+        assert list(given) == ["web-2"]
+        assert 'id="cause-wrong_password"' in (await visitor.get(HERE)).text
+
+    visit(settings, story, "operator")
+
+
+def test_they_are_reached_otherwise_from_then_on(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub(monkeypatch, {"web-1": FULL, "web-2": FULL})
+
+    async def story(visitor: Visitor) -> None:
+        owner = visitor.fleet.owner
+        await trouble(visitor)
+        refused = await visitor.send(f"{HERE}retry", {"cause": "disk_full", "host": "192.0.2.99"}, page=HERE)
+        assert "host_of_many" in refused.text
+        await visitor.send(f"{HERE}retry", {"cause": "disk_full", "port": "2222", "jump": "web-3"}, page=HERE)
+        await settled(visitor)
+        reached = [await visitor.fleet.servers.get(owner, name) for name in ("web-1", "web-2", "web-3")]
+        assert [(each.port, len(each.jumps)) for each in reached] == [(2222, 1), (2222, 1), (22, 0)]
+        (task,) = [each for each in await visitor.fleet.tasks.list(owner, failed=True) if each.server_name == "web-1"]
+        form = f"{HERE}again?task={task.id}"
+        assert 'placeholder="2222"' in (await visitor.get(form)).text
+        await visitor.send(f"{HERE}retry", {"task": task.id, "host": "192.0.2.99", "directly": "on"}, page=form)
+        moved = await visitor.fleet.servers.get(owner, "web-1")
+        assert (moved.host, moved.port, moved.jumps) == ("192.0.2.99", 2222, [])
+
+    visit(settings, story, "operator")
+
+
+@pytest.mark.parametrize(
+    ("form", "code"),
+    [
+        ({"passphrase": "x"}, "invalid"),
+        ({"password_of": "root"}, "invalid"),
+        ({"port": "70000"}, "port_unusable"),
+        ({"port": "1e3"}, "invalid"),
+        ({"jump": "nobody"}, "server_not_found"),
+        ({"jump": "web-2", "directly": "on"}, "options_contradict"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_is_tried(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, form: dict[str, str], code: str
+) -> None:
+    stub(monkeypatch, {"web-1": WRONG})
+
+    async def story(visitor: Visitor) -> None:
+        await trouble(visitor)
+        refused = await visitor.send(f"{HERE}retry", form | {"cause": "wrong_password"}, page=HERE)
+        assert code in refused.text
+        assert refused.status_code in (400, 404, 409, 422)
+        assert not await visitor.fleet.failures.retries(visitor.fleet.owner, 1)
+
+    visit(settings, story, "operator")
+
+
+def test_they_are_deleted_once_somebody_has_said_yes_and_one_in_doubt_stays(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub(monkeypatch, {"web-1": WRONG, "web-2": FULL, "web-3": LOST})
+
+    async def story(visitor: Visitor) -> None:
+        await trouble(visitor)
+        asked = f"{HERE}delete?cause=disk_full"
+        assert "1 failed task" in (await visitor.get(asked)).text
+        assert "1 task is deleted" in (await visitor.send(f"{HERE}delete", {"cause": "disk_full"}, page=asked)).text
+        told = (await visitor.send(f"{HERE}delete", page=f"{HERE}delete")).text
+        assert "1 task is deleted; 1 not (task_in_doubt)" in told
+        left = await visitor.fleet.failures.list(visitor.fleet.owner, failedtasks.Selected().which)
+        assert [each.cause for each in left] == ["connection_lost"]
+
+    visit(settings, story, "operator")
+
+
+@pytest.mark.parametrize("role", ["administrator", "operator", "auditor"])
+def test_who_may_not_has_no_button_and_is_refused(settings: Settings, monkeypatch: pytest.MonkeyPatch, role: Role) -> None:
+    stub(monkeypatch, {"web-1": WRONG, "web-2": FULL})
+    may = role != "auditor"
+
+    async def story(visitor: Visitor) -> None:
+        await trouble(visitor)
+        first, second = await visitor.fleet.tasks.list(visitor.fleet.owner, failed=True)
+        for path in (HERE, HERE + first.id, f"{HERE}again?task={first.id}", f"{HERE}delete?task={first.id}"):
+            shown = (await visitor.get(path)).text.partition("<main")[2]
+            assert ("<button" in shown.replace("<button>Show</button>", "")) == may, path
+        for path, task in (("retry", first), ("delete", second)):
+            answer = await visitor.send(HERE + path, {"task": task.id}, page=HERE)
+            assert ("role_reads_only" in answer.text, answer.status_code) == (not may, 200 if may else 403)
+            await settled(visitor)
+        left = await visitor.fleet.tasks.list(visitor.fleet.owner)
+        assert (len([each for each in left if each.retry_of == first.id]), second in left) == (int(may), not may)
+
+    visit(settings, story, role)
+
+
+def test_a_reset_that_sets_a_password_is_retried_where_that_can_be_told(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = stub(monkeypatch, {"web-1": FULL})
+
+    async def story(visitor: Visitor) -> None:
+        await servers(visitor, 1)
+        await visitor.fleet.keypairs.create(visitor.fleet.owner, "ops", scope="account")
+        (task,) = await ordered(visitor, "reset", "web-1", keypair="ops", root="/mnt", set_password=True)
+        given.clear()
+        assert f"kps task retry {task.id}" in (await visitor.get(HERE + task.id)).text
+        answer = await visitor.send(f"{HERE}retry", {"task": task.id, "password": "mine"}, page=f"{HERE}delete")
+        assert "password_told_once" in answer.text
+        (plain,) = await ordered(visitor, "reset", "web-1", keypair="ops", root="/mnt")
+        given.clear()
+        await visitor.send(f"{HERE}retry", {"task": plain.id, "password": "mine"}, page=f"{HERE}delete")
+        await settled(visitor)
+        assert given == {"web-1": None}, "what is given opens a server, and becomes nobody's password"
+
+    visit(settings, story, "administrator")
