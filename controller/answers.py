@@ -534,6 +534,16 @@ class MadeToken(Token):
     token: str
 
 
+class ConsoleLink(TypedDict):
+    """code: here and nowhere else. url: with the code behind its #, where the controller knows how it is reached."""
+
+    user: str
+    code: str
+    path: str
+    url: str | None
+    expires_at: Time
+
+
 class Quota(TypedDict):
     """set: whether somebody has set the limit; else it is the default."""
 

@@ -44,6 +44,7 @@ from controller.service.rolloutplans import RolloutPlans
 from controller.service.rolloutreports import RolloutReports
 from controller.service.rollouts import Rollouts
 from controller.service.servers import Servers
+from controller.service.standing import Standing
 from controller.service.stopping import Stopping
 from controller.service.streams import Streams
 from controller.service.tasks import Tasks
@@ -139,6 +140,7 @@ async def opened(
                 keypairs=Keypairs(store, kms, worker, settings.quotas),
                 custody=Custody(store, kms, worker),
                 servers=Servers(store, hostkeys, settings.connect_timeout_seconds, worker, settings.allowed_networks),
+                standing=Standing(store, worker),
                 bindings=bindings,
                 rollouts=rollouts,
                 rollout_plans=RolloutPlans(store, rollouts, audit_keys, worker),

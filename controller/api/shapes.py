@@ -180,6 +180,17 @@ class NewToken(Request):
     description: Annotated[str, StringConstraints(max_length=255)] = ""
 
 
+class NewConsolePassword(Request):
+    password: Password
+
+
+class NewConsoleLink(Request):
+    """user: else the caller."""
+
+    user: Name | None = None
+    minutes: int = Field(default=10, ge=1, le=24 * 60)
+
+
 class NewQuota(Request):
     """limit: null for the default. user: else the tenant."""
 

@@ -9,6 +9,7 @@ from controller.cli import backup, exits, home, network, operations, output
 from controller.cli.audit import audit
 from controller.cli.certificate import certificate
 from controller.cli.command import Home, Json, Profile, grouping, remember
+from controller.cli.console import console
 from controller.cli.keyfiles import keypairs
 from controller.cli.kms import kms
 from controller.cli.policies import policies
@@ -73,6 +74,7 @@ app.add_typer(audit, name="audit")
 app.add_typer(roots, name="root")
 app.add_typer(certificate, name="certificate")
 app.add_typer(users, name="user")
+app.add_typer(console, name="console")
 app.add_typer(access_keys, name="access-key")
 app.add_typer(temporary_keys, name="temporary-key")
 app.add_typer(tokens, name="token")

@@ -121,6 +121,13 @@ FIELDS: dict[str, dict[str, str]] = {
         "secret_key": "the secret",
         "security_token": "what goes with it in each request",
     },
+    "console link": {
+        "user": "whom it lets in",
+        "code": "what it carries; in this answer and nowhere else",
+        "path": "of the page that takes the code",
+        "url": "the whole link, or null where nobody serves the console",
+        "expires_at": "when it ends by itself",
+    },
     "token": {
         "id": "32 hexadecimal digits; not the token",
         "user": "whose it is",
@@ -289,6 +296,7 @@ ABOUT: dict[str, str] = {
     "access key": "`kps access-key create`, `rotate`, `disable` and `enable`; `list` prints a list of them.",
     "temporary access key": "`kps temporary-key create`; `list` prints a list of them.",
     "token": "`kps token create`; `list` prints a list of them.",
+    "console link": "`kps console link`.",
     "quota": "`kps quota show` and `set` print a list of them.",
     "tenant": "`kps tenant create`; `list` prints a list of them.",
     "task": "`kps task show`; `list` prints a list of them.",

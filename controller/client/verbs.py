@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from controller.client.call import Call, Flow, Verb, segment
+from controller.client.console import ConsoleVerbs
 from controller.client.masterkeys import MasterKeyVerbs
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ WAIT_SECONDS = 20  # of one long poll
 ENDINGS = frozenset({"task_finished", "task_cancelled", "task_interrupted"})
 
 
-class Verbs(MasterKeyVerbs):
+class Verbs(MasterKeyVerbs, ConsoleVerbs):
     """What both clients can ask for. What a path would not take as a name is refused as the name of nothing (not_found)."""
 
     @Verb

@@ -22,6 +22,7 @@ from controller.service.rolloutplans import RolloutPlans
 from controller.service.rolloutreports import RolloutReports
 from controller.service.rollouts import Rollouts
 from controller.service.servers import Servers
+from controller.service.standing import Standing
 from controller.service.stopping import Stopping
 from controller.service.streams import Streams
 from controller.service.tasks import Tasks
@@ -48,6 +49,7 @@ class Fleet:
     keypairs: Keypairs
     custody: Custody
     servers: Servers
+    standing: Standing
     bindings: Bindings
     rollouts: Rollouts
     rollout_plans: RolloutPlans

@@ -12,14 +12,15 @@ from controller.store.people import People
 from controller.store.policies import Policies
 from controller.store.quotas import QuotaTable
 from controller.store.rootkeys import RootKeys
+from controller.store.standing import Standing
 from controller.store.temporary import Temporary
 
 __all__ = ["Store"]
 
 
 class Store(
-    People, AccessKeys, Temporary, Console, QuotaTable, MasterKeys, RootKeys, KeyBelongings, Copies, Failures, Policies, Events,
-    Counted,
+    People, AccessKeys, Temporary, Console, Standing, QuotaTable, MasterKeys, RootKeys, KeyBelongings, Copies, Failures, Policies,
+    Events, Counted,
 ):  # fmt: skip
     """What the controller remembers.
 

@@ -17,6 +17,7 @@ from controller.web import (
     keypairs,
     keys,
     live,
+    orders,
     overview,
     refusals,
     rollouts,
@@ -27,7 +28,7 @@ from controller.web import (
 from controller.web.asking import Flashes, NotSignedIn, around, guarded, page_of, sign_in_first
 from controller.web.door import ROOT, SIGNED_IN, Door
 
-PARTS = (overview, servers, keypairs, failedtasks, rollouts, emergency, audit, keys, signin, signout, live, assets)
+PARTS = (overview, servers, orders, keypairs, failedtasks, rollouts, emergency, audit, keys, signin, signout, live, assets)
 
 
 class Entry:

@@ -9,6 +9,7 @@ from typing import Any
 from controller import keyfiles
 from controller.errors import NotAllowed
 from controller.model import Caller, KeyPair, MasterKey, Rollout, Secret, Server, Task, User
+from controller.service.standing import Sought
 from tests.controller.world import HOST_KEY, PUBLIC, STORED, World
 
 HOST = "192.0.2.9"
@@ -110,6 +111,10 @@ VERBS: dict[str, tuple[str, Call]] = {
     "AccessKeys.delete": ("not found", lambda w, me, it: w.access_keys.delete(me, it.access_key)),
     "Console.set_password": ("not found", lambda w, me, it: w.console.set_password(me, it.user.id, Secret("a long password"))),
     "Console.link": ("not found", lambda w, me, it: w.console.link(me, it.user.id)),
+    "Standing.servers": ("own", lambda w, me, it: w.standing.servers(me, Sought())),
+    "Standing.found": ("own", lambda w, me, it: w.standing.found(me, Sought(words=[it.server.name]), 100)),
+    "Standing.one": ("not found", lambda w, me, it: w.standing.one(me, it.server.name)),
+    "Standing.tasks": ("not found", lambda w, me, it: w.standing.tasks(me, it.server.id)),
     "News.after": ("own", lambda w, me, it: w.news.after(me, 0, 0)),
     "TemporaryKeys.create": ("not found", lambda w, me, it: w.temporary_keys.create(me, it.access_key)),
     "TemporaryKeys.list": ("own", lambda w, me, it: w.temporary_keys.list(me)),

@@ -45,6 +45,7 @@ from controller.service.rolloutplans import RolloutPlans
 from controller.service.rolloutreports import RolloutReports
 from controller.service.rollouts import Rollouts
 from controller.service.servers import Servers
+from controller.service.standing import Standing
 from controller.service.tasks import Tasks
 from controller.service.temporary import TemporaryKeys, Tokens
 from controller.settings import Settings
@@ -107,6 +108,7 @@ class World:
         self.tokens = Tokens(self.store)
         self.console = Console(self.store)
         self.news = News(self.store, self.tasks.feed)
+        self.standing = Standing(self.store)
         self.identity = Identity(self.store, self.kms)
         self.quotas = QuotaVerbs(self.store, defaults)
         audit_keys = AuditKeys(self.store, self.kms)

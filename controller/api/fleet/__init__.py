@@ -5,6 +5,7 @@ from fastapi import APIRouter, Depends
 from controller.api.fleet import (
     audit,
     bindings,
+    console,
     custody,
     health,
     keypairs,
@@ -40,6 +41,7 @@ PARTS = (
     stream,
     people,
     temporary,
+    console,
     audit,
 )
 for part in PARTS:

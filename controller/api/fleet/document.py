@@ -130,6 +130,8 @@ ANSWERS: dict[str, Answer] = {
     "GET /temporary-keys": Answer(list[a.TemporaryKey]),
     "POST /temporary-keys": Answer(a.MadeTemporaryKey),
     "DELETE /temporary-keys/{access_key}": Answer(),
+    "PUT /users/{name}/console-password": Answer(),
+    "POST /console-links": Answer(a.ConsoleLink),
     "GET /tokens": Answer(list[a.Token]),
     "POST /tokens": Answer(a.MadeToken),
     "DELETE /tokens/{token_id}": Answer(),

@@ -239,6 +239,8 @@ EXAMPLES: dict[str, Any] = {
     | {"project_id": "9f86d081884c4d63a1b2c3d4e5f60718", "secret_key": "demo-secret-key-for-examples-only-000001"}
     | {"security_token": "demo-security-token-for-examples-only-00001"},
     "Token": _TOKEN,
+    "ConsoleLink": {"user": "alice", "code": "demo-code-for-examples-only-00000000000000001", "path": "/console/link"}
+    | {"url": "https://kps.example.com:8443/console/link#demo-code-for-examples-only-00000000000000001", "expires_at": _AT},
     "MadeToken": _TOKEN | {"token": "kpst_demo-token-for-examples-only-0000000000001"},
     "MadeAccessKey": _ACCESS_KEY | {"secret_key": "demo-secret-key-for-examples-only-000001"},
     "Quota": {"name": "users", "used": 3, "limit": 50, "set": False},
@@ -319,6 +321,8 @@ EXAMPLES: dict[str, Any] = {
     "NewUser": {"name": "alice", "role": "operator", "source_networks": ["192.0.2.0/24"]},
     "ChangedUser": {"enabled": False},
     "NewTemporaryKey": {"seconds": 900},
+    "NewConsolePassword": {"password": "correct horse battery staple"},
+    "NewConsoleLink": {"user": "alice", "minutes": 10},
     "NewToken": {"user": "alice", "seconds": 28800, "description": "nightly report"},
     "NewAccessKey": {"user": "alice", "days": 90},
     "ChangedAccessKey": {"enabled": False},

@@ -1,0 +1,198 @@
+"""Orders for servers: what is to be done, the plan of it, and then that it is done as it was planned."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from controller.errors import Invalid
+from controller.model import Credential, KeyPair, Secret, Server
+from controller.service.rolloutplans import Look
+from controller.web.asking import Asked, Form, Page
+from controller.web.seeking import MOST, sought_by
+
+router = APIRouter(prefix="/orders")
+
+OPERATIONS = {
+    "bind": "Bind a key pair",
+    "replace": "Replace the key pair",
+    "unbind": "Unbind the key pair",
+    "password-login-disable": "Turn password login off",
+    "password-login-enable": "Turn password login on",
+}
+NEED_A_KEYPAIR = ("bind", "replace")
+_BOXES = {
+    "bind": ("keep_password_login", "fix_permissions"),
+    "replace": ("close_password_login", "fix_permissions", "revoke", "everywhere", "end_sessions", "take_over"),
+    "unbind": ("revoke", "everywhere", "end_sessions", "take_over", "accept_unproved"),
+    "password-login-disable": ("accept_unproved",),
+    "password-login-enable": (),
+}
+_LOCKS_OUT = ("bind", "replace", "unbind", "password-login-disable")
+MOST_PASSWORDS = 20  # fields for them on one page
+MOST_SHOWN = 500  # looks
+
+
+@dataclass(frozen=True, slots=True)
+class Alike:
+    """Servers on which the same would be done."""
+
+    names: list[str]
+    look: Look
+
+
+@router.get("/new")
+async def ask(page: Page, operation: str = "bind") -> Response:
+    """Ask what is to be done on the servers that were chosen."""
+    operation = _known(operation)
+    query = page.request.query_params
+    fields = {name: query.getlist(name) for name in ("server", "q", "password", "bound", "failed", "everything")}
+    chosen = await _chosen(page, fields)
+    usable = [each for each in await page.fleet.keypairs.list(page.who) if page.may("keypair.use", each.scope)]
+    return await page.show(
+        "orders/new.html",
+        "servers",
+        OPERATIONS[operation],
+        crumbs=[("Servers", "/console/servers/")],
+        operation=operation,
+        servers=chosen,
+        fields={name: value for name, value in fields.items() if value},
+        keypairs=[(each.name, _described(each)) for each in usable],
+        boxes=_BOXES[operation],
+        locks_out=operation in _LOCKS_OUT,
+        needs_keypair=operation in NEED_A_KEYPAIR,
+        passwords=[each.name for each in chosen] if len(chosen) <= MOST_PASSWORDS else [],
+    )
+
+
+@router.post("/plan")
+async def plan(page: Page) -> Response:
+    """Have the servers looked at, for a plan."""
+    form = page.form
+    operation = _known(form.text("operation"))
+    chosen = await _chosen(page, {name: form.all(name) for name in ("server", "q", "password", "bound", "failed", "everything")})
+    request: dict[str, Any] = {name: True for name in _BOXES[operation] if form.on(name)} | {"plan": True}
+    if operation in NEED_A_KEYPAIR:
+        request["keypair"] = form.text("keypair") or None
+    if login := form.text("login", most=65):
+        request["login"] = login
+    if operation in _LOCKS_OUT and (lost := form.text("accept_lockout").replace(",", " ").split()):
+        request["accept_lockout"] = lost
+    given = await credentials(form, chosen)
+    begun = await page.fleet.rollouts.start(page.who, operation, chosen, request, {}, given)
+    return page.go(f"/console/orders/plans/{begun.id}")
+
+
+@router.get("/plans/{id}")
+async def show_plan(page: Page, id: str) -> Response:
+    """Show what would be done, server by server, and ask whether it is to be."""
+    rollout, counts = await page.fleet.rollouts.get(page.who, id)
+    looks = await page.fleet.rollout_plans.looks(page.who, id, -1, MOST_SHOWN)
+    ready = rollout.state == "finished"
+    able = [look for look in looks if look.seen is not None and look.cause is None]
+    others = [look for look in looks if look not in able]
+    return await page.show(
+        "orders/plan.html",
+        "servers",
+        f"Plan: {OPERATIONS.get(rollout.operation, rollout.operation).lower()}",
+        crumbs=[("Servers", "/console/servers/")],
+        rollout=rollout,
+        looked=sum(counts["states"][each] for each in ("succeeded", "unchanged", "failed", "cancelled", "held")),
+        ready=ready,
+        alike=_alike(able),
+        others=others if ready else [],
+        able=len(able),
+        more=max(0, rollout.servers - len(looks)),
+        passwords=[look.server for look in able] if len(able) <= MOST_PASSWORDS else [],
+    )
+
+
+@router.post("/plans/{id}/start")
+async def start(page: Page, id: str) -> Response:
+    """Do what was planned, on the servers that are still as they were seen."""
+    known = {look.server: look.server_id for look in await page.fleet.rollout_plans.looks(page.who, id)}
+    given = await _given(page.form, known)
+    begun, left_out = await page.fleet.rollout_plans.start(page.who, id, given)
+    said = f"Begun on {begun.servers} {'server' if begun.servers == 1 else 'servers'}"
+    out = sum(left_out.values())
+    return page.go(f"/console/orders/{begun.id}", f"{said}; {out} stay out, as the plan says" if out else said)
+
+
+@router.get("/{id}")
+async def follow(page: Page, id: str, after: int = -1) -> Response:
+    """Show what comes of an order, as it goes."""
+    rollout, counts = await page.fleet.rollouts.get(page.who, id)
+    members = await page.fleet.rollouts.servers(page.who, id, max(-1, min(after, 2**31)), 100)
+    tasks = {
+        task.id: task for task in await page.fleet.tasks.list(page.who, ids=[each.task_id for each in members if each.task_id])
+    }
+    return await page.show(
+        "orders/run.html",
+        "servers",
+        OPERATIONS.get(rollout.operation, rollout.operation),
+        crumbs=[("Servers", "/console/servers/")],
+        rollout=rollout,
+        states={name: count for name, count in counts["states"].items() if count},
+        members=[(each, tasks.get(each.task_id or "")) for each in members],
+        next=f"/console/orders/{rollout.id}?after={members[-1].position}" if len(members) == 100 else "",
+    )
+
+
+async def credentials(form: Form, chosen: Sequence[Server]) -> dict[str, Credential]:
+    """Return what was given to open servers, by their ids: a password for each by itself, a key for all."""
+    return await _given(form, {each.name: each.id for each in chosen})
+
+
+async def _given(form: Form, known: Mapping[str, str]) -> dict[str, Credential]:
+    identity = await form.file("identity_file") or form.secret("identity")
+    passphrase, of = form.secret("passphrase"), form.text("password_of", most=65) or None
+    found = {}
+    for name, server_id in known.items():
+        password = form.secret(f"password.{name}")
+        if password is not None or identity is not None:
+            whose = of if password is not None else None
+            found[server_id] = Credential(password, whose, _copy(identity), _copy(passphrase) if identity else None)
+    for each in (identity, passphrase):
+        if each is not None:
+            each.wipe()
+    return found
+
+
+def _copy(secret: Secret | None) -> Secret | None:
+    return None if secret is None else Secret(secret.open())
+
+
+async def _chosen(page: Asked, fields: Mapping[str, Sequence[str]]) -> list[Server]:
+    """Return the servers that were ticked, or all that a search finds."""
+    if fields.get("everything"):
+        first = {name: value[0] if value else "" for name, value in fields.items()}
+        found = await page.fleet.standing.found(page.who, sought_by(first), MOST + 1)
+        if len(found) > MOST:
+            raise Invalid("too_many_servers", f"more than {MOST} servers; search for fewer")
+        return found
+    names = [name for name in fields.get("server", ()) if "=" not in name]
+    if not names:
+        raise Invalid("no_servers", "choose at least one server: tick its box in the list")
+    return await page.fleet.servers.select(page.who, names)
+
+
+def _known(operation: str) -> str:
+    if operation not in OPERATIONS:
+        raise Invalid("operation_unknown", f"{operation[:64]}: one of {', '.join(OPERATIONS)}")
+    return operation
+
+
+def _described(keypair: KeyPair) -> str:
+    whose = "of the account" if keypair.scope == "account" else "private"
+    return f"{keypair.name} ({keypair.type}, {whose}{'' if keypair.managed else ', private half not here'})"
+
+
+def _alike(looks: Sequence[Look]) -> list[Alike]:
+    """Return looks by what they would do, those of most servers first."""
+    groups: dict[str, Alike] = {}
+    for look in looks:
+        told = repr((look.changes, look.locked_out, look.first, look.message.replace(look.server, "")))
+        groups.setdefault(told, Alike([], look)).names.append(look.server)
+    return sorted(groups.values(), key=lambda each: -len(each.names))
