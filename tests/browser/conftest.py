@@ -9,6 +9,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from controller.model import Role
 from tests.browser.served import Served
+from tests.fleet.conftest import fleet as fleet  # real servers, as there
+from tests.fleet.conftest import make_server as make_server
 from tests.needs import lacking
 
 CHROMIUM = "/usr/bin/chromium"
@@ -32,9 +34,8 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A home of its own for each module, and the controller that serves it over plain HTTP on loopback."""
-    running = Served(tmp_path_factory.mktemp("console") / "home")
-    yield running
-    running.stop()
+    with Served(tmp_path_factory.mktemp("console") / "home") as running:
+        yield running
 
 
 @pytest.fixture

@@ -3,10 +3,8 @@
 import asyncio
 import contextlib
 import json
-import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from controller.errors import AlreadyExists
 from controller.model import Role
@@ -14,37 +12,32 @@ from controller.service.console import Console
 from controller.service.people import Users
 from controller.settings import Settings
 from controller.store import Store
-from tests.controller.faces import KPS
-
-SECONDS = 60
+from tests.fleet.product import KPS, Product
 
 
-class Served:
-    """One that runs; stop() ends it."""
+class Served(Product):
+    """The product, with its console for a browser at url; what else it can do, it does over its socket (ask, kps, add)."""
 
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        if not home.exists():
-            subprocess.run([KPS, "init", "--home", home], check=True, stdout=subprocess.DEVNULL)
-        self.process = subprocess.Popen(
-            [KPS, "serve", "--http", "127.0.0.1:0", "--json"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={"PATH": os.environ["PATH"], "KPS_HOME": str(home), "PYTHONUNBUFFERED": "1"},
-        )
+    url: str
+
+    def serve(self) -> None:
+        """Have a controller serve the home; returns when it takes requests."""
+        with open(self.home / "serve.log", "a") as log:
+            self.process = subprocess.Popen(
+                [KPS, "serve", "--http", "127.0.0.1:0", "--json"],
+                env=self.environment | {"PYTHONUNBUFFERED": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
         assert self.process.stdout is not None
         told = ""
         while not told.endswith("}\n"):
             line = self.process.stdout.readline()
-            assert line, told
+            assert line, (self.home / "serve.log").read_text()
             told += line
-        self.url: str = json.loads(told)["url"]
-
-    def stop(self) -> None:
-        """End it."""
-        self.process.terminate()
-        self.process.communicate(timeout=SECONDS)
+        self.url = json.loads(told)["url"]
 
     def code(self, role: Role) -> str:
         """Return what a link carries that lets a user of this role in once; administrator: the home's owner."""
