@@ -34,6 +34,7 @@ async def listed(page: Page, q: str = "", password: str = "", bound: str = "", f
         total=total,
         fields=fields,
         sought=any(fields.values()),
+        how_proved=how_proved,
         operations=OPERATIONS,
         here_path=path(LIST, fields, after=after),
         first=path(LIST, fields) if after else "",
@@ -82,6 +83,7 @@ async def show(page: Page, name: str, before: int | None = None) -> Response:
         server.name,
         crumbs=_BACK,
         stands=stands,
+        how_proved=how_proved,
         server=server,
         logins=_logins(server, stands.bound),
         jumps=[jumps.get(each, each) for each in server.jumps],
@@ -189,6 +191,22 @@ def labels(text: str) -> dict[str, str]:
             raise Invalid("label_unusable", f"{line[:64]}: give each label on a line of its own, as env=prod")
         found[label.strip()] = value.strip()
     return found
+
+
+# From what says most that somebody gets in to what says least.
+_PROOFS = {
+    "logged_in": "a login",
+    "accepted": "the key is taken; nobody logged in",
+    "password_offered": "passwords are asked for",
+    "not_applicable": "none needed: its disk was at rest",
+    "refused": "what was taken away is refused",
+}
+
+
+def how_proved(task: Task) -> str:
+    """Return in words the proof of a task that says most."""
+    methods = [str(each.get("method")) for each in task.proofs]
+    return next((words for method, words in _PROOFS.items() if method in methods), methods[-1].replace("_", " "))
 
 
 def _logins(server: Server, bound: list[Any]) -> list[tuple[str, list[Any]]]:
