@@ -14,8 +14,9 @@ from controller.measures import UNMEASURED, Measures
 from controller.model import Credential, KeyPair, Secret
 from controller.order import Order, Way, same
 from controller.transport import played, rope
-from controller.transport.connect import Client, NotConnected, Target, connect, fingerprint
+from controller.transport.connect import NotConnected, Target, connect, fingerprint
 from controller.transport.frames import Frame, Hello, Result
+from controller.transport.handshake import Client
 from controller.transport.offer import Held, Offer
 from kpsagent.errors import Failed, Refused
 

@@ -25,6 +25,7 @@ SAFE: dict[str, tuple[str, ...]] = {
         "hmac-sha2-512", "umac-128@openssh.com", "hmac-sha1-etm@openssh.com", "hmac-sha1",
     ),
 }  # fmt: skip
+_AGAINST_RECORDING = ("mlkem768x25519-sha256",)
 _WITH_MAC_OF_ITS_OWN = ("gcm@openssh.com", "poly1305@openssh.com")
 # What a login's key in hardware signs with; no host key is of this kind.
 _IN_HARDWARE = ("sk-ssh-ed25519@openssh.com", "sk-ecdsa-sha2-nistp256@openssh.com")
@@ -34,6 +35,16 @@ _RSA = ("rsa-sha2-512", "rsa-sha2-256", "ssh-rsa")  # what a key of type ssh-rsa
 def wanted(kind: str, old: Collection[str] = ()) -> tuple[str, ...]:
     """Return the algorithms of a kind that we take, the best first. old: the old ones that this server is allowed."""
     return SAFE[kind] + tuple(name for name in OLD_ALGORITHMS[kind] if name in old)
+
+
+def key_exchanges(old: Collection[str] = (), *, keeps_nothing: bool) -> tuple[str, ...]:
+    """Return the key exchanges that we take, the best first.
+
+    keeps_nothing: what goes over the connection is worth nothing to who records it and can read it in many years. Then those are
+    last that only help against that: they cost the most.
+    """
+    names = wanted("key exchange", old)
+    return tuple(sorted(names, key=lambda name: name in _AGAINST_RECORDING)) if keeps_nothing else names
 
 
 def signed_by(key_type: str, old: Collection[str] = ()) -> tuple[str, ...]:

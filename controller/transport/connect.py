@@ -5,7 +5,7 @@ import ipaddress
 import re
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import asyncssh
@@ -13,9 +13,9 @@ import asyncssh
 from controller.model import Secret
 from controller.transport import algorithms, knock
 from controller.transport.corked import CorkedSocket
+from controller.transport.handshake import Client, Kind, Way, logged_in
 from controller.transport.offer import Offer, public_key
 from controller.transport.pace import FAILED, UNTRIED, Pace
-from controller.transport.prompts import asks_for_password
 from kpsagent.errors import Refused
 
 # sshd(8) at MaxStartups; and from OpenSSH 9.8 on with an address that failed too often.
@@ -80,77 +80,6 @@ class Line:
     tunnel: asyncssh.SSHClientConnection | None = None
 
 
-@dataclass(eq=False)
-class Client(asyncssh.SSHClient):
-    """Answers what a server asks during log-in, and remembers what it asked for.
-
-    banner: what it said to whoever comes. verdict: what it said once it had been shown a credential.
-    """
-
-    password: Secret | None = None
-    given: bool = False
-    offered: set[str] = field(default_factory=set)
-    seen_host_key: str = ""
-    banner: str = ""
-    verdict: str = ""
-    shown: bool = False  # a credential has been sent
-    asked_for_a_key: bool = False
-    tried: bool = False  # a login has been tried, if only by offering a public key
-    other_prompt: str = ""  # what it asked for that is no login's password: it got no answer
-    connection: asyncssh.SSHClientConnection | None = None
-
-    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
-        self.connection = conn
-
-    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
-        self.seen_host_key = key.export_public_key().decode("ascii").strip()
-        return False
-
-    def auth_banner_received(self, msg: str, lang: str) -> None:
-        if self.shown:
-            self._judged(msg)
-        else:
-            self.banner = (self.banner + msg)[:2000]
-
-    def public_key_auth_requested(self) -> None:
-        self.asked_for_a_key = True
-
-    def password_auth_requested(self) -> str | None:
-        self.offered.add("password")
-        return self._password_once()
-
-    def password_change_requested(self, prompt: str, lang: str) -> tuple[str, str]:
-        self._judged(prompt or "password expired")
-        raise asyncssh.PermissionDenied("the password has expired")
-
-    def kbdint_auth_requested(self) -> str | None:
-        self.offered.add("keyboard-interactive")
-        return "" if self.password is not None and not self.given else None
-
-    def kbdint_challenge_received(
-        self, name: str, instructions: str, lang: str, prompts: Sequence[tuple[str, bool]]
-    ) -> Sequence[str] | None:
-        self._judged(instructions)
-        if not prompts:
-            return []
-        if self.password is None:
-            return None
-        if not asks_for_password(prompts):
-            self.other_prompt = " ".join(text for text, _ in prompts)[:300] or "(an empty prompt)"
-            return None
-        password = self._password_once()
-        return None if password is None else [password]
-
-    def _password_once(self) -> str | None:
-        if self.password is None or self.given:
-            return None
-        self.given = self.shown = self.tried = True
-        return self.password.open().decode("utf-8", "surrogateescape")
-
-    def _judged(self, said: str) -> None:
-        self.verdict = (self.verdict + said)[:2000]
-
-
 async def connect(
     target: Target,
     login: str,
@@ -159,9 +88,11 @@ async def connect(
     password: Secret | None = None,
     methods: str = "",
     client: Client | None = None,
+    passing: bool = False,
 ) -> asyncssh.SSHClientConnection:
     """Return a connection on which login is logged in, by one of these keys or by the password.
 
+    passing: it is for a proof, which says nothing that is worth recording, and waits for nothing without a limit of its own.
     Raises NotConnected with the cause. Nothing of the credential is sent before the host key has been checked.
     """
     if target.host_key is None:
@@ -180,7 +111,7 @@ async def connect(
     line = await _reach(target)
     try:
         async with asyncio.timeout(target.timeout_seconds):
-            connection = await _opened(target, login, client, line, keys, methods)
+            connection = await _opened(target, login, client, line, keys, methods, passing)
         _signed(keys)  # a connection that was given up within the log-in also comes back so
         return connection
     except (TimeoutError, OSError, asyncssh.Error) as error:
@@ -200,39 +131,24 @@ def _signed(keys: Sequence[asyncssh.SSHKeyPair]) -> None:
 
 
 async def _opened(
-    target: Target, login: str, client: Client, line: Line, keys: Sequence[asyncssh.SSHKeyPair], methods: str
+    target: Target, login: str, client: Client, line: Line, keys: Sequence[asyncssh.SSHKeyPair], methods: str, passing: bool
 ) -> asyncssh.SSHClientConnection:
-    pinned = target.host_key or ""
-    key_type = pinned.partition(" ")[0]
-    only_asked = [name for key in keys if isinstance(key, Offer) for name in key.only_asked]
-    way: dict[str, Any] = {"tunnel": CorkedSocket(line.sock)} if line.sock is not None else {"tunnel": line.tunnel}
-    return await asyncssh.connect(
-        target.host,
-        target.port,
-        **way,
-        username=login,
-        client_factory=lambda: client,
-        client_keys=list(keys) or None,
-        preferred_auth=methods or ("publickey" if keys else "password,keyboard-interactive"),
-        known_hosts=([public_key(pinned)] if pinned else [], [], []),
-        server_host_key_algs=algorithms.signed_by(key_type, target.old) if pinned else algorithms.wanted("host key", target.old),
-        kex_algs=algorithms.wanted("key exchange", target.old),
-        encryption_algs=algorithms.wanted("cipher", target.old),
-        mac_algs=algorithms.wanted("MAC", target.old),
-        signature_algs=algorithms.shown(only_asked, target.old),
-        compression_algs=None,
-        # Nothing of this machine's: no ssh_config, no agent, no default identity, no ticket.
-        config=None,
-        agent_path=None,
-        gss_host=None,
-        gss_kex=False,
-        gss_auth=False,
-        host_based_auth=False,
-        login_timeout=0,
-        # A cable that is pulled says nothing: a server that leaves this many questions unanswered is gone.
-        keepalive_interval=target.timeout_seconds,
-        keepalive_count_max=2,
+    pinned = target.host_key
+    client.keys = keys
+    client.host_key = None if pinned is None else public_key(pinned)
+    kind = Kind(
+        login,
+        methods or ("publickey" if keys else "password,keyboard-interactive"),
+        host_key_type="" if pinned is None else pinned.partition(" ")[0],
+        old=target.old,
+        only_asked=tuple(name for key in keys if isinstance(key, Offer) for name in key.only_asked),
+        keeps_nothing=passing and client.password is None,
+        silent_seconds=0.0 if passing else target.timeout_seconds,
     )
+    way: Way | None = line.tunnel if line.sock is None else CorkedSocket(line.sock)
+    if way is None:
+        raise ValueError("a line is a socket, or leads through a jump server")
+    return await logged_in(way, target.host, target.port, kind, client)
 
 
 async def first_host_key(target: Target) -> str:
@@ -242,7 +158,7 @@ async def first_host_key(target: Target) -> str:
     try:
         async with asyncio.timeout(target.timeout_seconds):
             # No host key is trusted, so this ends where the server has shown its own.
-            (await _opened(target, "nobody", client, line, (), "")).abort()
+            (await _opened(target, "nobody", client, line, (), "", passing=True)).abort()
     except (TimeoutError, OSError, asyncssh.Error) as error:
         if line.sock is not None:
             line.sock.close()

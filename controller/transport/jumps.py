@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 
 import asyncssh
 
-from controller.transport.connect import Client, NotConnected, Target, connect
+from controller.transport.connect import NotConnected, Target, connect
+from controller.transport.handshake import Client
 from controller.transport.offer import Held, Offer
 
 # What says that the jump server does not let us in, in contrast to that it could not be reached.

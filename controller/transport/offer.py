@@ -41,9 +41,11 @@ class Held:
 class Watches(Protocol):
     """What an offer tells of itself, and over which connection it goes: connect.Client."""
 
-    connection: asyncssh.SSHClientConnection | None
     shown: bool
     tried: bool
+
+    def give_up(self) -> None:
+        """Break off the connection within the log-in."""
 
 
 class Offer(asyncssh.SSHKeyPair):
@@ -114,8 +116,7 @@ class Offer(asyncssh.SSHKeyPair):
     async def sign_async(self, data: bytes) -> bytes:
         self.accepted = True
         if self._private is None:
-            if self._client.connection is not None:
-                self._client.connection.abort()
+            self._client.give_up()
             return b""
         self._client.shown = True
         try:
@@ -123,6 +124,5 @@ class Offer(asyncssh.SSHKeyPair):
             return await signed if inspect.isawaitable(signed) else signed
         except Refused as refused:
             self.failed = refused
-            if self._client.connection is not None:
-                self._client.connection.abort()
+            self._client.give_up()
             return b""

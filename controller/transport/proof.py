@@ -9,7 +9,8 @@ from typing import Any
 import asyncssh
 
 from controller.model import Secret
-from controller.transport.connect import Client, NotConnected, Target, connect
+from controller.transport.connect import NotConnected, Target, connect
+from controller.transport.handshake import Client
 from controller.transport.offer import Offer, Signer
 
 # A listener that re-reads its configuration refuses connections for a moment.
@@ -33,7 +34,7 @@ async def patiently(target: Target, login: str, client_of: Any, **how: Any) -> a
     while True:
         try:
             client, keys = client_of()
-            return await connect(target, login, client=client, keys=keys, **how)
+            return await connect(target, login, client=client, keys=keys, passing=True, **how)
         except NotConnected as error:
             if error.cause not in _PASSING or time.monotonic() + wait > until:
                 raise
