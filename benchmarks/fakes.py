@@ -166,7 +166,7 @@ def bare(line: str) -> str:
 
 
 def _say_no_more_than_sshd() -> None:
-    """Leave out the empty packet that asyncssh puts before each of its own: sshd sends none, and reading them would be measured."""
+    """Leave out the empty packet that asyncssh puts before each other: sshd sends none, and reading them would be measured."""
     send = asyncssh.SSHServerConnection.send_packet
 
     def sent(connection: asyncssh.SSHServerConnection, kind: int, *parts: bytes, **how: Any) -> None:
