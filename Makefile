@@ -33,6 +33,7 @@ check: $(MADE)
 	@if command -v shellcheck >/dev/null; then shellcheck -s sh kpsagent/shell/*.sh; else echo 'no shellcheck: apt-get install shellcheck'; fi
 
 bench: packages $(MADE)
+	@scripts/need python3
 	$(BIN)/python -m benchmarks $(ARGS)
 
 # Drills: each prints a table, ends with one line of figures, and fails where a goal is missed. ARGS=--sample for a few minutes of each.

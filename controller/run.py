@@ -22,8 +22,9 @@ from controller.commits import Commits
 from controller.entrance import Entrance, Inside
 from controller.errors import Conflict, Damaged, Problem, Unavailable
 from controller.events import Actor, acting
-from controller.keyfiles import apart, certificate
+from controller.keyfiles import certificate
 from controller.keyfiles.signing import SigningKey
+from controller.keysgiven import KeysGiven
 from controller.kms import Kms
 from controller.measures import UNMEASURED
 from controller.model import (
@@ -73,6 +74,7 @@ class Runner:
         self.kept = self.commits.kept
         self._on_server: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.pace = Pace()
+        self.keys_given = KeysGiven()
         self.places = Places(settings.jump_connections)
         self.measures = UNMEASURED
         self.ended: Callable[[Task], None] = lambda task: None  # told of each that was run
@@ -211,6 +213,7 @@ class _Job:
         self.order: Order
         self.record: Record
         self.identity: Held | None = None
+        self.read: Held | None = None  # the same without its certificate: while this is held, nobody reads it anew
         self.road: list[Jump] = []  # the jump servers on the way, the nearest to us first
         self.private = False  # private key pairs of whoever asked are part of it, and may be named in how it ended
         self.without_key = False  # nothing is known to get in; what an earlier task may have left there is only tried
@@ -231,7 +234,7 @@ class _Job:
 
     def forget(self) -> None:
         """Let go of all that opens a server; this run has come to its end."""
-        self.given = self.identity = self.prover = None
+        self.given = self.identity = self.read = self.prover = None
         self.opened.clear()
         self.road.clear()
 
@@ -362,12 +365,8 @@ class _Job:
         if given.agent_key is not None:
             held = await sshagent.find(given.agent_socket or "", given.agent_key)
         else:
-            # However weak, it opens the door today: to be replaced, most likely.
-            public, stored = await apart.read_private(cast(Secret, given.identity), given.passphrase, allow_weak=True)
-            try:
-                held = Held(public.line(), SigningKey(public.type, stored))
-            finally:
-                stored.wipe()
+            held = await self.runner.keys_given.read(cast(Secret, given.identity), given.passphrase)
+            self.read = held
         if given.certificate is None:
             return held
         return replace(held, certificate=certificate.read(given.certificate, held.line, now()))

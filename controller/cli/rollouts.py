@@ -1,16 +1,13 @@
 """Rollouts: kps rollout."""
 
 import asyncio
-import contextlib
 import json
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from controller.cli import exits, inputs, options, output, rolloutplans
+from controller.cli import exits, inputs, options, output, rolloutbar, rolloutplans
 from controller.cli.command import command, group
 from controller.cli.exits import usage
 from controller.cli.operations import credentials
@@ -302,45 +299,13 @@ async def watched(session: Session, client: "AsyncKpsClient", begun: "a.Rollout"
 
 async def followed(client: "AsyncKpsClient", begun: "a.Rollout") -> "a.RolloutProgress":
     """Return a rollout once it is over, stopped or paused; a bar shows how far it is until then."""
-    with _bar(int(begun["servers"])) as show_it:
+    with rolloutbar.shown(begun) as show_it:
         while True:
             found = await client.rollout(str(begun["id"]))
             show_it(found)
             if found["state"] in OVER and not found["states"]["running"]:
                 return found
             await asyncio.sleep(LOOK_SECONDS)
-
-
-@contextlib.contextmanager
-def _bar(total: int) -> Iterator[Callable[["a.RolloutProgress"], None]]:
-    """Show on stderr how far a rollout is while the block runs, where stderr is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda found: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TextColumn("{task.fields[doing]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=output.console(errors=True), transient=True, expand=True) as progress:
-        shown = progress.add_task("", total=total, rate="", doing="")
-
-        def show_it(found: "a.RolloutProgress") -> None:
-            states = found["states"]
-            open_ = states["waiting"] + states["running"]
-            causes = sorted(found["causes"].items(), key=lambda each: -each[1])[:2]
-            doing = [f"{count} {state}" for state, count in states.items() if count and state in ("running", "failed", "held")]
-            doing += [f"{cause} {count}" for cause, count in causes]
-            speed = progress.tasks[0].speed
-            told = output.plain(", ".join(doing))
-            progress.update(shown, completed=total - open_, rate=f"{speed:.1f}/s" if speed else "", doing=told)
-
-        yield show_it
 
 
 def _show(found: "a.RolloutProgress") -> None:

@@ -46,7 +46,7 @@ from controller.demo.trees import HOST, TreeUnavailable, root_tree
 
 MAX_AGE_SECONDS = 30 * 60
 BOOT_SECONDS = 20
-END_SECONDS = 60
+END_SECONDS, END_SECONDS_EACH = 60, 0.5  # a fleet, and each of its servers
 
 _STATE = "fleet.json"
 _PREFIX = "kps-fleet-"
@@ -396,10 +396,11 @@ class Fleet:
         if self._keeper is None or self._keeper.stdin is None:
             return
         ending, self._keeper = self._keeper, None
+        patience = END_SECONDS + END_SECONDS_EACH * len(self._servers)
         self._servers.clear()
         # Its input ends, and it answers by ending the fleet.
         try:
-            ending.communicate(timeout=END_SECONDS)
+            ending.communicate(timeout=patience)
         except subprocess.TimeoutExpired:
             ending.kill()
             ending.communicate()

@@ -1,8 +1,8 @@
 """The root file systems that servers of the fleet are made of: small, built once, kept in a cache.
 
-"host" is this machine's own openssh-server with what it needs, copied package by package; a suite of Debian is made by
-debootstrap from the mirror that this machine's apt uses. A tree is never changed after it was built: servers lay their
-own files over it, or take copies.
+"host" is this machine's own openssh-server with what it needs, copied package by package, and "host-python" the same with all
+of Python; a suite of Debian is made by debootstrap from the mirror that this machine's apt uses. A tree is never changed after
+it was built: servers lay their own files over it, or take copies.
 """
 
 import fcntl
@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HOST = "host"
+HOST_PYTHON = "host-python"  # for tools whose part on the server wants more than python3-minimal
 SUITES = ("bullseye", "bookworm", "trixie")
 
 # What a small server has. Everything these depend on comes along.
@@ -60,15 +61,15 @@ def root_tree(name: str) -> Path:
 
     Raises TreeUnavailable with the next step when it cannot be built on this machine.
     """
-    if name == HOST:
-        packages = _installed_closure()
+    if name in (HOST, HOST_PYTHON):
+        packages = _installed_closure(("python3",) if name == HOST_PYTHON else ())
         versions = "\n".join(sorted(f"{package} {version}" for package, version in packages.items()))
         stamp = hashlib.sha256(versions.encode() + Path(__file__).read_bytes()).hexdigest()[:16]
-        return _cached(f"host-{stamp}", lambda directory: _copy_packages(packages, directory))
+        return _cached(f"{name}-{stamp}", lambda directory: _copy_packages(packages, directory))
     if name in SUITES:
         stamp = hashlib.sha256(_suite_packages(name).encode()).hexdigest()[:8]
         return _cached(f"debian-{name}-{stamp}", lambda directory: _debootstrap(name, directory))
-    raise TreeUnavailable(f"no root file system is called {name}: there are {HOST}, {', '.join(SUITES)}")
+    raise TreeUnavailable(f"no root file system is called {name}: there are {HOST}, {HOST_PYTHON}, {', '.join(SUITES)}")
 
 
 def cache_directory() -> Path:
@@ -100,8 +101,8 @@ def _cached(name: str, build: Callable[[Path], None]) -> Path:
 # --- this machine's own packages ---
 
 
-def _installed_closure() -> dict[str, str]:
-    """The packages to copy, by dpkg's name for them, with their versions."""
+def _installed_closure(more: tuple[str, ...]) -> dict[str, str]:
+    """The packages to copy, these among them, by dpkg's name for them, with their versions."""
     if not shutil.which("dpkg-query"):
         raise TreeUnavailable("servers are made from Debian's packages, and this machine has no dpkg-query; use Debian")
     fields = "${Package}\t${binary:Package}\t${Version}\t${db:Status-Abbrev}\t${Pre-Depends}, ${Depends}\n"
@@ -111,11 +112,11 @@ def _installed_closure() -> dict[str, str]:
         package, full_name, version, status, depends = line.split("\t")
         if status.startswith("ii") and package not in installed:
             installed[package] = (full_name, version, depends)
-    missing = [package for package in _NEEDED if package not in installed]
+    missing = [package for package in (*_NEEDED, *more) if package not in installed]
     if missing:
         raise TreeUnavailable(f"the fleet needs packages that are not installed: apt-get install {' '.join(missing)}")
     found: dict[str, str] = {}
-    waiting = [package for package in _PACKAGES.split() if package in installed]
+    waiting = [package for package in (*_PACKAGES.split(), *more) if package in installed]
     while waiting:
         full_name, version, depends = installed[waiting.pop()]
         if full_name in found:

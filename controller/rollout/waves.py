@@ -12,13 +12,18 @@ def waves(members: Sequence[Member], strategy: Strategy) -> tuple[list[Member], 
     The canary has somebody of as many labels as it has servers, so that what hits one label is met there; the order of the
     members is kept otherwise.
     """
-    wanted = strategy.canary
-    count = wanted.at_least_one(len(members)) if wanted.share else wanted.at_most(len(members))
-    canary = _spread(members, min(count, len(members)))
+    count, size = sizes(len(members), strategy)
+    canary = _spread(members, count)
     chosen = {each.server_id for each in canary}
     rest = [each for each in members if each.server_id not in chosen]
-    size = strategy.batch.at_least_one(len(members))
     return canary, [rest[first : first + size] for first in range(0, len(rest), size)]
+
+
+def sizes(servers: int, strategy: Strategy) -> tuple[int, int]:
+    """Return how many of so many servers are in the canary, and how many in a batch, the last one apart."""
+    wanted = strategy.canary
+    count = wanted.at_least_one(servers) if wanted.share else wanted.at_most(servers)
+    return min(count, servers), strategy.batch.at_least_one(servers)
 
 
 def _spread(members: Sequence[Member], count: int) -> list[Member]:

@@ -29,7 +29,7 @@ class Signer(Protocol):
         """Return the signature of data, in the form of RFC 4253."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Held:
     """A private key that can be used. line: its public half. certificate: a user certificate for it, as a line."""
 

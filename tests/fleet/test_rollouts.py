@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from controller.causes import CAUSES
 from tests.fleet import judge
 from tests.fleet.causes import KEYS, STATE
 from tests.fleet.looks import changed, picture, until
@@ -54,9 +53,11 @@ def test_a_fault_of_one_label_costs_no_more_than_the_canary_and_is_named(product
     assert found["states"] | states == found["states"], [
         product.task(each["task_id"]) for each in last_tasks(product, rollout_id).values() if each["task_id"]
     ]
-    ((cause, count),) = found["causes"].items()
-    assert (count, cause in CAUSES) == (1, True)
-    assert (found["state"], found["reason"]) == ("stopped", f"a server of the canary failed ({cause})")
+    assert found["causes"] == {"login_not_allowed": 1}
+    assert (found["state"], found["reason"]) == ("stopped", "a server of the canary failed (login_not_allowed)")
+    report = product.kps("rollout", "report", rollout_id).stdout
+    assert "Failed by `login_not_allowed`: 1 server" in report
+    assert "PubkeyAuthentication" in report
     assert found["labels"] == {"well": {"succeeded": 1, "waiting": 2}, "ill": {"failed": 1, "waiting": 2}}
     private = product.private(pair)
     for name, each in last_tasks(product, rollout_id).items():
