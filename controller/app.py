@@ -36,6 +36,7 @@ from controller.service.identity import Identity
 from controller.service.keypairs import Keypairs
 from controller.service.kms import KeyService, MasterKeys
 from controller.service.news import News
+from controller.service.overview import Overview
 from controller.service.people import Tenants, Users
 from controller.service.policies import Policies
 from controller.service.quotas import Quotas
@@ -49,6 +50,7 @@ from controller.service.stopping import Stopping
 from controller.service.streams import Streams
 from controller.service.tasks import Tasks
 from controller.service.temporary import TemporaryKeys, Tokens
+from controller.service.verifying import Verifications
 from controller.service.worker import off_loop
 from controller.serving import Place
 from controller.settings import Settings
@@ -135,6 +137,8 @@ async def opened(
         readiness = Readiness(settings.home, store, roots[0].opened, background, stopping, worker)
         if metrics is not None:
             metrics.readiness = readiness
+        audit = Audit(store, audit_keys, worker, feed=tasks.feed)
+        verifications = Verifications(store, audit, stopping, worker)
         try:
             yield Fleet(
                 keypairs=Keypairs(store, kms, worker, settings.quotas),
@@ -155,7 +159,9 @@ async def opened(
                 tokens=Tokens(store, worker),
                 quotas=Quotas(store, settings.quotas, worker),
                 tenants=Tenants(store, kms, audit_keys, worker),
-                audit=Audit(store, audit_keys, worker, feed=tasks.feed),
+                audit=audit,
+                verifications=verifications,
+                overview=Overview(store, worker),
                 caller=caller,
                 owner=owner,
                 people=Identity(store, kms, worker),
@@ -171,6 +177,7 @@ async def opened(
             for each in background:
                 each.cancel()
             await asyncio.wait(background)
+            await verifications.close()
             await rolling.close()
             await dispatch.close()
 

@@ -34,7 +34,6 @@ from controller.model import (
     User,
     UserKind,
 )
-from controller.store.chain import Reach, spelt
 
 Json = dict[str, Any]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=255)]
@@ -579,29 +578,6 @@ def event(found: Event) -> Json:
         "phase": found.phase,
         "detail": found.detail,
         "at": instant(found.at),
-    }
-
-
-def chained_event(found: Event) -> Json:
-    """Return an event with all that its digest and its signature are made of; the time to the microsecond, as it was signed."""
-    return event(found) | {
-        "tenant_id": found.tenant_id,
-        "at": spelt(found.at),
-        "digest": found.digest,
-        "signature": found.signature,
-    }
-
-
-def reach(found: Reach) -> Json:
-    """Return a signed statement of how far the trail reaches, as it was signed."""
-    return {
-        "tenant_id": found.tenant_id,
-        "first": found.first,
-        "previous": found.previous,
-        "number": found.number,
-        "digest": found.digest,
-        "at": spelt(found.at),
-        "signature": found.signature,
     }
 
 

@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import json
 import time
-from collections.abc import Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +18,7 @@ from controller.service.feed import Feed
 from controller.service.roles import allow
 from controller.service.stopping import Stopping
 from controller.service.tasks import WAIT_SECONDS
+from controller.service.trail import chained_event, export_header
 from controller.service.worker import off_loop
 from controller.store import Store
 from controller.store.chain import Reach
@@ -105,6 +107,25 @@ class Audit:
             return users | {server.id: server.name for server in self._store.servers(who.tenant_id)}
 
         return await off_loop(self._executor, named)
+
+    async def names_of(self, who: Caller, ids: Collection[str]) -> dict[str, str]:
+        """Return what these users and servers are called, by their ids; who is gone is not in it."""
+        allow(who, "audit.read")
+        return await off_loop(self._executor, self._store.names_of, who.tenant_id, ids)
+
+    async def lines(self, who: Caller, made: Export) -> AsyncIterator[str]:
+        """Give an export's lines, the first one too; record that it was given out once all of them have been taken."""
+        allow(who, "audit.read")
+        yield json.dumps(export_header(made)) + "\n"
+        last = made.reach.first - 1
+        while last < made.reach.number:
+            limit = min(MOST_AT_ONCE, made.reach.number - last)
+            found = await off_loop(self._executor, self._store.trail, who.tenant_id, after=last, limit=limit)
+            if not found:
+                return  # what is missing is for whoever verifies to name
+            yield "".join(json.dumps(chained_event(each)) + "\n" for each in found)
+            last = found[-1].number
+        await self.exported(who, made.reach.first, made.reach.number, made.reach.digest)
 
     async def export(self, who: Caller, since: datetime | None = None, until: datetime | None = None) -> Export:
         """Return what stands at the head of an export; its events are those of its reach. A checkpoint is kept of the end.

@@ -14,6 +14,7 @@ from controller.service.failures import Failures
 from controller.service.keypairs import Keypairs
 from controller.service.kms import KeyService
 from controller.service.news import News
+from controller.service.overview import Overview
 from controller.service.people import Tenants, Users
 from controller.service.policies import Policies
 from controller.service.quotas import Quotas
@@ -27,6 +28,7 @@ from controller.service.stopping import Stopping
 from controller.service.streams import Streams
 from controller.service.tasks import Tasks
 from controller.service.temporary import TemporaryKeys, Tokens
+from controller.service.verifying import Verifications
 
 if TYPE_CHECKING:
     from controller.service.metrics import Metrics
@@ -65,6 +67,8 @@ class Fleet:
     quotas: Quotas
     tenants: Tenants
     audit: Audit
+    verifications: Verifications
+    overview: Overview
     caller: Callable[[Any], Awaitable[Caller]]  # of a request
     owner: Caller
     people: People

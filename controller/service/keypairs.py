@@ -3,6 +3,7 @@
 import builtins
 import re
 import uuid
+from collections.abc import Collection
 from concurrent.futures import Executor
 from typing import get_args
 
@@ -10,7 +11,7 @@ from controller import keyfiles, opening
 from controller.errors import Conflict, Invalid
 from controller.keyfiles import PublicKey, apart, password
 from controller.kms import Kms
-from controller.model import KEY_TYPES, Caller, KeyFormat, KeyPair, KeyType, Quotas, Scope, Sealed, Secret, now
+from controller.model import KEY_TYPES, Binding, Caller, KeyFormat, KeyPair, KeyType, Quotas, Scope, Sealed, Secret, now
 from controller.service.custody import named_master_key
 from controller.service.roles import allow, may_be_first
 from controller.service.worker import off_loop
@@ -18,6 +19,7 @@ from controller.store import Store
 from controller.store.keypairs import upgraded
 
 DESCRIPTION_CHARACTERS = 255
+PLACES_AT_ONCE = 100
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,255}")
 
 
@@ -96,9 +98,25 @@ class Keypairs:
         finally:
             stored.wipe()
 
-    async def list(self, who: Caller, after: str = "", limit: int | None = None) -> builtins.list[KeyPair]:
+    async def list(
+        self, who: Caller, after: str = "", limit: int | None = None, *, scope: Scope | None = None, part_of_name: str = ""
+    ) -> builtins.list[KeyPair]:
         """Return the key pairs the caller may see, by name: of those that come after a name, the first so many."""
-        return await off_loop(self._executor, self._store.keypairs, who.tenant_id, who.user_id, after=after, limit=limit)
+        return await off_loop(
+            self._executor, self._store.keypairs, who.tenant_id, who.user_id,
+            after=after, limit=limit, scope=scope, part_of_name=part_of_name,
+        )  # fmt: skip
+
+    async def bound_counts(self, found: Collection[KeyPair]) -> dict[str, int]:
+        """Return on how many logins each of these key pairs, which the caller was given, is bound; by its id."""
+        return await off_loop(self._executor, self._store.bound_counts, [each.id for each in found])
+
+    async def places(
+        self, who: Caller, name: str, after: tuple[str, str] = ("", ""), limit: int = PLACES_AT_ONCE
+    ) -> builtins.list[tuple[str, Binding]]:
+        """Return where a key pair is bound, each with its server's name: those after a server and login, so many."""
+        keypair = await self.get(who, name)
+        return await off_loop(self._executor, self._store.bound_places, keypair.id, after, limit)
 
     async def get(self, who: Caller, name: str) -> KeyPair:
         """Return one key pair; somebody else's private one is not found."""

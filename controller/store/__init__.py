@@ -8,6 +8,7 @@ from controller.store.failures import Failures
 from controller.store.figures import Counted
 from controller.store.keybelongings import KeyBelongings
 from controller.store.masterkeys import MasterKeys
+from controller.store.overviews import Overviews
 from controller.store.people import People
 from controller.store.policies import Policies
 from controller.store.quotas import QuotaTable
@@ -20,7 +21,7 @@ __all__ = ["Store"]
 
 class Store(
     People, AccessKeys, Temporary, Console, Standing, QuotaTable, MasterKeys, RootKeys, KeyBelongings, Copies, Failures, Policies,
-    Events, Counted,
+    Events, Counted, Overviews,
 ):  # fmt: skip
     """What the controller remembers.
 

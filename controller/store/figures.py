@@ -53,7 +53,7 @@ class Counted(Base):
         soon = now + timedelta(days=SOON_DAYS)
         with engine.reading(self._engine) as connection:
             ages = dict.fromkeys((*AGES, OLDEST), 0)
-            age = _age(now).label("age")
+            age = age_word(now).label("age")
             for name, count in connection.execute(_bound(age, func.count()).group_by(age)):
                 ages[name] = count
             return Figures(
@@ -87,7 +87,7 @@ def _count(connection: Connection, *where: ColumnElement[bool]) -> int:
     return connection.execute(select(func.count()).where(*where)).scalar_one()
 
 
-def _age(now: datetime) -> ColumnElement[str]:
+def age_word(now: datetime) -> ColumnElement[str]:
     """The word for the age of a key pair."""
     made = tables.keypairs.c.created_at
     return case(*((made > now - timedelta(days=days), literal(name)) for name, days in AGES.items()), else_=literal(OLDEST))

@@ -100,13 +100,27 @@ class Keypairs(Base):
             self._event(connection, after.tenant_id, "keypair_upgraded", detail)
         return after
 
-    def keypairs(self, tenant_id: str, user_id: str, *, after: str = "", limit: int | None = None) -> list[KeyPair]:
+    def keypairs(
+        self,
+        tenant_id: str,
+        user_id: str,
+        *,
+        after: str = "",
+        limit: int | None = None,
+        scope: str | None = None,
+        part_of_name: str = "",
+    ) -> list[KeyPair]:
         """Return the key pairs that a user may see, by name: their own and the account's.
 
-        after, limit: of those whose names come after this one, so many; there need be none of that name.
+        after, limit: of those whose names come after this one, so many; there need be none of that name. scope, part_of_name: of
+        those alone.
         """
         table = tables.keypairs
         query = select(table).where(*_seen_by(tenant_id, user_id), table.c.name > after).order_by(table.c.name).limit(limit)
+        if scope is not None:
+            query = query.where(table.c.scope == scope)
+        if part_of_name:
+            query = query.where(table.c.name.contains(part_of_name, autoescape=True))
         with engine.reading(self._engine) as connection:
             return [rows.keypair(found) for found in connection.execute(query).mappings()]
 

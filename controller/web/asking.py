@@ -96,11 +96,14 @@ class Form:
         return Secret(found) if isinstance(found, str) and found else None
 
     async def file(self, name: str) -> Secret | None:
-        """Return the content of a file that was chosen; None where none was."""
+        """Return the content of a file that was chosen, this once; None where none was."""
         found = self._data.get(name)
         if not isinstance(found, UploadFile) or not found.size:
             return None
-        return Secret(bytearray(await found.read()))
+        try:
+            return Secret(bytearray(await found.read()))
+        finally:
+            await found.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,10 +20,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy.exc import IntegrityError
 
 from controller import kps_audit_verify as verifier
-from controller.api import shapes
 from controller.errors import AlreadyExists, Conflict
 from controller.kms import FileRootKey, Kms
 from controller.model import Caller, KeyPair, Outcome, Sealed, Server, Task, now
+from controller.service import trail
 from controller.service.auditkeys import AuditKeys
 from controller.settings import Settings
 from controller.store import Store, engine
@@ -124,9 +124,9 @@ def test_an_old_end_put_back_is_shown_by_a_checkpoint_kept_elsewhere(
     before = verified(old, who)["number"]
     assert before < kept.number
     with pytest.raises(verifier.Wrong) as wrong:
-        verified(old, who, kept=shapes.reach(kept))
+        verified(old, who, kept=trail.reach(kept))
     assert (wrong.value.number, wrong.value.how) == (before + 1, "removed")
-    assert verified(copy(settings.database, tmp_path / "new.db"), who, kept=shapes.reach(kept))["checkpoint"] == kept.number
+    assert verified(copy(settings.database, tmp_path / "new.db"), who, kept=trail.reach(kept))["checkpoint"] == kept.number
 
 
 def test_a_checkpoint_is_kept_from_time_to_time(signing: Store, who: Caller, settings: Settings, tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_without_the_key_events_go_on_unsigned_and_are_told(
     # Whoever has looked into it says so by keeping a checkpoint of what came after.
     kept = signing.add_checkpoint(who.tenant_id)
     assert kept is not None
-    assert verified(copy(settings.database, tmp_path / "later.db"), who, kept=shapes.reach(kept))["unsigned"] == 1
+    assert verified(copy(settings.database, tmp_path / "later.db"), who, kept=trail.reach(kept))["unsigned"] == 1
 
 
 def _write(url: str, root: str, tenant_id: str, times: int) -> None:

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query
 from controller.api import shapes
 from controller.api.fleet.asking import Asking, Serving
 from controller.api.shapes import Json
+from controller.service import trail
 
 WAIT_SECONDS = 30  # the longest that a question for events may wait
 AT_ONCE = 1000
@@ -40,7 +41,7 @@ async def events(
         who, after=after, before=before, limit=limit, wait_seconds=wait, kinds=kind, user=user, server=server,
         keypair=keypair, task=task, since=shapes.in_utc(since), until=shapes.in_utc(until),
     )  # fmt: skip
-    return [shapes.chained_event(each) for each in found]
+    return [trail.chained_event(each) for each in found]
 
 
 @router.get("/audit/names")
@@ -59,8 +60,7 @@ async def key(fleet: Serving, who: Asking) -> Json:
 async def export(fleet: Serving, who: Asking, since: datetime | None = None, until: datetime | None = None) -> Json:
     """Return the first line of an export: which events follow, signed. They are fetched by their numbers."""
     made = await fleet.audit.export(who, shapes.in_utc(since), shapes.in_utc(until))
-    checkpoints = [shapes.reach(each) for each in made.checkpoints]
-    return {"kps": "audit export 1", **shapes.reach(made.reach), "public_key": made.public_key, "checkpoints": checkpoints}
+    return trail.export_header(made)
 
 
 @router.post("/audit/export", status_code=204)
@@ -73,7 +73,7 @@ async def exported(fleet: Serving, who: Asking, asked: shapes.Exported) -> None:
 async def checkpoint(fleet: Serving, who: Asking) -> Json:
     """Sign how far the trail reaches now: to be kept elsewhere."""
     made, public_key = await fleet.audit.checkpoint(who)
-    return {"kps": "audit checkpoint 1", **shapes.reach(made), "public_key": public_key}
+    return trail.checkpoint(made, public_key)
 
 
 @router.post("/audit/prune")

@@ -103,6 +103,11 @@ class MasterKeys(Verbs):
             spec=spec, state=state, tags=tags, part_of_name=part_of_name, limit=limit, offset=offset,
         )  # fmt: skip
 
+    async def sealing(self, who: Caller) -> dict[str, int]:
+        """Return how many private halves of key pairs are sealed under each master key, by its id."""
+        allow(who, "masterkey.see")
+        return await self._off(self._store.sealed_counts, who.tenant_id)
+
     async def quota(self, who: Caller) -> Quota:
         """Return how many master keys count, and how many may."""
         allow(who, "masterkey.see")
