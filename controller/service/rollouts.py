@@ -139,9 +139,10 @@ class Rollouts:
         self._drives.begin(rollout, credentials, self._until(hours))
         return rollout
 
-    async def list(self, who: Caller) -> builtins.list[Rollout]:
-        """Return the tenant's rollouts, the oldest first."""
-        return [sight.rollout(who, each) for each in await off_loop(self._executor, self._store.rollouts, who.tenant_id)]
+    async def list(self, who: Caller, states: Collection[RolloutState] | None = None) -> builtins.list[Rollout]:
+        """Return the tenant's rollouts, or those in these states, the oldest first."""
+        found = await off_loop(self._executor, self._store.rollouts, who.tenant_id, states)
+        return [sight.rollout(who, each) for each in found]
 
     async def page(self, who: Caller, before: str | None, limit: int) -> builtins.list[Rollout]:
         """Return the tenant's rollouts, the newest first: of those asked for before this one (an id), so many."""

@@ -1,5 +1,6 @@
 """The templates: everything that they write is escaped, and a name that is not there is an error."""
 
+import json
 from collections import defaultdict
 from functools import cache
 from typing import Any
@@ -42,7 +43,7 @@ def templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"moment": moment, "ago": lambda at: ago(at, now())}
+    made.filters |= {"moment": moment, "ago": lambda at: ago(at, now()), "tojson_text": json.dumps}
     made.globals |= {"navigation": NAVIGATION, "states": STATES, "file": address}
     return made
 
