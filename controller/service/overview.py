@@ -7,6 +7,7 @@ from controller.model import Caller
 from controller.service.roles import allow
 from controller.service.worker import off_loop
 from controller.store import Store
+from controller.store.failures import Failing, Which
 from controller.store.overviews import Standing
 
 REST = 10.0  # after counting, so many times as long as that took
@@ -19,16 +20,18 @@ class Overview:
     def __init__(self, store: Store, executor: Executor | None = None) -> None:
         self._store = store
         self._executor = executor
-        self._counted: dict[str, tuple[float, Standing]] = {}  # by tenant: until when that will do
+        self._counted: dict[str, tuple[float, Standing, list[Failing]]] = {}  # by tenant: until when that will do
 
-    async def standing(self, who: Caller) -> Standing:
-        """Return how the tenant's fleet stands, now or a moment ago."""
+    async def standing(self, who: Caller) -> tuple[Standing, list[Failing]]:
+        """Return how the tenant's fleet stands, and how many tasks stand failed by each cause; now or a moment ago."""
         for verb in ("server.see", "binding.see", "task.see"):
             allow(who, verb)
         loop = asyncio.get_running_loop()
-        until, found = self._counted.get(who.tenant_id, (0.0, None))
-        if found is None or loop.time() >= until:
+        kept = self._counted.get(who.tenant_id)
+        if kept is None or loop.time() >= kept[0]:
             began = loop.time()
             found = await off_loop(self._executor, self._store.fleet_standing, who.tenant_id)
-            self._counted[who.tenant_id] = (loop.time() + min(MOST_REST, REST * (loop.time() - began)), found)
-        return found
+            failing = await off_loop(self._executor, self._store.failing, who.tenant_id, Which())
+            kept = (loop.time() + min(MOST_REST, REST * (loop.time() - began)), found, failing)
+            self._counted[who.tenant_id] = kept
+        return kept[1], kept[2]

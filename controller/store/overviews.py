@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, and_, case, func, literal, or_, select
+from sqlalchemy import Connection, and_, case, func, or_, select
 
 from controller.model import Binding
 from controller.store import engine, rows, tables
@@ -44,8 +44,7 @@ class Standing:
     passwords: dict[str, int]  # servers by password login
     ages: list[Aging]
     failures: list[Failures]
-    tasks: dict[str, int]  # ready, running and failed ones
-    unknown: int  # failed tasks that left a server in a state nobody knows
+    tasks: dict[str, int]  # ready and running ones
 
 
 class Overviews(Base):
@@ -64,11 +63,10 @@ class Overviews(Base):
             servers = sum(passwords.values())
             tasks = {
                 status: connection.execute(select(func.count()).where(task.c.status == status, ours)).scalar_one()
-                for status in ("ready", "running", "failed")
+                for status in ("ready", "running")
             }
             day = func.date(task.c.finished_at)
             failed = select(day, task.c.cause, func.count()).where(task.c.status == "failed", ours, task.c.finished_at >= first)
-            undecided = select(func.count()).where(task.c.server_state == "unknown", task.c.status == "failed", ours)
             return Standing(
                 at=now,
                 servers=servers,
@@ -80,7 +78,6 @@ class Overviews(Base):
                     for when, cause, count in connection.execute(failed.group_by(day, task.c.cause))
                 ],
                 tasks=tasks,
-                unknown=connection.execute(undecided).scalar_one(),
             )
 
     def bound_counts(self, keypair_ids: Collection[str]) -> dict[str, int]:
@@ -139,5 +136,5 @@ def _ages(connection: Connection, tenant_id: str, now: datetime) -> list[Aging]:
     query = select(word, func.count(), func.sum(bound.c.logins)).select_from(
         bound.join(keypair, keypair.c.id == bound.c.keypair_id)
     )
-    found = {row[0]: row[1:] for row in connection.execute(query.where(keypair.c.tenant_id == tenant_id).group_by(literal(1)))}
+    found = {row[0]: row[1:] for row in connection.execute(query.where(keypair.c.tenant_id == tenant_id).group_by(word))}
     return [Aging(each, *found.get(each, (0, 0))) for each in (*AGES, OLDEST)]

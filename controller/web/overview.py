@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from controller.model import RolloutState
 from controller.service.readiness import OK
-from controller.store.standing import FAILURE_DAYS, Failures, Standing
+from controller.store.overviews import FAILURE_DAYS, Failures, Standing
 from controller.web.asking import Page
 
 ROLLOUTS_AT_ONCE = 5
@@ -57,7 +57,7 @@ class Cause:
 @router.get("/")
 async def overview(page: Page) -> Response:
     """Show how the fleet stands."""
-    standing = await page.fleet.overview.standing(page.who)
+    standing, failing = await page.fleet.overview.standing(page.who)
     rollouts = await page.fleet.rollouts.list(page.who, UNDER_WAY)
     newest = rollouts[: -ROLLOUTS_AT_ONCE - 1 : -1]
     report = await page.fleet.readiness.report()
@@ -68,6 +68,8 @@ async def overview(page: Page) -> Response:
         "overview",
         "Overview",
         standing=standing,
+        failed=sum(each.tasks for each in failing),
+        unclear=sum(each.unclear for each in failing),
         coverage=_parts(COVERAGE, standing.coverage),
         passwords=_parts(PASSWORDS, standing.passwords),
         ages=[(*AGES[each.age], each.keypairs, each.logins) for each in standing.ages],
