@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ssh with the key pair that the controller keeps, and the host key that it has on record."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+name: ssh
+short_description: ssh with managed keys and recorded host keys
+version_added: 0.1.0
+description:
+  - Connects as P(ansible.builtin.ssh#connection) does, and takes all its options.
+  - The key pair that is bound to the login is taken out of the controller's custody into an ssh-agent that lives as
+    long as this run of
+    Ansible, however it ends. The private key is in no file. It is the only key that is offered.
+  - The host key is the recorded one and no other. Jump servers are those of the controller, each with its own key
+    pair and host key.
+options:
+  kps_name:
+    description: Name of the server in the controller's inventory. Without it, the host's.
+    type: str
+    vars:
+      - name: kps_name
+  kps_keypair_name:
+    description: Name of the key pair. Without it, the one that is bound to the login.
+    type: str
+    vars:
+      - name: kps_keypair_name
+  kps_key_seconds:
+    description: So long a key stays in the agent at most; then it is asked for anew.
+    type: int
+    default: 3600
+    vars:
+      - name: kps_key_seconds
+  url:
+    description: Where the controller is.
+    type: str
+    required: true
+    env: [{name: KPS_URL}]
+    vars: [{name: kps_url}]
+  access_key:
+    description: Id of the access key that requests are signed with.
+    type: str
+    required: true
+    env: [{name: KPS_ACCESS_KEY}]
+    vars: [{name: kps_access_key}]
+  secret_key:
+    description: Its secret.
+    type: str
+    required: true
+    env: [{name: KPS_SECRET_KEY}]
+    vars: [{name: kps_secret_key}]
+  security_token:
+    description: The security token of a temporary access key.
+    type: str
+    env: [{name: KPS_SECURITY_TOKEN}]
+    vars: [{name: kps_security_token}]
+  fingerprint:
+    description: SHA-256 fingerprint of the controller's certificate.
+    type: str
+    env: [{name: KPS_FINGERPRINT}]
+    vars: [{name: kps_fingerprint}]
+  ca_certificate:
+    description: PEM file with the controller's certificate, or its authority's.
+    type: path
+    env: [{name: KPS_CA_CERTIFICATE}]
+    vars: [{name: kps_ca_certificate}]
+notes:
+  - Connections that ssh keeps open for a while after the run (C(ControlPersist)) are no keys, and end as Ansible's
+    settings say.
+author:
+  - The kps project (@kps)
+"""
+
+import shlex
+from pathlib import Path
+
+import yaml
+from ansible.errors import AnsibleConnectionFailure
+from ansible.plugins.connection import ssh
+from ansible_collections.kps.fleet.plugins.module_utils.controller import Refused, segment
+from ansible_collections.kps.fleet.plugins.plugin_utils import runs
+from ansible_collections.kps.fleet.plugins.plugin_utils.keys import exported
+from ansible_collections.kps.fleet.plugins.plugin_utils.settings import controller_by_options
+
+
+def _with_options_of_ssh(own):
+    """Return the document of this plugin with the options of Ansible's ssh: it takes them, and Ansible reads them from here."""
+    theirs, mine = yaml.safe_load(ssh.DOCUMENTATION), yaml.safe_load(own)
+    mine["options"] = {**theirs["options"], **mine["options"]}
+    mine["extends_documentation_fragment"] = theirs["extends_documentation_fragment"]
+    return yaml.safe_dump(mine)
+
+
+# Not an assignment: ansible-doc reads the text above, and shows what is special here.
+globals()["DOCUMENTATION"] = _with_options_of_ssh(DOCUMENTATION)
+
+
+class Connection(ssh.Connection):
+    """ssh, told which key and which host key."""
+
+    transport = "kps.fleet.ssh"
+
+    def _build_command(self, binary, subsystem, *other_args):
+        command = super()._build_command(binary, subsystem, *other_args)
+        program = binary if isinstance(binary, bytes) else binary.encode("utf-8")
+        # The first word that ssh hears about a setting holds.
+        at = command.index(program) + 1
+        return command[:at] + [word.encode("utf-8") for word in self._words()] + command[at:]
+
+    def reset(self):
+        """Connect anew, with what is bound now."""
+        runs.forget(self._name())
+        super().reset()
+
+    def _name(self):
+        return str(self.get_option("kps_name") or self._play_context.remote_addr)
+
+    def _words(self):
+        """Return what ssh is told, with the keys for it in the agent."""
+        name = self._name()
+        try:
+            run = runs.directory()
+            known = runs.kept(run, name)
+            if known is None or not all(runs.loaded(run, public) for public in known["public_keys"]):
+                known = self._asked(run, name)
+                runs.keep(run, name, known)
+            return known["words"]
+        except Refused as refused:
+            raise AnsibleConnectionFailure(f"{name}: {refused.code}: {refused.message}") from refused
+
+    def _asked(self, run, name):
+        controller = controller_by_options(self)
+        server = controller.ask("GET", f"/servers/{segment(name)}")
+        login = str(self.get_option("remote_user") or server["login"])
+        words, public = self._told(controller, run, server, login, self.get_option("kps_keypair_name"))
+        publics = [public]
+        # Hops are reached by their own logins and keys, the last one through the others.
+        through = ""
+        for hop in server["jump"]:
+            found = controller.ask("GET", f"/servers/{segment(hop)}")
+            said, public = self._told(controller, run, found, found["login"], None)
+            publics.append(public)
+            at = ["-p", str(found["port"]), "-l", found["login"], "-W", "[%h]:%p", found["host"]]
+            more = ["-o", f"ProxyCommand={through}"] if through else ["-o", "ProxyCommand=none"]
+            command = shlex.join(["ssh", "-F", "none", "-o", "BatchMode=yes", *said, *more])
+            through = f"{command} {' '.join(shlex.quote(word) for word in at)}"
+        if through:
+            words += ["-o", f"ProxyCommand={through}", "-o", "ProxyJump=none"]
+        return {"words": words, "public_keys": publics}
+
+    def _told(self, controller, run, server, login, keypair):
+        """Return what ssh is told of one server, and the public key for it, whose private half is in the agent then."""
+        name = server["name"]
+        if not server["host_key"]:
+            raise AnsibleConnectionFailure(f"{name}: the controller has no host key of it; take it in with one, or check it once")
+        keypair = keypair or next((each["keypair"] for each in server["bindings"] if each["login"] == login), None)
+        if keypair is None:
+            raise AnsibleConnectionFailure(f"{name}: no key pair that you may use is bound to {login}")
+        public = controller.ask("GET", f"/keypairs/{segment(keypair)}")["public_key"]
+        # Of several workers one opens it: each opening is on record.
+        with runs.alone(f"{runs.place(run, f'keypair {keypair}')}.lock"):
+            if not runs.loaded(run, public):
+                runs.load(run, exported(controller, keypair), self.get_option("kps_key_seconds"))
+        at = runs.place(run, f"{name} {login}")
+        Path(f"{at}.pub").write_text(f"{public}\n")
+        Path(f"{at}.known").write_text(f"kps-{server['id']} {server['host_key']}\n")
+        settings = {
+            "IdentityAgent": run / "agent",
+            "IdentitiesOnly": "yes",
+            "IdentityFile": f"{at}.pub",
+            "CertificateFile": "none",
+            "ForwardAgent": "no",
+            "UserKnownHostsFile": f"{at}.known",
+            "GlobalKnownHostsFile": "/dev/null",
+            "KnownHostsCommand": "none",
+            "StrictHostKeyChecking": "yes",
+            "UpdateHostKeys": "no",
+            "VerifyHostKeyDNS": "no",
+            "HostKeyAlias": f"kps-{server['id']}",
+        }
+        return [word for setting, value in settings.items() for word in ("-o", f"{setting}={value}")], public

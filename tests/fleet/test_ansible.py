@@ -1,0 +1,192 @@
+"""The collection as Ansible runs it: real ansible-core, a real controller over TLS, real servers."""
+
+import contextlib
+import json
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.fleet import judge
+from tests.fleet.playing import Ansible, OnNetwork
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    with OnNetwork(tmp_path_factory.mktemp("collection") / "home") as served:
+        yield served
+
+
+@pytest.fixture
+def ansible(tmp_path, served):
+    return Ansible(tmp_path, served)
+
+
+def inventory(servers, **wanted):
+    hosts = {
+        each.name: {
+            "ansible_host": each.host,
+            "ansible_port": each.port,
+            "host_key": each.host_key,
+            "root_password": each.root_password,
+        }
+        for each in servers
+    }
+    return {"all": {"hosts": hosts, "vars": wanted}}
+
+
+def keys(server):
+    return server.read("/root/.ssh/authorized_keys")
+
+
+def test_a_playbook_binds_replaces_and_unbinds_and_finds_nothing_to_do_the_second_time(ansible, served, make_server):
+    servers = [make_server(), make_server()]
+    wrong = make_server()
+    hosts = inventory([*servers, wrong], keypair="play", wanted="bound")
+    hosts["all"]["hosts"][wrong.name]["root_password"] = "not this one either"
+    good = {each.name for each in servers}
+
+    # Looked at before anything is there: nothing is made, and what would be is what is.
+    looked = ansible.play("site.yml", hosts, "--check", "--diff")
+    assert looked.code == 0, looked.printed
+    assert served.ask("GET", "/servers") == served.ask("GET", "/keypairs") == []
+    done = ansible.play("site.yml", hosts, "--diff", "-vvv")
+    assert {pair for pair in done.changed() if pair[1] in good} == {pair for pair in looked.changed() if pair[1] in good}
+    assert {("bound", name) for name in good} < done.changed()
+    for each in servers:
+        assert not judge.password_login_works(each, "root", each.root_password)
+        assert f"+{served.ask('GET', '/keypairs/play')['public_key']}" in done.printed
+        assert "+PasswordAuthentication no" in done.printed
+
+    # One failed: why, what was seen, what to do, and how the server was left.
+    failed = done.of("bound")[wrong.name]
+    assert (done.code, done.failed(), failed["changed"]) == (2, {("bound", wrong.name)}, False)
+    assert (failed["cause"], failed["server_state"], failed["retryable"]) == ("wrong_password", "as_before", True)
+    assert failed["evidence"]["host"] == wrong.host
+    assert failed["msg"].startswith(f"{wrong.name} ({wrong.host}:22): the password for root was not accepted")
+    assert failed["handling"] in failed["msg"]
+
+    # No secret was printed or written, at the most talkative that a person would choose.
+    secrets = [served.secret_key, "not this one either", *(each.root_password for each in servers)]
+    written = [path for path in ansible.place.rglob("*") if path.is_file() and path.name != "hosts.yml"]
+    for text in [done.printed, *(path.read_text(errors="replace") for path in written)]:
+        assert not [secret for secret in secrets if secret in text]
+
+    only = ("--limit", ",".join(good))
+    again = ansible.play("site.yml", hosts, *only)
+    assert (again.code, again.changed()) == (0, set()), again.printed
+
+    # A replace is looked at on the servers, and they are as before.
+    hosts["all"]["vars"]["wanted"] = "replaced"
+    before = [keys(each) for each in servers]
+    looked = ansible.play("site.yml", hosts, *only, "--check", "--diff")
+    assert (looked.code, looked.changed()) == (0, {("replaced", name) for name in good}), looked.printed
+    assert before == [keys(each) for each in servers]
+    assert f"-{served.ask('GET', '/keypairs/play')['public_key']}" in looked.printed
+    done = ansible.play("site.yml", hosts, *only)
+    assert done.code == 0, done.printed
+    assert done.changed() == looked.changed() | {("unbound", name) for name in good}
+    for each in servers:
+        assert judge.password_login_works(each, "root", each.root_password)
+        assert not keys(each)
+
+
+def test_hosts_come_in_by_the_role_and_all_that_there_is_can_be_asked_and_ordered(ansible, served, make_server):
+    servers = [make_server(), make_server()]
+    names = {each.name for each in servers}
+    hosts = inventory(servers, stage="two", playbook_place=str(ansible.place))
+    for each in servers:
+        hosts["all"]["hosts"][each.name]["ansible_password"] = each.root_password
+    done = ansible.play("more.yml", hosts, "-vvv")
+    assert done.code == 0, done.printed
+
+    def results(task):
+        return [[bool(one["changed"]) for one in result["results"]] for result in done.of(task).values()]
+
+    assert results("passwords") == results("no passwords") == [[True, False]] * 2
+    assert {each["cause"] for each in done.of("a wrong bind").values()} == {"keypair_not_found"}
+    assert {each["cause"] for each in done.of("a bind of another").values()} == {"already_bound"}
+    (failed,) = done.of("what failed").values()
+    assert {task["server"] for task in failed["tasks"]} == names
+    assert [each["tasks"] for each in done.of("what cannot be helped by that is not tried again").values()] == [[], []]
+    again = done.of("once more all the same").values()
+    assert [(each["cause"], each["changed"], len(each["tasks"])) for each in again] == [("already_bound", False, 1)] * 2
+    assert results("off the list") == [[True, False]] * 2
+    assert served.ask("GET", "/tasks", params={"failed": "true"}) == []
+    (found,) = done.of("key pairs").values()
+    assert {"enrolled", "other"} <= {each["name"] for each in found["keypairs"]}
+    assert {each["name"] for each in next(iter(done.of("servers").values()))["servers"]} == names
+    assert {each["server"] for each in next(iter(done.of("bindings").values()))["bindings"]} == names
+    (looked,) = done.of("looked at").values()
+    assert looked["changed"]
+    assert f"+{served.ask('GET', '/keypairs/enrolled-v2')['public_key']}" in done.printed
+    assert results("rolled out") == [[True, False]]
+    (found,) = done.of("rollouts").values()
+    assert [each["plans"] for each in found["rollouts"]] == [True, False, False]
+    private = (ansible.place / "enrolled-v2").read_text()
+    assert (ansible.place / "enrolled-v2").stat().st_mode & 0o777 == 0o600
+    assert all(judge.key_login_works(each, "root", private) for each in servers)
+    assert "PRIVATE KEY" not in done.printed
+    assert not [each.root_password for each in servers if each.root_password in done.printed]
+
+
+def test_ansible_connects_with_managed_keys_that_are_in_no_file(ansible, served, make_server):
+    gate, inner = make_server(), make_server()
+    keypair = served.keypair(scope="account")
+    served.add(gate, labels={"stage": "managed"})
+    served.add(inner, labels={"stage": "managed", "zone": "b-1"}, jump=[gate.name])
+    for each in (gate, inner):
+        served.succeeds("bind", each, keypair=keypair, password=each.root_password)
+    about = ansible.place / "fleet.kps.yml"
+    about.write_text("plugin: kps.fleet.servers\nselect: [stage=managed]\n")
+
+    listed = json.loads(ansible.run("ansible-inventory", "-i", about, "--list").stdout)
+    assert set(listed["stage_managed"]["hosts"]) == {gate.name, inner.name}
+    assert listed["zone_b_1"]["hosts"] == [inner.name]
+    # What comes from a controller is marked by Ansible as what it makes no template of.
+    known = listed["_meta"]["hostvars"][inner.name]
+    assert known["kps_host_key"]["__ansible_unsafe"] in inner.host_key
+    assert known["kps_keypair"] == {"__ansible_unsafe": keypair["name"]}
+
+    # No key was opened for that. Now each is, once, and what is written to files meanwhile is watched.
+    opened = served.ask("GET", "/audit/events", params={"kind": "keypair_opened", "keypair": keypair["name"]})
+    trace = ansible.place / "trace"
+    words = ["strace", "-f", "-y", "-s", "8192", "-o", trace, "-e", "trace=execve,write,writev,pwrite64,pwritev,sendto,sendmsg"]
+    command = [*words, ansible.programs / "ansible", "all", "-i", about, "-m", "raw", "-a", "hostname; echo $SSH_CONNECTION"]
+    done = subprocess.run(command, env=ansible.environment, cwd=ansible.place, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{inner.host} {inner.port}" in done.stdout
+    assert re.search(rf'execve.* "-W", "\[{inner.host}\]:{inner.port}", "{gate.host}"', trace.read_text(errors="replace"))
+    keys = [line for line in trace.read_text(errors="replace").splitlines() if "PRIVATE KEY" in line]
+    assert keys  # it was given to ssh-add by a pipe, so the watch sees what it is there to see
+    assert not [line for line in keys if re.search(r"\(\d+</(?!dev/)", line)], keys
+    after = served.ask("GET", "/audit/events", params={"kind": "keypair_opened", "keypair": keypair["name"]})
+    assert len(after) == len(opened) + 1
+
+    # The agent has ended with the run, and what it lay in is gone.
+    until = time.monotonic() + 10
+    while (left := agents(ansible.place)) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert left == []
+    assert list((ansible.place / "temporary").glob("kps-*")) == []
+
+    # Another machine at that address is not spoken to.
+    for name in ("ssh_host_ed25519_key", "ssh_host_ed25519_key.pub"):
+        inner.write(f"/etc/ssh/{name}", gate.read(f"/etc/ssh/{name}"))
+    inner.reboot()
+    done = ansible.run("ansible", inner.name, "-i", about, "-m", "raw", "-a", "true")
+    assert done.returncode != 0
+    assert "Host key verification failed" in done.stdout + done.stderr
+
+
+def agents(place):
+    """The ssh-agents that were started below a place."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = path.read_bytes().split(b"\0")
+            if words[0] == b"ssh-agent" and str(place).encode() in b" ".join(words):
+                found.append(words)
+    return found
