@@ -74,7 +74,7 @@ async def _told(page: Asked, after: int) -> AsyncIterator[str]:
                 yield "event: gone\ndata: signed out\n\n"
                 return
             signed_in = still
-            yield "".join(f"id: {after}\nevent: {topic}\ndata: {after}\n\n" for topic in topics(kinds)) or ": \n\n"
+            yield f"id: {after}\ndata: {' '.join(topics(kinds))}\n\n" if kinds else ": \n\n"
             if kinds:
                 await fleet.stopping.rest(GATHER_SECONDS)
     except Problem:  # of the home or its disk: whoever comes again is told

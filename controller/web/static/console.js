@@ -20,10 +20,44 @@ document.addEventListener("htmx:beforeRequest", (event) => {
   }
 });
 
-// Signed out elsewhere, or the session is over.
-document.addEventListener("htmx:sseClose", (event) => {
-  if (event.detail.type === "message") location.reload();
-});
+// What others do is told as it happens: each part of the page that listens to a topic ("sse:servers") fetches itself anew.
+// A tab that nobody sees listens to nothing: a browser has six connections for one host, and each stream takes one.
+const main = document.querySelector("main[data-events]");
+let stream = null;
+let retry = 0;
+
+function listen() {
+  if (stream || document.hidden) return;
+  stream = new EventSource(`${main.dataset.events}?after=${main.dataset.after}`);
+  stream.onopen = () => { retry = 0; };
+  stream.onmessage = (event) => {
+    main.dataset.after = event.lastEventId;
+    for (const part of document.querySelectorAll("[data-live]")) {
+      for (const topic of event.data.split(" ")) htmx.trigger(part, `sse:${topic}`);
+    }
+  };
+  stream.addEventListener("gone", () => location.reload()); // signed out elsewhere, or the session is over
+  stream.onerror = () => {
+    if (stream && stream.readyState === EventSource.CLOSED) { // refused: there may be too many streams for now
+      stream = null;
+      retry = Math.min(retry + 1, 6);
+      setTimeout(listen, 5000 * retry);
+    }
+  };
+}
+
+function rest() {
+  if (document.hidden && stream) {
+    stream.close();
+    stream = null;
+  }
+}
+
+if (main) {
+  document.addEventListener("visibilitychange", () => (document.hidden ? setTimeout(rest, 3000) : listen()));
+  addEventListener("pagehide", () => { if (stream) stream.close(); stream = null; });
+  addEventListener("pageshow", () => listen());
+}
 
 // One box for all of a table's.
 document.addEventListener("change", (event) => {

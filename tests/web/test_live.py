@@ -1,0 +1,81 @@
+"""What happens is told to open pages, within a second, and only for as long as its user is signed in."""
+
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from controller.events import KINDS
+from controller.web.live import TOPICS, topics
+from tests.browser.served import Served
+
+SOON = 3.0  # on a busy machine; a second is promised
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with Served(tmp_path_factory.mktemp("live") / "home") as running:
+        yield running
+
+
+@pytest.fixture
+def browser(served: Served) -> Iterator[httpx.Client]:
+    """Somebody who is signed in as an operator."""
+    with httpx.Client(
+        base_url=served.url, headers={"origin": served.url}, follow_redirects=True, timeout=30, trust_env=False
+    ) as http:
+        assert "Sign out" in http.post("/console/link", data={"code": served.code("operator")}).text
+        yield http
+
+
+def newest(http: httpx.Client) -> str:
+    return http.get("/console/").text.partition('data-after="')[2].partition('"')[0]
+
+
+def test_what_somebody_else_does_is_told_by_its_topic(served: Served, browser: httpx.Client) -> None:
+    with browser.stream("GET", "/console/live", params={"after": newest(browser)}) as stream:
+        lines = stream.iter_lines()
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        assert next(lines).startswith("retry:")
+        began = time.monotonic()
+        served.ask("POST", "/servers", body={"name": "web-1", "host": "192.0.2.9"})
+        told = next(line for line in lines if line.startswith("data:"))
+        assert told == "data: servers trail"
+        assert time.monotonic() - began < SOON
+
+
+def test_nothing_is_missed_between_a_page_and_its_stream(served: Served, browser: httpx.Client) -> None:
+    before = newest(browser)
+    served.ask("POST", "/servers", body={"name": "web-2", "host": "192.0.2.9"})
+    with browser.stream("GET", "/console/live", params={"after": before}) as stream:
+        assert "servers" in next(line for line in stream.iter_lines() if line.startswith("data:"))
+
+
+def test_a_stream_ends_with_its_session(served: Served, browser: httpx.Client) -> None:
+    with browser.stream("GET", "/console/live", params={"after": newest(browser)}) as stream:
+        served.kps("user", "disable", "the-operator")
+        try:
+            assert "event: gone" in list(stream.iter_lines())
+        finally:
+            served.kps("user", "enable", "the-operator")
+    assert httpx.get(f"{served.url}/console/live", cookies=browser.cookies, trust_env=False).status_code == 303
+
+
+def test_streams_without_end_are_refused(browser: httpx.Client) -> None:
+    streams, statuses = [], []
+    for _ in range(9):
+        request = browser.build_request("GET", "/console/live", params={"after": 0})
+        streams.append(browser.send(request, stream=True))
+        statuses.append(streams[-1].status_code)
+    for each in streams:
+        each.close()
+    assert statuses == [200] * 8 + [429]
+
+
+def test_every_kind_of_event_has_its_topics() -> None:
+    for begin in TOPICS:
+        assert any(kind.startswith(begin) for kind in KINDS), begin
+    assert topics([]) == []
+    assert topics(["task_finished"]) == ["rollouts", "servers", "tasks", "trail"]
+    assert topics(["user_created"]) == ["trail"]

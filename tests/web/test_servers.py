@@ -1,0 +1,138 @@
+"""The pages of servers: whatever somebody, or a server, has written is text; and each role sees and does what it may."""
+
+import re
+from dataclasses import replace
+from urllib.parse import quote
+
+import pytest
+
+from controller.model import Outcome, Role, Task, now
+from controller.settings import Settings
+from tests.web.client import Visitor, visit
+
+MARK = "<img src=x onerror=alert(1)>\"'&\u202e\x1b[31m{{7*7}}"
+PATHS = ("servers/", "servers/?q=web", "servers/web-1", "servers/web-1/change", "servers/web-1/remove", "orders/new?server=web-1")
+
+
+async def failed_task(visitor: Visitor) -> None:
+    """Have a server on record, and a task there that failed in words of the server's choice."""
+    owner, store = visitor.fleet.owner, visitor.fleet.standing._store
+    server = await visitor.fleet.servers.add(owner, "web-1", "192.0.2.9", labels={"env": "prod"})
+    asked = Task("0" * 36, owner.tenant_id, owner.user_id, server.id, server.name, "root", "check", {}, now(), private=False)
+    store.add_tasks([asked])
+    claimed = store.claim(asked.id, "me", 30)
+    assert claimed is not None
+    finding = {"code": MARK, "kind": "key", "message": MARK, "repair": MARK, "safe": True}
+    evidence = {"findings": [finding], "banner": MARK}
+    outcome = Outcome("failed", "as_before", cause="key_refused", message=MARK, evidence=evidence, handling=MARK)
+    store.finish(asked.id, "me", claimed.generation, replace(outcome, retryable=True))
+
+
+def test_nothing_that_others_wrote_is_more_than_text(settings: Settings) -> None:
+    async def story(visitor: Visitor) -> None:
+        await failed_task(visitor)
+        for path in PATHS:
+            answer = await visitor.get(f"/console/{path}")
+            assert answer.status_code == 200, path
+            assert "<img" not in answer.text, path
+            assert not re.search("[\x00-\x08\x0b-\x1f\u202e]", answer.text), path
+        shown = (await visitor.get("/console/servers/web-1")).text
+        assert "&lt;img src=x onerror=alert(1)&gt;&#34;&#39;&amp;\\u202e\\x1b[31m{{7*7}}" in shown
+
+    visit(settings, story, "operator")
+
+
+@pytest.mark.parametrize("field", ["q", "after", "password", "bound", "failed"])
+def test_nothing_that_was_asked_comes_back_as_more_than_text(settings: Settings, field: str) -> None:
+    async def story(visitor: Visitor) -> None:
+        await failed_task(visitor)
+        for path in ("/console/servers/", "/console/orders/new"):
+            answer = await visitor.http.get(path, params={field: MARK, "server": "web-1", "operation": "bind"})
+            assert answer.status_code == 200, path
+            assert "<img" not in answer.text
+        assert "<img" not in (await visitor.http.get("/console/servers/" + quote(MARK, safe=""))).text
+
+    visit(settings, story, "operator")
+
+
+@pytest.mark.parametrize(
+    ("form", "code"),
+    [
+        ({"name": "../x", "host": "192.0.2.1"}, "name_unusable"),
+        ({"name": "web-2", "host": "-oProxyCommand=x"}, "name_unusable"),
+        ({"name": "web-2", "host": "127.0.0.1"}, "address_not_allowed"),
+        ({"name": "web-2", "host": "192.0.2.1", "labels": "nolabel"}, "label_unusable"),
+        ({"name": "web-2", "host": "192.0.2.1", "port": "x"}, "invalid"),
+        ({"name": "web-2", "host": "192.0.2.1", "port": "0"}, "port_unusable"),
+    ],
+)
+def test_what_cannot_be_taken_in_is_refused_as_everywhere(settings: Settings, form: dict[str, str], code: str) -> None:
+    async def story(visitor: Visitor) -> None:
+        answer = await visitor.send("/console/add-server", form, page="/console/add-server")
+        assert answer.status_code == 400
+        assert code in answer.text
+        assert await visitor.fleet.servers.list(visitor.fleet.owner) == []
+
+    visit(settings, story, "operator")
+
+
+ACTIONS = {
+    "add": ("/console/add-server", {"name": "web-2", "host": "192.0.2.2"}),
+    "change": ("/console/servers/web-1/change", {"host": "192.0.2.8", "port": "22"}),
+    "check": ("/console/servers/web-1/check", {}),
+    "order": ("/console/orders/plan", {"operation": "password-login-enable", "server": "web-1"}),
+    "remove": ("/console/servers/web-1/remove", {}),
+}
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("role", ["administrator", "operator", "auditor"])
+def test_each_role_does_what_it_may(settings: Settings, role: Role, action: str) -> None:
+    async def story(visitor: Visitor) -> None:
+        await failed_task(visitor)
+        path, form = ACTIONS[action]
+        answer = await visitor.send(path, form, page="/console/servers/web-1")
+        if role == "auditor":
+            assert (answer.status_code, "role_reads_only" in answer.text) == (403, True)
+            events = await visitor.fleet.tasks.events(visitor.fleet.owner)
+            assert [each.kind for each in events].count("server_added") == 1
+            kinds = [each.kind for each in visitor.fleet.standing._store.trail(visitor.fleet.owner.tenant_id)]
+            assert kinds[-1] == "request_refused"
+        else:
+            assert answer.status_code == 200, answer.text
+            assert "problem" not in answer.text.partition("<main")[2].partition('id="said"')[2].partition("</p>")[0]
+
+    visit(settings, story, role)
+
+
+def test_an_auditor_sees_no_button_that_they_may_not_press(settings: Settings) -> None:
+    async def story(visitor: Visitor) -> None:
+        await failed_task(visitor)
+        for path in ("servers/", "servers/web-1"):
+            text = (await visitor.get(f"/console/{path}")).text
+            assert set(re.findall(r'action="([^"]*)"', text)) <= {"/console/sign-out", "/console/servers/"} | {
+                "/console/orders/new"
+            }, path
+            assert "<button name=" not in text
+
+    visit(settings, story, "auditor")
+
+
+def test_a_search_finds_what_fits_and_takes_no_word_for_a_pattern(settings: Settings) -> None:
+    async def story(visitor: Visitor) -> None:
+        for name, labels in (("web-1", {"env": "prod"}), ("web-2", {"env": "dev"}), ("db_1", {"env": "prod"})):
+            await visitor.fleet.servers.add(visitor.fleet.owner, name, "192.0.2.9", labels=labels)
+
+        async def found(q: str) -> list[str]:
+            text = (await visitor.http.get("/console/servers/", params={"q": q})).text
+            return re.findall(r'<a href="/console/servers/([\w-]+)">', text)
+
+        assert await found("env=prod") == ["db_1", "web-1"]
+        assert await found("WEB env=prod") == ["web-1"]
+        assert await found("dev") == ["web-2"]
+        assert await found("%") == []
+        assert await found("_1") == ["db_1"]
+        assert await found('"=x') == []
+        assert await found("env=") == []
+
+    visit(settings, story, "auditor")
