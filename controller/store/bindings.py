@@ -9,7 +9,7 @@ from controller.model import Binding, KeyPair
 from controller.store import engine, rows, tables
 from controller.store.base import Base
 from controller.store.prepared import Prepared, columns
-from controller.store.queries import keypair_of, seen_by, server_row
+from controller.store.queries import keypair_of, seen_by, server_name
 
 _THERE = (tables.bindings.c.server_id == bindparam("of"), tables.bindings.c.login == bindparam("on"))
 _TAKE_OFF: Prepared[str] = Prepared(delete(tables.bindings).where(*_THERE).returning(tables.bindings.c.keypair_id))
@@ -83,30 +83,30 @@ class Bindings(Base):
             return [rows.binding(found) for found in connection.execute(query).mappings()]
 
     def _bind(self, connection: Connection, binding: Binding) -> None:
-        server = server_row(connection, binding.server_id)
+        tenant_id, name = server_name(connection, binding.server_id)
         keypair = keypair_of(connection, binding.keypair_id)
         _TAKE_OFF.run(connection, of=binding.server_id, on=binding.login)
         _PUT_ON.run(connection, **rows.row(binding))
         self._event(
             connection,
-            server.tenant_id,
+            tenant_id,
             "binding_set",
-            {"server": server.name, "login": binding.login, "proof": binding.proof}
+            {"server": name, "login": binding.login, "proof": binding.proof}
             | {"keypair": keypair.name, "keypair_id": keypair.id, "scope": keypair.scope, "owner_id": keypair.owner_id},
             task_id=binding.task_id,
-            server_id=server.id,
+            server_id=binding.server_id,
             keypair_id=binding.keypair_id,
         )
 
     def _unbind(self, connection: Connection, server_id: str, login: str, task_id: str | None) -> bool:
-        server = server_row(connection, server_id)
+        tenant_id, name = server_name(connection, server_id)
         gone = _TAKE_OFF.first(connection, of=server_id, on=login)
         if gone is not None:
             self._event(
                 connection,
-                server.tenant_id,
+                tenant_id,
                 "binding_removed",
-                {"server": server.name, "login": login},
+                {"server": name, "login": login},
                 task_id=task_id,
                 server_id=server_id,
                 keypair_id=gone,

@@ -186,14 +186,14 @@ class _Adding:
         self._connection = connection
         self._last_id: int = _LAST_ID.first(connection) or 0
         self._rows: list[dict[str, Any]] = []  # written all at once: that takes a quarter of the time
-        self._heads: dict[str, Reach] = {}
-        self._began_at: dict[str, int] = {}
+        self._found: dict[str, Reach] = {}  # by tenant: the end of its chain before
+        self._ends: dict[str, tuple[int, str, datetime]] = {}  # by tenant: the newest event's number and digest, and when
 
     def add(self, event: dict[str, Any], at: datetime) -> None:
         tenant_id = event["tenant_id"]
-        if tenant_id not in self._heads:
-            found = head(self._connection, tenant_id)
-            self._heads[tenant_id], self._began_at[tenant_id] = found, found.number
+        if tenant_id not in self._found:
+            found = self._found[tenant_id] = head(self._connection, tenant_id)
+            self._ends[tenant_id] = (found.number, found.digest, found.at)
             doubt = self._chains.doubt(found)
             if doubt is not None:
                 about = dict.fromkeys(("user_id", "task_id", "server_id", "keypair_id", "phase"))
@@ -201,23 +201,25 @@ class _Adding:
         self._append(event, at)
 
     def _append(self, event: dict[str, Any], at: datetime) -> None:
-        before = self._heads[event["tenant_id"]]
+        tenant_id = event["tenant_id"]
+        number, previous, _ = self._ends[tenant_id]
         text = _IN_ORDER.encode(event["detail"])
         self._last_id += 1
         # As it will be read: names in order, tuples as lists.
-        row = dict(event, id=self._last_id, number=before.number + 1, detail=json.loads(text), at=at)
-        digest = digest_of(row, before.digest)
-        signature = self._chains.signature(before.tenant_id, event_message(digest))
+        row = dict(event, id=self._last_id, number=number + 1, detail=json.loads(text), at=at)
+        digest = digest_of(row, previous)
+        signature = self._chains.signature(tenant_id, event_message(digest))
         self._rows.append(row | {"digest": digest, "signature": signature, "spelt": text})
-        self._heads[before.tenant_id] = replace(before, number=row["number"], digest=digest, at=at)
+        self._ends[tenant_id] = (number + 1, digest, at)
 
     def finish(self) -> None:
         """Write the events, and sign the ends of the chains."""
         if self._rows:
             _ADD.run_each(self._connection, self._rows)
-        for tenant_id, reached in self._heads.items():
-            signed = self._chains.keep_head(self._connection, reached)
-            if signed.number // CHECKPOINT_EVERY > self._began_at[tenant_id] // CHECKPOINT_EVERY:
+        for tenant_id, (number, digest, at) in self._ends.items():
+            before = self._found[tenant_id]
+            signed = self._chains.keep_head(self._connection, replace(before, number=number, digest=digest, at=at))
+            if number // CHECKPOINT_EVERY > before.number // CHECKPOINT_EVERY:
                 self._chains.keep_checkpoint(self._connection, signed)
 
 

@@ -1,5 +1,6 @@
 """The connection to SQLite: durable, one writer at a time, readable by the owner only."""
 
+import json
 import os
 import secrets
 import sqlite3
@@ -90,11 +91,17 @@ def connect(url: str) -> Engine:
     engine = sqlalchemy.create_engine(
         URL.create("sqlite", database=str(path_of(url))),
         connect_args={"timeout": BUSY_SECONDS, "isolation_level": None},
+        json_deserializer=_json,
         hide_parameters=True,  # an error would tell what was to be stored
     )
     event.listen(engine, "connect", _prepare)
     event.listen(engine, "begin", _begin)
     return engine
+
+
+def _json(text: str) -> Any:
+    # What most columns hold.
+    return {} if text == "{}" else [] if text == "[]" else json.loads(text)
 
 
 @contextmanager
@@ -157,6 +164,17 @@ def reading(engine: Engine) -> Iterator[Connection]:
         yield shared
         return
     with usable(engine.url.database), engine.connect() as connection, connection.begin():
+        yield connection
+
+
+@contextmanager
+def asking(engine: Engine) -> Iterator[Connection]:
+    """A connection for one Prepared statement that reads: what that sees is one view by itself. Never waits for a writer."""
+    shared: Connection | None = getattr(_shared, "connection", None)
+    if shared is not None and shared.engine is engine:
+        yield shared
+        return
+    with usable(engine.url.database), engine.connect() as connection:
         yield connection
 
 

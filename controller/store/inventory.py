@@ -7,12 +7,12 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, select, union, update
 
 from controller.errors import AlreadyExists, Conflict, NotAllowed, NotFound
-from controller.model import FINAL, Server, ServerNotes, route
+from controller.model import FINAL, Server, ServerNotes, Task, route
 from controller.store import engine, rows, tables
 from controller.store.credentials import Credentials
 from controller.store.generations import keep_generation
 from controller.store.prepared import Prepared
-from controller.store.queries import of_server, one, seen_by, server_row, server_where, update_server
+from controller.store.queries import no_server, of_server, one, seen_by, server_row, server_where, update_server
 
 _THIS = tables.servers.c.id == bindparam("of")
 # What may be noted of a server, one statement for each set of it.
@@ -191,10 +191,11 @@ class Inventory(Credentials):
             self._event(connection, server.tenant_id, "host_key_pinned", {"host_key": host_key}, server_id=server_id)
             return replace(server, host_key=host_key)
 
-    def _note(self, connection: Connection, server: Server, notes: ServerNotes) -> None:
-        if notes:
-            _noting(notes).run(connection, of=server.id, **notes)
-            self._event(connection, server.tenant_id, "server_noted", dict(notes), server_id=server.id)
+    def _note(self, connection: Connection, task: Task, notes: ServerNotes) -> None:
+        """Record what a task has seen of its server. NotFound where that is in the inventory no more."""
+        if not _noting(notes).run(connection, of=task.server_id, **notes):
+            raise no_server(task.server_id)
+        self._event(connection, task.tenant_id, "server_noted", dict(notes), server_id=task.server_id)
 
 
 def _noting(notes: ServerNotes) -> Prepared[None]:

@@ -3,15 +3,21 @@
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, or_, select, update
 
 from controller.errors import AlreadyExists, Conflict, NotAllowed, NotFound
 from controller.model import FINAL, KeyPair, Quotas, Sealed
 from controller.store import engine, rows, tables
 from controller.store.base import Base
 from controller.store.doubt import refuse_in_doubt
-from controller.store.queries import keypair_of, keypair_row, one
+from controller.store.prepared import Prepared, columns
+from controller.store.queries import keypair_of, keypair_row, no_keypair, one
 from controller.store.quotas import check_quota
+
+_WITH_PRIVATE = Prepared(
+    select(*columns(tables.keypairs, KeyPair), tables.keypairs.c.sealed).where(tables.keypairs.c.id == bindparam("of")),
+    lambda *row: (KeyPair(*row[:-1]), row[-1]),
+)
 
 
 class Keypairs(Base):
@@ -145,14 +151,18 @@ class Keypairs(Base):
 
     def keypair_in_custody(self, keypair_id: str) -> tuple[KeyPair, Sealed]:
         """Return a key pair with its sealed private half, as they belong together. Errors: as sealed_private()."""
-        with engine.reading(self._engine) as connection:
-            found = keypair_row(connection, keypair_id)
-        return rows.keypair(found), _sealed(found)
+        with engine.asking(self._engine) as connection:
+            found = _WITH_PRIVATE.first(connection, of=keypair_id)
+        if found is None:
+            raise no_keypair(keypair_id)
+        keypair, sealed = found
+        return keypair, _sealed(keypair.name, sealed)
 
     def sealed_private(self, keypair_id: str) -> Sealed:
         """Return the sealed private half. NotFound(private_key_not_kept) for an unmanaged key pair."""
         with engine.reading(self._engine) as connection:
-            return _sealed(keypair_row(connection, keypair_id))
+            found = keypair_row(connection, keypair_id)
+        return _sealed(found["name"], found["sealed"])
 
     def note_export(self, keypair_id: str, user_id: str) -> None:
         """Record who was given the private half."""
@@ -266,10 +276,10 @@ def upgraded(keypair: KeyPair) -> KeyPair:
     return replace(keypair, scope="account", version=keypair.version + 1)
 
 
-def _sealed(found: RowMapping) -> Sealed:
-    if found["sealed"] is None:
-        raise NotFound("private_key_not_kept", f"{found['name']}: the private half is not in custody")
-    return Sealed(found["sealed"])
+def _sealed(name: str, found: bytes | None) -> Sealed:
+    if found is None:
+        raise NotFound("private_key_not_kept", f"{name}: the private half is not in custody")
+    return Sealed(found)
 
 
 def _seen_by(tenant_id: str, user_id: str) -> list[ColumnElement[bool]]:

@@ -4,13 +4,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, delete, func, or_, select, update
 
 from controller.errors import AlreadyExists, Conflict, NotFound
 from controller.model import BoundKey, Grant, MasterKey, MasterKeyVersion
 from controller.store import engine, rows, tables
 from controller.store.base import Base
 from controller.store.custody import standing
+from controller.store.prepared import Prepared, columns
 from controller.store.queries import one
 
 # Called inside the transaction with what is bound on the servers in question, and the ids of the key pairs that the master key
@@ -23,6 +24,14 @@ _BELONGING = (
     tables.master_key_tags,
     tables.master_key_grants,
     tables.import_tokens,
+)
+_KEY = Prepared(select(*columns(tables.master_keys, MasterKey)).where(tables.master_keys.c.id == bindparam("of")), MasterKey)
+_VERSIONS = tables.master_key_versions
+_VERSION = Prepared(
+    select(*columns(_VERSIONS, MasterKeyVersion)).where(
+        _VERSIONS.c.key_id == bindparam("of"), _VERSIONS.c.version == bindparam("version")
+    ),
+    MasterKeyVersion,
 )
 
 
@@ -38,16 +47,13 @@ class MasterKeys(Base):
 
     def master_key_by_id(self, key_id: str) -> MasterKey | None:
         """Return a master key of whatever tenant and state."""
-        with engine.reading(self._engine) as connection:
-            found = one(connection, tables.master_keys, tables.master_keys.c.id == key_id)
-        return None if found is None else rows.master_key(found)
+        with engine.asking(self._engine) as connection:
+            return _KEY.first(connection, of=key_id)
 
     def master_key_version(self, key_id: str, version: int) -> MasterKeyVersion | None:
         """Return one version of a master key, if there is one."""
-        table = tables.master_key_versions
-        with engine.reading(self._engine) as connection:
-            found = one(connection, table, table.c.key_id == key_id, table.c.version == version)
-        return None if found is None else rows.master_key_version(found)
+        with engine.asking(self._engine) as connection:
+            return _VERSION.first(connection, of=key_id, version=version)
 
     def master_key_versions(self, key_id: str) -> list[MasterKeyVersion]:
         """Return the versions of a master key, the oldest first."""

@@ -8,11 +8,22 @@ from controller.store import rows, tables
 from controller.store.prepared import Prepared, columns
 
 _SERVER = Prepared(select(*columns(tables.servers, Server)).where(tables.servers.c.id == bindparam("of")), Server)
+_NAME: Prepared[tuple[str, str]] = Prepared(
+    select(tables.servers.c.tenant_id, tables.servers.c.name).where(tables.servers.c.id == bindparam("of")), lambda *row: row
+)
 _KEYPAIR = Prepared(select(*columns(tables.keypairs, KeyPair)).where(tables.keypairs.c.id == bindparam("of")), KeyPair)
 
 
 def one(connection: Connection, table: Table, *where: ColumnElement[bool]) -> RowMapping | None:
     return connection.execute(select(table).where(*where)).mappings().first()
+
+
+def server_name(connection: Connection, server_id: str) -> tuple[str, str]:
+    """Return the tenant of a server, and what it is called."""
+    found = _NAME.first(connection, of=server_id)
+    if found is None:
+        raise no_server(server_id)
+    return found
 
 
 def server_where(connection: Connection, tenant_id: str, which: ColumnElement[bool]) -> Server | None:
@@ -23,8 +34,12 @@ def server_where(connection: Connection, tenant_id: str, which: ColumnElement[bo
 def server_row(connection: Connection, server_id: str) -> Server:
     found = _SERVER.first(connection, of=server_id)
     if found is None:
-        raise NotFound("server_not_found", f"{server_id}: no server of this id", server=server_id)
+        raise no_server(server_id)
     return found
+
+
+def no_server(server_id: str) -> NotFound:
+    return NotFound("server_not_found", f"{server_id}: no server of this id", server=server_id)
 
 
 def update_server(server_id: str) -> Update:
@@ -34,7 +49,7 @@ def update_server(server_id: str) -> Update:
 def keypair_of(connection: Connection, keypair_id: str) -> KeyPair:
     found = _KEYPAIR.first(connection, of=keypair_id)
     if found is None:
-        raise _no_keypair(keypair_id)
+        raise no_keypair(keypair_id)
     return found
 
 
@@ -42,11 +57,11 @@ def keypair_row(connection: Connection, keypair_id: str) -> RowMapping:
     """Return a key pair with its sealed private half."""
     found = one(connection, tables.keypairs, tables.keypairs.c.id == keypair_id)
     if found is None:
-        raise _no_keypair(keypair_id)
+        raise no_keypair(keypair_id)
     return found
 
 
-def _no_keypair(keypair_id: str) -> NotFound:
+def no_keypair(keypair_id: str) -> NotFound:
     return NotFound("keypair_not_found", f"{keypair_id}: no key pair of this id", keypair=keypair_id)
 
 

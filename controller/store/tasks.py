@@ -26,7 +26,7 @@ from controller.store.bindings import Bindings
 from controller.store.doubt import UNCLEAR, in_doubt, told
 from controller.store.inventory import Inventory
 from controller.store.prepared import Prepared, columns
-from controller.store.queries import of_server, one, server_row, task_where
+from controller.store.queries import of_server, one, task_where
 
 INTERRUPTED = Outcome(
     status="failed",
@@ -312,7 +312,7 @@ class Tasks(Bindings, Inventory):
         if binding is not None:
             self._bind(connection, binding)
         if notes:
-            self._note(connection, server_row(connection, task.server_id), notes)
+            self._note(connection, task, notes)
 
     def unsettled(self, server_id: str | None = None) -> list[Task]:
         """Return the ended tasks of which nobody knows how they left their servers, oldest first: of one server, or (None) of
