@@ -74,7 +74,8 @@ def register(app: typer.Typer) -> None:
         """Serve the home on a Unix socket in it, until interrupted; while it runs, every command uses it.
 
         On the network requests are signed with an access key, as the SDK of the public service does (/v3), and the same for
-        /fleet/v1. A port of 0 takes any that is free; the one taken is printed.
+        /fleet/v1. People sign in to the console, at /console/ (kps console link). A port of 0 takes any that is free; the one
+        taken is printed.
         """
         session.at_home("this command")
         from controller.privacy import forget_what_is_freed, keep_out_of_swap

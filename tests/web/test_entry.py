@@ -58,10 +58,13 @@ def test_nobody_else_is_let_in_and_is_told_no_more_than_that(settings: Settings,
     visit(settings, story)
 
 
-def test_a_link_lets_in_once(settings: Settings) -> None:
+def test_a_link_lets_in_once_and_is_in_no_log(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    codes = []
+
     async def story(visitor: Visitor) -> None:
         _, token, _ = await visitor.fleet.console.link(visitor.fleet.owner)
         code = token.open().decode()
+        codes.append(code)
         assert (await visitor.send("/console/link", {"code": code})).url.path == "/console/"
         visitor.http.cookies.clear()
         again = await visitor.send("/console/link", {"code": code})
@@ -69,6 +72,9 @@ def test_a_link_lets_in_once(settings: Settings) -> None:
         assert code not in again.text
 
     visit(settings, story)
+    said = capsys.readouterr()
+    assert "/console/link" in said.out
+    assert codes[0] not in said.out + said.err
 
 
 def test_a_link_ends(settings: Settings) -> None:

@@ -136,3 +136,40 @@ def test_a_search_finds_what_fits_and_takes_no_word_for_a_pattern(settings: Sett
         assert await found("env=") == []
 
     visit(settings, story, "auditor")
+
+
+def test_a_reset_is_for_a_disk_that_its_owner_has_named_and_is_confirmed(settings: Settings) -> None:
+    async def story(visitor: Visitor) -> None:
+        await failed_task(visitor)
+        owner, form = visitor.fleet.owner, {"keypair": "ops", "login": "root", "confirmed": "web-1"}
+        await visitor.fleet.keypairs.create(owner, "ops", scope="account")
+        assert "root_missing" in (await visitor.send("/console/servers/web-1/reset", form, page="/console/servers/web-1")).text
+        await visitor.fleet.servers.change(owner, "web-1", reset_root="/mnt/web-1")
+        assert "/mnt/web-1" in (await visitor.get("/console/servers/web-1")).text
+        refused = await visitor.send("/console/servers/web-1/reset", form | {"confirmed": "web"}, page="/console/servers/web-1")
+        assert "not_confirmed" in refused.text
+        answer = await visitor.send("/console/servers/web-1/reset", form, page="/console/servers/web-1")
+        assert "the reset of its disk has begun" in answer.text
+        tasks = await visitor.fleet.standing.tasks(owner, "web-1")
+        assert (tasks[0].operation, tasks[0].request["root"]) == ("reset", "/mnt/web-1")
+
+    visit(settings, story, "operator")
+
+
+def test_a_password_in_a_form_is_on_no_page_and_in_no_log(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    secret = "s3cret-of-web-1"
+
+    async def story(visitor: Visitor) -> None:
+        await failed_task(visitor)
+        form = {"operation": "password-login-enable", "server": "web-1", "password.web-1": secret}
+        plan = await visitor.send("/console/orders/plan", form, page="/console/orders/new?server=web-1")
+        assert plan.url.path.startswith("/console/orders/plans/")
+        for path in (plan.url.path, "/console/servers/web-1", "/console/servers/"):
+            assert secret not in (await visitor.get(path)).text
+        assert "password.web-1" not in "".join(str(each.detail) for each in await visitor.fleet.tasks.events(visitor.fleet.owner))
+
+    visit(settings, story, "operator")
+    said = capsys.readouterr()
+    assert "/console/orders/plan" in said.out
+    assert secret not in said.out + said.err
+    assert secret.encode() not in settings.database.read_bytes()
