@@ -125,7 +125,7 @@ class Rollouts:
         )
         if rollout.plans:
             rollout = replace(rollout, good_until=rollout.created_at + good_for)
-        known = {each.id: each for each in await off_loop(self._executor, self._store.servers, who.tenant_id)}
+        known = await self._on_the_way(who, servers)
         members = [
             replace(
                 member(rollout, position, server, login_of(server, operation, request.get("login")), how, known),
@@ -138,6 +138,14 @@ class Rollouts:
         await off_loop(self._executor, self._store.add_rollout, rollout, members, sealed)
         self._drives.begin(rollout, credentials, self._until(hours))
         return rollout
+
+    async def _on_the_way(self, who: Caller, servers: Sequence[Server]) -> dict[str, Server]:
+        """Return these servers, and the jump servers that lead to them, by id: not all that there are."""
+        known, found = {each.id: each for each in servers}, servers
+        while wanted := {jump for each in found for jump in each.jumps} - known.keys():
+            found = await off_loop(self._executor, self._store.servers, who.tenant_id, called=wanted)
+            known |= {each.id: each for each in found}
+        return known
 
     async def list(self, who: Caller, states: Collection[RolloutState] | None = None) -> builtins.list[Rollout]:
         """Return the tenant's rollouts, or those in these states, the oldest first."""

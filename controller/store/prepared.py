@@ -77,7 +77,7 @@ class Prepared(Generic[V]):
     def run_each(self, connection: Connection, each: Iterable[Mapping[str, Any]]) -> None:
         """Execute it for each of these parameters."""
         compiled = self._of(connection)
-        _driver(connection).executemany(compiled.text, [compiled.values(given) for given in each])
+        _driver(connection).executemany(compiled.text, (compiled.values(given) for given in each))
 
     def _of(self, connection: Connection) -> "_Compiled":
         if self._compiled is None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, select, update
 
 from controller.errors import Conflict, NotFound
 from controller.model import FINAL, EndedTask, Rollout, RolloutServer, RolloutState, SealedCredential, Task
@@ -25,6 +25,7 @@ _BEGUN: Prepared[None] = Prepared(
     )
     .values(task_id=bindparam("task"), tries=_MEMBER.c.tries + 1)
 )
+_ADD_SERVER: Prepared[None] = Prepared(_MEMBER.insert())
 _STATE: Prepared[RolloutState] = Prepared(select(tables.rollouts.c.state).where(tables.rollouts.c.id == bindparam("of")))
 _STANDS = Prepared(select(*columns(tables.tasks, EndedTask)).where(tables.tasks.c.id == bindparam("of")), EndedTask)
 _IS_THERE: Prepared[str] = Prepared(select(tables.servers.c.id).where(tables.servers.c.id == bindparam("of")))
@@ -49,9 +50,8 @@ class Rollouts(Tasks):
         servers: Sequence[RolloutServer],
         credentials: Sequence[SealedCredential] = (),
     ) -> None:
-        members = [{name: value for name, value in rows.row(each).items() if name not in _LAST} for each in servers]
         connection.execute(tables.rollouts.insert().values(rows.row(rollout)))
-        connection.execute(insert(tables.rollout_servers), members)
+        _ADD_SERVER.run_each(connection, map(rows.row, servers))
         self._keep_credentials(connection, credentials)
         told = {"strategy": rollout.strategy, "servers": rollout.servers} | _planning(rollout) | _kept_until(credentials)
         self._rollout_event(connection, rollout, "rollout_started", **told)
