@@ -1,5 +1,6 @@
 """What one task comes down to: the plan for the server, the ways to get in, and the keys that may be needed. Pure."""
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -220,7 +221,13 @@ def _old_lines(task: Task, server: Server, wanted: KeyPair, old: KeyPair | None,
 
 
 def same(one: str | None, other: str) -> bool:
-    return one is not None and keys.parse(one).material == keys.parse(other).material
+    return one is not None and _material(one) == _material(other)
+
+
+@functools.lru_cache(maxsize=4096)
+def _material(line: str) -> object:
+    """Return what makes a public key this one: a rollout compares a few, for each of its servers."""
+    return keys.parse(line).material
 
 
 def _last_that_closed(here: Bound | None, bound: list[Bound]) -> bool:

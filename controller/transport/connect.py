@@ -200,8 +200,10 @@ async def _reach_directly(target: Target) -> tuple[socket.socket, tuple[Any, ...
     loop = asyncio.get_running_loop()
     evidence = target.evidence
     try:
-        async with asyncio.timeout(target.timeout_seconds):
-            found = _literal(target) or await loop.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+        found = _literal(target)
+        if not found:
+            async with asyncio.timeout(target.timeout_seconds):
+                found = await loop.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise NotConnected(
             "name_not_resolved", f"{target.name}: {target.host}: {error}; check the name, and DNS on this machine", **evidence
@@ -473,7 +475,7 @@ def _nonsense(error: Exception) -> bool:
 
 def fingerprint(public_line: str) -> str:
     """Return SHA256:... of a public key line, as ssh-keygen -l prints it."""
-    return asyncssh.import_public_key(public_line).get_fingerprint("sha256")
+    return public_key(public_line).get_fingerprint("sha256")
 
 
 def _safe(text: str) -> str:

@@ -11,7 +11,7 @@ import asyncssh
 from controller.model import Secret
 from controller.transport.connect import NotConnected, Target, connect
 from controller.transport.handshake import Client
-from controller.transport.offer import Offer, Signer
+from controller.transport.offer import Offer, Signer, public_key
 
 # A listener that re-reads its configuration refuses connections for a moment.
 PATIENCE_SECONDS = 6.0
@@ -183,7 +183,7 @@ async def key_refused(
     and the server's refusal is all there is.
     """
     answer: dict[str, Any] = {}
-    for by in _RSA_BY if asyncssh.import_public_key(removed_line).algorithm == b"ssh-rsa" else ((),):
+    for by in _RSA_BY if public_key(removed_line).algorithm == b"ssh-rsa" else ((),):
         answer = await _key_refused(target, login, removed_line, path, good, password, by)
         if "cause" in answer:
             break

@@ -109,16 +109,22 @@ class Rope:
         except TimeoutError:
             if not whole.expired():
                 raise
-            raise _lost(f"it was not through within {self._whole_seconds:.0f} s") from None
+            raise self._too_slow() from None
 
     async def _line(self) -> bytes:
+        silent = asyncio.get_running_loop().time() + self._silence_seconds
         try:
-            async with self.in_time(), asyncio.timeout(self._silence_seconds):
+            async with asyncio.timeout_at(min(silent, self._until)):
                 return await self._process.stdout.readline()
         except TimeoutError:
+            if self._until < silent:
+                raise self._too_slow() from None
             raise _lost(f"nothing was heard for {self._silence_seconds:.0f} s") from None
         except (asyncssh.Error, OSError, asyncio.LimitOverrunError, ValueError) as error:
             raise _lost(str(error)) from None
+
+    def _too_slow(self) -> Failed:
+        return _lost(f"it was not through within {self._whole_seconds:.0f} s")
 
     def _parsed(self, word: bytes) -> Frame:
         if word == b"no_python":

@@ -2,10 +2,16 @@
 
 import ast
 import base64
+import contextlib
 import functools
+import hashlib
+import json
+import os
+import sys
 import zlib
 from collections.abc import Mapping
-from importlib import resources
+from importlib import resources, util
+from pathlib import Path
 from typing import Any
 
 # In the order in which they import each other.
@@ -70,11 +76,8 @@ def bundle(*extra: str) -> bytes:
 
     extra: what needed() says.
     """
-    package = resources.files("kpsagent")
-    modules = [("kpsagent", _bare(package.joinpath("__init__.py").read_text("utf-8")))]
-    modules += [
-        (f"kpsagent.{name}", _bare(package.joinpath(f"{name}.py").read_text("utf-8"))) for name in (*_BEFORE, *extra, *_AFTER)
-    ]
+    names = [f"kpsagent.{name}" for name in (*_BEFORE, *extra, *_AFTER)]
+    modules = [(name, _modules()[name]) for name in ("kpsagent", *names)]
     return f"_MODULES = {modules!r}\n{_LOADER}".encode()
 
 
@@ -83,6 +86,48 @@ def payload(*extra: str) -> bytes:
     """Return what BOOTSTRAP reads: a line with the length, then the compressed bundle."""
     packed = zlib.compress(bundle(*extra), 9)
     return b"kps-agent %d\n" % len(packed) + packed
+
+
+@functools.cache
+def _modules() -> dict[str, str]:
+    """Return the agent's modules without what only people read, by name.
+
+    To take it off needs a third of a second, so the result is kept where Python keeps what it makes of sources (__pycache__), and
+    as much trusted: who can write there can change what runs here anyway. It counts only for these very sources, taken off by
+    this very code.
+    """
+    package = resources.files("kpsagent")
+    names = ("__init__", *_BEFORE, *_FOR_SOME, *_AFTER)
+    sources = {name: package.joinpath(f"{name}.py").read_text("utf-8") for name in names}
+    rules = resources.files(__package__).joinpath(f"{__name__.rpartition('.')[2]}.py").read_text("utf-8")
+    made_from = hashlib.sha256(json.dumps([sys.version, rules, sources]).encode()).hexdigest()
+    place = Path(util.cache_from_source(str(package.joinpath("__init__.py")))).with_name("shipped.json")
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        kept = json.loads(place.read_text("utf-8"))
+        if kept["made_from"] == made_from and _digest(kept["modules"]) == kept["digest"]:
+            return {str(name): str(source) for name, source in kept["modules"].items()}
+    modules = {"kpsagent" if name == "__init__" else f"kpsagent.{name}": _bare(source) for name, source in sources.items()}
+    if not sys.dont_write_bytecode:
+        _keep(place, json.dumps({"made_from": made_from, "digest": _digest(modules), "modules": modules}))
+    return modules
+
+
+def _digest(modules: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(modules).encode()).hexdigest()
+
+
+def _keep(place: Path, text: str) -> None:
+    """Write a file whole, or not at all where that is not allowed here."""
+    new = place.with_name(f"{place.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(new, "x", encoding="utf-8") as stream:
+                stream.write(text)
+            os.replace(new, place)
+        except BaseException:
+            new.unlink(missing_ok=True)
+            raise
 
 
 class _Bare(ast.NodeTransformer):
