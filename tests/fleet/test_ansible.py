@@ -8,9 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
+from controller.demo.fleet import Login
 from tests.fleet import judge
-from tests.fleet.playing import Ansible, OnNetwork
+from tests.fleet.playing import ROOT, Ansible, OnNetwork
 
 
 @pytest.fixture(scope="module")
@@ -190,3 +192,28 @@ def agents(place):
             if words[0] == b"ssh-agent" and str(place).encode() in b" ".join(words):
                 found.append(words)
     return found
+
+
+def test_a_task_of_authorized_key_turned_into_ours_does_what_it_did(ansible, served, make_server):
+    """The key logs in, and password login, which such a task never touched, is as it was."""
+    server = make_server(logins=(Login("deploy", "mother's maiden name"),))
+    served.add(server)
+    private, public = judge.new_key_pair(comment="turned")
+    restricted, other = judge.new_key_pair()
+    server.run(["install", "-d", "-o", "deploy", "-m", "0700", "/home/deploy/.ssh"])
+    server.write("/home/deploy/.ssh/authorized_keys", f'from="127.0.0.0/8",no-pty {other}\n', 0o600, "deploy")
+    path = ansible.place / "turned.yml"
+    task = {"name": "deploy gets in", "ansible.posix.authorized_key": {"user": "deploy", "key": public}}
+    path.write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "tasks": [task]}], sort_keys=False))
+    done = ansible.run("python", ROOT / "ansible/scripts/from_authorized_key.py", "--write", path)
+    assert (done.returncode, "turned: " in done.stderr) == (0, True), done.stderr
+    hosts = inventory([server])
+    served.succeeds("bind", server, keypair=served.keypair(), password=server.root_password, keep_password_login=True)
+    looked = ansible.play(path, hosts, "--check")
+    done = ansible.play(path, hosts)
+    assert done.code == 0, done.printed
+    assert done.changed() == looked.changed() == {("The key pair turned", server.name), ("deploy gets in", server.name)}
+    assert judge.key_login_works(server, "deploy", private)
+    assert judge.key_login_works(server, "deploy", restricted)
+    assert judge.password_login_works(server, "deploy", "mother's maiden name")
+    assert ansible.play(path, hosts).changed() == set()

@@ -34,7 +34,13 @@ class ActionModule(Asking):
                 controller.ask("DELETE", path)
             return compared(self, before, None)
         if before is None:
-            return self._made(controller, name, asked)
+            try:
+                return self._made(controller, name, asked)
+            except Refused as refused:
+                # Another host of the play may have made it in this moment.
+                before = found_or_none(controller, path) if refused.status == 409 else None
+                if before is None:
+                    raise
         self._refuse_other(name, before, asked)
         return self._changed(controller, path, before, asked)
 

@@ -93,7 +93,7 @@ def _with_options_of_ssh(own):
 
 
 # Not an assignment: ansible-doc reads the text above, and shows what is special here.
-globals()["DOCUMENTATION"] = _with_options_of_ssh(DOCUMENTATION)
+globals().update(DOCUMENTATION=_with_options_of_ssh(DOCUMENTATION))
 
 
 class Connection(ssh.Connection):

@@ -51,7 +51,7 @@ def of_task(task):
         # What was undone has changed nothing; of what nobody knows it is not said that it did not.
         result["changed"] = task["server_state"] in ("partial", "unknown")
         result["failed"] = True
-        result["msg"] = " ".join(part for part in (task["message"] or task["status"], task["handling"]) if part)
+        result["msg"] = ". ".join(part for part in (task["message"] or task["status"], task["handling"]) if part)
         result.update({name: task[name] for name in TOLD})
     return result
 
