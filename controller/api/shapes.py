@@ -21,7 +21,6 @@ from controller.model import (
     KeyType,
     Operation,
     Role,
-    Rollout,
     RolloutServer,
     Scope,
     Secret,
@@ -34,6 +33,8 @@ from controller.model import (
     User,
     UserKind,
 )
+from controller.rollout.told import instant as instant
+from controller.rollout.told import rollout as rollout
 
 Json = dict[str, Any]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=255)]
@@ -285,7 +286,6 @@ class NewOperation(Opening):
 
 
 Limit = Annotated[str, Field(max_length=20)]
-_NOT_SHOWN = ("keypair_id", "plan", "replaces_id")  # of what a rollout was asked
 
 
 class RolloutStrategy(Request):
@@ -377,11 +377,6 @@ class Prune(Request):
 def secret(given: SecretStr | None) -> Secret | None:
     """Return what was given as a secret of ours."""
     return Secret(given.get_secret_value()) if given else None
-
-
-def instant(at: datetime | None) -> str | None:
-    """Return a time as RFC 3339 in UTC."""
-    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z") if at else None
 
 
 def server(found: Server, bindings: Iterable[tuple[Binding, str | None]], names: Mapping[str, str]) -> Json:
@@ -527,25 +522,6 @@ def task(found: Task) -> Json:
         "retry_of": found.retry_of,
         "rollout_id": found.rollout_id,
         "request": found.request,
-    }
-
-
-def rollout(found: Rollout) -> Json:
-    """Return a rollout; none of its request is secret."""
-    return {
-        "id": found.id,
-        "operation": found.operation,
-        "request": {name: value for name, value in found.request.items() if name not in _NOT_SHOWN},
-        "strategy": found.strategy,
-        "servers": found.servers,
-        "state": found.state,
-        "reason": found.reason,
-        "created_at": instant(found.created_at),
-        "finished_at": None if found.finished_at is None else instant(found.finished_at),
-        "user_id": found.user_id,
-        "plans": found.plans,
-        "plan_id": found.plan_id,
-        "good_until": instant(found.good_until),
     }
 
 

@@ -4,19 +4,19 @@ import contextlib
 import json
 import os
 import sys
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from controller.cli.exits import UNAVAILABLE, Declined, Unread
+from controller.plain import pairs as pairs
+from controller.plain import plain as plain
+from controller.plain import seconds as seconds
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 Known = Mapping[str, Any]  # what the controller tells of one thing (controller/answers), or what is to be told of it
 
-# Control and format characters, lone surrogates, line and paragraph separators, code points nobody assigned.
-OBEYED = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 NARROW = 14  # columns; what is folded into less can hardly be read
 NO_WRAP = 10_000  # columns; for pipes, where a folded name could not be searched for
 
@@ -24,14 +24,6 @@ STYLE = {
     "succeeded": "green", "unchanged": "green", "failed": "red", "cancelled": "yellow", "running": "cyan",
     "on": "yellow", "off": "green",
 }  # fmt: skip
-
-
-def plain(value: object) -> str:
-    """Return value as one line in which every character that a terminal could act on is spelled out."""
-    text = value if isinstance(value, str) else str(value)
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(char if unicodedata.category(char) not in OBEYED else char.encode("unicode_escape").decode() for char in text)
 
 
 def paragraph(text: str) -> str:
@@ -155,15 +147,3 @@ def facts(known: Mapping[str, object], *, errors: bool = False) -> None:
         text = paragraph("-" if value is None or value == "" else value if isinstance(value, str) else str(value))
         grid.add_row(Text(plain(name)), Text(text, style=STYLE.get(text, "")))
     _print(console(errors=errors), grid)
-
-
-def pairs(labels: Mapping[str, object]) -> str:
-    """Return `k=v` pairs in one line, in the order of their names."""
-    return " ".join(f"{name}={labels[name]}" for name in sorted(labels))
-
-
-def seconds(instant: str | None) -> str:
-    """Return an RFC 3339 time without fractions, for a table."""
-    if instant is None:
-        return "-"
-    return instant.partition(".")[0].rstrip("Z").replace("T", " ") + "Z"

@@ -258,14 +258,15 @@ async def report(
     ] = None,
 ) -> None:
     """Report a rollout: what was asked, by whom, its causes with an example each, what is not done, and what to type next."""
-    from controller.cli import rolloutpicture, rolloutreports
+    from controller.rollout.picture import picture
+    from controller.rollout.written import markdown
 
     async with session.client() as client:
         found = await client.rollout_report(id_)
     if session.json or format_ == "json":
         text = json.dumps(found, indent=2) + "\n"
     else:
-        text = rolloutpicture.picture(found) if format_ == "svg" else rolloutreports.markdown(found)
+        text = picture(found) if format_ == "svg" else markdown(found)
     if out is None:
         output.write(text)
     else:

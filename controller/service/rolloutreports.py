@@ -1,20 +1,21 @@
 """Reports of rollouts: what was asked, how it went over time, and what is left to do."""
 
+import asyncio
 from collections import defaultdict
 from concurrent.futures import Executor
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from controller.causes import CAUSES, handling
 from controller.errors import NotFound
 from controller.events import KINDS
 from controller.model import FINAL, Caller, Event, Rollout, RolloutServer, Task, now
-from controller.rollout import nextsteps
+from controller.rollout import nextsteps, told
 from controller.rollout.strategy import Member, Strategy
 from controller.rollout.timeline import Try, points, wave_starts
 from controller.rollout.waves import waves
 from controller.service import sight
-from controller.service.rollouts import Rollouts
+from controller.service.rollouts import MOST_REST, REST, Rollouts
 from controller.service.worker import off_loop
 from controller.store import Store
 from controller.store.chain import spelt
@@ -24,6 +25,8 @@ Json = dict[str, Any]
 MOST_NAMES = 1000  # of servers that one group lists; all are counted
 _CHANGES = tuple(kind for kind in ("rollout_changed", "rollout_again") if kind in KINDS)
 _PAGE = 1000
+_COURSES = 20  # of the last that were asked for, kept
+_RATE_OVER = timedelta(minutes=1)
 _MOST_CHANGES = 10_000  # events that are looked through: of all rollouts since this one began
 _WELL = ("succeeded", "unchanged")
 
@@ -35,6 +38,8 @@ class RolloutReports:
         self._store = store
         self._rollouts = rollouts
         self._executor = executor
+        # By rollout: until when that will do while it runs, of which state it is, and the course.
+        self._courses: dict[str, tuple[float, tuple[str, str | None] | None, Json]] = {}
 
     async def report(self, who: Caller, id: str) -> tuple[Rollout, Json, Json]:
         """Return a rollout, how far it is (as Rollouts.get), and the rest of its report, JSON.
@@ -45,18 +50,51 @@ class RolloutReports:
         rollout, counts = await self._rollouts.get(who, id)
         return rollout, counts, await off_loop(self._executor, self._report, who, rollout)
 
-    def _report(self, who: Caller, rollout: Rollout) -> Json:
-        servers = self._store.rollout_servers(rollout.id)
-        tries = [
+    async def document(self, who: Caller, id: str) -> Json:
+        """Return the whole report as one JSON object, as the API gives it."""
+        rollout, counts, report = await self.report(who, id)
+        return told.rollout(rollout) | counts | report
+
+    async def course(self, who: Caller, id: str) -> Json:
+        """Return of the report what its picture is made of: the rollout, and how it went over time.
+
+        While it runs, as it was a moment ago where that takes long.
+        """
+        rollout = sight.rollout(who, await off_loop(self._executor, self._store.rollout, who.tenant_id, id))
+        loop = asyncio.get_running_loop()
+        ended = None if rollout.finished_at is None else rollout.finished_at.isoformat()
+        until, of, course = self._courses.get(id, (0.0, None, {}))
+        if (ended is None and loop.time() >= until) or of != (rollout.state, ended):
+            began = loop.time()
+            course = await off_loop(self._executor, self._course, rollout)
+            until = loop.time() + min(MOST_REST, REST * (loop.time() - began))
+            self._courses.pop(id, None)
+            self._courses = dict([*self._courses.items()][1 - _COURSES :]) | {id: (until, (rollout.state, ended), course)}
+        return told.rollout(rollout) | {"over_time": course}
+
+    async def rate(self, who: Caller, rollout: Rollout) -> float:
+        """Return how many servers a second came to their end, over the last minute or since it was asked for."""
+        at = now()
+        since = max(rollout.created_at, at - _RATE_OVER)
+        ended = await off_loop(self._executor, self._store.rollout_ended_since, rollout.id, since)
+        return ended / max(1.0, (at - since).total_seconds())
+
+    def _course(self, rollout: Rollout) -> Json:
+        servers, tries = self._store.rollout_servers(rollout.id), self._tries(rollout)
+        return _over_time(rollout, servers, tries, self._changes(rollout), _until(rollout, tries))
+
+    def _tries(self, rollout: Rollout) -> list[Try]:
+        return [
             Try(server_id, begun, ended, None if ended is None else status in _WELL)
             for server_id, status, begun, ended in self._store.rollout_tries(rollout.id)
         ]
+
+    def _report(self, who: Caller, rollout: Rollout) -> Json:
+        servers, tries = self._store.rollout_servers(rollout.id), self._tries(rollout)
         changes = self._changes(rollout)
         keypair = self._keypair(who, rollout)
         users = {user.id: user.name for user in self._store.users(who.tenant_id)}
-        ended_at = rollout.finished_at or max([each.ended or each.begun for each in tries], default=rollout.created_at)
-        if rollout.state == "running":
-            ended_at = now()
+        ended_at = _until(rollout, tries)
         return {
             "asked_by": users.get(rollout.user_id, rollout.user_id),
             "keypair": keypair,
@@ -111,11 +149,18 @@ class RolloutReports:
         return [_cause(cause, of, tasks.get(of[0].task_id or "")) for cause, of in found]
 
 
+def _until(rollout: Rollout, tries: list[Try]) -> datetime:
+    """Return until when a rollout ran, as far as it has come."""
+    if rollout.state == "running":
+        return now()
+    return rollout.finished_at or max([each.ended or each.begun for each in tries], default=rollout.created_at)
+
+
 def _cause(cause: str, servers: list[RolloutServer], example: Task | None) -> Json:
     known = CAUSES.get(cause)
-    told = None
+    as_on = None
     if example is not None:
-        told = {
+        as_on = {
             "server": example.server_name,
             "task_id": example.id,
             "server_state": example.server_state,
@@ -127,7 +172,7 @@ def _cause(cause: str, servers: list[RolloutServer], example: Task | None) -> Js
         "servers": len(servers),
         "meaning": "" if known is None else known.meaning,
         "handling": (example and example.handling) or ("" if known is None else handling(cause)),
-        "example": told,
+        "example": as_on,
     }
 
 

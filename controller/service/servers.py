@@ -7,6 +7,7 @@ import builtins
 import re
 import struct
 import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -15,7 +16,8 @@ from typing import Any, Protocol
 
 from controller import addresses
 from controller.errors import AlreadyExists, Conflict, Invalid, NotFound, Problem
-from controller.model import OLD_NAMES, Binding, Caller, Server
+from controller.model import OLD_NAMES, Binding, Caller, Event, PasswordLogin, Server
+from controller.service import sight
 from controller.service.roles import allow, may_name_places, refusal
 from controller.service.worker import off_loop
 from controller.store import Store
@@ -278,6 +280,27 @@ class Servers:
                 raise NotFound("server_not_found", f"{word}: no server of this name or label", server=word)
             chosen |= found
         return [server for server in known if server.id in chosen]
+
+    async def labels(self, who: Caller) -> dict[str, Counter[str]]:
+        """Return the labels that servers have: by name, how many have each value."""
+        allow(who, "server.see")
+        found: dict[str, Counter[str]] = {}
+        for labels, count in await off_loop(self._executor, self._store.labels, who.tenant_id):
+            for name, value in labels.items():
+                found.setdefault(name, Counter())[value] += count
+        return dict(sorted(found.items()))
+
+    async def taking(
+        self, who: Caller, password_login: PasswordLogin, after: str = "", limit: int | None = None
+    ) -> tuple[builtins.list[Server], int]:
+        """Return the servers on which password login is so, as last seen, by name after one, so many; and how many in all."""
+        allow(who, "server.see")
+        return await off_loop(self._executor, self._store.servers_taking, who.tenant_id, password_login, after, limit)
+
+    async def since(self, who: Caller, server: Server) -> Event | None:
+        """Return the event since which password login is known to be as it is there; None: that was too long ago."""
+        found = await off_loop(self._executor, self._store.last_noted, server.id, server.password_login)
+        return None if found is None else sight.event(who, found)
 
     async def bindings(self, who: Caller, *server_ids: str) -> builtins.list[tuple[Binding, str | None]]:
         """Return what is bound on these servers, each with the key pair's name; None: another user's private one."""

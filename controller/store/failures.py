@@ -96,6 +96,13 @@ class Failures(Rollouts):
         with engine.reading(self._engine) as connection:
             return int(connection.execute(query).scalar_one())
 
+    def labels(self, tenant_id: str) -> list[tuple[dict[str, str], int]]:
+        """Return which labels a tenant's servers have together, and how many have just these."""
+        table = tables.servers
+        query = select(table.c.labels, func.count()).where(table.c.tenant_id == tenant_id).group_by(table.c.labels)
+        with engine.reading(self._engine) as connection:
+            return [(labels, count) for labels, count in connection.execute(query)]
+
     def servers_taking(
         self, tenant_id: str, password_login: PasswordLogin, after: str = "", limit: int | None = None
     ) -> tuple[list[Server], int]:

@@ -10,10 +10,10 @@ import pytest
 
 from controller.api.fleet.examples import EXAMPLES
 from controller.cli import rolloutorders
-from controller.cli.rolloutpicture import picture
-from controller.cli.rolloutreports import markdown
 from controller.rollout import nextsteps
+from controller.rollout.picture import picture
 from controller.rollout.timeline import MOST_POINTS, Point, Try, points, wave_starts
+from controller.rollout.written import markdown
 
 BEGAN = datetime(2026, 3, 1, 9, 30, tzinfo=UTC)
 HOSTILE = 'web-1: </text><script>alert(1)</script> | `x` \x1b[31m"\n# not a heading'

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as xml
 
-from controller.cli.output import plain
+from controller.plain import plain
 
 if TYPE_CHECKING:
     from controller import answers as a
@@ -31,16 +31,22 @@ _SHAPES = """text { font-family: system-ui, 'DejaVu Sans', sans-serif; font-size
 .begun { stroke-dasharray: 6 3 } .under { opacity: .12 }"""
 
 
-def picture(report: "a.RolloutReport") -> str:
-    """Return the picture: servers begun, as asked and failed over time, with canary, batches, pauses and stops."""
+def picture(report: "a.RolloutReport", in_page: bool = False) -> str:
+    """Return the picture: servers begun, as asked and failed over time, with canary, batches, pauses and stops.
+
+    in_page: without style and ground, for a page that has both for what is in svg.run.
+    """
     over = report["over_time"]
     field = _Field(max(over["seconds"], 0.001), max(report["servers"], 1))
     state = f"{report['state']}: {report['reason']}" if report["reason"] else report["state"]
     what = f"{report['operation']}{' (plan)' if report['plans'] else ''} on {report['servers']} servers"
     svg = xml.Element("svg", _attributes(xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img"))
+    if in_page:
+        svg.set("class", "run")
     _text_of(xml.SubElement(svg, "title"), f"{what}: {state}")
-    xml.SubElement(svg, "style").text = f"{_SHAPES}\n{_colours(0)}\n@media (prefers-color-scheme: dark) {{ {_colours(1)} }}"
-    _add(svg, "rect", "paper", width=WIDTH, height=HEIGHT)
+    if not in_page:
+        xml.SubElement(svg, "style").text = f"{_SHAPES}\n{_colours(0)}\n@media (prefers-color-scheme: dark) {{ {_colours(1)} }}"
+        _add(svg, "rect", "paper", width=WIDTH, height=HEIGHT)
     _say(svg, LEFT, 30, what, "ink title")
     _say(svg, LEFT, 50, _short(state, 110), "faint")
     _legend(svg, over["points"])

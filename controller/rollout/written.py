@@ -4,7 +4,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from controller.cli.output import pairs, plain, seconds
+from controller.plain import pairs, plain, seconds
 
 if TYPE_CHECKING:
     from controller import answers as a

@@ -1,0 +1,85 @@
+"""Emergency: where password login is on, by whose order, and closing it with a plan."""
+
+import pytest
+
+from controller.model import Role, ServerNotes
+from controller.settings import Settings
+from controller.store import engine
+from controller.web import emergency
+from tests.web.client import Visitor, visit
+from tests.web.test_rollouts import over
+from tests.web.trouble import ordered, servers, stub
+
+HERE = "/console/emergency/"
+
+
+async def opened(visitor: Visitor, *names: str, **notes: object) -> None:
+    """Have it be seen that password login is on."""
+    store = visitor.fleet.servers._store
+    for name in names:
+        server = await visitor.fleet.servers.get(visitor.fleet.owner, name)
+        (task,) = await ordered(visitor, "password-login-enable", name)
+        with engine.writing(store._engine) as connection:
+            noted = ServerNotes(password_login="on", **notes)  # type: ignore[typeddict-item]
+            store._event(
+                connection,
+                server.tenant_id,
+                "server_noted",
+                dict(noted),
+                server_id=server.id,
+                task_id=task.id,
+                user_id=task.user_id,
+            )
+            store._note(connection, task, noted)
+
+
+def test_it_tells_where_since_when_and_by_whose_order(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub(monkeypatch, {})
+    monkeypatch.setattr(emergency, "PAGE", 1)
+
+    async def story(visitor: Visitor) -> None:
+        await servers(visitor, 3)
+        empty = (await visitor.get(HERE)).text
+        assert "on nowhere that we have seen" in empty
+        assert "On 3 servers nobody has looked yet" in empty
+        await opened(visitor, "web-1", after_reset={"root": {"remove": [], "close_passwords": True}})
+        await opened(visitor, "web-2")
+        shown = (await visitor.get(HERE)).text
+        owner = next(each.name for each in await visitor.fleet.users.list(visitor.fleet.owner) if each.role == "administrator")
+        for told in (">web-1<", "password-login-enable of root", f">{owner}<", "after its reset", "2 in all", "On 1 server "):
+            assert told in shown
+        assert ">web-2<" in (await visitor.get(f"{HERE}?after=web-1")).text
+
+    visit(settings, story, "auditor")
+
+
+@pytest.mark.parametrize("every", [True, False])
+def test_closing_shows_a_plan_first(settings: Settings, monkeypatch: pytest.MonkeyPatch, every: bool) -> None:
+    stub(monkeypatch, {})
+
+    async def story(visitor: Visitor) -> None:
+        await servers(visitor, 3)
+        await opened(visitor, "web-1", "web-2")
+        refused = await visitor.send(f"{HERE}close", {}, page=HERE)
+        assert "selection_empty" in refused.text
+        asked = {"every": "on"} if every else {"server": ["web-2"]}
+        answer = await visitor.send(f"{HERE}close", asked, page=HERE)
+        plan = await over(visitor, answer.url.path.rpartition("/")[2])
+        assert (plan.operation, plan.plans, plan.servers) == ("password-login-disable", True, 2 if every else 1)
+
+    visit(settings, story, "operator")
+
+
+@pytest.mark.parametrize("role", ["administrator", "operator", "auditor"])
+def test_who_may_not_has_no_button_and_is_refused(settings: Settings, monkeypatch: pytest.MonkeyPatch, role: Role) -> None:
+    stub(monkeypatch, {})
+    may = role != "auditor"
+
+    async def story(visitor: Visitor) -> None:
+        await servers(visitor, 1)
+        await opened(visitor, "web-1")
+        assert ("<button" in (await visitor.get(HERE)).text.partition("<main")[2]) == may
+        answer = await visitor.send(f"{HERE}close", {"every": "on"}, page=HERE)
+        assert ("role_reads_only" in answer.text) == (not may)
+
+    visit(settings, story, role)
