@@ -82,7 +82,8 @@ def application(fleet: Fleet) -> FastAPI:
         if error.status_code == 404 and request.scope[SIGNED_IN] is None:
             return sign_in_first(request)  # what there is, strangers are not told
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid")
-        return await _page(request, error.status_code, code, str(error.detail).lower())
+        words = {404: "there is no such page here", 405: "this page takes nothing of that kind"}
+        return await _page(request, error.status_code, code, words.get(error.status_code, str(error.detail)))
 
     @made.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:

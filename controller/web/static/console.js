@@ -3,10 +3,15 @@
 
 // A link that lets somebody in carries its code behind the #, which no browser sends. It goes into the form, and out of the address.
 const linked = document.querySelector("form[data-code-from-address]");
-if (linked && location.hash.length > 1) {
+function take() {
+  if (location.hash.length < 2) return;
   linked.elements.code.value = decodeURIComponent(location.hash.slice(1));
   history.replaceState(null, "", location.pathname);
   linked.querySelector("button").focus();
+}
+if (linked) {
+  take();
+  addEventListener("hashchange", take); // the page was open already
 }
 
 // A part that somebody is at work in does not change under their hands.
