@@ -35,3 +35,7 @@ class Overview:
             kept = (loop.time() + min(MOST_REST, REST * (loop.time() - began)), found, failing)
             self._counted[who.tenant_id] = kept
         return kept[1], kept[2]
+
+    def forget(self) -> None:
+        """Count anew at the next question."""
+        self._counted.clear()

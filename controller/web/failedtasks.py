@@ -11,6 +11,7 @@ from controller.errors import Invalid, NotFound
 from controller.events import KINDS
 from controller.model import Event, Server, Task
 from controller.service.failures import Done
+from controller.service.roles import allow
 from controller.web.asking import Asked, Page, fit_path
 from controller.web.door import ROOT
 from controller.web.given import given
@@ -78,6 +79,7 @@ async def listed(page: Page) -> Response:
 @router.get("/again")
 async def again(page: Page) -> Response:
     """Ask with what, and how reached, tasks are to be tried again."""
+    allow(page.who, "task.change")
     selected = Selected.asked(page.request.query_params)
     tasks = await page.fleet.failures.list(page.who, selected.which, limit=PAGE)
     if not tasks:
@@ -114,6 +116,7 @@ async def retry(page: Page) -> Response:
 @router.get("/delete")
 async def ask_delete(page: Page) -> Response:
     """Ask whether tasks are to be taken off the list."""
+    allow(page.who, "task.change")
     selected = Selected.asked(page.request.query_params)
     return await page.show(
         "failedtasks/delete.html",

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from controller.errors import Invalid
 from controller.model import Credential, KeyPair, Secret, Server
+from controller.service.roles import allow
 from controller.service.rolloutplans import Look
 from controller.web.asking import Asked, Form, Page
 from controller.web.seeking import MOST, sought_by
@@ -46,6 +47,7 @@ class Alike:
 @router.get("/new")
 async def ask(page: Page, operation: str = "bind") -> Response:
     """Ask what is to be done on the servers that were chosen."""
+    allow(page.who, "binding.order")
     operation = _known(operation)
     query = page.request.query_params
     fields = {name: query.getlist(name) for name in ("server", "q", "password", "bound", "failed", "everything")}

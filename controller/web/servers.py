@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from controller.errors import Invalid
 from controller.model import Server, Task
+from controller.service.roles import allow
 from controller.web.asking import Page
 from controller.web.orders import OPERATIONS, credentials
 from controller.web.seeking import path, sought_by
@@ -46,6 +47,7 @@ async def listed(page: Page, q: str = "", password: str = "", bound: str = "", f
 @router.get("/add-server")
 async def ask_new(page: Page) -> Response:
     """Ask what is to be known of a new server."""
+    allow(page.who, "server.change")
     return await page.show("servers/add.html", "servers", "Add a server", crumbs=_BACK)
 
 
@@ -135,6 +137,7 @@ async def reset(page: Page, name: str) -> Response:
 @router.get("/servers/{name}/change")
 async def ask_changes(page: Page, name: str) -> Response:
     """Ask how a server is to be reached."""
+    allow(page.who, "server.change", what=name)
     server = await page.fleet.servers.get(page.who, name)
     jumps = await page.fleet.servers.jump_names(page.who, [server])
     return await page.show(
@@ -162,6 +165,7 @@ async def change(page: Page, name: str) -> Response:
 @router.get("/servers/{name}/remove")
 async def ask_removal(page: Page, name: str) -> Response:
     """Say what removing a server means, and ask."""
+    allow(page.who, "server.change", what=name)
     stands = await page.fleet.standing.one(page.who, name)
     server = stands.server
     return await page.show(

@@ -7,7 +7,9 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 from controller.errors import AlreadyExists
+from controller.kms import Kms, root
 from controller.model import Role
+from controller.service.auditkeys import AuditKeys
 from controller.service.console import Console
 from controller.service.people import Users
 from controller.settings import Settings
@@ -46,7 +48,10 @@ class Served(Product):
             return elsewhere.submit(asyncio.run, self._code(role)).result()
 
     async def _code(self, role: Role) -> str:
-        store = Store(Settings(home=self.home).database_url)
+        settings = Settings(home=self.home)
+        store = Store(settings.database_url)
+        # Its events are signed as all are, or the trail would not verify.
+        store.sign_with(AuditKeys(store, Kms(store, *root.roots(settings.home, settings.root_key_uri))))
         console = Console(store)
         try:
             owner, name = store.caller_by_local_home(), None if role == "administrator" else f"the-{role}"

@@ -40,7 +40,7 @@ async def fill(visitor: Visitor) -> None:
         connection.execute(insert(tables.bindings), [row(each) for each in bindings])
         long_ago = now() - timedelta(days=400)
         connection.execute(update(tables.keypairs).where(tables.keypairs.c.id == given.id).values(created_at=long_ago))
-    visitor.fleet.overview._counted.clear()  # what it was a moment ago would do otherwise
+    visitor.fleet.overview.forget()  # what it was a moment ago would do otherwise
 
 
 def cells(page: str, head: str) -> list[str]:

@@ -1,0 +1,152 @@
+"""Which pages open for whom, and what each offers: found by visiting them as users of every role and kind.
+
+`python -m tests.web.console_roles > docs/console-roles.md` writes down what came of it.
+"""
+
+import asyncio
+import re
+import sys
+import tempfile
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import structlog
+from fastapi.routing import APIRoute
+
+from controller.model import Role, UserKind
+from controller.service.home import initialise
+from controller.settings import Settings
+from controller.web import entry
+from controller.web.asking import OPEN
+from tests.controller.world import KINDS, ROLES
+from tests.web.client import Visitor, visiting
+from tests.web.hostile import NOT_ASKED, Reader
+
+Who = tuple[UserKind, Role]
+# By method and path as the routes have it: for each user "yes", "-" (not offered), or the code that refuses it.
+Table = dict[str, dict[Who, str]]
+_CODE = re.compile(r'<p class="small">([a-z_]+)[,.<]')
+FIELDS = {
+    "days": "30", "format": "openssh", "name": "made", "scope": "account", "type": "ed25519", "custody": "kept", "alias": "x",
+    "operation": "check", "which": "some", "servers": "web-1", "canary": "0", "batch": "100%", "max_failures": "100%",
+}  # fmt: skip
+
+
+def routes() -> list[tuple[str, str]]:
+    """Return method and path of each route for which somebody has to be signed in."""
+    return [
+        (method, route.path_format)
+        for part in entry.PARTS
+        if OPEN not in part.router.tags
+        for route in part.router.routes
+        if isinstance(route, APIRoute) and route.path_format not in NOT_ASKED
+        for method in sorted(route.methods)
+    ]
+
+
+async def fill(visitor: Visitor) -> dict[str, str]:
+    """Fill a home; returns what stands for the parameters of paths."""
+    fleet, owner = visitor.fleet, visitor.fleet.owner
+    await fleet.servers.add(owner, "web-1", "192.0.2.1", trust_on_first_use=True)
+    await fleet.keypairs.create(owner, "ops", scope="account")
+    key = await fleet.kms.keys.create(owner, "orders")
+    return {"key_id": key.id, "id": "00000000-0000-0000-0000-000000000000", "kind": "json"}
+
+
+def filled(path: str, known: dict[str, str]) -> str:
+    """Return a route's path with what stands for its parameters."""
+    return "/console" + path.format_map(known | {"name": "web-1" if path.startswith("/servers") else "ops"})
+
+
+async def visited(visitor: Visitor, known: dict[str, str], who: Who, table: Table) -> None:
+    """Write into the table what a user is shown: each page, and each form and link to a page that asks."""
+    offered: set[str] = set()
+    for method, path in routes():
+        if method != "GET":
+            continue
+        answer = await visitor.get(filled(path, known))
+        refused = _CODE.search(answer.text) if answer.status_code in (403, 404) else None
+        code = "yes" if answer.status_code == 200 else refused.group(1) if refused else str(answer.status_code)
+        table.setdefault(f"open {path}", {})[who] = code
+        reader = Reader(path)
+        reader.feed(answer.text)
+        if answer.status_code == 200:
+            offered |= {form.action for form in reader.forms}
+    for method, path in routes():
+        if method == "POST":
+            table.setdefault(f"do {path}", {})[who] = (
+                "yes" if filled(path, known) in {urlsplit(each).path for each in offered} else "-"
+            )
+
+
+async def told() -> Table:
+    """Return the table of a home that is made for it."""
+    table: Table = {}
+    with tempfile.TemporaryDirectory() as place:
+        settings = Settings(home=Path(place) / "home", requests_per_second=10_000, requests_at_once=10_000)
+        initialise(settings)
+        async with visiting(settings) as visitor:
+            known = await fill(visitor)
+            for kind in KINDS:
+                for role in ROLES:
+                    await as_one(visitor, kind, role)
+                    await visited(visitor, known, (kind, role), table)
+                    await refused(visitor, known, (kind, role), table)
+    return table
+
+
+async def as_one(visitor: Visitor, kind: UserKind, role: Role) -> None:
+    """Sign in as a new user of a kind and role."""
+    fleet, name = visitor.fleet, f"{kind}-{role}"
+    await fleet.users.create(fleet.owner, name, role, kind, **({"external_id": name} if kind == "federated" else {}))
+    visitor.http.cookies.clear()
+    _, token, _ = await fleet.console.link(fleet.owner, name)
+    assert "Sign out" in (await visitor.send("/console/link", {"code": token.open().decode()})).text
+
+
+async def refused(visitor: Visitor, known: dict[str, str], who: Who, table: Table) -> None:
+    """Send what a user is not offered, where an administrator is: the code that refuses it takes the place of "-"."""
+    first = ("local", "administrator")
+    for method, path in routes():
+        cells = table.get(f"do {path}", {})
+        if method != "POST" or cells.get(first) != "yes" or cells[who] == "yes":
+            continue
+        answer = await visitor.send(filled(path, known), FIELDS, page="/console/servers/")
+        code = _CODE.search(answer.text)
+        assert answer.status_code in (403, 404), (who, path, answer.status_code)
+        cells[who] = code.group(1) if code else str(answer.status_code)
+
+
+INTRODUCTION = """\
+# Who is shown what in the console
+
+Made by visiting every page as users of every role and kind: `python -m tests.web.console_roles`. *open*: a page. *do*: what a
+page has a button for; where there is none, what the services say to whoever sends that all the same. What no page of that home
+has a button for is left out, such as keeping a master key that nobody destroys; a page that needs a task, a plan or an order is
+not found there. Who may do what at all: [roles](roles.md).
+"""
+
+
+def page(table: Table) -> str:
+    """Return docs/console-roles.md."""
+    lines = [INTRODUCTION]
+    for kind in KINDS:
+        lines += [f"## A {kind} user\n", f"| | {' | '.join(ROLES)} |", f"|---|{'---|' * len(ROLES)}"]
+        for what, cells in table.items():
+            shown = [cells[kind, role] for role in ROLES]
+            if set(shown) - {"-"}:
+                verb, path = what.split(" ")
+                told = " | ".join(each if each in ("yes", "-") else f"`{each}`" for each in shown)
+                lines.append(f"| {verb} `{path}` | {told} |")
+        lines.append("")
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def main() -> None:
+    """Write the page to stdout."""
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+    sys.stdout.write(page(asyncio.run(told())))
+
+
+if __name__ == "__main__":
+    main()

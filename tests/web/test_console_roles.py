@@ -1,0 +1,16 @@
+"""docs/console-roles.md is what pages really show, and what nobody is offered is refused."""
+
+import asyncio
+from pathlib import Path
+
+from tests.web import console_roles
+
+PAGE = Path(__file__).parents[2] / "docs/console-roles.md"
+
+
+def test_who_is_shown_what_is_as_the_page_says() -> None:
+    found = asyncio.run(console_roles.told())
+    assert PAGE.read_text() == console_roles.page(found), "run: python -m tests.web.console_roles > docs/console-roles.md"
+    for what, cells in found.items():
+        if what.startswith("do ") and what not in ("do /sign-out",):
+            assert cells["local", "auditor"] != "yes" or what.startswith("do /audit/"), what
