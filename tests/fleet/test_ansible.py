@@ -50,10 +50,14 @@ def test_a_playbook_binds_replaces_and_unbinds_and_finds_nothing_to_do_the_secon
     hosts["all"]["hosts"][wrong.name]["root_password"] = "not this one either"
     good = {each.name for each in servers}
 
+    def on_record():
+        return [served.ask("GET", path) for path in ("/servers", "/keypairs", "/tasks")]
+
     # Looked at before anything is there: nothing is made, and what would be is what is.
+    before = on_record()
     looked = ansible.play("site.yml", hosts, "--check", "--diff")
     assert looked.code == 0, looked.printed
-    assert served.ask("GET", "/servers") == served.ask("GET", "/keypairs") == []
+    assert on_record() == before
     done = ansible.play("site.yml", hosts, "--diff", "-vvv")
     assert {pair for pair in done.changed() if pair[1] in good} == {pair for pair in looked.changed() if pair[1] in good}
     assert {("bound", name) for name in good} < done.changed()
@@ -116,7 +120,7 @@ def test_hosts_come_in_by_the_role_and_all_that_there_is_can_be_asked_and_ordere
     again = done.of("once more all the same").values()
     assert [(each["cause"], each["changed"], len(each["tasks"])) for each in again] == [("already_bound", False, 1)] * 2
     assert results("off the list") == [[True, False]] * 2
-    assert served.ask("GET", "/tasks", params={"failed": "true"}) == []
+    assert not [task for task in served.ask("GET", "/tasks", params={"failed": "true"}) if task["server"] in names]
     (found,) = done.of("key pairs").values()
     assert {"enrolled", "other"} <= {each["name"] for each in found["keypairs"]}
     assert {each["name"] for each in next(iter(done.of("servers").values()))["servers"]} == names
@@ -126,7 +130,7 @@ def test_hosts_come_in_by_the_role_and_all_that_there_is_can_be_asked_and_ordere
     assert f"+{served.ask('GET', '/keypairs/enrolled-v2')['public_key']}" in done.printed
     assert results("rolled out") == [[True, False]]
     (found,) = done.of("rollouts").values()
-    assert [each["plans"] for each in found["rollouts"]] == [True, False, False]
+    assert [each["plans"] for each in found["rollouts"][-3:]] == [True, False, False]
     private = (ansible.place / "enrolled-v2").read_text()
     assert (ansible.place / "enrolled-v2").stat().st_mode & 0o777 == 0o600
     assert all(judge.key_login_works(each, "root", private) for each in servers)
