@@ -198,3 +198,22 @@ def test_no_question_of_a_task_goes_through_all_tasks(store: Store, asked: str, 
     with store._engine.connect() as connection:
         plan = connection.exec_driver_sql("EXPLAIN QUERY PLAN " + asked, ("x",) * asked.count("?")).all()
     assert index in str(plan), plan
+
+
+def test_what_is_asked_for_in_one_turn_is_one_commit(store: Store, who: Caller, commits: list[int]) -> None:
+    """And so is the next step of all that were told together."""
+    tasks = [given.task(store, who, f"web-{number}") for number in range(8)]
+
+    async def story() -> None:
+        with ThreadPoolExecutor(1) as worker:
+            kept = Commits(store, worker).kept
+
+            async def steps(task_id: str) -> None:
+                assert await kept(store.claim, task_id, "me", 30)
+                assert await kept(store.progress, task_id, "me", "look", {})
+
+            await asyncio.gather(*(steps(task.id) for task in tasks))
+
+    commits.clear()
+    asyncio.run(story())
+    assert len(commits) == 2
