@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from controller import keyfiles
-from controller.errors import NotAllowed
+from controller.errors import NotAllowed, NotFound
 from controller.model import Caller, KeyPair, MasterKey, Rollout, Secret, Server, Task, User
 from controller.service.standing import Sought
+from controller.store.failures import Which
 from tests.controller.world import HOST_KEY, PUBLIC, STORED, World
 
 HOST = "192.0.2.9"
@@ -88,6 +89,25 @@ VERBS: dict[str, tuple[str, Call]] = {
     "Rollouts.resume": ("not found", lambda w, me, it: w.rollouts.resume(me, it.rollout.id)),
     "Rollouts.failed": ("not found", lambda w, me, it: w.rollouts.failed(me, it.rollout.id, None)),
     "Rollouts.retry": ("not found", lambda w, me, it: w.rollouts.retry(me, it.rollout.id, None, {})),
+    "RolloutReports.document": ("not found", lambda w, me, it: w.rollout_reports.document(me, it.rollout.id)),
+    "RolloutReports.course": ("not found", lambda w, me, it: w.rollout_reports.course(me, it.rollout.id)),
+    "RolloutReports.rate": ("own", lambda w, me, it: w.rollout_reports.rate(me, it.rollout)),
+    "Rollouts.page": ("own", lambda w, me, it: w.rollouts.page(me, None, 100)),
+    "Failures.causes": ("own", lambda w, me, it: w.failures.causes(me, Which())),
+    "Failures.list": ("own", lambda w, me, it: w.failures.list(me, Which(ids=(it.task.id,)))),
+    "Failures.retries": ("own", lambda w, me, it: w.failures.retries(me, 100)),
+    "Failures.retried_as": ("own", lambda w, me, it: w.failures.retried_as(me, it.task.id)),
+    "Failures.retry": ("own", lambda w, me, it: w.failures.retry(me, Which(ids=(it.task.id,)))),
+    "Failures.delete": ("own", lambda w, me, it: w.failures.delete(me, Which(ids=(it.task.id,)))),
+    "Tasks.retry_all": ("own", lambda w, me, it: refused_all(w.tasks.retry_all(me, [it.task.id]))),
+    "Overview.standing": ("own", lambda w, me, it: w.overview.standing(me)),
+    "Keypairs.places": ("not found", lambda w, me, it: w.keypairs.places(me, it.shared.name)),
+    "MasterKeys.sealing": ("own", lambda w, me, it: w.kms_verbs.keys.sealing(me)),
+    "Servers.labels": ("own", lambda w, me, it: w.servers.labels(me)),
+    "Servers.since": ("own", lambda w, me, it: w.servers.since(me, it.server)),
+    "Servers.taking": ("own", lambda w, me, it: w.servers.taking(me, it.server.password_login)),
+    "Audit.names_of": ("own", lambda w, me, it: nothing(w.audit.names_of(me, [it.user.id, it.server.id]))),
+    "Verifications.begin": ("own", lambda w, me, it: w.verifications.begin(me)),
     "RolloutReports.report": ("not found", lambda w, me, it: w.rollout_reports.report(me, it.rollout.id)),
     "RolloutPlans.sealed": ("not found", lambda w, me, it: w.rollout_plans.sealed(me, it.rollout.id)),
     "RolloutPlans.looks": ("not found", lambda w, me, it: w.rollout_plans.looks(me, it.rollout.id)),
@@ -202,8 +222,21 @@ WITHOUT_CALLER = {
     "Tasks.adopt", "Tasks.drain", "Policies.sweep", "Feed.after", "Stopping.rest", "Readiness.report",
     # Who comes into the console is found out by these; News.newest tells a number, and nothing of whose.
     "Console.sign_in", "Console.follow", "Console.known", "Console.still", "Console.seen", "Console.sign_out", "News.newest",
+    "Keypairs.bound_counts",  # of key pairs that the caller was given
+    "Verifications.close",
     "Measured.watch_loop", "Metrics.exposed",  # who may read the figures is decided before: controller/api/scraping.py
 }  # fmt: skip
+
+
+async def refused_all(work: Awaitable[Any]) -> None:
+    """Nothing was done for any of them, whether each was refused or passed over."""
+    done, refused = await work
+    assert (done, {type(each) for each in refused} <= {NotFound}) == ([], True)
+
+
+async def nothing(work: Awaitable[Any]) -> None:
+    """It comes to nothing."""
+    assert not await work
 
 
 async def exported(world: World, who: Caller) -> None:

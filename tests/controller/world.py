@@ -33,11 +33,13 @@ from controller.service.auditkeys import AuditKeys
 from controller.service.bindings import Bindings
 from controller.service.console import Console
 from controller.service.custody import Custody
+from controller.service.failures import Failures
 from controller.service.home import initialise
 from controller.service.identity import Identity
 from controller.service.keypairs import Keypairs
 from controller.service.kms import KeyService
 from controller.service.news import News
+from controller.service.overview import Overview
 from controller.service.people import Tenants, Users
 from controller.service.policies import Policies
 from controller.service.quotas import Quotas as QuotaVerbs
@@ -46,8 +48,10 @@ from controller.service.rolloutreports import RolloutReports
 from controller.service.rollouts import Rollouts
 from controller.service.servers import Servers
 from controller.service.standing import Standing
+from controller.service.stopping import Stopping
 from controller.service.tasks import Tasks
 from controller.service.temporary import TemporaryKeys, Tokens
+from controller.service.verifying import Verifications
 from controller.settings import Settings
 from controller.store import Store
 from controller.transport import hostkeys
@@ -117,6 +121,9 @@ class World:
         self.rollout_plans = RolloutPlans(self.store, self.rollouts, audit_keys)
         self.tenants = Tenants(self.store, self.kms, audit_keys)
         self.audit = Audit(self.store, audit_keys)
+        self.verifications = Verifications(self.store, self.audit, Stopping())
+        self.failures = Failures(self.store, self.tasks)
+        self.overview = Overview(self.store)
 
     def close(self) -> None:
         """Let go of the files."""
