@@ -184,6 +184,8 @@ async def logged_in(way: Way, host: str, port: int, kind: Kind, client: Client) 
         raise
     finally:
         _AT_HAND.reset(before)
+        # A timer that was cancelled keeps its context, and so the client, until its time would have come.
+        client.password, client.keys = None, ()
 
 
 _AT_HAND: ContextVar[Client] = ContextVar("the client whose connection is being made")

@@ -114,6 +114,20 @@ def test_a_server_that_ends_the_log_in_in_good_order_has_not_let_anybody_in(keys
     assert asyncio.run(told()) == "connection_closed"
 
 
+def test_a_client_keeps_no_secret_once_the_log_in_is_over(keys: list[asyncssh.SSHKey]) -> None:
+    async def told() -> tuple[object, object]:
+        async with served(keys[0], []) as port:
+            client = Client()
+            with pytest.raises(NotConnected):
+                await connect(
+                    Target("web", "127.0.0.1", port, line_of(keys[0])), "root", password=Secret(b"a password"), client=client
+                )
+            assert client.given
+            return client.password, client.keys
+
+    assert asyncio.run(told()) == (None, ())
+
+
 def test_a_log_in_that_takes_too_long_leaves_nothing_behind(keys: list[asyncssh.SSHKey]) -> None:
     async def told() -> tuple[str, int]:
         hung: list[asyncio.StreamWriter] = []
