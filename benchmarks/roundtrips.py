@@ -28,8 +28,9 @@ from controller.measures import Measures
 from controller.model import Secret
 from controller.prover import Prover
 from controller.transport import rope
-from controller.transport.connect import Client, Target, connect
+from controller.transport.connect import Target, connect
 from controller.transport.frames import Ask, Result
+from controller.transport.handshake import Client
 from controller.transport.offer import Offer, Signer
 
 SHORT, LONG = 0.03, 0.13  # seconds, each way
