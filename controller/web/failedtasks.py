@@ -154,7 +154,7 @@ async def shown(page: Page, id: str) -> Response:
         row=_row(task),
         handling=_with_id(task),
         about=CAUSES.get(task.cause or ""),
-        request=_facts(task.request),
+        request=_facts({name: value for name, value in task.request.items() if name not in ("keypair_id", "replaces_id")}),
         evidence=_facts({name: value for name, value in task.evidence.items() if name != "plan"}, _LONGEST),
         changes=[_change(each) for each in (task.evidence.get("plan") or {}).get("changes", [])],
         events=[_happened(each) for each in events],
@@ -235,6 +235,7 @@ def _card(cause: str, failing: Any, tasks: list[Task], selected: Selected) -> di
         "handling": "" if known is None else handling(cause),
         "retryable": known is None or known.retryable,
         "opens": cause in _OPENS or any(_asked_with(task) for task in tasks),
+        "otherwise": _otherwise(cause, any(_asked_with(task) for task in tasks)),
         "only": selected.but(cause=cause),
         "rows": [_row(task) for task in tasks],
     }
@@ -246,9 +247,17 @@ def _row(task: Task) -> dict[str, Any]:
         "evidence": _facts(task.evidence),
         "opens": task.cause in _OPENS or bool(_asked_with(task)),
         "gave": ", ".join(_asked_with(task)),
+        "otherwise": _otherwise(task.cause, bool(_asked_with(task))),
         # Who retries it is told a password, once: that is for a terminal.
         "tells": task.operation == "reset" and bool(task.request.get("set_password")),
     }
+
+
+def _otherwise(cause: str | None, gave: bool) -> str:
+    """Return what the button says that leads to another way in, and to another way there."""
+    if cause in _OPENS:
+        return "Retry with another password or key"
+    return "Retry, and give again what opens it" if gave else "Retry otherwise"
 
 
 def _asked_with(task: Task) -> list[str]:
