@@ -1,4 +1,4 @@
-"""The access log: one line of JSON for each request, written by a thread, so that no request waits for a disk or a reader."""
+"""The log: a line of JSON for each request and for what went wrong, by a thread: nothing waits for a disk or a reader."""
 
 import contextlib
 import json
@@ -6,7 +6,9 @@ import os
 import queue
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -36,6 +38,8 @@ class Lines:
             self._lines.put_nowait(line)
         except queue.Full:
             self._dropped += 1
+
+    warning = error = info  # the line says which
 
     def reopen(self) -> None:
         """Write to the file of this name from now on, after somebody has moved it away."""
@@ -81,10 +85,25 @@ class Lines:
 def begin(path: Path | None) -> Lines:
     """Have the access log written from now on, and return it. Unavailable(log_unusable)."""
     lines = Lines(path)
+    _configure(structlog.processors.JSONRenderer(), lambda *names: lines)
+    return lines
+
+
+def aside() -> None:
+    """Have what is logged where nobody is served go to stderr, for people: stdout has what the command answers."""
+    _configure(structlog.processors.LogfmtRenderer(key_order=["at", "level", "event"]), structlog.PrintLoggerFactory(sys.stderr))
+
+
+def _configure(rendered: structlog.typing.Processor, to: Callable[..., Any]) -> None:
     structlog.configure(
-        processors=[structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"), structlog.processors.JSONRenderer()],
+        processors=[
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
+            structlog.processors.add_log_level,
+            # Where it went wrong, and not with what: structlog's own way shows the values of variables.
+            structlog.processors.format_exc_info,
+            rendered,
+        ],
         wrapper_class=structlog.make_filtering_bound_logger("info"),
-        logger_factory=lambda *names: lines,
+        logger_factory=to,
         cache_logger_on_first_use=False,
     )
-    return lines

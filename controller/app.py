@@ -87,6 +87,8 @@ async def opened(
     the rest once it opens. Otherwise it is opened at its first use.
     """
     require(settings)
+    if not serving:
+        accesslog.aside()
     stopping = stopping or Stopping()
     with contextlib.ExitStack() as closing:
         closing.enter_context(root.in_use(settings.home))

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import structlog
 
 from controller import accesslog
 from controller.accesslog import Lines
@@ -65,3 +66,47 @@ def test_a_reader_that_stops_reading_holds_nobody_up_and_what_is_lost_is_counted
 def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="KPS_ACCESS_LOG"):
         Lines(tmp_path / "none" / "log")
+
+
+def test_what_went_wrong_is_logged_too_and_with_no_value_of_a_variable(tmp_path: Path) -> None:
+    lines = accesslog.begin(tmp_path / "log")
+    try:
+        log = structlog.get_logger("kps.test")
+        log.warning("policy", name="prod", code="store_full")
+        log.error("rollout", id="r-1", exc_info=failure())
+    finally:
+        lines.close()
+        structlog.reset_defaults()
+    first, second = map(json.loads, (tmp_path / "log").read_text().splitlines())
+    assert (first["level"], first["event"], first["name"], first["code"]) == ("warning", "policy", "prod", "store_full")
+    assert (second["level"], "ZeroDivisionError" in second["exception"], "in failure" in second["exception"]) == (
+        "error",
+        True,
+        True,
+    )
+    assert HIDDEN not in second["exception"]
+
+
+def test_where_nobody_is_served_it_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    accesslog.aside()
+    try:
+        structlog.get_logger("kps.test").error("rollout", id="r-1", exc_info=failure())
+    finally:
+        structlog.reset_defaults()
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1)
+    assert "level=error event=rollout id=r-1" in said.err
+    assert "ZeroDivisionError" in said.err
+    assert HIDDEN not in said.err
+
+
+HIDDEN = "".join(["hun", "ter2"])  # so that no line of this file has it
+
+
+def failure() -> Exception:
+    password = HIDDEN
+    try:
+        1 / (len(password) - 7)
+    except ZeroDivisionError as error:
+        return error
+    raise AssertionError(password)
