@@ -55,10 +55,10 @@ class Commits:
 
     def _ended(self, waiting: list[asyncio.Future[Any]], work: asyncio.Future[list[Done]]) -> None:
         self._busy = False
+        # Who is told now may have the next thing to keep: that goes with what waits.
+        asyncio.get_running_loop().call_soon(self._go_on)
         raised = asyncio.CancelledError() if work.cancelled() else work.exception()
         _tell(waiting, work.result() if raised is None else [Done(None, raised)] * len(waiting))
-        # Who was told just now may have the next thing to keep: that goes with what waits.
-        asyncio.get_running_loop().call_soon(self._go_on)
 
 
 def _tell(waiting: list[asyncio.Future[Any]], found: list[Done]) -> None:
@@ -67,5 +67,7 @@ def _tell(waiting: list[asyncio.Future[Any]], found: list[Done]) -> None:
             continue
         if each.raised is None:
             done.set_result(each.returned)
+        elif isinstance(each.raised, StopIteration):  # no future takes that one
+            done.set_exception(RuntimeError(repr(each.raised)))
         else:
             done.set_exception(each.raised)

@@ -228,7 +228,13 @@ class _Driven:
     async def _over(self) -> bool:
         """Do what there is to do now; say whether the rollout is not to be driven any more."""
         progress, rollout = self._progress, self.rollout
-        state, ended = await self._rolling.kept(self._store.rollout_turn, rollout.id, self._asked_for())
+        told, self._told = self._told, set()
+        try:
+            state, ended = await self._rolling.kept(self._store.rollout_turn, rollout.id, self._asked_for(told))
+        except Problem:
+            self._told |= told
+            self._looks_at = 0.0
+            raise
         for task in ended:
             server_id = self._running.pop(task.id)
             progress.ended(server_id, _ending(task), now())
@@ -247,9 +253,8 @@ class _Driven:
             return await self._leave("finished", _told(progress, rollout.plans))
         return progress.waits_for_go and await self._leave("paused", SEEN)
 
-    def _asked_for(self) -> list[str]:
+    def _asked_for(self, told: Collection[str]) -> list[str]:
         """Return the tasks that may have ended: those of which we were told, and now and then all that run."""
-        told, self._told = self._told, set()
         loop = asyncio.get_running_loop()
         if loop.time() < self._looks_at:
             return [each for each in told if each in self._running]

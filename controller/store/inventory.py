@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, select, union, update
+from sqlalchemy import Connection, bindparam, delete, func, select, union, update
 
 from controller.errors import AlreadyExists, Conflict, NotAllowed, NotFound
 from controller.model import FINAL, Server, ServerNotes, Task, route
@@ -232,10 +232,17 @@ def _how_reached(server: Server) -> dict[str, Any]:
 
 
 def _reached(connection: Connection, tenant_ids: Collection[str]) -> dict[tuple[str, str, int], int]:
-    """Return by tenant, host and port the generation that was reached at the address of a server since removed."""
+    """Return by tenant, host and port the generation that was reached there, by servers since removed too."""
     table = tables.events
     query = select(table.c.tenant_id, table.c.detail).where(table.c.kind == "server_removed", table.c.tenant_id.in_(tenant_ids))
     found: dict[tuple[str, str, int], int] = {}
+    here = tables.servers  # two of them may stand for one machine
+    for tenant_id, host, port, generation in connection.execute(
+        select(here.c.tenant_id, here.c.host, here.c.port, func.max(here.c.generation))
+        .where(here.c.tenant_id.in_(tenant_ids))
+        .group_by(here.c.tenant_id, here.c.host, here.c.port)
+    ):
+        found[tenant_id, host, port] = generation
     for tenant_id, detail in connection.execute(query.order_by(table.c.id)):
         if "generation" in detail:  # events of the first versions do not have it
             address = (tenant_id, detail["host"], detail["port"])

@@ -103,7 +103,7 @@ def _modules() -> dict[str, str]:
     made_from = hashlib.sha256(json.dumps([sys.version, rules, sources]).encode()).hexdigest()
     place = Path(util.cache_from_source(str(package.joinpath("__init__.py")))).with_name("shipped.json")
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        kept = json.loads(place.read_text("utf-8"))
+        kept = json.loads(_trusted(place))
         if kept["made_from"] == made_from and _digest(kept["modules"]) == kept["digest"]:
             return {str(name): str(source) for name, source in kept["modules"].items()}
     modules = {"kpsagent" if name == "__init__" else f"kpsagent.{name}": _bare(source) for name, source in sources.items()}
@@ -116,13 +116,23 @@ def _digest(modules: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(modules).encode()).hexdigest()
 
 
+def _trusted(place: Path) -> str:
+    """Return the text of a file that only its owner may write: us, root, or whose the directory is. OSError, ValueError."""
+    with open(place, encoding="utf-8") as stream:
+        about, directory = os.fstat(stream.fileno()), place.parent.stat()
+        if about.st_mode & 0o022 or about.st_uid not in (0, os.geteuid(), directory.st_uid):
+            raise PermissionError(f"{place}: others may write it")
+        return stream.read()
+
+
 def _keep(place: Path, text: str) -> None:
     """Write a file whole, or not at all where that is not allowed here."""
     new = place.with_name(f"{place.name}.{os.getpid()}")
     with contextlib.suppress(OSError):
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(new, "x", encoding="utf-8") as stream:
+            # Nobody else may write it, whatever the umask: what is in it runs as root on every server.
+            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644), "w", encoding="utf-8") as stream:
                 stream.write(text)
             os.replace(new, place)
         except BaseException:

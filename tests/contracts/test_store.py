@@ -356,6 +356,10 @@ def test_who_moves_to_an_address_goes_on_from_the_generation_that_was_seen_there
     store.change_servers([left.id], {"port": 2222})
     (fresh,) = store.add_servers([at("fresh", "192.0.2.3", 0)])
     assert fresh.generation == 80
+    # And whoever comes to where another one still is: both may stand for one machine.
+    (beside,) = store.change_servers([left.id], {"host": "192.0.2.1", "port": 22})
+    (third,) = store.add_servers([at("third", "192.0.2.1", 0)])
+    assert (beside.generation, third.generation) == (80, 80)
     (told,) = [
         each.detail for each in store.events(who.tenant_id) if each.server_id == moving.id and each.kind == "server_changed"
     ]

@@ -217,3 +217,15 @@ def test_what_is_asked_for_in_one_turn_is_one_commit(store: Store, who: Caller, 
     commits.clear()
     asyncio.run(story())
     assert len(commits) == 2
+
+
+def test_a_verb_that_stops_like_an_iterator_stops_nothing_else(store: Store, who: Caller) -> None:
+    def empty() -> None:
+        next(iter(()))
+
+    async def story() -> list[Any]:
+        kept = Commits(store, None).kept
+        return await asyncio.gather(kept(empty), kept(store.servers, who.tenant_id), kept(empty), return_exceptions=True)
+
+    first, second, third = asyncio.run(asyncio.wait_for(story(), 30))
+    assert (type(first), second, type(third)) == (RuntimeError, [], RuntimeError)

@@ -1,6 +1,8 @@
 """What is shipped to servers is kept between runs, and only ever what its sources say."""
 
 import json
+import os
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from importlib import util
@@ -55,6 +57,26 @@ def test_what_does_not_match_the_sources_is_not_shipped(
     assert kept.read_text() != before
     assert anew() == made
     assert kept.read_text() == before
+
+
+def test_what_others_may_write_is_not_shipped(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ship, "_bare", str.strip)  # the quicker
+    before = os.umask(0)
+    try:
+        made = anew()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o644
+    forged = json.loads(kept.read_text())
+    forged["modules"]["kpsagent.keys"] += "\nevil = True\n"
+    forged["digest"] = ship._digest(forged["modules"])
+    kept.write_text(json.dumps(forged))
+    kept.chmod(0o664)
+    assert anew() == made
+    if os.geteuid() == 0:
+        kept.write_text(json.dumps(forged))
+        os.chown(kept, 12345, 12345)
+        assert anew() == made
 
 
 def test_where_nothing_can_be_kept_it_is_shipped_all_the_same(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
