@@ -13,6 +13,9 @@ description:
     V(stage=prod) the group
     V(stage_prod).
   - The file that says so ends with C(kps.yml) or C(kps.yaml). It need hold no secret; the environment can say that.
+  - A server whose name Ansible has for itself (V(localhost), V(127.0.0.1), V(::1), V(all), V(ungrouped)), or that
+    another source of the inventory had before, for a host or a group, is refused, and no host comes from the file.
+    So this file is best the last source.
 options:
   plugin:
     description: Must be V(kps.fleet.servers).
@@ -55,12 +58,15 @@ fingerprint: "66:13:63:..."
 select: [stage=prod]
 """
 
+from ansible import constants as C
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin, Constructable
 from ansible_collections.kps.fleet.plugins.module_utils.controller import Refused
 from ansible_collections.kps.fleet.plugins.plugin_utils.settings import controller_by_options
 
 ENDS = ("kps.yml", "kps.yaml")
+# What Ansible itself means by these: the machine where it runs, and groups. A server's address is somebody else's choice.
+TAKEN = {*C.LOCALHOST, "all", "ungrouped"}
 
 
 class InventoryModule(BaseInventoryPlugin, Constructable):
@@ -81,8 +87,21 @@ class InventoryModule(BaseInventoryPlugin, Constructable):
             servers = controller.pages("/servers", [("select", word) for word in self.get_option("select")])
         except Refused as refused:
             raise AnsibleParserError(f"{path}: {refused.code}: {refused.message}") from refused
+        # Before any is added: Ansible goes on with what a source has added when that fails.
+        for server in servers:
+            self._refuse_taken(path, server["name"])
         for server in servers:
             self._add(server)
+
+    def _refuse_taken(self, path, name):
+        if name in TAKEN:
+            why, mend = "Ansible means something else by that name", "Take it in anew by another one"
+        elif name in self.inventory.hosts or name in self.inventory.groups:
+            why = "another source of the inventory has a host or group of that name, which would lead to the controller's address"
+            mend = "Take it out of that source"
+        else:
+            return
+        raise AnsibleParserError(f"{path}: the controller's server {name}: {why}. {mend}, or leave it out by select")
 
     def _add(self, server):
         name = server["name"]
