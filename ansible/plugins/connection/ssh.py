@@ -66,12 +66,13 @@ options:
     env: [{name: KPS_CA_CERTIFICATE}]
     vars: [{name: kps_ca_certificate}]
 notes:
-  - Connections that ssh keeps open for a while after the run (C(ControlPersist)) are no keys, and end as Ansible's
-    settings say.
+  - Connections that ssh keeps open between tasks (C(ControlPersist)) are each of one server, login and key pair, and
+    end with the run.
 author:
   - The kps project (@kps)
 """
 
+import hashlib
 import shlex
 from pathlib import Path
 
@@ -94,6 +95,11 @@ def _with_options_of_ssh(own):
 
 # Not an assignment: ansible-doc reads the text above, and shows what is special here.
 globals().update(DOCUMENTATION=_with_options_of_ssh(DOCUMENTATION))
+
+# Of a Unix socket's path, 104 bytes with some systems; ssh appends 17 characters of its own while it makes one.
+LONGEST_SOCKET = 104 - 17 - 1
+# As the controller allows.
+MOST_HOPS = 8
 
 
 class Connection(ssh.Connection):
@@ -135,18 +141,14 @@ class Connection(ssh.Connection):
         login = str(self.get_option("remote_user") or server["login"])
         words, public = self._told(controller, run, server, login, self.get_option("kps_keypair_name"))
         publics = [public]
-        # Hops are reached by their own logins and keys, the last one through the others.
-        through = ""
-        for hop in server["jump"]:
-            found = controller.ask("GET", f"/servers/{segment(hop)}")
-            said, public = self._told(controller, run, found, found["login"], None)
+        words += ["-o", f"ControlPath={control_path(run, server, login, public)}"]
+        hops = []
+        for hop in way_to(server, lambda hop: controller.ask("GET", f"/servers/{segment(hop)}")):
+            said, public = self._told(controller, run, hop, hop["login"], None)
             publics.append(public)
-            at = ["-p", str(found["port"]), "-l", found["login"], "-W", "[%h]:%p", found["host"]]
-            more = ["-o", f"ProxyCommand={through}"] if through else ["-o", "ProxyCommand=none"]
-            command = shlex.join(["ssh", "-F", "none", "-o", "BatchMode=yes", *said, *more])
-            through = f"{command} {' '.join(shlex.quote(word) for word in at)}"
-        if through:
-            words += ["-o", f"ProxyCommand={through}", "-o", "ProxyJump=none"]
+            hops.append((hop, said))
+        if hops:
+            words += ["-o", f"ProxyCommand={proxy_command(hops)}", "-o", "ProxyJump=none"]
         return {"words": words, "public_keys": publics}
 
     def _told(self, controller, run, server, login, keypair):
@@ -166,12 +168,12 @@ class Connection(ssh.Connection):
         Path(f"{at}.pub").write_text(f"{public}\n")
         Path(f"{at}.known").write_text(f"kps-{server['id']} {server['host_key']}\n")
         settings = {
-            "IdentityAgent": run / "agent",
+            "IdentityAgent": literal(run / "agent"),
             "IdentitiesOnly": "yes",
-            "IdentityFile": f"{at}.pub",
+            "IdentityFile": literal(f"{at}.pub"),
             "CertificateFile": "none",
             "ForwardAgent": "no",
-            "UserKnownHostsFile": f"{at}.known",
+            "UserKnownHostsFile": literal(f"{at}.known"),
             "GlobalKnownHostsFile": "/dev/null",
             "KnownHostsCommand": "none",
             "StrictHostKeyChecking": "yes",
@@ -180,3 +182,51 @@ class Connection(ssh.Connection):
             "HostKeyAlias": f"kps-{server['id']}",
         }
         return [word for setting, value in settings.items() for word in ("-o", f"{setting}={value}")], public
+
+
+def literal(text):
+    """Return a text as ssh must be told it where it puts something for each %h and the like."""
+    return str(text).replace("%", "%%")
+
+
+def control_path(run, server, login, public):
+    """Return where ssh keeps its connection open between tasks: one for each server, login and key, whatever their addresses.
+
+    Of this run alone, so it was opened with this host key. "none", that is no such connection, where its path would be too long.
+    """
+    named = f"{server['id']} {login} {' '.join(public.split()[:2])}"
+    path = run / f"{hashlib.sha256(named.encode('utf-8')).hexdigest()[:12]}.cp"
+    return literal(path) if len(str(path).encode("utf-8")) <= LONGEST_SOCKET else "none"
+
+
+def way_to(server, find):
+    """Return the jump servers on the way to a server, the nearest to us first, as the controller goes it. find: one by its name.
+
+    The first of a server's jumps is reached on its own way, each further one from the one before it.
+    """
+    way = []
+    here = server
+    while here["jump"]:
+        way[:0] = [find(name) for name in here["jump"]]
+        here = way[0]
+        passed = [each["id"] for each in [*way, server]]
+        if len(set(passed)) != len(passed) or len(way) > MOST_HOPS:
+            raise AnsibleConnectionFailure(f"{server['name']}: its jump servers lead in a circle, or are more than {MOST_HOPS}")
+    return way
+
+
+def proxy_command(hops):
+    """Return the ProxyCommand by which ssh reaches its target through hops, the nearest to us first: (server, what ssh is told).
+
+    Each hop is reached by its own login and key, through those before it. Only the last is told %h, the target of the ssh that
+    runs this: that puts its own target for every %h that it sees, at whatever depth. It takes one % of two, as does each within.
+    """
+    through = None
+    for number, (hop, said) in enumerate(hops):
+        further = [each for each, _said in hops[number + 1 : number + 2]]
+        to = "".join(literal(f"[{each['host']}]:{each['port']}") for each in further) or "[%h]:%p"
+        proxy = "none" if through is None else through
+        words = ["ssh", "-F", "none", "-o", "BatchMode=yes", *said, "-o", f"ProxyCommand={proxy}"]
+        command = shlex.join([*words, "-p", str(hop["port"]), "-l", hop["login"]])
+        through = f"{literal(command)} -W {shlex.quote(to)} {shlex.quote(literal(hop['host']))}"
+    return through
