@@ -7,6 +7,7 @@ import os
 
 from ansible_collections.kps.fleet.plugins.module_utils.controller import Refused, segment
 from ansible_collections.kps.fleet.plugins.plugin_utils.asking import Asking
+from ansible_collections.kps.fleet.plugins.plugin_utils.keys import public_half
 from ansible_collections.kps.fleet.plugins.plugin_utils.states import compared, found_or_none
 
 
@@ -77,7 +78,14 @@ class ActionModule(Asking):
     def _refuse_other(self, name, before, asked):
         """A key pair is not turned into another one: what is bound would no longer be what its name says."""
         different = []
-        if asked["public_key"] and asked["public_key"].split()[:2] != before["public_key"].split()[:2]:
+        said = [asked["public_key"]] if asked["public_key"] else []
+        if asked["private_key"]:
+            half = public_half(asked["private_key"], asked["passphrase"])
+            if half is None and not said and before["managed"]:
+                told = "%s: of which key pair this private key is cannot be read here; say its public_key too"
+                raise Refused("public_key_missing", told % name)
+            said += [half] if half else []
+        if any(each.split()[:2] != before["public_key"].split()[:2] for each in said):
             different.append("public key")
         if asked["type"] and asked["type"] != before["type"]:
             different.append("type")

@@ -35,7 +35,8 @@ options:
     type: str
   private_key:
     description: Take this private key in, as the text of its file. Of a key pair that is not managed, its private
-      half, to be kept from now on.
+      half, to be kept from now on. Of one whose private half is kept already it must be that one; where that cannot be
+      told here (OpenSSH's own format with a passphrase), O(public_key) is needed beside it.
     type: str
   passphrase:
     description: Passphrase of O(private_key).
