@@ -17,6 +17,8 @@ STEPS = {
     "cancelled": ("cancel", ("running", "paused", "stopped")),
     "retried": ("retry", ("stopped", "finished", "paused", "running")),
 }
+# The reason of the one pause that is no trouble, in the controller's words: somebody wanted to look after the first servers.
+CANARY_ENDED = "the canary has ended well; look at it, and resume"
 LOOK_AGAIN_SECONDS = 1
 LOST_SECONDS = 120
 
@@ -92,13 +94,14 @@ class ActionModule(Asking):
         ended = self._ended(controller, path, seconds)
         servers = controller.pages(f"{path}/servers", (), "position")
         result = {"changed": any(each["status"] == "succeeded" for each in servers), "rollout": ended, "servers": servers}
-        waits = ended["state"] == "paused"
-        if not waits and any(each["status"] not in ("succeeded", "unchanged") for each in servers):
+        if cause := cause_of(ended, servers):
+            failed = sum(each["status"] == "failed" for each in servers)
+            reason = ended["reason"] or "not every server is as asked"
             report = controller.ask("GET", f"{path}/report")
             result.update(
                 failed=True,
-                cause="rollout_failed",
-                msg=f"the rollout {ended['id']} is {ended['state']}: {ended['reason'] or 'not every server is as asked'}",
+                cause=cause,
+                msg=f"the rollout {ended['id']} is {ended['state']}: {reason}; {failed} failed",
                 evidence={name: report[name] for name in ("causes", "held", "not_done", "failed_by")},
             )
         return result
@@ -126,3 +129,13 @@ class ActionModule(Asking):
     def _failed(self, controller, path, cause):
         servers = controller.pages(f"{path}/servers", (), "position")
         return [each for each in servers if each["status"] == "failed" and cause in (None, each["cause"])]
+
+
+def cause_of(rollout, servers):
+    """Return why a rollout that does not run fails the task, or None where all is as asked or the canary waits for a look."""
+    if all(each["status"] in ("succeeded", "unchanged") for each in servers):
+        return None
+    if rollout["state"] != "paused":
+        return "rollout_failed"
+    well = rollout["reason"] == CANARY_ENDED and not any(each["status"] == "failed" for each in servers)
+    return None if well else "rollout_paused"

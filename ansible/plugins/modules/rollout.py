@@ -97,7 +97,8 @@ servers:
   type: list
   elements: dict
 cause:
-  description: V(rollout_failed), where it has stopped, or not every server is as asked.
+  description: V(rollout_failed), where it has stopped, or not every server is as asked. V(rollout_paused), where it is
+    paused for another reason than that its canary has ended well, or servers have failed.
   returned: on failure
   type: str
 evidence:
