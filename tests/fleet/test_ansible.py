@@ -1,9 +1,12 @@
 """The collection as Ansible runs it: real ansible-core, a real controller over TLS, real servers."""
 
 import contextlib
+import hashlib
 import json
+import os
 import re
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -139,7 +142,7 @@ def test_hosts_come_in_by_the_role_and_all_that_there_is_can_be_asked_and_ordere
 
 
 def test_ansible_connects_with_managed_keys_that_are_in_no_file(ansible, served, make_server):
-    gate, inner = make_server(), make_server()
+    gate, inner, innermost = make_server(), make_server(), make_server()
     keypair = served.keypair(scope="account")
     served.add(gate, labels={"stage": "managed"})
     served.add(inner, labels={"stage": "managed", "zone": "b-1"}, jump=[gate.name])
@@ -172,11 +175,22 @@ def test_ansible_connects_with_managed_keys_that_are_in_no_file(ansible, served,
     assert len(after) == len(opened) + 1
 
     # The agent has ended with the run, and what it lay in is gone.
-    until = time.monotonic() + 10
-    while (left := agents(ansible.place)) and time.monotonic() < until:
-        time.sleep(0.1)
-    assert left == []
+    assert left_of("ssh-agent", ansible.place) == []
     assert list((ansible.place / "temporary").glob("kps-*")) == []
+
+    # Through two, the first of them the jump of the other; connections are kept open while the run lasts, and no longer.
+    served.add(innermost, jump=[inner.name])
+    served.succeeds("bind", innermost, keypair=keypair, password=innermost.root_password)
+    about.write_text(f"plugin: kps.fleet.servers\nselect: [stage=managed, {innermost.name}]\n")
+    keeps = "-o ControlMaster=auto -o ControlPersist=600s"
+    with tempfile.TemporaryDirectory(prefix="t") as short:  # the path of a socket has a limit
+        words = ("all", "-i", about, "-vvv", "-m", "raw", "-a", "echo $SSH_CONNECTION")
+        done = ansible.run("ansible", *words, ANSIBLE_SSH_ARGS=keeps, TMPDIR=short)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert f"{innermost.host} {innermost.port}" in done.stdout
+        paths = set(re.findall(rf"ControlPath=({short}/kps-[^ ]+\.cp)", done.stdout))
+        assert len(paths) == 3
+        assert left_of("ssh-agent", short) == left_of("ssh:", short) == []
 
     # Another machine at that address is not spoken to.
     for name in ("ssh_host_ed25519_key", "ssh_host_ed25519_key.pub"):
@@ -187,15 +201,95 @@ def test_ansible_connects_with_managed_keys_that_are_in_no_file(ansible, served,
     assert "Host key verification failed" in done.stdout + done.stderr
 
 
-def agents(place):
-    """The ssh-agents that were started below a place."""
+def left_of(program, place):
+    """The processes of a program that were told of a place, and do not end."""
+    until = time.monotonic() + 15
+    while (found := running(program, place)) and time.monotonic() < until:
+        time.sleep(0.1)
+    return found
+
+
+def running(program, place):
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            words = path.read_bytes().split(b"\0")
-            if words[0] == b"ssh-agent" and str(place).encode() in b" ".join(words):
+            words = path.read_bytes().replace(b"\0", b" ").split()
+            if words and words[0] == program.encode() and str(place).encode() in b" ".join(words):
                 found.append(words)
     return found
+
+
+@pytest.mark.parametrize("name", ["localhost", "127.0.0.1", "all", "ungrouped", "db", "databases"])
+def test_a_server_does_not_take_the_place_of_what_ansible_means_by_its_name(ansible, served, name):
+    # Where this one is: what tasks are delegated to, and what another source tells of, does not lead there.
+    _private, public = judge.new_key_pair()
+    label = f"n{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+    about = {"host": "127.0.0.99", "host_key": public, "labels": {"taken": label}}
+    for each in (name, f"fine-{label}"):
+        served.ask("POST", "/servers", body={"name": each, **about})
+    hosts = ansible.place / "hosts.ini"
+    hosts.write_text("db ansible_host=127.0.0.7\n[databases]\ndb\n")
+    path = ansible.place / "fleet.kps.yml"
+    path.write_text(f"plugin: kps.fleet.servers\nselect: ['taken={label}']\n")
+    done = ansible.run("ansible-inventory", "-i", hosts, "-i", path, "--list")
+    known = json.loads(done.stdout)["_meta"]["hostvars"]
+    assert known == {"db": {"ansible_host": "127.0.0.7"}}
+    told = " ".join(done.stderr.split())
+    assert f"the controller's server {name}: " in told
+    assert "or leave it out by select" in told
+    done = ansible.run("ansible-inventory", "-i", hosts, "-i", path, "--list", ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED="true")
+    assert done.returncode != 0
+
+
+def test_another_private_key_than_the_one_that_is_kept_is_refused(ansible, served):
+    (private, _public), (other, public) = judge.new_key_pair(), judge.new_key_pair()
+
+    def ok(name, **given):
+        path = ansible.place / f"{name}.yml"
+        task = {"name": name, "kps.fleet.keypair": {"name": "given", **given}}
+        path.write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "tasks": [task]}]))
+        done = ansible.play(path, {"all": {"hosts": {"one": {}}}})
+        assert private not in done.printed
+        result = done.of(name)["one"]
+        return result.get("cause") or result["changed"]
+
+    assert ok("taken in", private_key=private) is True
+    assert ok("again", private_key=private) is False
+    assert ok("another", private_key=other) == "keypair_differs"
+    assert ok("another, though with", private_key=private, public_key=public) == "keypair_differs"
+    assert ok("unreadable", private_key="sealed") == "public_key_missing"
+    kept = served.ask("GET", "/keypairs/given")["public_key"]
+    assert ok("unreadable, said", private_key="sealed", public_key=kept) is False
+
+
+def test_a_host_without_a_host_key_does_not_get_a_password_by_the_role(ansible, served):
+    path = ansible.place / "enrol.yml"
+    role = {"role": "kps.fleet.enrol", "vars": {"enrol_keypair": "never", "enrol_password": "a password"}}
+    path.write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "roles": [role]}]))
+    hosts = {"all": {"hosts": {"unknown": {"ansible_host": "127.0.0.98"}}}}
+    done = ansible.play(path, hosts)
+    assert done.code != 0
+    assert "unknown: no host key; say enrol_host_key" in done.printed
+    assert not [each for each in served.ask("GET", "/servers") if each["name"] == "unknown"]
+    # Said, the host is asked for its key; nobody is there.
+    done = ansible.play(path, hosts, "-e", '{"enrol_trust_on_first_use": true}')
+    assert done.code != 0
+    assert "no host key" not in done.printed
+
+
+def test_keys_do_not_outlive_who_keeps_the_agent(ansible):
+    """Killed, so that nothing of it is run any more, and its agent with the keys is left to itself."""
+    keeper = ROOT / "ansible/plugins/plugin_utils/keeper.py"
+    with tempfile.TemporaryDirectory(prefix="k") as place:
+        kept = subprocess.Popen([ansible.programs / "python", keeper, place, str(os.getpid())])
+        until = time.monotonic() + 10
+        while not running("ssh-agent", place) and time.monotonic() < until:
+            time.sleep(0.05)
+        (agent,) = running("ssh-agent", place)
+        assert agent[:2] == [b"ssh-agent", b"-a"]
+        kept.kill()
+        kept.wait()
+        assert left_of("ssh-agent", place) == []
 
 
 def test_a_task_of_authorized_key_turned_into_ours_does_what_it_did(ansible, served, make_server):

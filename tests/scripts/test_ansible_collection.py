@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from controller.rolling import SEEN
 from tests.fleet.playing import ROOT, environment
 
 COLLECTION = ROOT / "ansible"
@@ -42,7 +45,7 @@ def place(tmp_path_factory):
     return found
 
 
-def run(place, program, *words, directory="."):
+def run(place, program, *words, directory=".", given=""):
     programs = environment()
     environ = {
         "PATH": f"{programs}:{os.environ['PATH']}",
@@ -53,7 +56,14 @@ def run(place, program, *words, directory="."):
     }
     (place / "home").mkdir(exist_ok=True)
     done = subprocess.run(
-        [programs / program, *words], cwd=place / directory, env=environ, capture_output=True, text=True, timeout=300, check=False
+        [programs / program, *words],
+        cwd=place / directory,
+        env=environ,
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done
@@ -94,6 +104,118 @@ def test_each_plugin_has_a_document_that_renders(place):
 def test_ansibles_own_checks_that_need_no_network_find_nothing(place):
     words = [word for name in SANITY.split() for word in ("--test", name)]
     run(place, "ansible-test", "sanity", "--python", VERSION, *words, directory="ansible_collections/kps/fleet")
+
+
+PATHS = """
+import json
+from pathlib import Path
+from ansible_collections.kps.fleet.plugins.connection import ssh
+run = Path("/tmp/kps-12345678")
+servers = [{"id": "a"}, {"id": "b"}]  # both at one address, behind different jump servers
+logins, keys = ("root", "deploy"), ("t k1 x", "t k2 x")
+paths = [ssh.control_path(run, each, login, key) for each in servers for login in logins for key in keys]
+print(json.dumps({
+    "paths": paths,
+    "again": ssh.control_path(run, {"id": "a"}, "root", "t k1 another comment"),
+    "percent": ssh.control_path(Path("/tmp/100%/kps-1"), {"id": "a"}, "root", "t k1"),
+    "long": ssh.control_path(Path("/" + 80 * "x"), {"id": "a"}, "root", "t k1"),
+}))
+"""
+
+
+def test_a_connection_that_is_kept_open_is_of_one_server_login_and_key(place):
+    found = json.loads(run(place, "python", "-c", PATHS).stdout)
+    assert len(set(found["paths"])) == 8
+    assert found["again"] == found["paths"][0]
+    assert all(path.startswith("/tmp/kps-12345678/") and len(path) < 104 - 17 for path in found["paths"])
+    assert found["percent"].startswith("/tmp/100%%/kps-1/")
+    assert found["long"] == "none"
+
+
+WAYS = """
+import json, sys
+from ansible.errors import AnsibleConnectionFailure
+from ansible_collections.kps.fleet.plugins.connection import ssh
+def server(name, host, *jump):
+    return {"id": f"id-{name}", "name": name, "host": host, "port": 22, "login": "root", "jump": jump}
+known = {each["name"]: each for each in (
+    server("a", "fe80::1%eth0"), server("b", "b.example", "a"), server("c", "10.0.0.3"), server("t", "10.0.0.4", "b", "c"),
+    server("x", "x.example", "y"), server("y", "y.example", "x"),
+)}
+way = ssh.way_to(known["t"], known.__getitem__)
+try:
+    refused = ssh.way_to(known["x"], known.__getitem__)
+except AnsibleConnectionFailure as failure:
+    refused = str(failure)
+command = ssh.proxy_command([(each, ["-o", "IdentityFile=" + ssh.literal("/100%h/" + each["name"])]) for each in way])
+print(json.dumps({"way": [each["name"] for each in way], "command": command, "refused": refused}))
+"""
+
+
+def test_each_jump_server_is_told_where_the_next_is_and_only_the_last_where_the_target_is(place):
+    """Taken apart as ssh does it: it puts its target for %h and one % for two, and hands the rest to a shell."""
+    found = json.loads(run(place, "python", "-c", WAYS).stdout)
+    assert found["way"] == ["a", "b", "c"]
+    assert "lead in a circle" in found["refused"]
+
+    def as_ssh(text, host):
+        return re.sub("%([%hp])", lambda token: {"%": "%", "h": host, "p": "2222"}[token[1]], text)
+
+    command, host = found["command"], "10.0.0.4"
+    for name, address, to in (
+        ("c", "10.0.0.3", "[10.0.0.4]:2222"),
+        ("b", "b.example", "[10.0.0.3]:22"),
+        ("a", "fe80::1%eth0", "[b.example]:22"),
+    ):
+        words = shlex.split(as_ssh(command, host))
+        assert (words[words.index("-W") + 1], words[-1]) == (to, address)
+        assert f"IdentityFile=/100%%h/{name}" in words
+        command, host = next(word for word in words if word.startswith("ProxyCommand=")).removeprefix("ProxyCommand="), address
+    assert command == "none"
+
+
+ROLLOUTS = """
+import json
+from ansible_collections.kps.fleet.plugins.action import rollout
+def cause(state, reason, *statuses):
+    return rollout.cause_of({"state": state, "reason": reason}, [{"status": each} for each in statuses])
+seen = rollout.CANARY_ENDED
+print(json.dumps([seen, [
+    cause("paused", seen, "succeeded", None),
+    cause("finished", "", "succeeded", "unchanged"),
+    cause("paused", seen, "succeeded", "failed", None),
+    cause("paused", "somebody asked", "succeeded", None),
+    cause("stopped", "too many failed", "failed", None),
+    cause("cancelled", "", "succeeded", None),
+]]))
+"""
+
+
+def test_a_paused_rollout_is_well_where_its_canary_is_and_nobody_else_has_paused_it(place):
+    seen, causes = json.loads(run(place, "python", "-c", ROLLOUTS).stdout)
+    assert seen == SEEN
+    assert causes == [None, None, "rollout_paused", "rollout_paused", "rollout_failed", "rollout_failed"]
+
+
+HALVES = """
+import json, sys
+from ansible_collections.kps.fleet.plugins.plugin_utils.keys import public_half
+print(json.dumps([public_half(*each) for each in json.load(sys.stdin)]))
+"""
+
+
+def test_the_public_half_of_a_private_key_is_read_in_each_of_its_forms(place, tmp_path):
+    forms = ("ed25519", "", []), ("rsa", "", ["-m", "PEM"]), ("ecdsa", "", ["-m", "PKCS8"]), ("ecdsa", "a word", ["-m", "PKCS8"])
+    given, wanted = [], []
+    for number, (kind, word, more) in enumerate(forms):
+        path = tmp_path / str(number)
+        subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", word, *more, "-f", path], check=True)
+        given.append([path.read_text(), word or None])
+        wanted.append(Path(f"{path}.pub").read_text().split()[:2])
+    given.append([given[-1][0], "another word"])
+    given.append(["no key", None])
+    found = json.loads(run(place, "python", "-c", HALVES, given=json.dumps(given)).stdout)
+    assert [each and each.split()[:2] for each in found] == [*wanted, None, None]
 
 
 @pytest.fixture(scope="module")
