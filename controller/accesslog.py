@@ -91,7 +91,9 @@ def begin(path: Path | None) -> Lines:
 
 def aside() -> None:
     """Have what is logged where nobody is served go to stderr, for people: stdout has what the command answers."""
-    _configure(structlog.processors.LogfmtRenderer(key_order=["at", "level", "event"]), structlog.PrintLoggerFactory(sys.stderr))
+    _configure(
+        structlog.processors.LogfmtRenderer(key_order=["at", "level", "event"]), lambda *names: structlog.PrintLogger(sys.stderr)
+    )
 
 
 def _configure(rendered: structlog.typing.Processor, to: Callable[..., Any]) -> None:

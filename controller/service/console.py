@@ -112,7 +112,10 @@ class Console:
         fits = await self._fits(password, entry.hash)
         if entry.user is None or not fits:
             await self._refused(entry.tenant_id, entry.user, "password", address)
-        return await self._begun(entry.user, "password", address, before)
+        try:
+            return await self._begun(entry.user, "password", address, before, hash=entry.hash)
+        except NotFound:  # the password was set anew, or the user disabled, while this one was tried
+            await self._refused(entry.tenant_id, entry.user, "password", address)
 
     async def follow(self, token: str, address: str, before: bytes | None) -> Begun:
         """Begin a session by a link, which is used up. NotAllowed(link_refused)."""
@@ -155,7 +158,15 @@ class Console:
         who = Caller(user.tenant_id, session.project_id, user.id, user.role, user.kind, passing=True)
         return SignedIn(who, user, session, kept)
 
-    async def _begun(self, user: User, how: SignInBy, address: str, before: bytes | None, link: bytes | None = None) -> Begun:
+    async def _begun(
+        self,
+        user: User,
+        how: SignInBy,
+        address: str,
+        before: bytes | None,
+        link: bytes | None = None,
+        hash: str | None = None,
+    ) -> Begun:
         if not user.enabled:
             await self._refused(user.tenant_id, user, "disabled", address)
         if sources.refused(user.source_networks, address):
@@ -164,7 +175,7 @@ class Console:
         session = await off_loop(
             self._executor,
             self._store.begin_console_session,
-            user, how, digest(id), ends, instead_of=before, link=link, where=address,
+            user, how, digest(id), ends, instead_of=before, link=link, hash=hash, where=address,
         )  # fmt: skip
         who = Caller(user.tenant_id, session.project_id, user.id, user.role, user.kind, passing=True)
         return Begun(Secret(id), SignedIn(who, user, session, digest(id)))

@@ -104,6 +104,9 @@ class Verifications:
             begun.wrong = "the controller was stopped before the end; verify again"
         except Problem as problem:
             begun.wrong = problem.message
+        except Exception as error:  # whatever it is, it was not verified
+            begun.wrong = f"it could not be verified ({type(error).__name__})"
+            raise
         finally:
             begun.ended_at = now()
 

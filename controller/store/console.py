@@ -80,15 +80,20 @@ class Console(Base):
         *,
         instead_of: bytes | None,
         link: bytes | None,
+        hash: str | None = None,
         where: str,
     ) -> ConsoleSession:
         """Keep a new session by its digest. link: the one that it begins with, which is used up; NotFound where it was already.
 
+        hash: of the password that it begins with; NotFound where that is another one by now, or the user is disabled.
         instead_of: the session that it takes the place of.
         """
         table, at = tables.console_sessions, self._now()
         with engine.writing(self._engine) as connection:
-            _there(connection, user)
+            _there(connection, user, enabled=True)
+            passwords = tables.console_passwords
+            if hash is not None and one(connection, passwords, passwords.c.user_id == user.id, passwords.c.hash == hash) is None:
+                raise NotFound("password_not_found", f"{user.name}: the password is another one by now")
             asked_with = None if link is None else _used_up(connection, link, at)
             if instead_of is not None:
                 connection.execute(delete(table).where(table.c.digest == instead_of))
@@ -136,10 +141,11 @@ class Console(Base):
 # -- steps inside a transaction
 
 
-def _there(connection: Connection, user: User) -> None:
-    """NotFound where a user has been deleted, or disabled, by now."""
+def _there(connection: Connection, user: User, *, enabled: bool = False) -> None:
+    """NotFound where a user has been deleted by now. enabled: or disabled."""
     users = tables.users
-    if one(connection, users, users.c.id == user.id, users.c.deleted_at.is_(None)) is None:
+    found = one(connection, users, users.c.id == user.id, users.c.deleted_at.is_(None))
+    if found is None or (enabled and not found["enabled"]):
         raise NotFound("user_not_found", f"{user.name}: no user of this name", user=user.name)
 
 

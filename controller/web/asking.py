@@ -24,6 +24,8 @@ SIGN_IN = f"{ROOT}/sign-in"
 FORM_TOKEN = "form_token"  # noqa: S105  (the name of a field)
 Kind = Literal["good", "bad"]
 _SESSIONS_TOLD = 1000
+_TOLD = 10  # of one session, and the last of them
+MOST_FILE_BYTES = 64 * 1024  # as the APIs have it
 _MOST_FIELDS = 25_000  # ten thousand servers that were chosen one by one, and more
 _LONGEST_PATH = 2000
 
@@ -44,7 +46,7 @@ class Flashes:
 
     def add(self, session: bytes, said: Said) -> None:
         """Tell this on the next page of a session."""
-        self._of.setdefault(session, []).append(said)
+        self._of[session] = [*self._of.get(session, ()), said][-_TOLD:]
         while len(self._of) > _SESSIONS_TOLD:
             self._of.popitem(last=False)
 
@@ -96,10 +98,12 @@ class Form:
         return Secret(found) if isinstance(found, str) and found else None
 
     async def file(self, name: str) -> Secret | None:
-        """Return the content of a file that was chosen, this once; None where none was."""
+        """Return the content of a file that was chosen, this once; None where none was. Invalid: larger than any key file."""
         found = self._data.get(name)
         if not isinstance(found, UploadFile) or not found.size:
             return None
+        if found.size > MOST_FILE_BYTES:
+            raise Invalid("invalid", f"{name}: at most {MOST_FILE_BYTES} bytes")
         try:
             return Secret(bytearray(await found.read()))
         finally:
@@ -148,10 +152,15 @@ class Asked:
 
 
 async def page_of(request: Request) -> Asked:
+    """Return the request of somebody who is signed in, with what was sent."""
+    return asked_by(request, await form_of(request))
+
+
+def asked_by(request: Request, form: Form) -> Asked:
     """Return the request of somebody who is signed in; what happens from here on is theirs, in the events."""
     signed_in: SignedIn = request.scope[SIGNED_IN]
     acting.set(Actor(signed_in.who.tenant_id, signed_in.who.user_id))
-    return Asked(request, request.app.state.fleet, signed_in, await form_of(request))
+    return Asked(request, request.app.state.fleet, signed_in, form)
 
 
 async def form_of(request: Request) -> Form:

@@ -145,6 +145,6 @@ def _time(name: str, given: str) -> datetime | None:
         return None
     try:
         read = datetime.fromisoformat(given)
-    except ValueError:
+        return read.astimezone(UTC) if read.tzinfo is not None else read.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         raise Invalid("invalid", f"{name}: give a time as 2026-11-01 or 2026-11-01T12:00") from None
-    return read if read.tzinfo is not None else read.replace(tzinfo=UTC)

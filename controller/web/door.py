@@ -11,7 +11,7 @@ from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from controller import bodies
-from controller.admission import HEAD_BYTES
+from controller.admission import HEAD_BYTES, party
 from controller.errors import Problem
 from controller.pace import Pace
 from controller.service.console import SignedIn
@@ -24,6 +24,7 @@ SESSION_ID = "kps.session_id"
 NUMBER = "kps.number"
 ADDRESS = "kps.address"
 ROOT = "/console"
+LIVE = f"{ROOT}/live"
 _ID_CHARACTERS = 64
 _STRANGERS_BYTES = 16 * 1024  # of a body from somebody who is not signed in: a name and a password
 _READING = frozenset({"GET", "HEAD"})
@@ -125,9 +126,9 @@ class Door:
         signed_in = await self._signed_in(scope)
         if signed_in is not None:
             told |= {"user": signed_in.who.user_id, "by": f"session {signed_in.digest.hex()[:12]}"}
-        if not self._pace.admits(scope[ADDRESS] if signed_in is None else signed_in.digest):
+        if not self._pace.admits(party(scope[ADDRESS]) if signed_in is None else signed_in.digest):
             raise Turned(429, "too_many_requests", "too many requests; come again in a second")
-        if signed_in is not None and not any(name == BY_ITSELF for name, _ in scope["headers"]):
+        if signed_in is not None and not _comes_by_itself(scope):
             with suppress(Problem):  # a disk that is full keeps nobody from reading
                 await self._fleet.console.seen(signed_in)
         body = b"" if reads else await self._body(scope, receive, signed_in)
@@ -164,6 +165,11 @@ def _kept(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """Return the headers of an answer; what says nothing of it is kept by nobody."""
     said = any(name.lower() == b"cache-control" for name, _ in headers)
     return headers if said else [*headers, (b"cache-control", b"no-store")]
+
+
+def _comes_by_itself(scope: Scope) -> bool:
+    """Whether an open page asks, and nobody need be there: its stream begins anew by itself, and can say no more of itself."""
+    return scope["raw_path"] == LIVE.encode() or any(name == BY_ITSELF for name, _ in scope["headers"])
 
 
 def _head_bytes(scope: Scope) -> int:

@@ -2,6 +2,7 @@
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -25,7 +26,7 @@ from controller.web import (
     signin,
     signout,
 )
-from controller.web.asking import Flashes, NotSignedIn, around, guarded, page_of, sign_in_first
+from controller.web.asking import Flashes, Form, NotSignedIn, around, asked_by, guarded, sign_in_first
 from controller.web.door import ROOT, SIGNED_IN, Door
 
 PARTS = (overview, servers, orders, keypairs, failedtasks, rollouts, emergency, audit, keys, signin, signout, live, assets)
@@ -92,7 +93,8 @@ def application(fleet: Fleet) -> FastAPI:
     async def _page(request: Request, status: int, code: str, message: str) -> Response:
         if request.scope[SIGNED_IN] is None:
             return refusals.page(request.scope, status, code, message)
-        return refusals.page(request.scope, status, code, message, signed_in=await around(await page_of(request)))
+        page = asked_by(request, Form(FormData()))  # what was sent may be what is wrong
+        return refusals.page(request.scope, status, code, message, signed_in=await around(page))
 
     return made
 

@@ -17,6 +17,7 @@ BEAT_SECONDS = 15
 GATHER_SECONDS = 0.4  # what happens in so short a time is told once
 LARGEST = 2**63 - 1
 RETRY_MILLISECONDS = 2000
+MOST_EVENTS = 10_000  # that are gone through for whoever comes back
 # By how the kind of an event begins; "trail" is told of all of them.
 TOPICS: dict[str, tuple[str, ...]] = {
     "server_": ("servers",),
@@ -59,6 +60,8 @@ async def live(
 ) -> StreamingResponse:
     """Tell the topics of what happens after an event."""
     begin = after if last_event_id is None else last_event_id
+    # What was long ago is counted by nobody: such a page is fetched anew as a whole.
+    begin = max(begin, await page.fleet.news.newest() - MOST_EVENTS)
     return Held(_told(page, begin), page.fleet.streams.take(page.who.user_id))
 
 

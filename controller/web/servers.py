@@ -3,15 +3,16 @@
 import base64
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from controller.errors import Invalid
 from controller.model import Server, Task
 from controller.service.roles import allow
 from controller.web.asking import Page
+from controller.web.live import LARGEST
 from controller.web.orders import OPERATIONS, credentials
 from controller.web.seeking import path, sought_by
 
@@ -72,7 +73,7 @@ async def add(page: Page) -> Response:
 
 
 @router.get("/servers/{name}")
-async def show(page: Page, name: str, before: int | None = None) -> Response:
+async def show(page: Page, name: str, before: Annotated[int | None, Query(ge=0, le=LARGEST)] = None) -> Response:
     """Show one server."""
     stands = await page.fleet.standing.one(page.who, name)
     server = stands.server

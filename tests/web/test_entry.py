@@ -10,6 +10,7 @@ from controller.errors import Problem
 from controller.model import Secret, now
 from controller.service import console
 from controller.settings import Settings
+from controller.web.asking import Flashes, Said
 from tests.web.client import TOKEN, Visitor, visit
 
 PASSWORD = "correct horse battery"
@@ -73,7 +74,7 @@ def test_a_link_lets_in_once_and_is_in_no_log(settings: Settings, capsys: pytest
 
     visit(settings, story)
     said = capsys.readouterr()
-    assert "/console/link" in said.out
+    assert "/console/link" in said.err
     assert codes[0] not in said.out + said.err
 
 
@@ -139,6 +140,56 @@ def test_whoever_is_disabled_or_has_another_password_is_out(settings: Settings, 
     visit(settings, story)
 
 
+@pytest.mark.parametrize("change", ["disabled", "password"])
+def test_a_password_that_is_tried_while_it_is_changed_lets_nobody_in(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    async def story(visitor: Visitor) -> None:
+        owner, verbs = visitor.fleet.owner, visitor.fleet.console
+        await alice(visitor)
+        tried = verbs._fits
+
+        async def slowly(password: Secret, hash: str | None) -> bool:
+            found = await tried(password, hash)
+            if change == "password":
+                await verbs.set_password(owner, "alice", Secret("another long one"))
+            else:
+                await visitor.fleet.users.change(owner, "alice", enabled=False)
+            return found
+
+        monkeypatch.setattr(verbs, "_fits", slowly)
+        assert (await visitor.send("/console/sign-in", FORM)).status_code == 403
+        monkeypatch.undo()
+        await visitor.fleet.users.change(owner, "alice", enabled=True)
+        assert (await visitor.get("/console/")).url.path == "/console/sign-in"
+
+    visit(settings, story)
+
+
+def test_what_cannot_be_read_is_a_page_that_says_so(settings: Settings) -> None:
+    async def story(visitor: Visitor) -> None:
+        await visitor.fleet.servers.add(visitor.fleet.owner, "web-1", "192.0.2.1")
+        token = TOKEN.search((await visitor.get("/console/add-server")).text)
+        assert token is not None
+        wrong = {"content-type": "multipart/form-data; boundary=x", "origin": visitor.base, "sec-fetch-site": "same-origin"}
+        for content in (b"--x\r\nnothing", b"\x00" * 1000):
+            answer = await visitor.http.post("/console/add-server", content=content, headers=wrong)
+            assert (answer.status_code in (400, 403), "Sign out" in answer.text) == (True, True), answer.text
+        for path in ("servers/web-1?before=100000000000000000000", "audit/?since=0001-01-01T00:00%2B14:00", "live?after=x"):
+            answer = await visitor.get(f"/console/{path}")
+            assert 400 <= answer.status_code < 500, path
+
+    visit(settings, story, "administrator")
+
+
+def test_what_is_told_once_is_told_of_the_last_few(settings: Settings) -> None:
+    flashes = Flashes()
+    for number in range(100):
+        flashes.add(b"one", Said(str(number), "good"))
+    assert [each.text for each in flashes.taken(b"one")] == [str(number) for number in range(90, 100)]
+    assert flashes.taken(b"one") == []
+
+
 @pytest.mark.parametrize(("idle", "whole"), [(console.IDLE, False), (console.LONGEST, True)])
 def test_a_session_ends_by_itself(settings: Settings, idle: timedelta, whole: bool) -> None:
     async def story(visitor: Visitor) -> None:
@@ -161,6 +212,8 @@ def test_a_page_that_refreshes_itself_keeps_no_session_alive(settings: Settings)
         verbs, at = visitor.fleet.console, now()
         verbs._now = verbs._store._now = lambda: at + console.IDLE / 2  # type: ignore[method-assign]
         assert (await visitor.get("/console/", x_by_itself="1")).url.path == "/console/"
+        visitor.fleet.stopping.end()  # so that the stream ends at once
+        assert (await visitor.get("/console/live")).status_code == 200
         verbs._now = lambda: at + console.IDLE + timedelta(minutes=1)
         assert (await visitor.get("/console/")).url.path == "/console/sign-in"
 

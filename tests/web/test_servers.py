@@ -170,6 +170,6 @@ def test_a_password_in_a_form_is_on_no_page_and_in_no_log(settings: Settings, ca
 
     visit(settings, story, "operator")
     said = capsys.readouterr()
-    assert "/console/orders/plan" in said.out
+    assert "/console/orders/plan" in said.err
     assert secret not in said.out + said.err
     assert secret.encode() not in settings.database.read_bytes()
