@@ -21,19 +21,20 @@ class CorkedSocket:
         """Return the transport and the protocol that session_factory makes; the address is only what asyncssh calls it."""
         protocol = session_factory()
         loop = asyncio.get_running_loop()
-        transport, _ = await loop.create_connection(lambda: _Passed(protocol, loop), sock=self._sock)
+        transport, _ = await loop.create_connection(lambda: _Passed(protocol, loop, (remote_host, remote_port)), sock=self._sock)
         return transport, protocol
 
 
 class _Passed(asyncio.Protocol):
     """Hands on what comes from the socket, as it comes."""
 
-    def __init__(self, protocol: asyncio.Protocol, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, protocol: asyncio.Protocol, loop: asyncio.AbstractEventLoop, peer: tuple[str, int]) -> None:
         self._protocol = protocol
         self._loop = loop
+        self._peer = peer
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._protocol.connection_made(CorkedTransport(cast(asyncio.Transport, transport), self._loop))
+        self._protocol.connection_made(CorkedTransport(cast(asyncio.Transport, transport), self._loop, self._peer))
 
     def data_received(self, data: bytes) -> None:
         self._protocol.data_received(data)
@@ -54,14 +55,17 @@ class _Passed(asyncio.Protocol):
 class CorkedTransport(asyncio.Transport):
     """A transport that writes what it was given in one turn of the loop together, at the end of that turn."""
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, peer: tuple[str, int]) -> None:
         super().__init__()
         self._transport = transport
+        self._peer = peer
         self._loop = loop
         self._waiting: list[bytes] = []
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return self._transport.get_extra_info(name, default)
+        found = self._transport.get_extra_info(name, default)
+        # Of a connection that was reset already the kernel does not say any more who it was with.
+        return self._peer if name == "peername" and found is None else found
 
     def is_closing(self) -> bool:
         return self._transport.is_closing()

@@ -44,7 +44,9 @@ class Recording:
         if pid == 0:
             fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", self.rows, self.columns, 0, 0))
             os.chdir(cwd)
-            os.execvpe("/bin/sh", ["/bin/sh", "-c", command], {**env, "TERM": "xterm-256color"})  # noqa: S606 - ours
+            # Some programs believe these before they ask the terminal.
+            size = {"COLUMNS": str(self.columns), "LINES": str(self.rows)}
+            os.execvpe("/bin/sh", ["/bin/sh", "-c", command], {**env, **size, "TERM": "xterm-256color"})  # noqa: S606 - ours
         began, unread = time.monotonic(), b""
         while piece := _read(terminal):
             unread += piece

@@ -182,6 +182,16 @@ def test_what_cannot_be_read_is_a_page_that_says_so(settings: Settings) -> None:
     visit(settings, story, "administrator")
 
 
+def test_who_asks_too_fast_is_told_to_wait_and_nobody_else_is(settings: Settings) -> None:
+    async def story(visitor: Visitor) -> None:
+        came = [(await visitor.get("/console/sign-in")).status_code for _ in range(7)]
+        assert came == [200] * 5 + [429] * 2
+        assert await visitor.fleet.tasks.events(visitor.fleet.owner)  # the home is served all the same
+
+    slow = settings.model_copy(update={"requests_per_second": 0.01, "requests_at_once": 5})
+    visit(slow, story)
+
+
 def test_what_is_told_once_is_told_of_the_last_few(settings: Settings) -> None:
     flashes = Flashes()
     for number in range(100):
