@@ -210,29 +210,42 @@ class Rollouts:
         self._drives.begin(rollout, credentials, self._until(hours))
         return rollout
 
-    async def failed(self, who: Caller, id: str, cause: str | None) -> builtins.list[str]:
+    async def failures(self, who: Caller, id: str) -> builtins.list[tuple[str, int, datetime]]:
+        """Return on how many servers a rollout stands failed just now, by cause, and when the last of these came to its end."""
+        rollout = await off_loop(self._executor, self._store.rollout, who.tenant_id, id)
+        return await off_loop(self._executor, self._store.rollout_failures, rollout.id)
+
+    async def failed(self, who: Caller, id: str, cause: str | None, ended_by: datetime | None = None) -> builtins.list[str]:
         """Return the ids of the servers that retry() would try once more. Conflict: as there."""
         rollout = await off_loop(self._executor, self._store.rollout, who.tenant_id, id)
         allow(who, "binding.order", what=rollout.operation)
         if rollout.state == "cancelled":
             raise Conflict("rollout_is_not", f"rollout {id} is cancelled; start another one", state=rollout.state)
         members = await off_loop(self._executor, self._store.rollout_servers, rollout.id)
-        ids = [each.server_id for each in members if each.status == "failed" and cause in (None, each.cause)]
+        failed = [each for each in members if each.status == "failed" and cause in (None, each.cause)]
+        ids = [each.server_id for each in failed if ended_by is None or (each.finished_at and each.finished_at <= ended_by)]
         if not ids:
             raise _nothing_failed(id, cause)
         return ids
 
     async def retry(
-        self, who: Caller, id: str, cause: str | None, credentials: Mapping[str, Credential], hours: float | None = None
+        self,
+        who: Caller,
+        id: str,
+        cause: str | None,
+        credentials: Mapping[str, Credential],
+        hours: float | None = None,
+        ended_by: datetime | None = None,
     ) -> Rollout:
         """Have servers that failed, by a cause or (None) by any, tried once more, and go on.
 
+        ended_by: only those that had failed then.
         Conflict: rollout_is_not (cancelled), nothing_failed.
         """
         rollout = await off_loop(self._executor, self._store.rollout, who.tenant_id, id)
         allow(who, "binding.order", what=rollout.operation)
         anew = await self._anew(rollout, credentials, hours)
-        if not await off_loop(self._executor, self._store.rollout_again, who.tenant_id, id, cause, *anew):
+        if not await off_loop(self._executor, self._store.rollout_again, who.tenant_id, id, cause, *anew, ended_by):
             raise _nothing_failed(id, cause)
         # Also where it runs: it may come to its end in this moment.
         halted = rollout.state != "running"

@@ -25,6 +25,8 @@ class Which:
     label: tuple[str, str] | None = None  # of the server, as it is now
     server: str = ""  # a part of its name
     since: datetime | None = None  # that it ended, not before
+    ended_by: datetime | None = None  # that it ended, not after
+    until: int | None = None  # its place in the order (seq), not after
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class Failing:
     tasks: int
     unclear: int
     last: datetime | None
+    newest: int  # the highest place of one in the order (seq)
 
 
 class Failures(Rollouts):
@@ -43,10 +46,10 @@ class Failures(Rollouts):
     def failing(self, tenant_id: str, which: Which) -> list[Failing]:
         """Return how many tasks stand failed by each cause; those first of which something is unclear, then by their number."""
         unclear = func.sum(case((_TASK.c.server_state.in_(("unknown", "partial")), 1), else_=0))
-        columns = (_TASK.c.cause, func.count(), unclear, func.max(_TASK.c.finished_at))
+        columns = (_TASK.c.cause, func.count(), unclear, func.max(_TASK.c.finished_at), func.max(_TASK.c.seq))
         query = select(*columns).where(*_stand(tenant_id, which)).group_by(_TASK.c.cause)
         with engine.reading(self._engine) as connection:
-            found = [Failing(cause or UNNAMED, count, some, last) for cause, count, some, last in connection.execute(query)]
+            found = [Failing(cause or UNNAMED, *others) for cause, *others in connection.execute(query)]
         return sorted(found, key=lambda each: (not each.unclear, -each.tasks, each.cause))
 
     def failures(self, tenant_id: str, which: Which, before: int | None = None, limit: int | None = None) -> list[Task]:
@@ -155,4 +158,8 @@ def _stand(tenant_id: str, which: Which) -> Sequence[ColumnElement[bool]]:
         where.append(_TASK.c.server_id.in_(labelled))
     if which.since is not None:
         where.append(_TASK.c.finished_at >= which.since)
+    if which.ended_by is not None:
+        where.append(_TASK.c.finished_at <= which.ended_by)
+    if which.until is not None:
+        where.append(_TASK.c.seq + 0 <= which.until)  # by a sum, as above
     return where

@@ -153,9 +153,11 @@ class Rollouts(Tasks):
         cause: str | None,
         given: Mapping[str, Any] | None = None,
         credentials: Sequence[SealedCredential] = (),
+        ended_by: datetime | None = None,
     ) -> int:
         """Have servers of a rollout begun once more whose last task failed, by one cause or (None) any; returns how many.
 
+        ended_by: only those whose task had ended then.
         given, credentials: as rollout_given(). Conflict(rollout_is_not) for a rollout that was cancelled.
         """
         members, task = tables.rollout_servers, tables.tasks
@@ -166,6 +168,8 @@ class Rollouts(Tasks):
             failed = select(task.c.id).where(task.c.rollout_id == rollout_id, task.c.status == "failed")
             if cause is not None:
                 failed = failed.where(task.c.cause == cause)
+            if ended_by is not None:
+                failed = failed.where(task.c.finished_at <= ended_by)
             again = update(members).where(members.c.rollout_id == rollout_id, members.c.task_id.in_(failed))
             count = connection.execute(again.values(tries=0, forgiven=False)).rowcount
             if count:
@@ -181,6 +185,15 @@ class Rollouts(Tasks):
         query = select(*by, func.count()).select_from(joined).where(member.c.rollout_id == rollout_id).group_by(*by)
         with engine.reading(self._engine) as connection:
             return [(status, cause, held, label, count) for status, cause, held, label, count in connection.execute(query)]
+
+    def rollout_failures(self, rollout_id: str) -> list[tuple[str, int, datetime]]:
+        """Return of how many servers of a rollout the last task failed, by cause, and when the last of these ended."""
+        member, task = tables.rollout_servers, tables.tasks
+        joined = member.join(task, task.c.id == member.c.task_id)
+        query = select(task.c.cause, func.count(), func.max(task.c.finished_at)).select_from(joined)
+        query = query.where(member.c.rollout_id == rollout_id, task.c.status == "failed").group_by(task.c.cause)
+        with engine.reading(self._engine) as connection:
+            return [(str(cause), count, last) for cause, count, last in connection.execute(query)]
 
     def rollout_tries(self, rollout_id: str) -> list[tuple[str, str, datetime, datetime | None]]:
         """Return the tasks of a rollout that were begun, in their order: server, status, when begun, when ended."""

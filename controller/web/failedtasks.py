@@ -15,7 +15,7 @@ from controller.service.roles import allow
 from controller.web.asking import Asked, Page, fit_path
 from controller.web.door import ROOT
 from controller.web.given import given
-from controller.web.selecting import SINCE, Selected
+from controller.web.selecting import SINCE, Selected, Shown
 
 HERE = f"{ROOT}/failed-tasks"
 FIRST = 5  # tasks of a cause that its card shows
@@ -84,6 +84,7 @@ async def again(page: Page) -> Response:
     tasks = await page.fleet.failures.list(page.who, selected.which, limit=PAGE)
     if not tasks:
         raise NotFound("nothing_failed", "none of these tasks stands failed any more")
+    causes = await page.fleet.failures.causes(page.who, selected.which)
     server = await _server(page, tasks[0].server_id) if len({each.server_id for each in tasks}) == 1 else None
     jumps = {} if server is None else await page.fleet.servers.jump_names(page.who, [server])
     return await page.show(
@@ -92,7 +93,8 @@ async def again(page: Page) -> Response:
         "Retry otherwise",
         selected=selected,
         tasks=tasks[:NAMED],
-        count=sum(each.tasks for each in await page.fleet.failures.causes(page.who, selected.which)),
+        count=sum(each.tasks for each in causes),
+        shown=Shown.by(causes),
         server=server,
         jump=", ".join(jumps.get(each, each) for each in server.jumps) if server is not None else "",
         crumbs=[("Failed tasks", f"{HERE}/")],
@@ -103,8 +105,10 @@ async def again(page: Page) -> Response:
 
 @router.post("/retry")
 async def retry(page: Page) -> Response:
-    """Try tasks again: as before, or with another way in, or reached otherwise."""
-    selected = Selected.of(page.form)
+    """Try tasks again that were shown: as before, or with another way in, or reached otherwise."""
+    allow(page.who, "task.change")
+    selected = Selected.sent(page.form)
+    await _refuse_more(page, selected)
     credential = await given(page.form)
     which = selected.which
     await _reach(page, selected)
@@ -118,12 +122,14 @@ async def ask_delete(page: Page) -> Response:
     """Ask whether tasks are to be taken off the list."""
     allow(page.who, "task.change")
     selected = Selected.asked(page.request.query_params)
+    causes = await page.fleet.failures.causes(page.who, selected.which)
     return await page.show(
         "failedtasks/delete.html",
         "failed-tasks",
         "Delete failed tasks",
         selected=selected,
-        causes=await page.fleet.failures.causes(page.who, selected.which),
+        causes=causes,
+        shown=Shown.by(causes),
         tasks=await page.fleet.failures.list(page.who, selected.which, limit=NAMED),
         crumbs=[("Failed tasks", f"{HERE}/")],
         here_path=HERE,
@@ -133,8 +139,10 @@ async def ask_delete(page: Page) -> Response:
 
 @router.post("/delete")
 async def delete(page: Page) -> Response:
-    """Take tasks off the list."""
-    selected = Selected.of(page.form)
+    """Take tasks off the list that were shown."""
+    allow(page.who, "task.change")
+    selected = Selected.sent(page.form)
+    await _refuse_more(page, selected)
     done = await page.fleet.failures.delete(page.who, selected.which)
     said, kind = _told(done, "is deleted", "are deleted")
     return page.go(f"{HERE}/", said, kind)
@@ -174,6 +182,12 @@ async def cancel(page: Page, id: str) -> Response:
 
 
 # -- what is sent
+
+
+async def _refuse_more(page: Asked, selected: Selected) -> None:
+    if selected.shown is not None:
+        causes = await page.fleet.failures.causes(page.who, selected.which)
+        selected.shown.refuse_more(sum(each.tasks for each in causes))
 
 
 async def _reach(page: Asked, selected: Selected) -> None:
@@ -237,6 +251,7 @@ def _card(cause: str, failing: Any, tasks: list[Task], selected: Selected) -> di
         "opens": cause in _OPENS or any(_asked_with(task) for task in tasks),
         "otherwise": _otherwise(cause, any(_asked_with(task) for task in tasks)),
         "only": selected.but(cause=cause),
+        "shown": Shown.by([failing]),
         "rows": [_row(task) for task in tasks],
     }
 

@@ -7,10 +7,10 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from controller.errors import Invalid
+from controller.errors import Conflict, Invalid
 from controller.model import Credential, KeyPair, Secret, Server
 from controller.service.roles import allow
-from controller.service.rolloutplans import Look
+from controller.service.rolloutplans import Look, Sealed
 from controller.web.asking import Asked, Form, Page
 from controller.web.seeking import MOST, sought_by
 
@@ -33,7 +33,8 @@ _BOXES = {
 }
 _LOCKS_OUT = ("bind", "replace", "unbind", "password-login-disable")
 MOST_PASSWORDS = 20  # fields for them on one page
-MOST_SHOWN = 500  # looks
+MOST_SHOWN = 500  # looks; a plan of more is begun where all of them come by page
+_SHOWN = ("servers_sha256", "shown_sha256")  # of a plan's head: what its page has shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +92,10 @@ async def plan(page: Page) -> Response:
 async def show_plan(page: Page, id: str) -> Response:
     """Show what would be done, server by server, and ask whether it is to be."""
     rollout, counts = await page.fleet.rollouts.get(page.who, id)
+    ready, whole = rollout.state == "finished", rollout.servers <= MOST_SHOWN
+    # Before the looks: what is seen of a server between the two has the form refused, and is never agreed to unseen.
+    held, problem = await _held(page, id) if ready and whole else ({}, "")
     looks = await page.fleet.rollout_plans.looks(page.who, id, -1, MOST_SHOWN)
-    ready = rollout.state == "finished"
     able = [look for look in looks if look.seen is not None and look.cause is None]
     others = [look for look in looks if look not in able]
     return await page.show(
@@ -106,17 +109,21 @@ async def show_plan(page: Page, id: str) -> Response:
         alike=_alike(able),
         others=others if ready else [],
         able=len(able),
-        more=max(0, rollout.servers - len(looks)),
+        whole=whole,
+        held=held,
+        problem=problem,
         passwords=[look.server for look in able] if len(able) <= MOST_PASSWORDS else [],
     )
 
 
 @router.post("/plans/{id}/start")
 async def start(page: Page, id: str) -> Response:
-    """Do what was planned, on the servers that are still as they were seen."""
+    """Do what was planned and shown, on the servers that are still as they were seen."""
+    allow(page.who, "binding.order")
+    sealed = await _as_shown(page, id)
     known = {look.server: look.server_id for look in await page.fleet.rollout_plans.looks(page.who, id)}
     given = await _given(page.form, known)
-    begun, left_out = await page.fleet.rollout_plans.start(page.who, id, given)
+    begun, left_out = await page.fleet.rollout_plans.start(page.who, id, given, sealed)
     said = f"Begun on {begun.servers} {'server' if begun.servers == 1 else 'servers'}"
     out = sum(left_out.values())
     return page.go(f"/console/orders/{begun.id}", f"{said}; {out} stay out, as the plan says" if out else said)
@@ -140,6 +147,29 @@ async def follow(page: Page, id: str, after: int = -1) -> Response:
         members=[(each, tasks.get(each.task_id or "")) for each in members],
         next=f"/console/orders/{rollout.id}?after={members[-1].position}" if len(members) == 100 else "",
     )
+
+
+async def _held(page: Asked, id: str) -> tuple[dict[str, str], str]:
+    """Return what the form of a plan holds its start to; nothing, and why, where it cannot be begun any more."""
+    try:
+        sealed = await page.fleet.rollout_plans.sealed(page.who, id)
+    except Conflict as problem:
+        return {}, problem.message
+    return {name: str(sealed.head[name]) for name in _SHOWN}, ""
+
+
+async def _as_shown(page: Asked, id: str) -> Sealed:
+    """Return a plan that is as the page showed it from which this form comes.
+
+    Invalid(form_incomplete): the form does not say what was shown; Conflict(plan_outdated): it was something else.
+    """
+    shown = {name: page.form.text(name) for name in _SHOWN}
+    if not all(shown.values()):
+        raise Invalid("form_incomplete", f"plan {id}: the form does not say what was shown; open the plan and start it there")
+    sealed = await page.fleet.rollout_plans.sealed(page.who, id)
+    if any(sealed.head[name] != text for name, text in shown.items()):
+        raise Conflict("plan_outdated", f"plan {id}: servers were looked at again since its page was made; look at it anew")
+    return sealed
 
 
 async def credentials(form: Form, chosen: Sequence[Server]) -> dict[str, Credential]:

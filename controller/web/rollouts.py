@@ -2,6 +2,7 @@
 
 import json
 from collections import defaultdict
+from datetime import datetime
 from typing import Any, Literal
 
 from fastapi import APIRouter
@@ -13,11 +14,13 @@ from controller.errors import Conflict
 from controller.model import Rollout, RolloutServer
 from controller.rollout.picture import picture
 from controller.rollout.written import markdown
+from controller.service.roles import allow
 from controller.service.rolloutplans import Look
 from controller.web import rolloutorders
 from controller.web.asking import Asked, Page
 from controller.web.door import ROOT
 from controller.web.given import given
+from controller.web.selecting import Shown
 
 HERE = f"{ROOT}/rollouts"
 PAGE = 30
@@ -123,6 +126,8 @@ async def shown(page: Page, id: str) -> Response:
     # What a picture of many servers takes is not waited for with the page.
     chart = _chart(await fleet.rollout_reports.course(who, id)) if rollout.servers <= DRAWN_AT_ONCE else None
     values |= {"chart": chart, "members": members}
+    failures = await fleet.rollouts.failures(who, id) if states["failed"] else []
+    values |= {"failed": _failed(failures), "failed_by": {each[0]: _failed([each]) for each in failures}}
     return await page.show("rollouts/rollout.html", "rollouts", _title(rollout), **values)
 
 
@@ -138,13 +143,15 @@ async def chart(page: Page, id: str) -> Response:
 async def start(page: Page, id: str) -> Response:
     """Start what was planned."""
     fleet, who = page.fleet, page.who
+    # First, and handed on below: the plan that is begun is the one that had ended when the page says, whoever retries it now.
+    sealed = await fleet.rollout_plans.sealed(who, id)
     found, _ = await fleet.rollouts.get(who, id)
     if page.form.text("finished") != _finished(found):
         raise Conflict("plan_outdated", f"plan {id}: servers were looked at again since its page was made; look at it anew")
     credential = await given(page.form)
     members = [] if credential is None else await fleet.rollouts.servers(who, id)
     opens = {} if credential is None else {each.server_id: credential for each in members}
-    begun, out = await fleet.rollout_plans.start(who, id, opens)
+    begun, out = await fleet.rollout_plans.start(who, id, opens, sealed)
     left = f"; as the plan says, without {sum(out.values())} of them" if out else ""
     return page.go(f"{HERE}/{begun.id}", f"it has begun{left}")
 
@@ -172,7 +179,7 @@ async def cancel(page: Page, id: str) -> Response:
 @router.get("/{id}/resume")
 async def ask_resume(page: Page, id: str) -> Response:
     """Ask with what a rollout is to go on."""
-    return await _asking(page, id, "rollouts/again.html", "Resume otherwise", verb="resume", cause="")
+    return await _asking(page, id, "rollouts/again.html", "Resume otherwise", verb="resume", cause="", failed=None)
 
 
 @router.post("/{id}/resume")
@@ -189,19 +196,26 @@ async def resume(page: Page, id: str) -> Response:
 async def ask_retry(page: Page, id: str) -> Response:
     """Ask with what servers that failed are to be tried again."""
     cause = page.request.query_params.get("cause", "")[:100]
-    return await _asking(page, id, "rollouts/again.html", "Retry otherwise", verb="retry", cause=cause)
+    failures = [each for each in await page.fleet.rollouts.failures(page.who, id) if cause in ("", each[0])]
+    values = {"verb": "retry", "cause": cause, "failed": _failed(failures)}
+    return await _asking(page, id, "rollouts/again.html", "Retry otherwise", **values)
 
 
 @router.post("/{id}/retry")
 async def retry(page: Page, id: str) -> Response:
-    """Try servers again that failed, by one cause or any."""
+    """Try servers again that failed, by one cause or any; those that were shown, not what failed since."""
     fleet, who, form = page.fleet, page.who, page.form
-    cause, credential, port = form.text("cause", most=100) or None, await given(form), form.number("port")
+    allow(who, "binding.order")
+    shown = Shown.of(form, places=False)
+    cause, port = form.text("cause", most=100) or None, form.number("port")
     jump = [each.strip() for each in form.text("jump", most=4000).split(",") if each.strip()]
-    ids = await fleet.rollouts.failed(who, id, cause)
+    ids = await fleet.rollouts.failed(who, id, cause, shown.ended)
+    shown.refuse_more(len(ids))
+    credential = await given(form)
     if port is not None or jump:
         await fleet.servers.change_all(who, ids, port=port, jump=jump or None)
-    await fleet.rollouts.retry(who, id, cause, {} if credential is None else dict.fromkeys(ids, credential))
+    opens = {} if credential is None else dict.fromkeys(ids, credential)
+    await fleet.rollouts.retry(who, id, cause, opens, ended_by=shown.ended)
     return page.go(f"{HERE}/{id}", f"{len(ids)} {'server is' if len(ids) == 1 else 'servers are'} tried again")
 
 
@@ -255,6 +269,11 @@ def _span(rollout: Rollout, members: list[RolloutServer], after: int) -> str:
 def _can(counts: dict[str, Any]) -> int:
     """Return on how many servers what was planned can be done."""
     return sum(counts["states"][state] for state in _WELL)
+
+
+def _failed(failures: list[tuple[str, int, datetime]]) -> Shown | None:
+    """Return what a page tells of failures, None where there are none."""
+    return Shown(sum(count for _, count, _ in failures), max(last for *_, last in failures)) if failures else None
 
 
 def _bar(states: dict[str, int]) -> list[dict[str, Any]]:

@@ -87,6 +87,7 @@ VERBS: dict[str, tuple[str, Call]] = {
     "Rollouts.pause": ("not found", lambda w, me, it: w.rollouts.pause(me, it.rollout.id)),
     "Rollouts.cancel": ("not found", lambda w, me, it: w.rollouts.cancel(me, it.rollout.id)),
     "Rollouts.resume": ("not found", lambda w, me, it: w.rollouts.resume(me, it.rollout.id)),
+    "Rollouts.failures": ("not found", lambda w, me, it: w.rollouts.failures(me, it.rollout.id)),
     "Rollouts.failed": ("not found", lambda w, me, it: w.rollouts.failed(me, it.rollout.id, None)),
     "Rollouts.retry": ("not found", lambda w, me, it: w.rollouts.retry(me, it.rollout.id, None, {})),
     "RolloutReports.document": ("not found", lambda w, me, it: w.rollout_reports.document(me, it.rollout.id)),

@@ -1,6 +1,7 @@
 """The console in this process, and somebody signed in to it: for tests that need no browser."""
 
 import asyncio
+import html
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ from controller.service.fleet import Fleet
 from controller.settings import Settings
 
 TOKEN = re.compile(r'name="form_token" value="([0-9a-f]{64})"')
+HIDDEN = re.compile(r'<input type="hidden" name="([^"]*)" value="([^"]*)"')
 ADDRESS = "192.0.2.7"
 
 
@@ -37,6 +39,11 @@ class Visitor:
         answer = await self.send("/console/link", {"code": token.open().decode()})
         assert answer.status_code == 200, answer.text
         assert "Sign out" in answer.text
+
+    async def press(self, page: str, path: str, form: dict[str, Any] | None = None, **said: str) -> httpx.Response:
+        """Send the form of a page that goes there and says this, with more filled in."""
+        shown = await self.get(page)
+        return await self.send(path, hidden(shown.text, path, **said) | (form or {}))
 
     async def get(self, path: str, **headers: str) -> httpx.Response:
         """Ask for a page, or with htmx's headers for a part of one."""
@@ -65,6 +72,15 @@ async def visiting(settings: Settings, secure: bool = False) -> AsyncIterator[Vi
         visitor = Visitor(served, served.services, secure)
         async with visitor.http:
             yield visitor
+
+
+def hidden(page: str, action: str, **said: str) -> dict[str, str]:
+    """Return the hidden fields of the form on a page that is sent there and says this."""
+    for form in re.findall(f'<form [^>]*action="{re.escape(action)}".*?</form>', page, re.DOTALL):
+        fields = {name: html.unescape(value) for name, value in HIDDEN.findall(form)}
+        if said.items() <= fields.items():
+            return fields
+    raise AssertionError(f"no form to {action} that says {said}")
 
 
 def visit(

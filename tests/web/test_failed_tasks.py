@@ -2,11 +2,11 @@
 
 import pytest
 
-from controller.model import Role, Secret
+from controller.model import Role, Secret, Task, now
 from controller.settings import Settings
 from controller.web import failedtasks
 from tests.controller.faces import SUCCEEDED
-from tests.web.client import Visitor, visit
+from tests.web.client import Visitor, hidden, visit
 from tests.web.trouble import FULL, HOSTILE, LOST, WRONG, ordered, servers, settled, stub
 
 HERE = "/console/failed-tasks/"
@@ -137,7 +137,7 @@ def test_all_of_a_cause_are_tried_again_and_what_cannot_be_is_told(settings: Set
         await visitor.fleet.servers.remove(visitor.fleet.owner, "web-1")
         given.clear()
         outcomes["web-2"] = SUCCEEDED
-        after = await visitor.send(f"{HERE}retry", {"cause": "disk_full"}, page=HERE)
+        after = await visitor.press(HERE, f"{HERE}retry", cause="disk_full")
         assert "1 task is tried again; 1 not (server_not_found)" in after.text
         await settled(visitor)
         assert list(given) == ["web-2"]
@@ -152,9 +152,9 @@ def test_they_are_reached_otherwise_from_then_on(settings: Settings, monkeypatch
     async def story(visitor: Visitor) -> None:
         owner = visitor.fleet.owner
         await trouble(visitor)
-        refused = await visitor.send(f"{HERE}retry", {"cause": "disk_full", "host": "192.0.2.99"}, page=HERE)
+        refused = await visitor.press(HERE, f"{HERE}retry", {"host": "192.0.2.99"}, cause="disk_full")
         assert "host_of_many" in refused.text
-        await visitor.send(f"{HERE}retry", {"cause": "disk_full", "port": "2222", "jump": "web-3"}, page=HERE)
+        await visitor.press(HERE, f"{HERE}retry", {"port": "2222", "jump": "web-3"}, cause="disk_full")
         await settled(visitor)
         reached = [await visitor.fleet.servers.get(owner, name) for name in ("web-1", "web-2", "web-3")]
         assert [(each.port, len(each.jumps)) for each in reached] == [(2222, 1), (2222, 1), (22, 0)]
@@ -186,7 +186,7 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_tried(
 
     async def story(visitor: Visitor) -> None:
         await trouble(visitor)
-        refused = await visitor.send(f"{HERE}retry", form | {"cause": "wrong_password"}, page=HERE)
+        refused = await visitor.press(HERE, f"{HERE}retry", form, cause="wrong_password")
         assert code in refused.text
         assert refused.status_code in (400, 404, 409, 422)
         assert not await visitor.fleet.failures.retries(visitor.fleet.owner, 1)
@@ -203,11 +203,94 @@ def test_they_are_deleted_once_somebody_has_said_yes_and_one_in_doubt_stays(
         await trouble(visitor)
         asked = f"{HERE}delete?cause=disk_full"
         assert "1 failed task" in (await visitor.get(asked)).text
-        assert "1 task is deleted" in (await visitor.send(f"{HERE}delete", {"cause": "disk_full"}, page=asked)).text
-        told = (await visitor.send(f"{HERE}delete", page=f"{HERE}delete")).text
+        assert "1 task is deleted" in (await visitor.press(asked, f"{HERE}delete")).text
+        told = (await visitor.press(f"{HERE}delete", f"{HERE}delete")).text
         assert "1 task is deleted; 1 not (task_in_doubt)" in told
         left = await visitor.fleet.failures.list(visitor.fleet.owner, failedtasks.Selected().which)
         assert [each.cause for each in left] == ["connection_lost"]
+
+    visit(settings, story, "operator")
+
+
+@pytest.mark.parametrize("what", ["retry", "delete"])
+def test_what_failed_since_the_page_was_made_is_not_done_with_the_others(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    given = stub(monkeypatch, {"web-1": FULL, "web-2": FULL, "web-3": FULL})
+
+    async def story(visitor: Visitor) -> None:
+        await servers(visitor, 3)
+        await visitor.fleet.keypairs.create(visitor.fleet.owner, "ops", scope="account")
+        (first,) = await ordered(visitor, "bind", "web-1", keypair="ops")
+        page = HERE + {"retry": "again?cause=disk_full", "delete": "delete"}[what]
+        form = hidden((await visitor.get(page)).text, HERE + what)
+        others = await ordered(visitor, "bind", "web-2", "web-3", keypair="ops")
+        given.clear()
+        done = await visitor.send(HERE + what, form | {"password": "s3cret"})
+        assert {"retry": "1 task is tried again", "delete": "1 task is deleted"}[what] in done.text
+        await settled(visitor)
+        assert list(given) == (["web-1"] if what == "retry" else [])
+        left = {each.id: each for each in await visitor.fleet.failures.list(visitor.fleet.owner, failedtasks.Selected().which)}
+        assert {each.id for each in others} <= set(left)
+        assert first.id not in left
+
+    visit(settings, story, "operator")
+
+
+def test_one_asked_for_before_that_failed_later_was_not_shown(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = {"web-1": FULL, "web-2": FULL}
+    given = stub(monkeypatch, outcomes)
+
+    async def story(visitor: Visitor) -> None:
+        fleet, owner = visitor.fleet, visitor.fleet.owner
+        await servers(visitor, 2)
+        await fleet.keypairs.create(owner, "ops", scope="account")
+        store = fleet.standing._store
+        server = await fleet.servers.get(owner, "web-1")
+        early = Task("0" * 36, owner.tenant_id, owner.user_id, server.id, "web-1", "root", "check", {}, now(), private=False)
+        store.add_tasks([early])
+        claimed = store.claim(early.id, "me", 30)
+        assert claimed is not None
+        await ordered(visitor, "bind", "web-2", keypair="ops")
+        form = hidden((await visitor.get(f"{HERE}again")).text, f"{HERE}retry")
+        assert store.finish(early.id, "me", claimed.generation, FULL)
+        given.clear()
+        assert "1 task is tried again" in (await visitor.send(f"{HERE}retry", form)).text
+        await settled(visitor)
+        assert list(given) == ["web-2"]
+
+    visit(settings, story, "operator")
+
+
+@pytest.mark.parametrize("without", ["until", "ended", "shown"])
+@pytest.mark.parametrize("what", ["retry", "delete"])
+def test_a_form_that_says_nothing_means_nothing(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, what: str, without: str
+) -> None:
+    stub(monkeypatch, {"web-1": FULL, "web-2": WRONG})
+
+    async def story(visitor: Visitor) -> None:
+        await trouble(visitor)
+        form = hidden((await visitor.get(f"{HERE}delete")).text, f"{HERE}delete")
+        del form[without]
+        for fields in (form, form | {"cause": "disk_full"}, {"form_token": form["form_token"]}):
+            refused = await visitor.send(HERE + what, fields)
+            assert (refused.status_code, "form_incomplete" in refused.text) == (400, True)
+        assert len(await visitor.fleet.failures.list(visitor.fleet.owner, failedtasks.Selected().which)) == 2
+
+    visit(settings, story, "operator")
+
+
+def test_more_than_were_shown_are_never_done(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub(monkeypatch, {"web-1": FULL, "web-2": FULL})
+
+    async def story(visitor: Visitor) -> None:
+        await trouble(visitor)
+        form = hidden((await visitor.get(f"{HERE}delete")).text, f"{HERE}delete")
+        assert form["shown"] == "2"
+        refused = await visitor.send(f"{HERE}delete", form | {"shown": "1"})
+        assert (refused.status_code, "selection_outdated" in refused.text) == (409, True)
+        assert len(await visitor.fleet.failures.list(visitor.fleet.owner, failedtasks.Selected().which)) == 2
 
     visit(settings, story, "operator")
 

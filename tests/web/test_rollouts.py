@@ -11,7 +11,7 @@ from controller.model import Outcome, Role, Rollout, Secret
 from controller.settings import Settings
 from controller.web import rollouts
 from tests.controller.faces import SUCCEEDED
-from tests.web.client import Visitor, visit
+from tests.web.client import Visitor, hidden, visit
 from tests.web.trouble import FULL, HOSTILE, WRONG, servers, stub
 
 HERE = "/console/rollouts/"
@@ -144,14 +144,41 @@ def test_its_page_tells_how_it_went_and_failures_are_tried_again(settings: Setti
         asked = {"cause": "wrong_password", "password": "new", "port": "2222"}
         form = f"{HERE}{id}/retry?cause=wrong_password"
         assert "<strong>1 servers</strong> that failed by" in (await visitor.get(form)).text
-        assert "1 server is tried again" in (await visitor.send(f"{HERE}{id}/retry", asked, page=form)).text
+        assert "1 server is tried again" in (await visitor.press(form, f"{HERE}{id}/retry", asked)).text
         await over(visitor, id)
         assert {name: each and each.password for name, each in given.items()} == {"web-3": Secret("new")}
         assert (await visitor.fleet.servers.get(visitor.fleet.owner, "web-3")).port == 2222
-        await visitor.send(f"{HERE}{id}/retry", {}, page=HERE + id)
+        again = await visitor.get(HERE + id)
+        assert "Retry all 1 that failed" in again.text
+        every = hidden(again.text, f"{HERE}{id}/retry")
+        for without in ("shown", "ended"):
+            refused = await visitor.send(f"{HERE}{id}/retry", {name: text for name, text in every.items() if name != without})
+            assert "form_incomplete" in refused.text
+        assert "selection_outdated" in (await visitor.send(f"{HERE}{id}/retry", every | {"shown": "0"})).text
+        await visitor.send(f"{HERE}{id}/retry", every)
         assert (await over(visitor, id)).reason == "3 as asked"
-        nothing = await visitor.send(f"{HERE}{id}/retry", {}, page=form)
+        nothing = await visitor.send(f"{HERE}{id}/retry", every)
         assert "nothing_failed" in nothing.text
+
+    visit(settings, story, "operator")
+
+
+def test_what_failed_since_the_page_was_made_is_offered_no_password(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = {"web-1": FULL}
+    given = stub(monkeypatch, outcomes)
+
+    async def story(visitor: Visitor) -> None:
+        await ready(visitor)
+        id = await begun(visitor, canary="1", max_failures="0")
+        path = f"{HERE}{id}"
+        form = hidden((await visitor.get(f"{path}/retry")).text, f"{path}/retry")
+        outcomes["web-2"] = FULL
+        await visitor.press(f"{path}/resume", f"{path}/resume")
+        await over(visitor, id)
+        given.clear()
+        assert "1 server is tried again" in (await visitor.send(f"{path}/retry", form | {"password": "mine"})).text
+        await over(visitor, id)
+        assert {name for name, each in given.items() if each is not None and each.password is not None} == {"web-1"}
 
     visit(settings, story, "operator")
 
