@@ -121,6 +121,7 @@ class ActionModule(Asking):
                 gone = refused.code == "controller_unreachable" or refused.status == 503
                 if not gone or time.monotonic() - lost_since > LOST_SECONDS:
                     raise
+            # A rollout takes minutes to days, and has no call that waits for its end: it is looked at again.
             time.sleep(LOOK_AGAIN_SECONDS)
         raise Refused(
             "rollout_not_ended", f"the rollout has not ended within {seconds} s; it goes on by itself", evidence={"path": path}

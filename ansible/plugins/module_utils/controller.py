@@ -76,7 +76,7 @@ class Controller:
                 continue
             if status == 429 and too_many < TOO_MANY_TIMES:
                 too_many += 1
-                time.sleep(1)
+                time.sleep(1)  # what the controller says: "come again in a second"
                 continue
             return _understood(method, path, status, content)
 
@@ -109,7 +109,7 @@ class Controller:
                 gone = refused.code == "controller_unreachable" or refused.status == 503
                 if not gone or time.monotonic() - lost_since > LOST_SECONDS:
                     raise
-                time.sleep(1)
+                time.sleep(1)  # a controller that is away answers nothing that could be waited for
         raise Refused(
             "task_not_ended",
             f"the task {task_id} has not ended within {seconds} s; it goes on by itself",

@@ -36,7 +36,7 @@ def keep(directory, pid):
     try:
         agent_pid = int(agent.stdout.readline() or 0)
         while agent_pid and _began(agent_pid) and began and _began(pid) == began:
-            time.sleep(LOOK_AGAIN_SECONDS)
+            time.sleep(LOOK_AGAIN_SECONDS)  # Ansible is not our child: nobody tells us when it ends
     finally:
         _close_connections(directory)
         # Its number is nobody else's: its parent, which would have to wait for it first, lives until the pipe is closed.
