@@ -118,7 +118,7 @@ CAUSES: dict[str, Cause] = {
     "connection_refused": Cause(
         "The machine is there, but nothing listens on that port.",
         "Is sshd running, and on this port? A firewall that rejects looks the same. "
-        "kps server set NAME --port PORT says another one.",
+        "If it is another one: kps server set NAME --port PORT.",
         True,
     ),
     "connection_timed_out": Cause(
