@@ -25,6 +25,10 @@ Operation = Literal[
     "password-login-disable",
     "password-login-status",
     "check",
+    "door-open",
+    "door-extend",
+    "door-close",
+    "door-status",
 ]
 Status = Literal["ready", "running", "succeeded", "unchanged", "failed", "cancelled"]
 ServerState = Literal["as_asked", "as_before", "reverted", "partial", "unknown"]
@@ -488,6 +492,34 @@ class Outcome:
     private: bool = False  # as in Task
     # Of each file on the server whose text was changed: path, and SHA-256 before and after (None: there was nothing).
     files: list[dict[str, str | None]] = field(default_factory=list)
+
+
+# Ordered by the service of emergencies only, which asks who may and who has approved.
+DOOR_OPERATIONS: tuple[Operation, ...] = ("door-open", "door-extend", "door-close", "door-status")
+
+
+@dataclass(frozen=True, slots=True)
+class DoorSeen:
+    """A door as its server told of it last: password login for one login, closed by the server itself. Times by its clock."""
+
+    id: str  # 32 hexadecimal digits
+    login: str
+    network: str | None  # in CIDR notation, from which it is open; None: from everywhere
+    opened_at: datetime
+    deadline: datetime
+    state: Literal["open", "closed"]
+    closed_by: Literal["order", "deadline", "boot"] | None = None
+    watchers: list[str] = field(default_factory=list)  # what closes it, each of which does alone
+
+    @classmethod
+    def told(cls, evidence: Mapping[str, Any]) -> "DoorSeen | None":
+        """Return the door in the evidence of a task that has ended; None where its server told of none."""
+        door = evidence.get("door")
+        if not door:
+            return None
+        opened_at, deadline = (datetime.fromtimestamp(door[name], UTC) for name in ("opened_at", "deadline"))
+        told = {name: door[name] for name in ("id", "login", "state", "closed_by", "watchers")}
+        return cls(network=door["from"], opened_at=opened_at, deadline=deadline, **told)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,11 @@
 """What one task comes down to: the plan for the server, the ways to get in, and the keys that may be needed. Pure."""
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from controller.model import Binding, Credential, KeyPair, Server, Task
+from controller.model import DOOR_OPERATIONS, Binding, Credential, KeyPair, Server, Task
 from kpsagent import keys
 from kpsagent.errors import Refused
 
@@ -150,6 +151,8 @@ def make(
             closes = True
         removes = waits.get("remove", []) + ([bare(old.line)] if old is not None else [])
         waiting[task.login] = {"remove": _others(removes, wanted.line), "close_passwords": closes}
+    elif task.operation in DOOR_OPERATIONS:
+        plan["door"] = _door(request)
     plan["only_plan"] = bool(request.get("plan"))
     plan["provable"] = wanted is None or wanted.managed or same(identity_line, wanted.line)
     if plan.get("key") is not None and wanted is None:
@@ -158,6 +161,13 @@ def make(
     by_key = given is not None and given.by_key
     opens = by_key and not (task.operation == "bind" and same(identity_line, str(plan["key"])))
     return Order(plan, ways(task, server, bound, given, opens), wanted, server.login, bound, asked, waiting)
+
+
+def _door(request: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return which door is meant: request has its door_id, door_from and door_seconds; to look, none has to be named."""
+    if not request.get("door_id"):
+        return None
+    return {"id": request["door_id"], "from": request.get("door_from"), "seconds": request.get("door_seconds") or 1}
 
 
 def asked_of(given: str | None, wanted: KeyPair | None, identity_line: str | None, here: Bound | None) -> str:

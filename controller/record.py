@@ -39,6 +39,10 @@ class Record:
         for name in ("findings", "plan", "first", "logins", "armed", "limits", "removed", "remains", "notes", "leftover"):
             if result.get(name):
                 evidence.setdefault(name, result[name])
+        if result.get("door"):
+            evidence["door"] = {"from": result["door"]["network"]} | {
+                name: value for name, value in result["door"].items() if name != "network"
+            }
         live = sessions.named(result)
         if live:
             evidence["sessions"] = live

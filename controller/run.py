@@ -57,7 +57,7 @@ _TIDY_SECONDS = 1.0
 _LOOK_AGAIN_SECONDS = 20.0
 # What a server's journal says of an operation that has ended, in our words.
 _SERVER_STATES = {"reverted": "reverted", "partial": "partial", "succeeded": "as_asked", "unchanged": "as_asked"}
-_ONLY_LOOK = ("password-login-status",)
+_ONLY_LOOK = ("password-login-status", "door-status")
 _NOT_LET_IN = ("key_refused", "key_mismatch", "credential_needed")
 
 

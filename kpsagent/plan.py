@@ -24,6 +24,10 @@ OPERATIONS = (
     "password-login-disable",
     "password-login-status",
     "check",
+    "door-open",
+    "door-extend",
+    "door-close",
+    "door-status",
 )
 
 SHADOW = "/etc/shadow"
@@ -35,11 +39,13 @@ DROP_IN = "/etc/ssh/sshd_config.d/00-kps.conf"
 # Somebody who logs in from nowhere near the controller: a documentation address (RFC 5737) that no Match names by accident.
 ELSEWHERE = "203.0.113.7"
 
+LONGEST_DOOR_SECONDS = 24 * 3600
+
 Plan = namedtuple(
     "Plan",
     "operation id generation login key remove passwords provable password_known accept_lockout accept_unproved force"
     " fix_permissions deadline_seconds password_hash connection diagnose as_if_listed repair only_plan revoke"
-    " everywhere end_sessions",
+    " everywhere end_sessions door",
 )
 Plan.__doc__ = """The wanted state of one server.
 
@@ -49,7 +55,8 @@ key. connection: [client address, client port, server address, server port] of t
 asked why it can, or can't, log in, "" for the login alone, None where nothing is asked; as_if_listed: what if it were in the
 file of keys; repair: mend what is safe to mend. only_plan: say what would be done, and do nothing. revoke: the
 keys to be removed are compromised, so their removal is never undone; everywhere: also from other logins' files; end_sessions:
-and what they opened ends.
+and what they opened ends. door: None, or which door an operation on doors is about: {"id": 32 hexadecimal digits, "from": a
+network in CIDR notation or None, "seconds": for how long}.
 """
 
 Step = namedtuple("Step", "kind path login before after")
@@ -108,6 +115,7 @@ _DEFAULTS = {
     "revoke": False,
     "everywhere": False,
     "end_sessions": False,
+    "door": None,
 }  # type: Dict[str, Any]
 
 _TEXT = (str, type(None))
@@ -143,7 +151,21 @@ def parse(raw: "Dict[str, Any]") -> Plan:
         raise ValueError("generation or deadline out of range")
     for line in [plan.key] * (plan.key is not None) + [plan.diagnose] * bool(plan.diagnose) + list(plan.remove):
         keys.parse(line)
+    if plan.operation.startswith("door-") and plan.operation != "door-status":
+        _parse_door(plan.door)
     return plan
+
+
+def _parse_door(door: "Any") -> None:
+    if not isinstance(door, dict) or set(door) != {"id", "from", "seconds"}:
+        raise ValueError("door: id, from and seconds")
+    digits = door["id"] if isinstance(door["id"], str) else ""
+    if len(digits) != 32 or digits.strip("0123456789abcdef"):
+        raise ValueError("door: an id of 32 hexadecimal digits")
+    if not isinstance(door["seconds"], int) or not 1 <= door["seconds"] <= LONGEST_DOOR_SECONDS:
+        raise ValueError("door: seconds out of range")
+    if door["from"] is not None and not (isinstance(door["from"], str) and sshd.network(door["from"])):
+        raise ValueError("door: no network in CIDR notation")
 
 
 def addresses(plan: Plan) -> "List[str]":

@@ -365,6 +365,14 @@ def _in_networks(addr: str, patterns: str) -> int:
     return found
 
 
+def network(cidr: str) -> "Optional[Tuple[str, int]]":
+    """Return (the address's binary digits, how many of them name the network); None where sshd would take it for none."""
+    address, slash, length = cidr.partition("/")
+    bits = _bits(address)
+    prefix = int(length) if length.isdigit() and len(length) < 4 else -1
+    return (bits, prefix) if slash and 0 <= prefix <= len(bits) and "1" not in bits[prefix:] and bits else None
+
+
 def _bits(addr: str) -> str:
     """Return an IP address as binary digits, or "" for anything else."""
     import socket  # where it is needed: slow to load

@@ -91,6 +91,8 @@ def operation(plan: Plan) -> "Play":
     """Bring the server to what plan wants, proved; or leave it as it was. Returns the result, a JSON object; raises no Stop."""
     story = {"phase": "look", "proofs": []}  # type: Dict[str, Any]
     try:
+        if plan.operation.startswith("door-"):
+            raise Refused("unexpected", "{}: this agent knows no doors".format(plan.operation))
         yield Lock(True)
         if plan.only_plan:
             left = yield ReadJournal()

@@ -3,12 +3,12 @@
 import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from typing import Any, get_args
+from typing import Any
 
 from controller import keyfiles
 from controller.deposits import Deposits, Order
 from controller.errors import Conflict, Invalid, NotFound
-from controller.model import Caller, Credential, Operation, Server, Task, now
+from controller.model import Caller, Credential, Server, Task, now
 from controller.order import TAKES_AWAY, UNNAMED_LOCKOUT
 from controller.service.roles import allow, may_name_places
 from controller.service.servers import LOGIN
@@ -91,8 +91,8 @@ class Bindings:
         request: keypair (a name), login (else each server's own), and the operation's options. credentials: by server id.
         Invalid: option_unknown for an option of another operation, login_unusable.
         """
-        if operation not in get_args(Operation):
-            raise Invalid("operation_unknown", f"{operation}: one of " + ", ".join(get_args(Operation)))
+        if operation not in _OPTIONS:
+            raise Invalid("operation_unknown", f"{operation}: one of " + ", ".join(_OPTIONS))
         allow(who, "binding.order", what=operation)
         if not servers:
             raise Invalid("no_servers", "name at least one server")

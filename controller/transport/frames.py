@@ -152,6 +152,19 @@ class Written(BaseModel):
     after: Digest | None = None
 
 
+class Door(BaseModel):
+    """A door that stands, or the last one that did (kpsagent.doors); seconds since 1970 by the server's clock."""
+
+    id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    login: Word
+    network: Annotated[str, Field(max_length=64), AfterValidator(_printable)] | None = Field(alias="from")
+    opened_at: Annotated[int, Field(ge=0, le=_LARGEST_TIME)]
+    deadline: Annotated[int, Field(ge=0, le=_LARGEST_TIME)]
+    state: Literal["open", "closed"]
+    closed_by: Literal["order", "deadline", "boot"] | None = None
+    watchers: list[Word] = Field(default_factory=list, max_length=16)
+
+
 class Result(BaseModel):
     """How it ended."""
 
@@ -179,6 +192,7 @@ class Result(BaseModel):
     files: list[Written] = Field(default_factory=list, max_length=256)
     recovered: Ended | None = None
     last: Ended | None = None
+    door: Door | None = None
 
 
 Frame = Hello | Reached | Ask | Result
