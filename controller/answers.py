@@ -53,6 +53,25 @@ class Ready(TypedDict):
     warnings: list[str]
 
 
+class DoctorFinding(TypedDict):
+    """One thing that was looked at. code: "" where it is well; docs/kps-doctor.md has the others."""
+
+    about: str
+    status: Literal["ok", "warning", "error"]
+    code: str
+    seen: str
+    next_step: str
+
+
+class Diagnosis(TypedDict):
+    """What the doctor found of the controller. status: of the gravest finding; served: whether the process that serves looked."""
+
+    home: str
+    served: bool
+    status: Literal["ok", "warning", "error"]
+    findings: list[DoctorFinding]
+
+
 # -- key pairs
 
 

@@ -29,6 +29,7 @@ from controller.service.auditkeys import AuditKeys
 from controller.service.bindings import Bindings
 from controller.service.console import Console
 from controller.service.custody import Custody
+from controller.service.doctor import Doctor, Process
 from controller.service.failures import Failures
 from controller.service.fleet import Fleet
 from controller.service.home import require
@@ -137,6 +138,8 @@ async def opened(
         console = Console(store, worker)
         closing.callback(console.close)
         readiness = Readiness(settings.home, store, roots[0].opened, background, stopping, worker)
+        doctor = Doctor(settings, Process(roots), readiness)
+        closing.callback(doctor.close)
         if metrics is not None:
             metrics.readiness = readiness
         audit = Audit(store, audit_keys, worker, feed=tasks.feed)
@@ -170,6 +173,7 @@ async def opened(
                 console=console,
                 news=News(store, tasks.feed, worker),
                 readiness=readiness,
+                doctor=doctor,
                 stopping=stopping,
                 streams=Streams(),
                 metrics=metrics,
@@ -410,8 +414,8 @@ async def serve(
             servers = [(serving.Server(served.local, listens), local)]
             if network is not None and where is not None:
                 servers.append((serving.Server(served.networked, listens, where), network))
-                served.services.readiness.certificate = where.certificate
-                served.services.console.url = where.url_of(network)
+                served.services.readiness.certificate = served.services.doctor.process.certificate = where.certificate
+                served.services.console.url = served.services.doctor.process.url = where.url_of(network)
 
             def again() -> None:
                 """Take up what others have put in the place of what was there: a certificate, a log that was moved away."""

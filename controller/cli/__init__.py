@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from controller.cli import backup, exits, home, network, operations, output
+from controller.cli import backup, doctor, exits, home, network, operations, output
 from controller.cli.audit import audit
 from controller.cli.certificate import certificate
 from controller.cli.command import Home, Json, Profile, grouping, remember
@@ -80,6 +80,7 @@ app.add_typer(temporary_keys, name="temporary-key")
 app.add_typer(tokens, name="token")
 app.add_typer(quotas, name="quota")
 app.add_typer(tenants, name="tenant")
+doctor.register(app)
 network.register(app)
 app.add_typer(network.profile, name="profile")
 

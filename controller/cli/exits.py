@@ -12,7 +12,7 @@ UNREAD = 141  # what a shell shows of a program that SIGPIPE has ended
 
 MEANING: dict[int, str] = {
     ALL_AS_ASKED: "every server ended as asked",
-    SOME_NOT: "some server did not, each is listed with its cause; or what was verified is not good",
+    SOME_NOT: "some server did not, each is listed with its cause; or what was looked at or verified is not good",
     USAGE: "wrong usage, or a value that cannot be used; nothing was done",
     NOT_FOUND: "no such server, key pair or task",
     REFUSED: "refused: the name is taken, or something else must be done first",

@@ -49,6 +49,13 @@ FIELDS: dict[str, dict[str, str]] = {
         "project_id": "for which you ask",
         "at_home": "whether it is by the home of this machine",
     },
+    "finding": {
+        "home": "the home",
+        "served": "whether the controller that serves it has looked; else the command itself",
+        "status": "of the gravest finding: `ok`, `warning`, `error`",
+        "findings": "a list of {about, status, code, seen, next_step}; `code` is empty where it is well: "
+        "[the doctor](kps-doctor.md#findings)",
+    },
     "profile": {
         "name": "what it is called",
         "file": "where it is",
@@ -289,6 +296,7 @@ FIELDS: dict[str, dict[str, str]] = {
 ABOUT: dict[str, str] = {
     "init": "`kps init`.",
     "whoami": "`kps whoami`.",
+    "finding": "`kps doctor`.",
     "profile": "`kps profile add` and `show`; `list` prints a list of them; `remove` also prints `removed`.",
     "server": "`kps server add` and `show`; `list` and `import` print a list of them.",
     "key pair": "`kps keypair create`, `import` and `show`; `list` prints a list of them.",

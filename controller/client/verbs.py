@@ -38,6 +38,11 @@ class Verbs(MasterKeyVerbs, ConsoleVerbs):
         """Return what was looked at. Refused(not_ready, stopping): with what the controller lacks in its evidence."""
         return Call("GET", "/ready")
 
+    @Verb
+    def doctor(self) -> Call[a.Diagnosis]:
+        """Return what the controller's own doctor finds. Refused(only_at_home): the home's owner asks, through its socket."""
+        return Call("GET", "/doctor")
+
     # servers
 
     @Verb

@@ -82,6 +82,11 @@ def show(certificate: Path) -> Shown:
     )
 
 
+def fingerprint_of(pem: str) -> str:
+    """Return the SHA-256 fingerprint of a certificate, as show() tells it. ValueError: it is none."""
+    return x509.load_pem_x509_certificate(pem.encode("ascii")).fingerprint(SHA256()).hex(":").upper()
+
+
 def renew(certificate: Path, key: Path, names: Sequence[str] = ()) -> Shown:
     """Make the home's certificate anew, with the key that it has; names: for these and no others, else for those of the old one.
 

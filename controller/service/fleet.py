@@ -10,6 +10,7 @@ from controller.service.audit import Audit
 from controller.service.bindings import Bindings
 from controller.service.console import Console
 from controller.service.custody import Custody
+from controller.service.doctor import Doctor
 from controller.service.failures import Failures
 from controller.service.keypairs import Keypairs
 from controller.service.kms import KeyService
@@ -75,6 +76,7 @@ class Fleet:
     console: Console
     news: News
     readiness: Readiness
+    doctor: Doctor
     stopping: Stopping
     streams: Streams
     metrics: "Metrics | None"  # where the home is served

@@ -58,6 +58,7 @@ _KEY = "/kms/keys/{key}"
 ANSWERS: dict[str, Answer] = {
     "GET /health": Answer(a.Health, open_to_all=True),
     "GET /ready": Answer(a.Ready, open_to_all=True),
+    "GET /doctor": Answer(a.Diagnosis),
     "GET /keypairs": Answer(list[a.Keypair]),
     "POST /keypairs": Answer(a.MadeKeypair),
     "POST /keypairs/import": Answer(a.Keypair),

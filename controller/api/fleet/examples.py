@@ -108,6 +108,21 @@ EXAMPLES: dict[str, Any] = {
         "checks": {"database": "ok", "root_key": "ok", "disk": "ok", "runner": "ok"},
         "warnings": ["certificate_expires_soon"],
     },
+    "Diagnosis": {
+        "home": "/srv/kps",
+        "served": True,
+        "status": "warning",
+        "findings": [
+            {"about": "entropy", "status": "ok", "code": "", "seen": "getrandom(2) does not wait", "next_step": ""},
+            {
+                "about": "backup",
+                "status": "warning",
+                "code": "backup_old",
+                "seen": "the newest was made at 2026-10-01 02:00Z, 12 days ago",
+                "next_step": "kps backup --out FILE, each night, and keep it on another machine",
+            },
+        ],
+    },
     "Server": _SERVER,
     "Binding": _BINDING | {"server": "web-1", "server_id": _SERVER_ID},
     "Login": {
