@@ -13,6 +13,7 @@ from controller.store.people import People
 from controller.store.policies import Policies
 from controller.store.quotas import QuotaTable
 from controller.store.rootkeys import RootKeys
+from controller.store.secrets import Secrets
 from controller.store.standing import Standing
 from controller.store.temporary import Temporary
 
@@ -21,7 +22,7 @@ __all__ = ["Store"]
 
 class Store(
     People, AccessKeys, Temporary, Console, Standing, QuotaTable, MasterKeys, RootKeys, KeyBelongings, Copies, Failures, Policies,
-    Events, Counted, Overviews,
+    Secrets, Events, Counted, Overviews,
 ):  # fmt: skip
     """What the controller remembers.
 

@@ -24,6 +24,7 @@ from controller.model import (
     User,
 )
 from controller.policy import Policy, Rotation
+from controller.stages import KeptSecret, SecretRotation
 
 Value = (
     Server
@@ -43,6 +44,8 @@ Value = (
     | RolloutServer
     | Policy
     | Rotation
+    | KeptSecret
+    | SecretRotation
 )
 
 
@@ -117,3 +120,11 @@ def key_alias(found: RowMapping) -> KeyAlias:
 
 def console_session(found: RowMapping) -> ConsoleSession:
     return ConsoleSession(**{name: found[name] for name in found if name != "digest"})
+
+
+def secret(found: RowMapping) -> KeptSecret:
+    return KeptSecret(**found)
+
+
+def secret_rotation(found: RowMapping) -> SecretRotation:
+    return SecretRotation(**found)

@@ -24,7 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
-VERSION = "0017"  # the newest migration
+VERSION = "0018"  # the newest migration
 
 
 class Instant(TypeDecorator[datetime]):
@@ -441,6 +441,86 @@ rotation_rollouts = Table(
     Column("rotation_id", ForeignKey("rotations.id"), primary_key=True),
     Column("rollout_id", ForeignKey("rollouts.id"), primary_key=True),
     Column("ordinal", Integer, nullable=False),
+)  # fmt: skip
+
+# Secrets without their values. They outlive the server that a password is of.
+secrets = Table(
+    "secrets", metadata,
+    Column("id", String(36), primary_key=True),
+    Column("tenant_id", ForeignKey("tenants.id"), nullable=False),
+    Column("owner_id", ForeignKey("users.id"), nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("server_id", String(36)),
+    Column("server_name", Text),
+    Column("login", Text),
+    Column("version", Integer, nullable=False),
+    Column("works", Integer),
+    Column("rotates_every", Integer),
+    Column("rotated_for", String(32)),
+    Column("rotates_at", Instant, index=True),
+    Column("created_at", Instant, nullable=False),
+    Column("updated_at", Instant),
+    UniqueConstraint("tenant_id", "owner_id", "name", name="secrets_by_owner"),
+    Index("secrets_by_name", "tenant_id", "name"),
+    Index("one_password_of_a_login", "tenant_id", "server_id", "login", unique=True,
+          sqlite_where=text("kind = 'password'"), postgresql_where=text("kind = 'password'")),
+)  # fmt: skip
+
+# Their values, sealed; or (laid_by) encrypted to a key whose private half is sealed, where they came while nothing could be sealed.
+secret_versions = Table(
+    "secret_versions", metadata,
+    Column("secret_id", ForeignKey("secrets.id"), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("user_id", String(32), nullable=False),
+    Column("binary", Boolean, nullable=False),
+    Column("sealed", LargeBinary),
+    Column("laid_by", LargeBinary),
+    Column("master_key_id", String(36), index=True),
+    Column("created_at", Instant, nullable=False),
+    Column("expires_at", Instant),
+    CheckConstraint("(sealed IS NULL) <> (laid_by IS NULL)", name="sealed_or_laid_by"),
+)  # fmt: skip
+
+secret_stages = Table(
+    "secret_stages", metadata,
+    Column("secret_id", ForeignKey("secrets.id"), primary_key=True),
+    Column("stage", String(64), primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+)  # fmt: skip
+
+secret_rotations = Table(
+    "secret_rotations", metadata,
+    Column("id", String(36), primary_key=True),
+    Column("secret_id", String(36), nullable=False, index=True),
+    Column("tenant_id", ForeignKey("tenants.id"), nullable=False, index=True),
+    Column("user_id", String(32), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("task_id", String(36), nullable=False, index=True),
+    Column("state", Text, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("cause", Text),
+    Column("message", Text, nullable=False),
+    Column("proved", Boolean, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("ended_at", Instant),
+    Column("again_at", Instant),
+    Index("one_secret_rotation_under_way", "secret_id", unique=True,
+          sqlite_where=text("state = 'running'"), postgresql_where=text("state = 'running'")),
+)  # fmt: skip
+
+# What values are encrypted to while nothing can be sealed: one key of each tenant, its private half sealed.
+waiting_keys = Table(
+    "waiting_keys", metadata,
+    Column("tenant_id", ForeignKey("tenants.id"), primary_key=True),
+    Column("public_key", LargeBinary, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("created_at", Instant, nullable=False),
 )  # fmt: skip
 
 # The chain: controller/store/chain.py. Times are there as they were signed, so that any reader of SQLite can check them.

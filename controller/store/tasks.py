@@ -25,6 +25,7 @@ from controller.store import engine, rows, tables
 from controller.store.bindings import Bindings
 from controller.store.doubt import UNCLEAR, in_doubt, told
 from controller.store.inventory import Inventory
+from controller.store.passwords import Passwords
 from controller.store.prepared import Prepared, columns
 from controller.store.queries import of_server, one, task_where
 
@@ -116,7 +117,7 @@ _DOUBTFUL_THERE = Prepared(
 _RETRY_OF: Prepared[str] = Prepared(select(_TASK.c.id).where(_TASK.c.retry_of == bindparam("of")))
 
 
-class Tasks(Bindings, Inventory):
+class Tasks(Passwords, Bindings, Inventory):
     """What was asked for, who runs it, and how it ended."""
 
     def add_tasks(
@@ -131,16 +132,19 @@ class Tasks(Bindings, Inventory):
         holder: the process that renews their lease until they are begun; None: they wait as long as it takes.
         Conflict(task_retried) for a retry of a task that has been retried already.
         """
-        until = None if holder is None else self._now() + timedelta(seconds=lease_seconds)
         expires = {(each.owner_id, each.server_id): each.expires_at.isoformat() for each in credentials}
         with engine.writing(self._engine) as connection:
             self._keep_credentials(connection, credentials)
             kept = []
             for task in tasks:
                 at = expires.get((task.rollout_id or task.id, task.server_id))
-                held = replace(task, lease_owner=holder, lease_until=until)
+                held = self._held(task, holder, lease_seconds)
                 kept.append(self._add_task(connection, held, {"credential_until": at} if at else {}))
             return kept
+
+    def _held(self, task: Task, holder: str | None, lease_seconds: float) -> Task:
+        until = None if holder is None else self._now() + timedelta(seconds=lease_seconds)
+        return replace(task, lease_owner=holder, lease_until=until)
 
     def _add_task(self, connection: Connection, task: Task, more: Mapping[str, Any] | None = None) -> Task:
         newer = None if task.retry_of is None else _RETRY_OF.first(connection, of=task.retry_of)
@@ -150,6 +154,7 @@ class Tasks(Bindings, Inventory):
         if task.rollout_id is not None and task.retry_of is not None:
             of = tables.rollout_servers
             connection.execute(update(of).where(of.c.task_id == task.retry_of).values(task_id=task.id))
+        self._password_tried_again(connection, task)
         consents = {name: task.request[name] for name in CONSENTS if task.request.get(name)}
         detail = {"operation": task.operation, "server": task.server_name, "login": task.login} | consents
         self._task_event(connection, task, "task_ready", detail | dict(more or {}))
@@ -297,6 +302,7 @@ class Tasks(Bindings, Inventory):
             connection.execute(update(table).where(table.c.id == task_id).values(server_state=server_state))
             self._record(connection, task, binding, unbind, notes)
             self._task_event(connection, task, "task_settled", {"server_state": server_state})
+            self._password_told(connection, replace(task, server_state=server_state))
             return True
 
     def _record(
@@ -483,6 +489,7 @@ class Tasks(Bindings, Inventory):
             detail["files"] = outcome.files
         # Events are for everybody in the tenant; the task itself tells whoever asked for it.
         self._task_event(connection, ended, kind, detail if ended.private else detail | {"message": ended.message})
+        self._password_told(connection, ended)
         return ended
 
     def _interrupt(self, connection: Connection, *where: Any) -> list[Task]:
