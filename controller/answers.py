@@ -25,6 +25,7 @@ from controller.model import (
     UserKind,
 )
 from controller.policy import RotationState
+from controller.stages import RotationBy, SecretKind, SecretRotationState
 
 Json = dict[str, Any]
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
@@ -105,6 +106,73 @@ class PrivateHalf(TypedDict):
 class DecryptedPassword(TypedDict):
     name: str
     password: str
+
+
+# -- secrets
+
+
+class KeptSecret(TypedDict):
+    """A secret without its values. server, login: whose password it is; works: the version that is known to open that login."""
+
+    id: str
+    name: str
+    kind: SecretKind
+    scope: Scope
+    description: str
+    server: str | None
+    login: str | None
+    version: str | None
+    works: str | None
+    rotates_every: str | None
+    rotates_at: Time | None
+    created_at: Time
+    updated_at: Time | None
+
+
+class SecretVersion(TypedDict):
+    """A version without its value. sealed: false while it waits for the key service, which was away when it came."""
+
+    version: str
+    stages: list[str]
+    binary: bool
+    sealed: bool
+    created_at: Time
+    expires_at: Time | None
+
+
+class WholeSecret(KeptSecret):
+    """A secret with its versions, the oldest first."""
+
+    versions: list[SecretVersion]
+
+
+class OpenedSecret(SecretVersion):
+    """A version with its value: as text, or where it is bytes, in Base64."""
+
+    name: str
+    value: NotRequired[str]
+    value_base64: NotRequired[Base64]
+
+
+class SecretRotation(TypedDict):
+    """A password's new version on its way to its server. proved: somebody has logged in with it.
+
+    again_at: when what has failed is tried again by itself.
+    """
+
+    id: str
+    secret: str
+    version: str
+    by: RotationBy
+    state: SecretRotationState
+    tries: int
+    proved: bool
+    cause: str | None
+    message: str
+    task_id: str
+    created_at: Time
+    ended_at: Time | None
+    again_at: Time | None
 
 
 # -- servers
@@ -193,6 +261,13 @@ class Task(TypedDict):
     retry_of: str | None
     rollout_id: str | None
     request: Json
+
+
+class BegunSecretRotation(TypedDict):
+    """A rotation of a password, and the task that sets it."""
+
+    rotation: SecretRotation
+    task: Task
 
 
 class StartedTask(Task):

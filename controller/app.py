@@ -45,6 +45,7 @@ from controller.service.readiness import Readiness
 from controller.service.rolloutplans import RolloutPlans
 from controller.service.rolloutreports import RolloutReports
 from controller.service.rollouts import Rollouts
+from controller.service.secrets import Secrets
 from controller.service.servers import Servers
 from controller.service.standing import Standing
 from controller.service.stopping import Stopping
@@ -65,6 +66,7 @@ _SETTLE_SECONDS = 3.0
 _KEYS_SECONDS = 60.0
 _ENDED_SECONDS = 60.0
 _POLICIES_SECONDS = 60.0
+_SECRETS_SECONDS = 60.0  # each of them an hour apart at the least
 _WATCH_SECONDS = 60.0
 _RAREST_SETTLE_SECONDS = 600.0
 
@@ -126,9 +128,11 @@ async def opened(
             asyncio.create_task(sweep_keys(keys.keys)),
             asyncio.create_task(sweep_ended(store, worker)),
         ]
+        kept_secrets = Secrets(store, kms, dispatch, worker, deposits)
         policies = Policies(store, kms, rolling, worker, settings.quotas)
         if serving:
             background.append(asyncio.create_task(sweep_policies(policies, stopping)))
+            background.append(asyncio.create_task(sweep_secrets(kept_secrets, stopping)))
             background.append(asyncio.create_task(settle(runner)))
             background.append(asyncio.create_task(rolling.go_on()))
         if metrics is not None:
@@ -148,6 +152,7 @@ async def opened(
             yield Fleet(
                 keypairs=Keypairs(store, kms, worker, settings.quotas),
                 custody=Custody(store, kms, worker),
+                secrets=kept_secrets,
                 servers=Servers(store, hostkeys, settings.connect_timeout_seconds, worker, settings.allowed_networks),
                 standing=Standing(store, worker),
                 bindings=bindings,
@@ -251,6 +256,22 @@ async def sweep_policies(policies: Policies, stopping: Stopping) -> None:
             except Problem:
                 pass  # of the home or its disk; every request says so too
         await asyncio.sleep(_POLICIES_SECONDS)
+
+
+async def sweep_secrets(kept: Secrets, stopping: Stopping) -> None:
+    """Do, ever again, what is due for secrets: seal what was laid by, rotate passwords, try again what has failed."""
+    while True:
+        if not stopping.begun:
+            work = asyncio.ensure_future(kept.sweep())
+            try:
+                await asyncio.shield(work)
+            except asyncio.CancelledError:
+                # It is at work on the store's thread, and the store is closed next.
+                await asyncio.wait([work])
+                raise
+            except Problem:
+                pass  # of the home or its disk; every request says so too
+        await asyncio.sleep(_SECRETS_SECONDS)
 
 
 async def settle(runner: Runner) -> None:

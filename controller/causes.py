@@ -229,6 +229,11 @@ CAUSES: dict[str, Cause] = {
         f"Look at the newer task of this server. If there is none, {_RETRY}: the next order is newer than what was seen there.",
         True,
     ),
+    "secret_changed": Cause(
+        "The password that was to be set is not the newest version of its secret any more, or the secret was deleted.",
+        "Nothing is to be done: the newer version has its own task. kps secret versions NAME shows which one works.",
+        False,
+    ),
     "changed_since_plan": Cause(
         "The server is not as it was when the plan was made, so what would be done there is not what was planned. Nothing was "
         "changed.",

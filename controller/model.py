@@ -25,6 +25,7 @@ Operation = Literal[
     "password-login-disable",
     "password-login-status",
     "check",
+    "password-set",
     "door-open",
     "door-extend",
     "door-close",
@@ -248,6 +249,7 @@ class Credential:
     agent_socket: str | None = None  # of an ssh-agent on this machine
     agent_key: str | None = None  # the one key of it: fingerprint, public key line, or comment
     certificate: str | None = None  # a user certificate for the key given, as a line
+    new_password: Secret | None = None  # that a task sets; in memory only, for it is in custody
 
     @property
     def by_key(self) -> bool:

@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 
 from passlib.hash import sha512_crypt
 
-from controller import addresses, causes, deposits, diagnosis, dossier, opening, order, seen
+from controller import addresses, causes, deposits, diagnosis, dossier, opening, order, passwords, seen
 from controller.causes import CAUSES
 from controller.commits import Commits
 from controller.entrance import Entrance, Inside
@@ -39,6 +39,7 @@ from controller.model import (
     route,
 )
 from controller.order import UNNAMED_LOCKOUT, Order, Way
+from controller.passwords import SETS_PASSWORD
 from controller.prover import Prover
 from controller.record import Record, named
 from controller.settings import Settings
@@ -218,6 +219,7 @@ class _Job:
         self.private = False  # private key pairs of whoever asked are part of it, and may be named in how it ended
         self.without_key = False  # nothing is known to get in; what an earlier task may have left there is only tried
         self.opened: dict[str, SigningKey] = {}  # private halves from custody, by the id of their key pair
+        self.new_password: Secret | None = None  # that the task sets
 
     def measured(self, outcome: Outcome) -> None:
         """Tell whoever counts how this ended, and how long it took."""
@@ -234,7 +236,7 @@ class _Job:
 
     def forget(self) -> None:
         """Let go of all that opens a server; this run has come to its end."""
-        self.given = self.identity = self.read = self.prover = None
+        self.given = self.identity = self.read = self.prover = self.new_password = None
         self.opened.clear()
         self.road.clear()
 
@@ -244,6 +246,10 @@ class _Job:
         Refused(credential_needed) where that is not to be had and an order to look would look from outside only. Any other goes
         on by what is bound there, for an earlier try may have come to its end, and says so only where nothing gets in.
         """
+        if self.task.operation == SETS_PASSWORD:
+            runner = self.runner
+            asked = (runner.off, self.store, runner._kms)
+            self.new_password, self.given = await passwords.recalled(self.task, self.given, *asked)
         if self.given is not None or not self.task.request.get("given"):
             return
         try:
@@ -258,6 +264,8 @@ class _Job:
         self.order = await self._order()
         if self.task.operation == "reset":
             return self.record.concluded(await self._at_rest())
+        if self.new_password is not None:
+            self.order.plan["password_hash"] = await asyncio.to_thread(passwords.hashed, self.new_password)
         async with self._reached() as target:
             return await self._online(target)
 
@@ -473,7 +481,8 @@ class _Job:
 
     async def _on_server(self, target: Target, inside: Inside) -> dict[str, Any]:
         """Answer the agent's questions until it says how it ended."""
-        prover = self.prover = Prover(target, inside.plan, self._private_of, inside.password, self.runner.measures)
+        password = self.new_password or inside.password
+        prover = self.prover = Prover(target, inside.plan, self._private_of, password, self.runner.measures)
         self.handed_over = True
         async for frame in inside.frames:
             if isinstance(frame, Result):

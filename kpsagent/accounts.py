@@ -1,5 +1,6 @@
 """Logins, from the server's own files: passwd, group, shadow. A directory service is asked about one login, never listed."""
 
+import fcntl
 import grp
 import os
 import pwd
@@ -7,7 +8,7 @@ import stat
 import time
 from collections import namedtuple
 
-from .errors import Refused
+from .errors import Failed, Refused
 from .host import Account
 
 TYPE_CHECKING = False
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     Entry = Callable[[str], str]
 
 _DAY = 86400
+_LOCK = "/etc/.pwd.lock"
+_LOCK_SECONDS = 15  # as lckpwdf(3) waits
 _NO_LOGINS = "/etc/nologin"  # while it is there only root gets in: sshd(8)
 
 
@@ -173,6 +176,26 @@ def hash_of(name: str) -> str:
     if row is None:
         raise Refused("login_missing", "{} is not in /etc/shadow".format(name), login=name)
     return ":".join(row[1:3])
+
+
+def lock() -> int:
+    """Return a descriptor that holds the system's lock on its accounts until it is closed: lckpwdf(3), passwd(1), useradd(8).
+
+    Failed busy where somebody holds it for longer than they wait for each other.
+    """
+    opened = os.open(_LOCK, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    until = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return opened
+        except (BlockingIOError, PermissionError):  # POSIX allows either: fcntl(2)
+            if time.monotonic() > until:
+                os.close(opened)
+                raise Failed(
+                    "busy", "{}: somebody is changing the accounts of this server; retry when they are done".format(_LOCK)
+                )
+            time.sleep(0.05)
 
 
 def with_hash(text: str, name: str, hashed: str) -> str:

@@ -124,8 +124,8 @@ SetLabel.__doc__ = """The SELinux label is changed from expected; errors.Changed
 account's own and, where it is a file, has one name; else Refused."""
 
 SetPassword = namedtuple("SetPassword", "account expected hash")
-SetPassword.__doc__ = """On a disk at rest only: the account's hash in shadow, "hash:day it was set" as it stands there; without a
-day, today. errors.Changed where the hash is not that of expected."""
+SetPassword.__doc__ = """The account's hash in shadow, "hash:day it was set" as it stands there; without a day, today.
+errors.Changed where the hash is not that of expected. Whoever else changes accounts of a running server waits meanwhile."""
 
 Sweep = namedtuple("Sweep", "path account")
 Sweep.__doc__ = "Temporary files of ours beside path are gone."

@@ -128,6 +128,14 @@ class LocalHost:
         files.set_label(effect.path, effect.account, effect.expected, effect.label)
 
     def _SetPassword(self, effect: "Any") -> None:
+        lock = -1 if self.at_rest else accounts.lock()
+        try:
+            self._set_password(effect)
+        finally:
+            if lock >= 0:
+                os.close(lock)
+
+    def _set_password(self, effect: "Any") -> None:
         before = accounts.hash_of(effect.account.name)
         if before.partition(":")[0] != effect.expected.partition(":")[0]:
             raise Changed("unexpected", "/etc/shadow: the hash of {} is not what it was".format(effect.account.name))

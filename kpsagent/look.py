@@ -73,6 +73,12 @@ def look(plan: Plan) -> "Play":
         pid_file = effective[plan.login][addresses(plan)[0]].get("pidfile", [""])[0]
         seen = seen._replace(watched=(pid_file, _sources(texts)))
         unread = yield Unread(daemon, *seen.watched)
+    if plan.operation == "password-set" and daemon.how == "hidden":
+        raise Refused(
+            "sudo_refused",
+            "setting a password takes an agent that runs as root, and here is none: {} may not become root, or only SFTP is "
+            "to be had; give a login that may (sudo)".format(plan.login),
+        )
     shadow = (yield Read(SHADOW, None)).text if plan.password_hash is not None else None
     seen = seen._replace(effective=effective, files=files, candidate=candidate, places=places, shadow=shadow, unread=unread)
     seen = seen._replace(passed_over=passed_over)

@@ -24,6 +24,7 @@ OPERATIONS = (
     "password-login-disable",
     "password-login-status",
     "check",
+    "password-set",
     "door-open",
     "door-extend",
     "door-close",
@@ -151,9 +152,16 @@ def parse(raw: "Dict[str, Any]") -> Plan:
         raise ValueError("generation or deadline out of range")
     for line in [plan.key] * (plan.key is not None) + [plan.diagnose] * bool(plan.diagnose) + list(plan.remove):
         keys.parse(line)
+    if plan.operation == "password-set" and not _is_hash(plan.password_hash):
+        raise ValueError("password_hash: a hash as it stands in shadow")
     if plan.operation.startswith("door-") and plan.operation != "door-status":
         _parse_door(plan.door)
     return plan
+
+
+def _is_hash(text: "Optional[str]") -> bool:
+    """Whether this can stand in shadow as a hash by which somebody gets in: one field of one line."""
+    return text is not None and text.startswith("$") and len(text) <= 512 and not set(text) & set(":\n\r\0 !*")
 
 
 def _parse_door(door: "Any") -> None:
@@ -239,7 +247,7 @@ def _password_login(seen: Seen, account: "Account") -> str:
 def decide(plan: Plan, seen: Seen, opened: "Optional[List[Step]]" = None) -> Steps:
     """Return the steps from what was seen to what is wanted, none of which takes a way in before a proof; or refuse.
 
-    opened: what reset.opened() adds on a disk at rest, or doctor.repairs() for a check.
+    opened: what reset.opened() adds on a disk at rest, or doctor.repairs() for a check, or password.step() for what sets one.
     """
     if reads_only(plan):
         return Steps([], [], [], [], [], [])
@@ -727,11 +735,11 @@ def _with_questions(plan: Plan, widen: "List[Step]", narrow: "List[Step]") -> St
         return Steps(widen, narrow, [], [], [], [])
     least = "logged_in" if plan.provable else "accepted"
     key = Question("key", login, "logged_in", least, plan.key, None)
-    at_least = "logged_in" if plan.password_known else "password_offered"
+    at_least = "logged_in" if plan.password_known or plan.operation == "password-set" else "password_offered"
     password = Question("password", login, at_least, at_least, None, None)
     widened = [key] if plan.key is not None else []
     unbinds = plan.operation == "unbind" and plan.key is None and login not in plan.accept_lockout
-    if plan.operation == "password-login-enable" or unbinds:
+    if plan.operation in ("password-login-enable", "password-set") or unbinds:
         widened.append(password)
     narrowed = []
     if plan.passwords == "off":

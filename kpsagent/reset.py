@@ -3,9 +3,9 @@
 import os
 import sys
 
-from . import sshd, swap
+from . import password, sshd, swap
 from .errors import Refused
-from .plan import ELSEWHERE, SHADOW, Plan, Seen, Step, addresses, block_step, config_text
+from .plan import ELSEWHERE, Plan, Seen, Step, addresses, block_step, config_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,14 +51,5 @@ def opened(plan: Plan, seen: Seen) -> "List[Step]":
     kept = [(word, value) for word, value in sshd.block(text) or [] if word not in dict(wanted)]
     steps = [block_step(seen, sshd.with_block(text, kept + wanted))] if wanted else []
     if plan.password_hash is not None:
-        steps.append(Step("password", SHADOW, plan.login, _hash_before(plan, seen), plan.password_hash))
+        steps.append(password.step(plan, seen))
     return steps
-
-
-def _hash_before(plan: Plan, seen: Seen) -> str:
-    """Return the login's hash with the day on which it was set, as SetPassword takes it."""
-    for line in (seen.shadow or "").split("\n"):
-        row = line.split(":")
-        if row[0] == plan.login and len(row) >= 9:
-            return ":".join(row[1:3])
-    raise Refused("login_missing", "{} is not in {}".format(plan.login, SHADOW), login=plan.login)

@@ -45,6 +45,7 @@ from .plan import (
     Seen,
     Step,
     Steps,
+    addresses,
     decide,
     is_foreign,
     password_logins,
@@ -128,9 +129,16 @@ def operation(plan: Plan) -> "Play":
             from .reset import opened as opened_at_rest  # shipped for this only
 
             opened = opened_at_rest(plan, seen)
+        elif plan.operation == "password-set":
+            from . import password  # shipped for this only
+
+            opened = [password.step(plan, seen)]
         elif plan.diagnose is not None:
             opened = yield from _diagnosed(plan, seen, story)
         steps = decide(plan, seen, opened)
+        if plan.operation == "password-set" and not password.tried(seen, addresses(plan)[0]):
+            story["limits"] = story["limits"] + [password.UNPROVED.format(plan.login)]
+            steps = steps._replace(widened=[])
         removal = None
         left_to_logins = not (reads_only(plan) or story.get("first") or seen.daemon.how == "hidden")
         if plan.revoke:

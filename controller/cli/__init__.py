@@ -15,6 +15,7 @@ from controller.cli.kms import kms
 from controller.cli.policies import policies
 from controller.cli.rollouts import rollouts
 from controller.cli.rootkeys import roots
+from controller.cli.secrets import secrets
 from controller.cli.servers import servers
 from controller.cli.session import begin_start, complain
 from controller.cli.tasks import tasks
@@ -69,6 +70,7 @@ app.add_typer(operations.password_login, name="password-login")
 app.add_typer(tasks, name="task")
 app.add_typer(rollouts, name="rollout")
 app.add_typer(policies, name="policy")
+app.add_typer(secrets, name="secret")
 app.add_typer(kms, name="kms")
 app.add_typer(audit, name="audit")
 app.add_typer(roots, name="root")

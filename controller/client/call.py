@@ -4,7 +4,7 @@ A verb says which calls it takes; the async and the sync client make the same me
 """
 
 import functools
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -20,6 +20,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
+PAGE = 1000  # of a list, in one answer
 AGAIN_AFTER_SECONDS = (0.2, 1.0)  # a question to which no answer came: so often, and no more
 TOO_MANY_SECONDS = 1.0  # before a request that came too soon is made again
 TOO_MANY_TIMES = 10
@@ -159,3 +160,14 @@ def segment(name: str) -> str:
     if name in ("", ".", "..") or "/" in name:
         raise Refused(404, "not_found", f"{name!r}: there is nothing of this name")
     return quote(name, safe="")
+
+
+def pages(path: str, params: Iterable[tuple[str, str]] = (), after: str = "name") -> Flow[list[Any]]:
+    """Return all that a list has, asked for page after page: each begins after what the last one ended with."""
+    found: list[Any] = []
+    while True:
+        begins = [("after", str(found[-1][after]))] if found else []
+        page: list[Any] = yield from Call("GET", path, params=[*params, *begins, ("limit", str(PAGE))])
+        found += page
+        if len(page) < PAGE:  # a few more come where what belongs together is not parted
+            return found

@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from controller.client.call import Call, Flow, Verb, segment
+from controller.client.call import Call, Flow, Verb, pages, segment
 from controller.client.console import ConsoleVerbs
 from controller.client.masterkeys import MasterKeyVerbs
+from controller.client.secrets import SecretVerbs
 
 if TYPE_CHECKING:
     from controller import answers as a
 
 Json = dict[str, Any]
 
-PAGE = 1000  # of a list, in one answer
 IDS_PER_REQUEST = 200  # keeps the request line below the 16 KiB that servers commonly take
 WAIT_SECONDS = 20  # of one long poll
 ENDINGS = frozenset({"task_finished", "task_cancelled", "task_interrupted"})
 
 
-class Verbs(MasterKeyVerbs, ConsoleVerbs):
+class Verbs(MasterKeyVerbs, SecretVerbs, ConsoleVerbs):
     """What both clients can ask for. What a path would not take as a name is refused as the name of nothing (not_found)."""
 
     @Verb
@@ -493,14 +493,3 @@ class Verbs(MasterKeyVerbs, ConsoleVerbs):
     def audit_prune(self, before: str) -> Call[a.Pruned]:
         """Delete events from before a time, and return how many, and which is the first now."""
         return Call("POST", "/audit/prune", body={"before": before})
-
-
-def pages(path: str, params: Iterable[tuple[str, str]] = (), after: str = "name") -> Flow[list[Any]]:
-    """Return all that a list has, asked for page after page: each begins after what the last one ended with."""
-    found: list[Any] = []
-    while True:
-        begins = [("after", str(found[-1][after]))] if found else []
-        page: list[Any] = yield from Call("GET", path, params=[*params, *begins, ("limit", str(PAGE))])
-        found += page
-        if len(page) < PAGE:  # a few more come where what belongs together is not parted
-            return found

@@ -23,6 +23,7 @@ from controller.service.readiness import Readiness
 from controller.service.rolloutplans import RolloutPlans
 from controller.service.rolloutreports import RolloutReports
 from controller.service.rollouts import Rollouts
+from controller.service.secrets import Secrets
 from controller.service.servers import Servers
 from controller.service.standing import Standing
 from controller.service.stopping import Stopping
@@ -51,6 +52,7 @@ class Fleet:
 
     keypairs: Keypairs
     custody: Custody
+    secrets: Secrets
     servers: Servers
     standing: Standing
     bindings: Bindings

@@ -72,6 +72,21 @@ RULES: dict[tuple[str, str], Rule] = {
     ("keypair.move", "account"): Rule(_ADMINISTER),
     ("keypair.delete", "private"): Rule(_CHANGE, _OWNERS),
     ("keypair.delete", "account"): Rule(_ADMINISTER),
+    ("secret.see", "private"): Rule(_ALL),  # without its values
+    ("secret.see", "account"): Rule(_ALL),
+    ("secret.create", "private"): Rule(_CHANGE, _OWNERS),
+    ("secret.create", "account"): Rule(_CHANGE),
+    ("secret.store", "private"): Rule(_CHANGE, _OWNERS),  # a new version, a stage, a description
+    ("secret.store", "account"): Rule(_CHANGE),
+    # As with a private half: what all rely on is given out, and done away with, by an administrator only.
+    ("secret.open", "private"): Rule(_CHANGE, _OWNERS),
+    ("secret.open", "account"): Rule(_ADMINISTER),
+    ("secret.rotate", "private"): Rule(_CHANGE, _OWNERS),
+    ("secret.rotate", "account"): Rule(_CHANGE),  # nobody is shown anything by it
+    ("secret.schedule", "private"): Rule(_CHANGE, _OWNERS),
+    ("secret.schedule", "account"): Rule(_ADMINISTER, _NOT_DELEGATED),  # it goes on for as long as it stands
+    ("secret.delete", "private"): Rule(_CHANGE, _OWNERS),
+    ("secret.delete", "account"): Rule(_ADMINISTER),
     ("server.see", "tenant"): Rule(_ALL),
     ("server.change", "tenant"): Rule(_CHANGE),
     ("binding.see", "tenant"): Rule(_ALL),  # another user's private key pair without its name

@@ -243,9 +243,7 @@ class Secrets:
         password.wipe()
         return rotation, task
 
-    async def make_password(
-        self, who: Caller, server: Server, login: str, credential: Credential | None = None
-    ) -> Made:
+    async def make_password(self, who: Caller, server: Server, login: str, credential: Credential | None = None) -> Made:
         """Make a one-time password for a login and have it set there; returned to be shown to who asked, this once.
 
         It is sealed first, as a version of the secret that is the login's password; where there is none that is made, called
@@ -284,9 +282,7 @@ class Secrets:
         password.wipe()
         return task
 
-    async def rotations(
-        self, who: Caller, name: str | None = None, *, failed: bool = False
-    ) -> builtins.list[SecretRotation]:
+    async def rotations(self, who: Caller, name: str | None = None, *, failed: bool = False) -> builtins.list[SecretRotation]:
         """Return the rotations of passwords, the oldest first: of one, or of all; failed: those alone. Kept 30 days."""
         secret_id = None if name is None else (await self._seen(who, name)).id
         return await self._off(self._store.secret_rotations, who.tenant_id, secret_id=secret_id, failed=failed)
@@ -405,7 +401,9 @@ class Secrets:
 
     async def _free_name(self, who: Caller, server: Server, login: str) -> str:
         """Return a name for the password of a login that no secret which the caller may see has."""
-        wanted = "".join(each if each.isascii() and (each.isalnum() or each in "_-") else "-" for each in f"{server.name}-{login}")
+        wanted = "".join(
+            each if each.isascii() and (each.isalnum() or each in "_-") else "-" for each in f"{server.name}-{login}"
+        )
         taken = {each.name for each in await self._off(self._store.secrets, who.tenant_id, who.user_id)}
         return wanted[:64] if wanted[:64] not in taken else f"{wanted[:55]}-{random.token_hex(4)}"
 
@@ -434,13 +432,12 @@ def _refuse_password(secret: KeptSecret, why: str) -> None:
 def _refuse_text(secret: KeptSecret) -> None:
     if secret.kind != "password":
         raise Conflict(
-            "not_a_password", f"{secret.name}: no server's password, so there is nowhere to set it; kps secret store keeps a new value"
+            "not_a_password",
+            f"{secret.name}: no server's password, so there is nowhere to set it; kps secret store keeps a new value",
         )
 
 
-def _chosen(
-    secret: KeptSecret, versions: Collection[SecretVersion], version: str | None, stage: str | None
-) -> SecretVersion:
+def _chosen(secret: KeptSecret, versions: Collection[SecretVersion], version: str | None, stage: str | None) -> SecretVersion:
     if version is not None and stage is not None:
         raise Invalid("version_unusable", f"{secret.name}: name a version or a stage, not both")
     if version is not None:

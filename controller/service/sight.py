@@ -41,7 +41,7 @@ def event(who: Caller, found: Event) -> Event | None:
         return found if found.user_id == who.user_id else None
     # Events of the first version have no owner_id, and were about what whoever did it owned.
     mine = detail.get("scope") == "account" or detail.get("owner_id", found.user_id) == who.user_id
-    if found.kind.startswith(("keypair_", "key_due", "rotation_")):
+    if found.kind.startswith(("keypair_", "key_due", "rotation_", "secret_")):
         return found if mine else None
     if mine:
         return found

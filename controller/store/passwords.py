@@ -5,13 +5,13 @@ from datetime import timedelta
 
 from sqlalchemy import Connection, update
 
-from controller.model import Task
+from controller.model import Operation, Task
 from controller.stages import KeptSecret, SecretRotation
 from controller.store import rows, tables
 from controller.store.base import Base
 from controller.store.queries import one
 
-SETS_PASSWORD = "password-set"  # noqa: S105 - the operation
+SETS_PASSWORD: Operation = "password-set"  # noqa: S105 - the operation
 AGAIN_AFTER = timedelta(hours=1)
 
 
@@ -19,7 +19,10 @@ class Passwords(Base):
     """Rotations of passwords, as their tasks end."""
 
     def _password_told(self, connection: Connection, task: Task) -> None:
-        """Record what an ended task has come to: which version works, and how its rotation stands. Again where that is settled."""
+        """Record what an ended task has come to: which version works, and how its rotation stands.
+
+        Called again where that is settled later.
+        """
         if task.operation != SETS_PASSWORD:
             return
         secret_id, version = str(task.request.get("secret_id")), int(task.request.get("version", 0))
@@ -57,7 +60,14 @@ class Passwords(Base):
             return
         rotation = rows.secret_rotation(found)
         again = replace(
-            rotation, state="running", task_id=task.id, tries=rotation.tries + 1, cause=None, message="", ended_at=None, again_at=None
+            rotation,
+            state="running",
+            task_id=task.id,
+            tries=rotation.tries + 1,
+            cause=None,
+            message="",
+            ended_at=None,
+            again_at=None,
         )
         self._save_rotation(connection, again)
         row = one(connection, tables.secrets, tables.secrets.c.id == rotation.secret_id)
@@ -67,9 +77,7 @@ class Passwords(Base):
         table = tables.secret_rotations
         connection.execute(update(table).where(table.c.id == rotation.id).values(rows.row(rotation)))
 
-    def _rotation_told(
-        self, connection: Connection, rotation: SecretRotation, secret: KeptSecret | None, kind: str
-    ) -> None:
+    def _rotation_told(self, connection: Connection, rotation: SecretRotation, secret: KeptSecret | None, kind: str) -> None:
         # A password is the account's: everybody in the tenant may know that it was changed.
         whose = {"scope": "account", "owner_id": rotation.user_id} if secret is None else told(secret)
         detail = whose | {
@@ -94,6 +102,11 @@ class Passwords(Base):
 
 def told(secret: KeptSecret) -> dict[str, object]:
     """Return what every event about a secret says of it."""
-    place = {} if secret.kind == "text" else {"server": secret.server_name, "login": secret.login}
-    about = {"secret": secret.name, "secret_id": secret.id, "kind": secret.kind}
-    return about | {"scope": secret.scope, "owner_id": secret.owner_id} | place
+    about = {
+        "secret": secret.name,
+        "secret_id": secret.id,
+        "kind": secret.kind,
+        "scope": secret.scope,
+        "owner_id": secret.owner_id,
+    }
+    return {**about, **({} if secret.kind == "text" else {"server": secret.server_name, "login": secret.login})}

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import fields, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, delete, func, or_, select, update
@@ -23,7 +23,9 @@ _TABLE, _VERSIONS, _STAGES, _ROTATIONS = tables.secrets, tables.secret_versions,
 class Secrets(Tasks):
     """The secrets of all tenants, and who sees which. Of two that change one at the same moment the second is refused."""
 
-    def add_secret(self, secret: KeptSecret, value: Sealed | bytes | None, *, binary: bool, expires_at: datetime | None) -> KeptSecret:
+    def add_secret(
+        self, secret: KeptSecret, value: Sealed | bytes | None, *, binary: bool, expires_at: datetime | None
+    ) -> KeptSecret:
         """Keep a new secret with its first version, or (value None) without any. bytes: laid by, to be sealed.
 
         A name is one secret to everyone who may see it. AlreadyExists: secret_exists, secret_name_taken (by another user's
@@ -33,7 +35,9 @@ class Secrets(Tasks):
             _refuse_place(connection, secret)
             kept = replace(secret, version=0 if value is None else 1)
             connection.execute(_TABLE.insert().values(rows.row(kept)))
-            self._event(connection, kept.tenant_id, "secret_created", told(kept) | {"version": kept.version}, server_id=kept.server_id)
+            self._event(
+                connection, kept.tenant_id, "secret_created", told(kept) | {"version": kept.version}, server_id=kept.server_id
+            )
             if value is not None:
                 self._keep_version(connection, kept, value, kept.owner_id, binary, expires_at, rules.with_version({}, 1, None))
             return kept
@@ -81,7 +85,14 @@ class Secrets(Tasks):
         return secret, Sealed(found["sealed"]) if found["sealed"] is not None else found["laid_by"]
 
     def note_secret_opening(
-        self, secret_id: str, version: int, purpose: str, user_id: str, *, task_id: str | None = None, server_id: str | None = None
+        self,
+        secret_id: str,
+        version: int,
+        purpose: str,
+        user_id: str,
+        *,
+        task_id: str | None = None,
+        server_id: str | None = None,
     ) -> None:
         """Record who has a version of a secret opened, for what, and for which task."""
         with engine.writing(self._engine) as connection:
@@ -158,7 +169,9 @@ class Secrets(Tasks):
             for table in (_STAGES, _VERSIONS):
                 connection.execute(delete(table).where(table.c.secret_id == secret.id))
             connection.execute(delete(_TABLE).where(_TABLE.c.id == secret.id))
-            self._event(connection, secret.tenant_id, "secret_deleted", told(secret) | {"user_id": user_id}, server_id=secret.server_id)
+            self._event(
+                connection, secret.tenant_id, "secret_deleted", told(secret) | {"user_id": user_id}, server_id=secret.server_id
+            )
 
     # -- rotation
 
@@ -198,9 +211,7 @@ class Secrets(Tasks):
             self._rotation_told(connection, rotation, secret, "secret_rotation_begun")
             return rotation, kept
 
-    def secret_rotations(
-        self, tenant_id: str, *, secret_id: str | None = None, failed: bool = False
-    ) -> list[SecretRotation]:
+    def secret_rotations(self, tenant_id: str, *, secret_id: str | None = None, failed: bool = False) -> list[SecretRotation]:
         """Return the rotations of a tenant's passwords, the oldest first: of one secret, or of all; failed: those alone."""
         query = select(_ROTATIONS).where(_ROTATIONS.c.tenant_id == tenant_id)
         if secret_id is not None:
@@ -253,7 +264,7 @@ class Secrets(Tasks):
     # -- what is laid by
 
     def waiting_key(self, tenant_id: str) -> tuple[bytes, Sealed] | None:
-        """Return the key to which values are encrypted while nothing can be sealed: its public half, and its private half sealed."""
+        """Return the key that values are encrypted to while nothing can be sealed: public half, and private half sealed."""
         table = tables.waiting_keys
         with engine.reading(self._engine) as connection:
             found = one(connection, table, table.c.tenant_id == tenant_id)
@@ -343,8 +354,6 @@ class Secrets(Tasks):
 
 
 def _later(at: datetime, newest: datetime | None) -> datetime:
-    from datetime import timedelta
-
     return at if newest is None or at > newest else newest + timedelta(milliseconds=1)
 
 
@@ -367,7 +376,9 @@ def _refuse_place(connection: Connection, secret: KeptSecret) -> None:
         if found is not None:
             message = f"{secret.login} on {secret.server_name}: its password is the secret {found['name']} already"
             raise AlreadyExists("password_kept", message, secret=found["name"])
-    count = connection.execute(select(func.count()).select_from(_TABLE).where(_TABLE.c.tenant_id == secret.tenant_id)).scalar_one()
+    count = connection.execute(
+        select(func.count()).select_from(_TABLE).where(_TABLE.c.tenant_id == secret.tenant_id)
+    ).scalar_one()
     if count >= rules.MOST_SECRETS:
         raise Conflict("too_many_secrets", f"there are {count} secrets, and no more may be; delete what is not needed")
 
@@ -389,7 +400,7 @@ def _unchanged(connection: Connection, before: KeptSecret) -> KeptSecret:
 
 def _stages(connection: Connection, secret_id: str) -> dict[str, int]:
     query = select(_STAGES.c.stage, _STAGES.c.version).where(_STAGES.c.secret_id == secret_id).order_by(_STAGES.c.stage)
-    return {stage: version for stage, version in connection.execute(query).all()}
+    return {each.stage: each.version for each in connection.execute(query)}
 
 
 def _version(found: Any, marked: dict[str, int]) -> SecretVersion:

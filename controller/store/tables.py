@@ -469,7 +469,7 @@ secrets = Table(
           sqlite_where=text("kind = 'password'"), postgresql_where=text("kind = 'password'")),
 )  # fmt: skip
 
-# Their values, sealed; or (laid_by) encrypted to a key whose private half is sealed, where they came while nothing could be sealed.
+# Their values, sealed; or laid by, where nothing could be sealed when they came: encrypted to the waiting key.
 secret_versions = Table(
     "secret_versions", metadata,
     Column("secret_id", ForeignKey("secrets.id"), primary_key=True),

@@ -174,6 +174,10 @@ async def attach(
 
     become_root and what is raised: as rope.attach(). Refused no_python where the server has no tools for it.
     """
+    if plan["operation"] == "password-set":
+        raise Refused(
+            "no_python", "there is no Python 3 on the server, and without it no password is set there; install python3-minimal"
+        )
     marker, told = secrets.token_hex(16), secrets.token_hex(16)
     process = await rope.opened(connection, command_line(told, become_root))
     if password is not None:

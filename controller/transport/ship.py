@@ -17,7 +17,7 @@ from typing import Any
 # In the order in which they import each other.
 _BEFORE = ("errors", "wire", "swap", "labels", "keys", "permissions", "host", "sshd", "plan", "ground", "look", "removal", "undo")
 # What few runs need, and is shipped to those only.
-_FOR_SOME = ("reset", "revoke", "pam", "doctor", "preview")
+_FOR_SOME = ("password", "reset", "revoke", "pam", "doctor", "preview")
 _AFTER = ("transaction", "accounts", "files", "processes", "arming", "sessions", "local", "__main__")
 
 _LOADER = """\
@@ -61,6 +61,7 @@ STARTER = "import base64,sys;exec(base64.b64decode(sys.argv.pop(1)))"
 def needed(plan: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the modules that this plan needs and most do not."""
     wanted = {
+        "password": plan["operation"] in ("reset", "password-set"),
         "reset": plan["operation"] == "reset",
         "revoke": bool(plan.get("revoke")),
         "pam": plan.get("diagnose") is not None,

@@ -55,6 +55,18 @@ _SEALED_PLAN = {
     },
     "signature": _DIGEST + _DIGEST,
 }  # fmt: skip
+_SECRET = {
+    "id": _SERVER_ID, "name": "web-1-root", "kind": "password", "scope": "account", "description": "", "server": "web-1",
+    "login": "root", "version": "v4", "works": "v4", "rotates_every": "30d", "rotates_at": _AT, "created_at": _AT,
+    "updated_at": _AT,
+}  # fmt: skip
+_SECRET_VERSION = {
+    "version": "v4", "stages": ["SYSCURRENT"], "binary": False, "sealed": True, "created_at": _AT, "expires_at": None,
+}  # fmt: skip
+_SECRET_ROTATION = {
+    "id": _KEY_ID, "secret": "web-1-root", "version": "v4", "by": "schedule", "state": "done", "tries": 1, "proved": True,
+    "cause": None, "message": "", "task_id": _TASK_ID, "created_at": _AT, "ended_at": _AT, "again_at": None,
+}  # fmt: skip
 _POLICY = {
     "name": "prod", "servers": "env=prod", "max_age_days": 90, "remind_days": [14, 7, 1], "grace_days": 7, "key_type": None,
     "strategy": {"canary": "5", "batch": "10%", "window": "22:00-04:00 Europe/Berlin"}, "paused": False, "user_id": _ID,
@@ -298,7 +310,20 @@ EXAMPLES: dict[str, Any] = {
     "Signature": {"key_id": _KEY_ID, "algorithm": "ECDSA_SHA_256", "signature": _TEXT},
     "Code": {"key_id": _KEY_ID, "algorithm": "HMAC_SHA_256", "mac": _TEXT},
     "Verdict": {"key_id": _KEY_ID, "algorithm": "ECDSA_SHA_256", "valid": True},
+    "KeptSecret": _SECRET,
+    "WholeSecret": _SECRET | {"versions": [_SECRET_VERSION]},
+    "SecretVersion": _SECRET_VERSION,
+    "OpenedSecret": {"name": "web-1-root", "value": "..."} | _SECRET_VERSION,
+    "SecretRotation": _SECRET_ROTATION,
+    "BegunSecretRotation": {"rotation": _SECRET_ROTATION, "task": _TASK | {"operation": "password-set"}},
     # What is sent.
+    "NewSecret": {"name": "web-1-root", "server": "web-1", "login": "root"},
+    "NewSecretVersion": {"value": "..."},
+    "OpenSecret": {"stage": "SYSCURRENT"},
+    "ChangedSecret": {"description": "of the console"},
+    "MarkedVersion": {"version": "v3"},
+    "RotateSecret": {},
+    "SecretSchedule": {"every": "30d"},
     "NewKeypair": {"name": "ops", "type": "ed25519", "scope": "private", "managed": True},
     "ImportedKeypair": {"name": "laptop", "public_key": _PUBLIC},
     "ExportedKeypair": {"format": "ppk3", "passphrase": "..."},
