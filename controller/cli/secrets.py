@@ -299,7 +299,7 @@ async def every(
 async def off(session: Session, name: Name) -> None:
     """Have a password rotated by hand only."""
     async with session.client() as client:
-        found = await client.schedule_secret(name, None)
+        found = await client.unschedule_secret(name)
     output.as_json(found) if session.json else _facts(found)
 
 

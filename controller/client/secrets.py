@@ -65,10 +65,14 @@ class SecretVerbs:
         return Call("POST", f"/secrets/{segment(name)}/rotate", body={"credential": dict(credential) if credential else None})
 
     @Verb
-    def schedule_secret(self, name: str, every: str | None) -> Call[a.KeptSecret]:
-        """Have a password rotated by itself every so often, or (None) by hand only; returns the secret."""
-        path = f"/secrets/{segment(name)}/rotation"
-        return Call("DELETE", path) if every is None else Call("PUT", path, body={"every": every})
+    def schedule_secret(self, name: str, every: str) -> Call[a.KeptSecret]:
+        """Have a password rotated by itself every so often (30d, 12h), and return the secret."""
+        return Call("PUT", f"/secrets/{segment(name)}/rotation", body={"every": every})
+
+    @Verb
+    def unschedule_secret(self, name: str) -> Call[a.KeptSecret]:
+        """Have a password rotated by hand only, and return the secret."""
+        return Call("DELETE", f"/secrets/{segment(name)}/rotation")
 
     @Verb
     def secret_rotations(self, secret: str | None = None, *, failed: bool = False) -> Call[list[a.SecretRotation]]:

@@ -81,9 +81,7 @@ RULES: dict[tuple[str, str], Rule] = {
     # As with a private half: what all rely on is given out, and done away with, by an administrator only.
     ("secret.open", "private"): Rule(_CHANGE, _OWNERS),
     ("secret.open", "account"): Rule(_ADMINISTER),
-    ("secret.rotate", "private"): Rule(_CHANGE, _OWNERS),
     ("secret.rotate", "account"): Rule(_CHANGE),  # nobody is shown anything by it
-    ("secret.schedule", "private"): Rule(_CHANGE, _OWNERS),
     ("secret.schedule", "account"): Rule(_ADMINISTER, _NOT_DELEGATED),  # it goes on for as long as it stands
     ("secret.delete", "private"): Rule(_CHANGE, _OWNERS),
     ("secret.delete", "account"): Rule(_ADMINISTER),

@@ -95,6 +95,8 @@ class Secrets:
             raise Invalid("secret_missing", f"{name}: give the value; only a password can be made later (kps secret rotate)")
         if server is None and login is not None:
             raise Invalid("login_unusable", f"{login}: say on which server")
+        if server is not None:
+            _refuse_foreign(who, server)
         secret = KeptSecret(
             id=str(uuid.uuid4()),
             tenant_id=who.tenant_id,
@@ -113,7 +115,6 @@ class Secrets:
 
         def keep() -> KeptSecret:
             kept = None if value is None else secretvalues.sealed(self._kms, secret, 1, value)
-            secretvalues.prepare(self._store, self._kms, who.tenant_id)
             return self._store.add_secret(secret, kept, binary=binary, expires_at=expires_at)
 
         return await self._off(keep)
@@ -217,8 +218,8 @@ class Secrets:
         Conflict(not_a_password), Invalid(period_unusable).
         """
         secret = await self._seen(who, name)
-        allow(who, "secret.schedule", secret.scope, name)
         _refuse_text(secret)
+        allow(who, "secret.schedule", secret.scope, name)
         seconds = None if every is None else rules.seconds_of(every)
         changes = {
             "rotates_every": seconds,
@@ -236,6 +237,7 @@ class Secrets:
         Conflict: not_a_password, secret_busy; NotFound(server_not_found).
         """
         secret = await self._seen(who, name)
+        _refuse_text(secret)
         allow(who, "secret.rotate", secret.scope, name)
         if credential is not None and credential.agent_socket:
             may_name_places(who, "an ssh-agent")
@@ -251,6 +253,7 @@ class Secrets:
         The task (Made.task) sets it; it works once that has succeeded, and until change_password(). As rotate() otherwise.
         """
         allow(who, "secret.rotate", "account", f"{login} on {server.name}")
+        _refuse_foreign(who, server)
         secret = await self._off(self._store.password_of, who.tenant_id, server.id, login)
         if secret is None:
             _check_login(login)
@@ -274,6 +277,7 @@ class Secrets:
 
         Returns the task that does it; None where there is no such secret. What fails is tried again by itself.
         """
+        _refuse_foreign(who, server)
         secret = await self._off(self._store.password_of, who.tenant_id, server.id, login)
         if secret is None:
             return None
@@ -289,6 +293,8 @@ class Secrets:
 
     async def sweep(self) -> None:
         """Seal what was laid by, rotate what is due, try again what has failed, forget what is long over. Of all tenants."""
+        # Not on the store's thread: to make a key takes a while.
+        await off_loop(None, self._ready_to_lay_by)
         await self._off(self._seal_laid_by)
         await self._off(self._store.drop_secret_rotations, self._now() - timedelta(days=KEPT_DAYS))
         for secret, failed in await self._off(self._store.secrets_due, self._now()):
@@ -387,6 +393,14 @@ class Secrets:
             message = f"{secret.name}: its server {secret.server_name} is not in the inventory any more"
             raise NotFound("server_not_found", message, server=secret.server_name) from None
 
+    def _ready_to_lay_by(self) -> None:
+        """See that each tenant has the key that it needs where the key service is away."""
+        try:
+            for tenant in self._store.tenants():
+                secretvalues.prepare(self._store, self._kms, tenant.id)
+        except Problem as problem:
+            log.warning("waiting key", code=problem.code, message=problem.message)
+
     def _seal_laid_by(self) -> None:
         try:
             done = secretvalues.seal_all_laid_by(self._store, self._kms)
@@ -417,6 +431,11 @@ class Secrets:
 def _of_login(secret: KeptSecret, server: Server, login: str) -> KeptSecret:
     _check_login(login)
     return replace(secret, server_id=server.id, server_name=server.name, login=login)
+
+
+def _refuse_foreign(who: Caller, server: Server) -> None:
+    if server.tenant_id != who.tenant_id:
+        raise NotFound("server_not_found", f"{server.name}: no server of this name", server=server.name)
 
 
 def _check_login(login: str) -> None:

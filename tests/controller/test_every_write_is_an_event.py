@@ -13,6 +13,7 @@ NO_EVENT = {
     "console_session_seen": "when somebody last did something in the console; what they did is an event",
     "drop_ended": "what has run out by itself",
     "drop_credentials": "what has run out by itself",
+    "drop_secret_rotations": "what has been over for long; how it went is an event",
     "drop_import_tokens": "what has run out by itself",
     "add_checkpoint": "a statement about the events",
 }

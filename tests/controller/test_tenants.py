@@ -47,7 +47,8 @@ def theirs(world: World) -> Theirs:
     given = access_key.access_key, temporary, token
     rollout = run(world.rollouts.start(who, "check", [server], {}, {}, {}))
     policy = run(world.policies.set(who, world.name("policy"), None, 90)).name
-    return Theirs(who, private, shared, server, task, rollout, policy, user, *given, key, grant.id, encrypted)
+    secret = run(world.secret(who, "account", "alpha"))
+    return Theirs(who, private, shared, server, task, rollout, policy, user, *given, key, grant.id, encrypted, secret)
 
 
 @pytest.mark.parametrize("verb", VERBS)

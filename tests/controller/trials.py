@@ -101,6 +101,20 @@ async def _add_server(world: World, who: Caller) -> None:
     await world.servers.add(who, world.name("server"), "192.0.2.1", host_key=HOST_KEY)
 
 
+def _on_secret(scope: Any, verb: Callable[[World, Caller, str], Awaitable[Any]]) -> Trial:
+    async def trial(world: World, who: Caller) -> None:
+        await verb(world, who, await world.secret(who, scope))
+
+    return trial
+
+
+def _new_secret(scope: Any) -> Trial:
+    async def trial(world: World, who: Caller) -> None:
+        await world.secrets.create(who, world.name("secret"), Secret("x"), scope=scope)
+
+    return trial
+
+
 # The first account key pair is tried where there is none, all else where there is one.
 TRIALS: dict[tuple[str, str], Trial] = {
     ("keypair.see", "private"): _on_pair("private", lambda world, who, name: world.keypairs.get(who, name)),
@@ -124,6 +138,18 @@ TRIALS: dict[tuple[str, str], Trial] = {
     ("keypair.move", "account"): _on_pair("account", _move),
     ("keypair.delete", "private"): _on_pair("private", lambda world, who, name: world.keypairs.delete(who, name)),
     ("keypair.delete", "account"): _on_pair("account", lambda world, who, name: world.keypairs.delete(who, name)),
+    ("secret.see", "private"): _on_secret("private", lambda world, who, name: world.secrets.get(who, name)),
+    ("secret.see", "account"): _on_secret("account", lambda world, who, name: world.secrets.get(who, name)),
+    ("secret.create", "private"): _new_secret("private"),
+    ("secret.create", "account"): _new_secret("account"),
+    ("secret.store", "private"): _on_secret("private", lambda world, who, name: world.secrets.describe(who, name, "x")),
+    ("secret.store", "account"): _on_secret("account", lambda world, who, name: world.secrets.describe(who, name, "x")),
+    ("secret.open", "private"): _on_secret("private", lambda world, who, name: world.secrets.open(who, name)),
+    ("secret.open", "account"): _on_secret("account", lambda world, who, name: world.secrets.open(who, name)),
+    ("secret.rotate", "account"): _on_secret("account", lambda world, who, name: world.secrets.rotate(who, name)),
+    ("secret.schedule", "account"): _on_secret("account", lambda world, who, name: world.secrets.schedule(who, name, "30d")),
+    ("secret.delete", "private"): _on_secret("private", lambda world, who, name: world.secrets.delete(who, name)),
+    ("secret.delete", "account"): _on_secret("account", lambda world, who, name: world.secrets.delete(who, name)),
     ("server.see", "tenant"): lambda world, who: world.servers.list(who),
     ("server.change", "tenant"): _add_server,
     ("binding.see", "tenant"): lambda world, who: world.servers.bindings(who, world.server(who).id),
@@ -191,6 +217,7 @@ Before it comes what a user may *see*. What they may not see is *not found*, and
 - A private key pair is found by its owner only, whatever the other's role. Where it is bound, others see that another user's key
   pair is bound there, and not its name; it is no way in for their tasks. A task about it tells others how it ended, by its cause,
   and not in its words; events about it are its owner's. The audit record is whole.
+- A secret that is private is found by its owner only, and events about it are theirs; the passwords of servers are the account's.
 - Two refusals tell a name: a key pair cannot be made for the account, or upgraded, under a name that another user's private key
   pair has (`keypair_name_taken`); and an administrator who deletes a user is told which private key pairs stand against it.
 

@@ -36,6 +36,7 @@ class Theirs:
     key: MasterKey
     grant: str
     ciphertext: bytes
+    secret: str
 
     @property
     def ids(self) -> list[str]:
@@ -61,6 +62,20 @@ VERBS: dict[str, tuple[str, Call]] = {
     "Custody.manage": ("not found", lambda w, me, it: w.custody.manage(me, it.shared.name, private_half())),
     "Custody.clear": ("not found", lambda w, me, it: w.custody.clear(me, it.shared.name)),
     "Custody.move": ("not found", lambda w, me, it: w.custody.move(me, it.shared.name, "kps/default")),
+    "Secrets.create": ("own", lambda w, me, it: w.secrets.create(me, it.secret, Secret("mine"))),
+    "Secrets.list": ("own", lambda w, me, it: w.secrets.list(me)),
+    "Secrets.get": ("not found", lambda w, me, it: w.secrets.get(me, it.secret)),
+    "Secrets.keep": ("not found", lambda w, me, it: w.secrets.keep(me, it.secret, Secret("mine"))),
+    "Secrets.open": ("not found", lambda w, me, it: w.secrets.open(me, it.secret)),
+    "Secrets.set_stage": ("not found", lambda w, me, it: w.secrets.set_stage(me, it.secret, "blue", "v1")),
+    "Secrets.delete_stage": ("not found", lambda w, me, it: w.secrets.delete_stage(me, it.secret, "SYSCURRENT")),
+    "Secrets.describe": ("not found", lambda w, me, it: w.secrets.describe(me, it.secret, "mine")),
+    "Secrets.delete": ("not found", lambda w, me, it: w.secrets.delete(me, it.secret)),
+    "Secrets.schedule": ("not found", lambda w, me, it: w.secrets.schedule(me, it.secret, "30d")),
+    "Secrets.rotate": ("not found", lambda w, me, it: w.secrets.rotate(me, it.secret)),
+    "Secrets.rotations": ("not found", lambda w, me, it: w.secrets.rotations(me, it.secret)),
+    "Secrets.make_password": ("not found", lambda w, me, it: w.secrets.make_password(me, it.server, "root")),
+    "Secrets.change_password": ("not found", lambda w, me, it: w.secrets.change_password(me, it.server, "root")),
     "Servers.add": ("not found", lambda w, me, it: w.servers.add(me, "mine", HOST, host_key=HOST_KEY, jump=[it.server.name])),
     "Servers.add_all": ("own", lambda w, me, it: w.servers.add_all(me, [a_server(it.server.name)])),
     "Servers.change_all": ("own", lambda w, me, it: w.servers.change_all(me, [it.server.id], port=23)),
@@ -220,7 +235,7 @@ VERBS: dict[str, tuple[str, Call]] = {
 # Nobody asks by these: they find out who does, or are the controller's own work.
 WITHOUT_CALLER = {
     "Identity.known", "Identity.of_access_key", "Identity.of_token", "Identity.used", "Identity.token_used", "MasterKeys.sweep",
-    "Tasks.adopt", "Tasks.drain", "Policies.sweep", "Feed.after", "Stopping.rest", "Readiness.report",
+    "Tasks.adopt", "Tasks.drain", "Policies.sweep", "Secrets.sweep", "Feed.after", "Stopping.rest", "Readiness.report",
     # Who comes into the console is found out by these; News.newest tells a number, and nothing of whose.
     "Console.sign_in", "Console.follow", "Console.known", "Console.still", "Console.seen", "Console.sign_out", "News.newest",
     "Keypairs.bound_counts",  # of key pairs that the caller was given

@@ -46,6 +46,7 @@ from controller.service.quotas import Quotas as QuotaVerbs
 from controller.service.rolloutplans import RolloutPlans
 from controller.service.rolloutreports import RolloutReports
 from controller.service.rollouts import Rollouts
+from controller.service.secrets import Secrets
 from controller.service.servers import Servers
 from controller.service.standing import Standing
 from controller.service.stopping import Stopping
@@ -100,6 +101,7 @@ class World:
         dispatch = Dispatch()
         self.keypairs = Keypairs(self.store, self.kms, quotas=defaults)
         self.custody = Custody(self.store, self.kms)
+        self.secrets = Secrets(self.store, self.kms, dispatch)
         self.kms_verbs = KeyService.of(self.store, self.kms)
         self.servers = Servers(self.store, hostkeys)
         self.bindings = Bindings(self.store, dispatch)
@@ -170,6 +172,13 @@ class World:
         )
         sealed = self.kms.seal_private(keypair, Secret(bytearray(stored.open()))) if managed else None
         return self.store.add_keypair(keypair, sealed)
+
+    async def secret(self, owner: Caller, scope: Scope = "private", begins: str = "secret") -> str:
+        """Return the name of a new secret, whether its owner may make one or not; of the account, it is a server's password."""
+        name, boss = self.name(begins), replace(owner, role="administrator", kind="local")
+        server = self.server(owner) if scope == "account" else None
+        await self.secrets.create(boss, name, Secret("a password"), server=server)
+        return name
 
     def server(self, tenant: Caller, begins: str = "server") -> Server:
         """Return a new server."""

@@ -33,9 +33,7 @@ def hash_of(server: Server, login: str) -> str:
 def bound(product: Product, server: Server, **more: object) -> None:
     """Bind a key pair to the server's own login, and leave passwords on."""
     product.add(server)
-    product.succeeds(
-        "bind", server, keypair=product.keypair(), keep_password_login=True, password=server.root_password, **more
-    )
+    product.succeeds("bind", server, keypair=product.keypair(), keep_password_login=True, password=server.root_password, **more)
 
 
 def test_a_password_is_made_set_proved_and_changed_again(product, server):
