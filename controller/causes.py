@@ -118,7 +118,7 @@ CAUSES: dict[str, Cause] = {
     "connection_refused": Cause(
         "The machine is there, but nothing listens on that port.",
         "Is sshd running, and on this port? A firewall that rejects looks the same. "
-        "If it is another one: kps server set NAME --port PORT.",
+        "If it is another one: kps server set NAME --port NUMBER.",
         True,
     ),
     "connection_timed_out": Cause(
@@ -134,13 +134,13 @@ CAUSES: dict[str, Cause] = {
     ),
     "address_not_allowed": Cause(
         "The server's name leads to the controller's own machine or link, and a user has added it.",
-        "Correct the host (kps server set NAME --address HOST), have the home's owner set it, or allow the network "
+        "Correct the host (kps server set NAME --address ADDRESS), have the home's owner set it, or allow the network "
         "(KPS_ALLOW_NETWORKS).",
         True,
     ),
     "not_ssh": Cause(
         "Something else than an SSH server listens on that port.",
-        "Correct the port: kps server set NAME --port PORT. Then ask again.",
+        "Correct the port: kps server set NAME --port NUMBER. Then ask again.",
         True,
     ),
     "host_key_unknown": Cause(

@@ -13,6 +13,7 @@ from functools import partial
 from controller.errors import Conflict, NotFound, Problem, Unavailable
 from controller.events import KINDS
 from controller.model import Caller, Event, KeyPair, Server, User
+from controller.service.allowances import Allowances
 from controller.service.auditkeys import AuditKeys
 from controller.service.feed import Feed
 from controller.service.roles import allow
@@ -25,9 +26,6 @@ from controller.store.chain import Reach
 from controller.store.events import Wanted
 
 MOST_AT_ONCE = 1000
-# Refusals on record, of each user: so many at once, and then one in so many seconds. A disk is not filled with them.
-REFUSALS_AT_ONCE = 60
-SECONDS_FOR_ONE = 60.0
 _REFUSED = frozenset({403, 404, 409})
 _LONGEST_WHAT = 200  # characters
 
@@ -56,8 +54,7 @@ class Audit:
         self._feed = feed or Feed(store, executor, Stopping())
         self._keys = keys
         self._executor = executor
-        self._clock = clock
-        self._refusals: dict[str, _Allowance] = {}
+        self._refusals = Allowances(clock)
 
     async def events(
         self,
@@ -162,7 +159,7 @@ class Audit:
         """
         if problem.status not in _REFUSED or (method == "GET" and problem.status != 403):
             return
-        unrecorded = self._refusals.setdefault(who.user_id, _Allowance(self._clock())).take(self._clock())
+        unrecorded = self._refusals.take(who.user_id)
         if unrecorded is None:
             return
         detail = {"code": problem.code, "request": f"{method} {what}"[:_LONGEST_WHAT]}
@@ -220,23 +217,3 @@ class Audit:
         number = min(number, self._store.reach(who.tenant_id).number - 1)
         deleted = self._store.prune_events(who.tenant_id, who.user_id, number)
         return deleted, self._store.reach(who.tenant_id).first
-
-
-class _Allowance:
-    """How many refusals of a user may go on record now."""
-
-    def __init__(self, now: float) -> None:
-        self._left = float(REFUSALS_AT_ONCE)
-        self._seen = now
-        self._unrecorded = 0
-
-    def take(self, now: float) -> int | None:
-        """Return how many were left out before this one; None where this one is left out too."""
-        self._left = min(REFUSALS_AT_ONCE, self._left + (now - self._seen) / SECONDS_FOR_ONE)
-        self._seen = now
-        if self._left < 1:
-            self._unrecorded += 1
-            return None
-        self._left -= 1
-        unrecorded, self._unrecorded = self._unrecorded, 0
-        return unrecorded

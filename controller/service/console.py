@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from controller.errors import Conflict, Invalid, NotAllowed, NotFound, TooMany
 from controller.model import Caller, ConsoleSession, Secret, SignInBy, User, now
 from controller.service import sources
+from controller.service.allowances import Allowances
 from controller.service.roles import allow, may_give_out
 from controller.service.worker import off_loop
 from controller.store import Store
@@ -61,6 +62,7 @@ class Console:
         self._store = store
         self._executor = executor
         self._now = clock
+        self._refusals = Allowances()
         self._hashers = ThreadPoolExecutor(AT_ONCE, "argon2")
         self._trying = 0
         self._decoy: str | None = None  # the hash of a password that nobody has
@@ -116,6 +118,11 @@ class Console:
             return await self._begun(entry.user, "password", address, before, hash=entry.hash)
         except NotFound:  # the password was set anew, or the user disabled, while this one was tried
             await self._refused(entry.tenant_id, entry.user, "password", address)
+
+    async def canonical(self, tenant: str | None, name: str) -> str:
+        """Return what tries to sign in are counted by: the same however the tenant is spelt, for users that are not there too."""
+        entry = await off_loop(self._executor, self._store.console_entry, tenant, name)
+        return f"{entry.tenant_id}/{name}"
 
     async def follow(self, token: str, address: str, before: bytes | None) -> Begun:
         """Begin a session by a link, which is used up. NotAllowed(link_refused)."""
@@ -181,7 +188,10 @@ class Console:
         return Begun(Secret(id), SignedIn(who, user, session, digest(id)))
 
     async def _refused(self, tenant_id: str, user: User | None, why: str, address: str) -> NoReturn:
-        await off_loop(self._executor, self._store.note_refused_sign_in, tenant_id, user, why, address)
+        # Of each user by themselves, and of all names together that nobody has: these cover nothing up of those.
+        unrecorded = self._refusals.take(tenant_id if user is None else user.id)
+        if unrecorded is not None:
+            await off_loop(self._executor, self._store.note_refused_sign_in, tenant_id, user, why, address, unrecorded)
         raise NotAllowed("sign_in_refused", "this name and password let nobody in; or they do, and not from this address")
 
     async def _fits(self, password: Secret, hash: str | None) -> bool:

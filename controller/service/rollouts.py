@@ -158,22 +158,24 @@ class Rollouts:
         found = await off_loop(self._executor, self._store.rollouts_before, who.tenant_id, last, limit)
         return [sight.rollout(who, each) for each in found]
 
-    async def get(self, who: Caller, id: str) -> tuple[Rollout, dict[str, Any]]:
-        """Return one rollout and how far it is: servers in each state, by cause, by label, and not begun for what reason."""
+    async def get(self, who: Caller, id: str, lately: bool = False) -> tuple[Rollout, dict[str, Any]]:
+        """Return one rollout and how far it is: servers in each state, by cause, by label, and not begun for what reason.
+
+        Where counting takes long it is as it was a moment ago: while it runs, and for whoever lately will do for.
+        """
         rollout = await off_loop(self._executor, self._store.rollout, who.tenant_id, id)
-        counts = await self._counts(rollout)
+        counts = await self._counts(rollout, lately)
         if rollout.plan_id is not None:
             plan = await off_loop(self._executor, self._store.rollout, who.tenant_id, rollout.plan_id)
             if plan.servers > rollout.servers:
                 told = f"left out by the plan; kps rollout show {plan.id} says why"
-                counts["held"][told] = plan.servers - rollout.servers
+                counts = counts | {"held": counts["held"] | {told: plan.servers - rollout.servers}}
         return sight.rollout(who, rollout), counts
 
-    async def _counts(self, rollout: Rollout) -> dict[str, Any]:
-        """Return how far its servers are; while it runs, as it was a moment ago where counting takes long."""
+    async def _counts(self, rollout: Rollout, lately: bool) -> dict[str, Any]:
         loop = asyncio.get_running_loop()
         until, counts = self._counted.get(rollout.id, (0.0, {}))
-        if rollout.state != "running" or loop.time() >= until:
+        if (rollout.state != "running" and not lately) or loop.time() >= until:
             began = loop.time()
             counts = _counted(await off_loop(self._executor, self._store.rollout_counts, rollout.id))
             self._counted = {id: each for id, each in self._counted.items() if each[0] > began}
@@ -213,7 +215,7 @@ class Rollouts:
     async def failures(self, who: Caller, id: str) -> builtins.list[tuple[str, int, datetime]]:
         """Return on how many servers a rollout stands failed just now, by cause, and when the last of these came to its end."""
         rollout = await off_loop(self._executor, self._store.rollout, who.tenant_id, id)
-        return await off_loop(self._executor, self._store.rollout_failures, rollout.id)
+        return await off_loop(self._executor, self._store.rollout_failures, rollout)
 
     async def failed(self, who: Caller, id: str, cause: str | None, ended_by: datetime | None = None) -> builtins.list[str]:
         """Return the ids of the servers that retry() would try once more. Conflict: as there."""

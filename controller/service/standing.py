@@ -34,10 +34,10 @@ class Standing:
         allow(who, "server.see")
         return await off_loop(self._executor, self._servers, who, sought, after, limit)
 
-    async def found(self, who: Caller, sought: Sought, limit: int) -> builtins.list[Server]:
-        """Return the servers that are sought, and nothing about them: the first so many."""
+    async def found(self, who: Caller, sought: Sought, limit: int) -> tuple[builtins.list[Server], int]:
+        """Return the servers that are sought, and nothing about them: the first so many; and how many there are in all."""
         allow(who, "server.see")
-        return (await off_loop(self._executor, self._store.found_servers, who.tenant_id, sought, "", limit))[0]
+        return await off_loop(self._executor, self._store.found_servers, who.tenant_id, sought, "", limit)
 
     async def one(self, who: Caller, name: str) -> Stands:
         """Return one server, by name or id."""

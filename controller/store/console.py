@@ -131,9 +131,13 @@ class Console(Base):
             if connection.execute(delete(table).where(table.c.digest == digest)).rowcount:
                 self._event(connection, by.tenant_id, "session_ended", {}, user_id=by.id)
 
-    def note_refused_sign_in(self, tenant_id: str, user: User | None, why: str, where: str) -> None:
-        """Record that somebody was not let in. user: as whom, where there is such a user; what was typed instead is not kept."""
+    def note_refused_sign_in(self, tenant_id: str, user: User | None, why: str, where: str, unrecorded: int = 0) -> None:
+        """Record that somebody was not let in. user: as whom, where there is such a user; what was typed instead is not kept.
+
+        unrecorded: how many of the same were left out before this one.
+        """
         detail = {"why": why, "address": where} | ({} if user is None else {"name": user.name, "of_user": user.id})
+        detail |= {"unrecorded_before": str(unrecorded)} if unrecorded else {}
         with engine.writing(self._engine) as connection:
             self._event(connection, tenant_id, "sign_in_refused", detail)
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, select, update
+from sqlalchemy import Connection, bindparam, exists, func, select, update
 
 from controller.errors import Conflict, NotFound
 from controller.model import FINAL, EndedTask, Rollout, RolloutServer, RolloutState, SealedCredential, Task
@@ -186,12 +186,13 @@ class Rollouts(Tasks):
         with engine.reading(self._engine) as connection:
             return [(status, cause, held, label, count) for status, cause, held, label, count in connection.execute(query)]
 
-    def rollout_failures(self, rollout_id: str) -> list[tuple[str, int, datetime]]:
+    def rollout_failures(self, rollout: Rollout) -> list[tuple[str, int, datetime]]:
         """Return of how many servers of a rollout the last task failed, by cause, and when the last of these ended."""
         member, task = tables.rollout_servers, tables.tasks
-        joined = member.join(task, task.c.id == member.c.task_id)
-        query = select(task.c.cause, func.count(), func.max(task.c.finished_at)).select_from(joined)
-        query = query.where(member.c.rollout_id == rollout_id, task.c.status == "failed").group_by(task.c.cause)
+        # From the few that failed, by their own index, and not from all servers of the rollout.
+        is_last = exists().where(member.c.task_id == task.c.id, member.c.rollout_id == rollout.id)
+        query = select(task.c.cause, func.count(), func.max(task.c.finished_at))
+        query = query.where(task.c.tenant_id == rollout.tenant_id, task.c.status == "failed", is_last).group_by(task.c.cause)
         with engine.reading(self._engine) as connection:
             return [(str(cause), count, last) for cause, count, last in connection.execute(query)]
 

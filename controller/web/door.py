@@ -1,8 +1,10 @@
 """The door of the console: who is signed in, how much they may send and how often; headers, a number and a line of log."""
 
 import logging
+import re
 import time
 import uuid
+from collections import OrderedDict
 from contextlib import suppress
 from typing import Any
 
@@ -14,7 +16,7 @@ from controller import bodies
 from controller.admission import HEAD_BYTES, party
 from controller.errors import Problem
 from controller.pace import Pace
-from controller.service.console import SignedIn
+from controller.service.console import SignedIn, digest
 from controller.service.fleet import Fleet
 from controller.settings import Settings
 from controller.web import refusals
@@ -25,7 +27,8 @@ NUMBER = "kps.number"
 ADDRESS = "kps.address"
 ROOT = "/console"
 LIVE = f"{ROOT}/live"
-_ID_CHARACTERS = 64
+_ID = re.compile(r"[A-Za-z0-9_-]{43}")  # as a session's id is made
+_MET = 10_000  # sessions
 _STRANGERS_BYTES = 16 * 1024  # of a body from somebody who is not signed in: a name and a password
 _READING = frozenset({"GET", "HEAD"})
 # A page that refreshes itself says so: that is no sign of anybody being there.
@@ -73,6 +76,8 @@ class Door:
         self._fleet = fleet
         self._pace = Pace(settings.requests_per_second, settings.requests_at_once)
         self._room = bodies.Room()
+        # Sessions that somebody was signed in by. Others are looked for in the database within their address's allowance alone.
+        self._met: OrderedDict[bytes, None] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -123,24 +128,26 @@ class Door:
         reads = scope["method"] in _READING
         if self._fleet.stopping.begun and not reads:
             raise Turned(503, "stopping", "the controller stops and begins nothing more; come again once it is back")
-        signed_in = await self._signed_in(scope)
+        shown = _shown(scope)
+        kept = None if shown is None else digest(shown)
+        if not self._pace.admits(kept if kept in self._met else party(scope[ADDRESS])):
+            raise Turned(429, "too_many_requests", "too many requests; come again in a second")
+        signed_in = None if shown is None else await self._signed_in(scope, shown)
         if signed_in is not None:
             told |= {"user": signed_in.who.user_id, "by": f"session {signed_in.digest.hex()[:12]}"}
-        if not self._pace.admits(party(scope[ADDRESS]) if signed_in is None else signed_in.digest):
-            raise Turned(429, "too_many_requests", "too many requests; come again in a second")
         if signed_in is not None and not _comes_by_itself(scope):
             with suppress(Problem):  # a disk that is full keeps nobody from reading
                 await self._fleet.console.seen(signed_in)
         body = b"" if reads else await self._body(scope, receive, signed_in)
         await self._application(scope, bodies.once(body, receive), send)
 
-    async def _signed_in(self, scope: Scope) -> SignedIn | None:
-        cookies = [value for name, value in scope["headers"] if name == b"cookie"]
-        shown = cookie_parser("; ".join(each.decode("latin-1") for each in cookies)).get(cookie_name(scope), "")
-        if not 0 < len(shown) <= _ID_CHARACTERS:
-            return None
+    async def _signed_in(self, scope: Scope, shown: str) -> SignedIn | None:
         found = await self._fleet.console.known(shown, scope[ADDRESS])
+        self._met.pop(digest(shown), None)
         if found is not None:
+            self._met[found.digest] = None
+            while len(self._met) > _MET:
+                self._met.popitem(last=False)
             scope.update({SIGNED_IN: found, SESSION_ID: shown})
         return found
 
@@ -159,6 +166,13 @@ class Door:
             raise Turned(408, "too_slow", f"the body did not come within {bodies.BODY_SECONDS} s") from None
         except bodies.NoRoom:
             raise Turned(503, "unavailable", "too much is being sent at once; come again in a second") from None
+
+
+def _shown(scope: Scope) -> str | None:
+    """Return the session's id that a browser shows; None where it shows none that could be one."""
+    cookies = [value for name, value in scope["headers"] if name == b"cookie"]
+    shown = cookie_parser("; ".join(each.decode("latin-1") for each in cookies)).get(cookie_name(scope), "")
+    return shown if _ID.fullmatch(shown) else None
 
 
 def _kept(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

@@ -15,6 +15,7 @@ from controller.service.roles import allow
 from controller.web.asking import Asked, Page, fit_path
 from controller.web.door import ROOT
 from controller.web.given import given
+from controller.web.here import here
 from controller.web.selecting import SINCE, Selected, Shown
 
 HERE = f"{ROOT}/failed-tasks"
@@ -160,6 +161,7 @@ async def shown(page: Page, id: str) -> Response:
         task=task,
         row=_row(task),
         handling=_with_id(task),
+        doing=here(_with_id(task), f"\u201c{_otherwise(task.cause, bool(_asked_with(task)))}\u201d"),
         about=CAUSES.get(task.cause or ""),
         request=_facts({name: value for name, value in task.request.items() if name not in ("keypair_id", "replaces_id")}),
         evidence=_facts({name: value for name, value in task.evidence.items() if name != "plan"}, _LONGEST),
@@ -239,16 +241,18 @@ def _told(done: Done, one: str, many: str) -> tuple[str, Any]:
 
 
 def _card(cause: str, failing: Any, tasks: list[Task], selected: Selected) -> dict[str, Any]:
-    known = CAUSES.get(cause)
+    known, gave = CAUSES.get(cause), any(_asked_with(task) for task in tasks)
+    told = "" if known is None else handling(cause)
     return {
         "cause": cause,
         "tasks": failing.tasks,
         "unclear": failing.unclear,
         "meaning": "" if known is None else known.meaning,
-        "handling": "" if known is None else handling(cause),
+        "handling": told,
+        "here": here(told, f"\u201c{_otherwise(cause, gave)}\u201d"),
         "retryable": known is None or known.retryable,
-        "opens": cause in _OPENS or any(_asked_with(task) for task in tasks),
-        "otherwise": _otherwise(cause, any(_asked_with(task) for task in tasks)),
+        "opens": cause in _OPENS or gave,
+        "otherwise": _otherwise(cause, gave),
         "only": selected.but(cause=cause),
         "shown": Shown.by([failing]),
         "rows": [_row(task) for task in tasks],

@@ -52,7 +52,8 @@ async def ask(page: Page, operation: str = "bind") -> Response:
     operation = _known(operation)
     query = page.request.query_params
     fields = {name: query.getlist(name) for name in ("server", "q", "password", "bound", "failed", "everything")}
-    chosen = await _chosen(page, fields)
+    # Of many the page names a few.
+    chosen, total = await _chosen(page, fields, MOST_PASSWORDS)
     usable = [each for each in await page.fleet.keypairs.list(page.who) if page.may("keypair.use", each.scope)]
     return await page.show(
         "orders/new.html",
@@ -61,21 +62,24 @@ async def ask(page: Page, operation: str = "bind") -> Response:
         crumbs=[("Servers", "/console/servers/")],
         operation=operation,
         servers=chosen,
+        total=total,
         fields={name: value for name, value in fields.items() if value},
         keypairs=[(each.name, _described(each)) for each in usable],
         boxes=_BOXES[operation],
         locks_out=operation in _LOCKS_OUT,
         needs_keypair=operation in NEED_A_KEYPAIR,
-        passwords=[each.name for each in chosen] if len(chosen) <= MOST_PASSWORDS else [],
+        passwords=[each.name for each in chosen] if total <= MOST_PASSWORDS else [],
     )
 
 
 @router.post("/plan")
 async def plan(page: Page) -> Response:
     """Have the servers looked at, for a plan."""
+    allow(page.who, "binding.order")
     form = page.form
     operation = _known(form.text("operation"))
-    chosen = await _chosen(page, {name: form.all(name) for name in ("server", "q", "password", "bound", "failed", "everything")})
+    fields = {name: form.all(name) for name in ("server", "q", "password", "bound", "failed", "everything")}
+    chosen, _ = await _chosen(page, fields, MOST)
     request: dict[str, Any] = {name: True for name in _BOXES[operation] if form.on(name)} | {"plan": True}
     if operation in NEED_A_KEYPAIR:
         request["keypair"] = form.text("keypair") or None
@@ -196,18 +200,19 @@ def _copy(secret: Secret | None) -> Secret | None:
     return None if secret is None else Secret(secret.open())
 
 
-async def _chosen(page: Asked, fields: Mapping[str, Sequence[str]]) -> list[Server]:
-    """Return the servers that were ticked, or all that a search finds."""
+async def _chosen(page: Asked, fields: Mapping[str, Sequence[str]], most: int) -> tuple[list[Server], int]:
+    """Return the servers that were ticked, or so many at most of all that a search finds; and how many that are in all."""
     if fields.get("everything"):
         first = {name: value[0] if value else "" for name, value in fields.items()}
-        found = await page.fleet.standing.found(page.who, sought_by(first), MOST + 1)
-        if len(found) > MOST:
+        found, total = await page.fleet.standing.found(page.who, sought_by(first), most)
+        if total > MOST:
             raise Invalid("too_many_servers", f"more than {MOST} servers; search for fewer")
-        return found
+        return found, total
     names = [name for name in fields.get("server", ()) if "=" not in name]
     if not names:
         raise Invalid("no_servers", "choose at least one server: tick its box in the list")
-    return await page.fleet.servers.select(page.who, names)
+    chosen = await page.fleet.servers.select(page.who, names)
+    return chosen, len(chosen)
 
 
 def _known(operation: str) -> str:

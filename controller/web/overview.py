@@ -78,7 +78,7 @@ async def overview(page: Page) -> Response:
         by_day=[(each.isoformat(), sum(cause.days[number] for cause in causes)) for number, each in enumerate(days)],
         causes=causes[:CAUSES_AT_ONCE],
         more_causes=max(0, len(causes) - CAUSES_AT_ONCE),
-        rollouts=[await page.fleet.rollouts.get(page.who, each.id) for each in newest],
+        rollouts=[await page.fleet.rollouts.get(page.who, each.id, lately=True) for each in newest],
         more_rollouts=len(rollouts) - len(newest),
         checks=[(name.replace("_", " "), found) for name, found in report.checks.items()],
         ready=all(found == OK for found in report.checks.values()),

@@ -143,6 +143,7 @@ async def chart(page: Page, id: str) -> Response:
 async def start(page: Page, id: str) -> Response:
     """Start what was planned."""
     fleet, who = page.fleet, page.who
+    allow(who, "binding.order")
     # First, and handed on below: the plan that is begun is the one that had ended when the page says, whoever retries it now.
     sealed = await fleet.rollout_plans.sealed(who, id)
     found, _ = await fleet.rollouts.get(who, id)

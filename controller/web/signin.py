@@ -33,9 +33,8 @@ async def sign_in(request: Request, form: TheForm) -> Response:
     tenant, name, back = form.text("tenant", most=64), form.text("name", most=64), fit_path(form.text("next", most=4000))
     password = form.secret("password") or Secret("")
     try:
-        begun = await _tried(
-            request, f"{tenant}/{name}", lambda fleet, *rest: fleet.console.sign_in(tenant or None, name, password, *rest)
-        )
+        counted = await request.app.state.fleet.console.canonical(tenant or None, name)
+        begun = await _tried(request, counted, lambda fleet, *rest: fleet.console.sign_in(tenant or None, name, password, *rest))
     except (NotAllowed, TooMany) as problem:
         return _asked(back, name, tenant, problem)
     finally:

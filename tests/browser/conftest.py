@@ -43,14 +43,17 @@ def signed_in(browser: Browser, served: Served) -> Iterator[SignedIn]:
     """Give pages of somebody who is signed in as a user of a role; whatever a page complains of fails the test."""
     contexts, complaints = [], []
 
-    def enter(role: Role = "operator", *, dark: bool = False, width: int = 1280, scripts: bool = True) -> Page:
+    def enter(
+        role: Role = "operator", *, dark: bool = False, width: int = 1280, scripts: bool = True, refused: bool = False
+    ) -> Page:
         context = browser.new_context(
             color_scheme="dark" if dark else "light", viewport={"width": width, "height": 800}, java_script_enabled=scripts
         )
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(15_000)
-        page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+        # A page that is refused says so in the browser's own log too.
+        page.on("console", lambda said: complaints.append(said.text) if said.type == "error" and not refused else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         code = served.code(role)
         page.goto(f"{served.url}/console/link" + (f"#{code}" if scripts else ""))

@@ -1,21 +1,22 @@
-"""Every page as axe-core judges it: nothing serious; in light and dark, wide and narrow."""
+"""Every page as axe-core judges it: nothing serious; in light and dark, wide and narrow, with much on it and with nothing."""
 
 import hashlib
 import re
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page, expect
 
+from controller.web.rendering import NAVIGATION
 from tests.browser.conftest import SignedIn, shot
 from tests.browser.served import Served
+from tests.web import trouble
+from tests.web.console_roles import ASKED, routes
 
 VENDORED = Path(__file__).parent / "vendored"
-PAGES = (
-    "", "servers/", "add-server", "keypairs/?scope=account", "keypairs/rotation", "keypairs/new", "keypairs/import",
-    "keypairs/named/ops", "keypairs/named/ops/export", "keypairs/named/ops/clear", "keypairs/named/ops/delete",
-    "failed-tasks/", "rollouts/", "emergency/", "audit/", "audit/verify", "audit/export", "keys/", "keys/new",
-)  # fmt: skip
+# A report is a file, and a page that is refused is one too.
+EVERY = [path for method, path in routes() if method == "GET" and "report" not in path]
+REFUSED = ("/servers/nobody", "/nowhere", "/orders/new?operation=none", "/audit/?since=never")
 
 
 def serious(page: Page) -> list[str]:
@@ -36,19 +37,66 @@ def test_axe_is_the_one_that_is_written_down() -> None:
     assert hashlib.sha256((VENDORED / "axe.min.js").read_bytes()).hexdigest() == row.group(1)
 
 
-@pytest.mark.parametrize(("dark", "width"), [(False, 1280), (True, 400)])
-def test_no_page_has_a_serious_problem(signed_in: SignedIn, served: Served, dark: bool, width: int) -> None:
-    if not dark:
-        served.kps("keypair", "create", "ops", "--scope", "account")
-        served.kps("policy", "set", "yearly", "--all", "--max-age", "365")
-    page, wrong = signed_in("administrator", dark=dark, width=width), []
-    page.goto(f"{served.url}/console/keys/")
-    key = page.get_by_role("link", name="kps/default").get_attribute("href")
-    assert key is not None
-    for path in (*PAGES, key.removeprefix("/console/")):
-        page.goto(f"{served.url}/console/{path}")
-        wrong += serious(page)
-        if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
-            wrong.append(f"{path}: wider than the window")
-        shot(page, f"{'dark' if dark else 'light'}-{width}-{re.sub('[^a-z]+', '-', path).strip('-') or 'overview'}"[:60])
+def judged(page: Page, name: str) -> list[str]:
+    """Return what is wrong with the page as it is shown: what axe says of it, and where it is wider than the window."""
+    wrong = serious(page)
+    if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
+        wrong.append(f"{page.url}: wider than the window")
+    shot(page, name)
+    return wrong
+
+
+@pytest.fixture(scope="module")
+def known(served: Served) -> dict[str, str]:
+    """A home with one of everything, by a server that nobody answers on; how each is called, or its id, by kind."""
+    served.kps("keypair", "create", "ops", "--scope", "account")
+    served.kps("policy", "set", "yearly", "--all", "--max-age", "365")
+    for number in (1, 2):
+        about = {"name": f"web-{number}", "host": "127.0.0.1", "port": 1, "trust_on_first_use": True, "labels": {"env": "prod"}}
+        served.ask("POST", "/servers", body=about)
+    order = {"operation": "bind", "servers": ["web-1", "web-2"], "keypair": "ops"}
+    given = {"credentials": {name: {"password": "x"} for name in order["servers"]}}
+    failed = [task["id"] for task in served.ask("POST", "/operations", body=order | given)]
+    for id in failed:
+        assert served.ended(id)["status"] == "failed"
+    ids = {}
+    for kind, more in (("plan", {"plan": True}), ("rollout", {"strategy": {"per_label": "env", "max_failures": "0"}})):
+        begun = served.ask("POST", "/rollouts", body=order | given | more)
+        ids[kind] = begun["id"]
+        served.kps("rollout", "watch", begun["id"], ends=None)
+    (key,) = (each["id"] for each in served.ask("GET", "/kms/keys") if each["default"])
+    return {"server": "web-1", "keypair": "ops", "key": key, "task": failed[0], **ids}
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_pages_of_a_home_in_which_there_is_nothing(browser: Browser, tmp_path: Path, dark: bool) -> None:
+    with Served(tmp_path / "home") as empty, browser.new_context(color_scheme="dark" if dark else "light") as context:
+        page, wrong = context.new_page(), []
+        for path in ("sign-in", "link"):
+            page.goto(f"{empty.url}/console/{path}")
+            wrong += judged(page, f"{path}-{dark}")
+        page.get_by_label("Code").fill("nothing")
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.get_by_text("this link was used")).to_be_visible()
+        wrong += judged(page, f"link-refused-{dark}")
+        page.get_by_label("Code").fill(empty.code("administrator"))
+        page.get_by_role("button", name="Sign in").click()
+        page.wait_for_url(f"{empty.url}/console/")
+        for _, name, path, _ in NAVIGATION:
+            page.goto(f"{empty.url}/console/{path}")
+            wrong += judged(page, f"empty-{name}-{dark}")
+        assert wrong == []
+
+
+@pytest.mark.parametrize(("dark", "width"), [(False, 1280), (True, 400), (False, 400), (True, 1280)])
+def test_no_page_has_a_serious_problem(
+    signed_in: SignedIn, served: Served, known: dict[str, str], dark: bool, width: int
+) -> None:
+    page, wrong = signed_in("administrator", dark=dark, width=width, refused=True), []
+    for path in (*EVERY, *REFUSED):
+        for plans in {False, path.startswith("/rollouts/{id}")}:
+            where = trouble.at(path, known, plans) + ASKED.get(path, "").format_map(known)
+            page.goto(f"{served.url}/console{where}")
+            name = re.sub(r"[{}]|[^a-z]+", "-", path).strip("-") or "overview"
+            wrong += judged(page, f"{'dark' if dark else 'light'}-{width}-{name}{'-plan' if plans else ''}")
     assert wrong == []

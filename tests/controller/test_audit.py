@@ -23,7 +23,9 @@ from controller.kms import Kms
 from controller.model import Caller, Server, Task, now
 from controller.order import Order
 from controller.record import Record
-from controller.service.audit import REFUSALS_AT_ONCE, SECONDS_FOR_ONE, Audit
+from controller.service.allowances import AT_ONCE as REFUSALS_AT_ONCE
+from controller.service.allowances import SECONDS_FOR_ONE
+from controller.service.audit import Audit
 from controller.service.auditkeys import AuditKeys
 from controller.settings import Settings
 from controller.store import Store

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pytest
 import structlog
 from fastapi.routing import APIRoute
 
@@ -19,6 +20,7 @@ from controller.settings import Settings
 from controller.web import entry
 from controller.web.asking import OPEN
 from tests.controller.world import KINDS, ROLES
+from tests.web import trouble
 from tests.web.client import Visitor, visiting
 from tests.web.hostile import NOT_ASKED, Reader
 
@@ -29,6 +31,12 @@ _CODE = re.compile(r'<p class="small">([a-z_]+)[,.<]')
 FIELDS = {
     "days": "30", "format": "openssh", "name": "made", "scope": "account", "type": "ed25519", "custody": "kept", "alias": "x",
     "operation": "check", "which": "some", "servers": "web-1", "canary": "0", "batch": "100%", "max_failures": "100%",
+}  # fmt: skip
+
+
+# What is asked of a page that shows nothing else.
+ASKED = {
+    "/orders/new": "?server={server}", "/failed-tasks/again": "?task={task}", "/failed-tasks/delete": "?task={task}",
 }  # fmt: skip
 
 
@@ -44,30 +52,22 @@ def routes() -> list[tuple[str, str]]:
     ]
 
 
-async def fill(visitor: Visitor) -> dict[str, str]:
-    """Fill a home; returns what stands for the parameters of paths."""
-    fleet, owner = visitor.fleet, visitor.fleet.owner
-    await fleet.servers.add(owner, "web-1", "192.0.2.1", trust_on_first_use=True)
-    await fleet.keypairs.create(owner, "ops", scope="account")
-    key = await fleet.kms.keys.create(owner, "orders")
-    return {"key_id": key.id, "id": "00000000-0000-0000-0000-000000000000", "kind": "json"}
-
-
-def filled(path: str, known: dict[str, str]) -> str:
-    """Return a route's path with what stands for its parameters."""
-    return "/console" + path.format_map(known | {"name": "web-1" if path.startswith("/servers") else "ops"})
+def sent_to(path: str, known: dict[str, str]) -> set[str]:
+    """Return where a route's form is sent, of a rollout that is a plan too."""
+    return {"/console" + trouble.at(path, known, plans) for plans in (False, True)}
 
 
 async def visited(visitor: Visitor, known: dict[str, str], who: Who, table: Table) -> None:
     """Write into the table what a user is shown: each page, and each form and link to a page that asks."""
     offered: set[str] = set()
-    for method, path in routes():
-        if method != "GET":
-            continue
-        answer = await visitor.get(filled(path, known))
+    # The page of a rollout is another one where it is a plan.
+    pages = [(path, path, False) for method, path in routes() if method == "GET"]
+    pages += [("/rollouts/{id}, a plan", "/rollouts/{id}", True)]
+    for called, path, plans in pages:
+        answer = await visitor.get("/console" + trouble.at(path, known, plans) + ASKED.get(path, "").format_map(known))
         refused = _CODE.search(answer.text) if answer.status_code in (403, 404) else None
         code = "yes" if answer.status_code == 200 else refused.group(1) if refused else str(answer.status_code)
-        table.setdefault(f"open {path}", {})[who] = code
+        table.setdefault(f"open {called}", {})[who] = code
         reader = Reader(path)
         reader.feed(answer.text)
         if answer.status_code == 200:
@@ -75,7 +75,7 @@ async def visited(visitor: Visitor, known: dict[str, str], who: Who, table: Tabl
     for method, path in routes():
         if method == "POST":
             table.setdefault(f"do {path}", {})[who] = (
-                "yes" if filled(path, known) in {urlsplit(each).path for each in offered} else "-"
+                "yes" if sent_to(path, known) & {urlsplit(each).path for each in offered} else "-"
             )
 
 
@@ -85,13 +85,15 @@ async def told() -> Table:
     with tempfile.TemporaryDirectory() as place:
         settings = Settings(home=Path(place) / "home", requests_per_second=10_000, requests_at_once=10_000)
         initialise(settings)
-        async with visiting(settings) as visitor:
-            known = await fill(visitor)
-            for kind in KINDS:
-                for role in ROLES:
-                    await as_one(visitor, kind, role)
-                    await visited(visitor, known, (kind, role), table)
-                    await refused(visitor, known, (kind, role), table)
+        with pytest.MonkeyPatch.context() as patched:
+            trouble.stub(patched, {"web-1": trouble.WRONG, "web-2": trouble.SEEN})
+            async with visiting(settings) as visitor:
+                known = await trouble.whole(visitor)
+                for kind in KINDS:
+                    for role in ROLES:
+                        await as_one(visitor, kind, role)
+                        await visited(visitor, known, (kind, role), table)
+                        await refused(visitor, known, (kind, role), table)
     return table
 
 
@@ -111,7 +113,7 @@ async def refused(visitor: Visitor, known: dict[str, str], who: Who, table: Tabl
         cells = table.get(f"do {path}", {})
         if method != "POST" or cells.get(first) != "yes" or cells[who] == "yes":
             continue
-        answer = await visitor.send(filled(path, known), FIELDS, page="/console/servers/")
+        answer = await visitor.send("/console" + trouble.at(path, known), FIELDS, page="/console/servers/")
         code = _CODE.search(answer.text)
         assert answer.status_code in (403, 404), (who, path, answer.status_code)
         cells[who] = code.group(1) if code else str(answer.status_code)
@@ -121,9 +123,9 @@ INTRODUCTION = """\
 # Who is shown what in the console
 
 Made by visiting every page as users of every role and kind: `python -m tests.web.console_roles`. *open*: a page. *do*: what a
-page has a button for; where there is none, what the services say to whoever sends that all the same. What no page of that home
-has a button for is left out, such as keeping a master key that nobody destroys; a page that needs a task, a plan or an order is
-not found there. Who may do what at all: [roles](roles.md).
+page has a button for; where there is none, what the services say to whoever sends that all the same. In that home are a failed
+task, a plan, an order, a rollout that stopped, a key pair, a master key and a policy. What no page of it has a button for is left
+out, such as keeping a master key that nobody destroys. Who may do what at all: [roles](roles.md).
 """
 
 
@@ -135,7 +137,7 @@ def page(table: Table) -> str:
         for what, cells in table.items():
             shown = [cells[kind, role] for role in ROLES]
             if set(shown) - {"-"}:
-                verb, path = what.split(" ")
+                verb, _, path = what.partition(" ")
                 told = " | ".join(each if each in ("yes", "-") else f"`{each}`" for each in shown)
                 lines.append(f"| {verb} `{path}` | {told} |")
         lines.append("")

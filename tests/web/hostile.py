@@ -1,12 +1,10 @@
 """A home in which every word that somebody may write is an attack, and a reader of pages that finds the attack where it works."""
 
-import asyncio
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from typing import Any
-from urllib.parse import quote
 
 from fastapi.routing import APIRoute
 from sqlalchemy import select, update
@@ -28,19 +26,43 @@ FAILED = Outcome(
 )  # fmt: skip
 # What people and servers may fill, whatever the services would refuse of it. Ids and words of closed lists stay.
 WRITTEN: dict[str, dict[str, Any]] = {
+    "tenants": {"name": None},
     "users": {"name": None},
-    "servers": {"name": None, "host": None, "login": HOSTILE, "labels": {HOSTILE: HOSTILE}, "boot_id": HOSTILE},
+    "servers": {
+        "name": None, "host": None, "login": HOSTILE, "labels": {HOSTILE: HOSTILE}, "boot_id": HOSTILE, "reset_root": HOSTILE,
+        "old_algorithms": [HOSTILE], "after_reset": {HOSTILE: {"close_passwords": True}},
+    },
     "keypairs": {"name": None, "description": HOSTILE, "public_key": None},
-    "tasks": {"server_name": HOSTILE, "login": HOSTILE, "message": HOSTILE, "handling": HOSTILE},
+    "tasks": {
+        "server_name": HOSTILE, "login": HOSTILE, "message": HOSTILE, "handling": HOSTILE,
+        "proofs": [{"way": HOSTILE, "login": HOSTILE, "method": HOSTILE}],
+    },
     "bindings": {"login": HOSTILE},
     "rollouts": {"reason": HOSTILE},
-    "rollout_servers": {"server_name": HOSTILE, "login": HOSTILE, "label": HOSTILE},
+    "rollout_servers": {"server_name": HOSTILE, "login": HOSTILE, "label": HOSTILE, "quorum": HOSTILE, "subnet": HOSTILE},
     "policies": {"name": None, "label": HOSTILE, "value": HOSTILE},
     "master_keys": {"alias": None, "description": HOSTILE},
     "master_key_tags": {"tag": HOSTILE, "value": HOSTILE},
     "master_key_aliases": {"alias": HOSTILE},
-    "master_key_grants": {"name": HOSTILE},
+    "master_key_grants": {"name": HOSTILE, "grantee": HOSTILE, "retiring": HOSTILE},
     "events": {"detail": {HOSTILE: HOSTILE, "deep": [HOSTILE]}},
+}  # fmt: skip
+# What is an attack beside what the product itself reads there.
+ADDED: dict[str, dict[str, Any]] = {
+    "tasks": {"request": {"keypair": HOSTILE, HOSTILE: HOSTILE, "accept_lockout": [HOSTILE]}},
+    "rollouts": {"request": {"keypair": HOSTILE, "accept_lockout": [HOSTILE]}, "strategy": {"per_label": HOSTILE}},
+}
+# All other columns with text: why nothing in them is an attack in a page.
+NOT_WRITTEN: dict[str, str] = {
+    "one word of a few": """users.role users.kind console_sessions.how master_keys.spec master_keys.usage
+        master_keys.origin master_keys.state servers.password_login keypairs.scope keypairs.type bindings.proof tasks.operation
+        tasks.status tasks.server_state tasks.phase tasks.cause rollouts.operation rollouts.state events.kind events.phase
+        policies.key_type rotations.state rollout_servers.held quotas.name master_key_grants.operations""",
+    "made here": """keypairs.fingerprint keypairs.fingerprint_md5 console_passwords.hash tasks.lease_owner
+        rollout_servers.bastions rollout_servers.given master_key_versions.root_check""",
+    "read as what it is, or refused": "servers.host_key servers.jumps users.source_networks policies.remind_days",
+    "in no page": """users.external_id tokens.description policies.strategy policy_keys.refused left_addresses.host
+        rotations.reason rotations.policy_name tasks.evidence""",  # evidence: of an outcome, FAILED
 }
 # What changes by looking, or by being refused: who was seen last, and that somebody was refused.
 CHANGES_BY_ITSELF = frozenset({"console_sessions", "events", "event_heads", "event_checkpoints"})
@@ -106,23 +128,12 @@ def read(path: str, page: str) -> Reader:
 
 
 async def fill(visitor: Visitor) -> dict[str, str]:
-    """Fill a home whose servers are trouble's; returns what stands for the parameters of paths."""
-    fleet, owner = visitor.fleet, visitor.fleet.owner
-    await trouble.servers(visitor, 2, env="prod")
-    await fleet.keypairs.create(owner, "ops", scope="account", master_key=None)
-    key = await fleet.kms.keys.create(owner, "orders", tags={"a": "b"})
-    await fleet.kms.names.add_alias(owner, key.id, "alias/orders")
+    """Fill a home whose servers are trouble's, and have everything there called as an attack; returns how, or its id, by kind."""
+    known = await trouble.whole(visitor)
     public, _ = keyfiles.generate("ed25519")
-    await fleet.keypairs.import_(owner, "mine", public_key=public.line() + " comment")
-    await fleet.policies.set(owner, "yearly", "env=prod", 365)
-    failed, _ = await trouble.ordered(visitor, "bind", "web-1", "web-2", keypair="ops")
-    begun = await fleet.rollouts.start(owner, "check", await fleet.servers.list(owner), {}, {}, {})
-    async with asyncio.timeout(20):
-        while (await fleet.rollouts.get(owner, begun.id))[0].state == "running":
-            await trouble.settled(visitor)
-    write(fleet.audit._store)
-    known = {"key_id": key.id, "id": failed.id, "rollout": begun.id, "kind": "json"}
-    return known | {"name": "ops" + NAMED, "server": "web-1" + NAMED}
+    await visitor.fleet.keypairs.import_(visitor.fleet.owner, "mine", public_key=public.line() + " comment")
+    write(visitor.fleet.audit._store)
+    return known | {"server": "web-1" + NAMED, "keypair": "ops" + NAMED}
 
 
 def write(store: Store) -> None:
@@ -134,23 +145,24 @@ def write(store: Store) -> None:
             if name in ("master_key_tags", "master_key_aliases"):  # there is one of each
                 values = dict.fromkeys(columns, HOSTILE)
             connection.execute(update(table).values(values))
+        for name, more in ADDED.items():
+            table = tables.metadata.tables[name]
+            for kept in connection.execute(select(table)).mappings().all():
+                where = [column == kept[column.name] for column in table.primary_key]
+                merged = {column: kept[column] | added for column, added in more.items()}
+                connection.execute(update(table).where(*where).values(merged))
 
 
 def paths(known: dict[str, str], method: str = "GET") -> Iterator[str]:
-    """Give the paths of all pages that somebody signed in may ask for."""
+    """Give the paths of all pages that somebody signed in may ask for; those of a rollout of a plan too."""
     for part in entry.PARTS:
         if OPEN in part.router.tags:
             continue
         for route in part.router.routes:
             if isinstance(route, APIRoute) and method in route.methods and route.path_format not in NOT_ASKED:
-                yield "/console" + filled(route.path_format, known)
-
-
-def filled(path: str, known: dict[str, str]) -> str:
-    """Return a path with what stands for its parameters."""
-    name = known["server"] if path.startswith("/servers/") else known["name"]
-    id = known["rollout"] if path.startswith("/rollouts/") else known["id"]
-    return path.format_map({each: quote(value, safe="") for each, value in (known | {"name": name, "id": id}).items()})
+                yield "/console" + trouble.at(route.path_format, known)
+                if route.path_format.startswith("/rollouts/{id}"):
+                    yield "/console" + trouble.at(route.path_format, known, plans=True)
 
 
 def contents(store: Store) -> dict[str, tuple[int, str]]:

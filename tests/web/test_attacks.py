@@ -6,8 +6,10 @@ from urllib.parse import quote
 
 import pytest
 from fastapi.routing import APIRoute
+from sqlalchemy import JSON, Text
 
 from controller.settings import Settings
+from controller.store import tables
 from controller.web import entry
 from tests.web import hostile, trouble
 from tests.web.client import TOKEN, Visitor, visit
@@ -19,7 +21,7 @@ TRAVERSALS = ("..", "../../kps.db", "..%2f..%2fkps.db", "%2e%2e%2froot.key", "%0
 
 def attacked(settings: Settings, monkeypatch: pytest.MonkeyPatch, story: Story) -> None:
     """Run a story in a home that is full of attacks, with its owner signed in."""
-    trouble.stub(monkeypatch, {"web-1": hostile.FAILED})
+    trouble.stub(monkeypatch, {"web-1": hostile.FAILED, "web-2": trouble.SEEN})
 
     async def told(visitor: Visitor) -> None:
         known = await hostile.fill(visitor)
@@ -49,10 +51,23 @@ def test_what_others_wrote_runs_nowhere(settings: Settings, monkeypatch: pytest.
             shown = read(path, (await visitor.get(path)).text)
             assert shown.attacks, path
         assert pages["/console/failed-tasks/"]
-        assert pages[f"/console/keys/{known['key_id']}"] >= 4
+        assert pages[f"/console/keys/{known['key']}"] >= 4
         assert pages["/console/keypairs/rotation"]
 
     attacked(settings, monkeypatch, story)
+
+
+def test_every_field_with_text_is_an_attack_or_can_be_none() -> None:
+    texts = {
+        f"{table.name}.{column.name}"
+        for table in tables.metadata.tables.values()
+        for column in table.c
+        if isinstance(column.type, (Text, JSON))
+    }
+    written = {f"{table}.{column}" for part in (hostile.WRITTEN, hostile.ADDED) for table, of in part.items() for column in of}
+    others = {each for names in hostile.NOT_WRITTEN.values() for each in names.split()}
+    assert sorted(texts - written - others) == []
+    assert sorted(others - texts) == []
 
 
 def test_what_is_asked_comes_back_as_text_alone(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +77,7 @@ def test_what_is_asked_comes_back_as_text_alone(settings: Settings, monkeypatch:
             for route in part.router.routes:
                 if not isinstance(route, APIRoute) or "GET" not in route.methods or route.path_format in hostile.NOT_ASKED:
                     continue
-                path = "/console" + hostile.filled(route.path_format, known)
+                path = "/console" + trouble.at(route.path_format, known)
                 names = {each.name for each in route.dependant.query_params} | {
                     "q",
                     "cause",

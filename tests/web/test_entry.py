@@ -317,3 +317,60 @@ def test_a_browser_that_comes_to_the_first_address_is_sent_to_the_console(settin
             assert (await visitor.get(path, accept=accept)).json()["versions"]
 
     visit(settings, story)
+
+
+def test_what_strangers_show_is_looked_for_no_more_often_than_their_address_may_ask(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(visitor: Visitor) -> None:
+        await visitor.sign_in()
+        own = dict(visitor.http.cookies)
+        looked, known = [], visitor.fleet.console.known
+
+        async def counted(session_id: str, address: str) -> Any:
+            looked.append(session_id)
+            return await known(session_id, address)
+
+        monkeypatch.setattr(visitor.fleet.console, "known", counted)
+        for shown in ("short", "x" * 44, "x" * 42 + "."):
+            await visitor.get("/console/static/icon.svg", cookie=f"kps={shown}")
+        assert looked == []
+        for number in range(30):
+            visitor.http.cookies.clear()
+            visitor.http.cookies.set("kps", f"{number:043}")
+            await visitor.get("/console/sign-in")
+        assert 0 < len(looked) <= 10
+        # Whoever is signed in there already is not turned away for it.
+        visitor.http.cookies.clear()
+        visitor.http.cookies.update(own)
+        assert (await visitor.get("/console/")).status_code == 200
+
+    visit(settings.model_copy(update={"requests_per_second": 0.01, "requests_at_once": 10}), story)
+
+
+def test_tries_count_for_a_user_however_their_tenant_is_spelt(settings: Settings) -> None:
+    async def story(visitor: Visitor) -> None:
+        await alice(visitor)
+        own = await visitor.fleet.tenants.own(visitor.fleet.owner)
+        came: list[int] = []
+        for number in range(12):
+            form = FORM | {"password": "x", "tenant": ("", own.name, own.id)[number % 3]}
+            came.append((await visitor.send("/console/sign-in", form)).status_code)
+        assert came == [403] * 10 + [429] * 2
+
+    visit(settings, story)
+
+
+def test_refused_sign_ins_are_on_record_and_fill_no_disk(settings: Settings) -> None:
+    async def story(visitor: Visitor) -> None:
+        await alice(visitor)
+        verbs = visitor.fleet.console
+        for name in ("bob", "alice"):
+            for number in range(70):
+                with pytest.raises(Problem):
+                    await verbs.sign_in(None, name, Secret("x"), f"192.0.2.{number}", None)
+        found = [each.detail for each in await visitor.fleet.tasks.events(visitor.fleet.owner) if each.kind == "sign_in_refused"]
+        assert len(found) == 120  # of each 60 at once: those of nobody cover up none of alice's
+        assert sum(each.get("name") == "alice" for each in found) == 60
+
+    visit(settings, story)

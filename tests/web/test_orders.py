@@ -6,8 +6,7 @@ from controller.model import Outcome
 from controller.settings import Settings
 from controller.web import orders
 from tests.web.client import Visitor, hidden, visit
-from tests.web.test_rollouts import SEEN, over
-from tests.web.trouble import WRONG, servers, stub
+from tests.web.trouble import SEEN, WRONG, over, servers, stub
 
 PLANS = "/console/orders/plans/"
 

@@ -1,22 +1,19 @@
 """Rollouts: asked for with a plan, begun, seen as they go, held, tried again, and reported; and what each role may."""
 
-import asyncio
 import json
 import re
 from xml.etree import ElementTree
 
 import pytest
 
-from controller.model import Outcome, Role, Rollout, Secret
+from controller.model import Role, Secret
 from controller.settings import Settings
 from controller.web import rollouts
 from tests.controller.faces import SUCCEEDED
 from tests.web.client import Visitor, hidden, visit
-from tests.web.trouble import FULL, HOSTILE, WRONG, servers, stub
+from tests.web.trouble import FULL, SEEN, WRONG, over, servers, stub
 
 HERE = "/console/rollouts/"
-CHANGE = {"kind": "file", "path": "/root/.ssh/authorized_keys", "diff": ["@@", "-old", f"+new {HOSTILE}"]}
-SEEN = Outcome("succeeded", "as_before", evidence={"seen": "0" * 64, "plan": {"changes": [CHANGE], "locked_out": []}})
 FORM = {
     "operation": "bind", "keypair": "ops", "which": "some", "servers": "zone=a", "canary": "1", "batch": "100%",
     "max_failures": "100%", "per_label": "zone", "password": "s3cret",
@@ -26,17 +23,6 @@ FORM = {
 async def ready(visitor: Visitor, count: int = 3) -> None:
     await servers(visitor, count, zone="a")
     await visitor.fleet.keypairs.create(visitor.fleet.owner, "ops", scope="account")
-
-
-async def over(visitor: Visitor, id: str) -> Rollout:
-    """Return a rollout once it does not run any more."""
-    async with asyncio.timeout(20):
-        while True:
-            newest = visitor.fleet.tasks.feed.newest
-            found, counts = await visitor.fleet.rollouts.get(visitor.fleet.owner, id)
-            if found.state != "running" and not counts["states"]["running"]:
-                return found
-            await visitor.fleet.tasks.feed.after(newest, 1)
 
 
 async def begun(visitor: Visitor, **more: str) -> str:

@@ -25,6 +25,33 @@ document.addEventListener("htmx:beforeRequest", (event) => {
   }
 });
 
+// What somebody has opened stays open, and what they stand on stays theirs, when a part is fetched anew.
+const left = new Map(); // by the part's id
+const called = (each) => each.id || each.getAttribute("aria-label") || each.title || each.getAttribute("href") || each.textContent.trim();
+
+document.addEventListener("htmx:beforeSwap", (event) => {
+  const part = event.target;
+  if (!part.matches("[data-live]")) return;
+  const on = document.activeElement;
+  left.set(part.id, {
+    open: [...part.querySelectorAll("details[id][open]")].map((each) => each.id),
+    on: part.contains(on) ? [on.tagName, called(on)] : null,
+  });
+});
+document.addEventListener("htmx:afterSettle", (event) => {
+  const part = event.target.closest ? event.target.closest("[data-live]") : null;
+  const was = part && left.get(part.id);
+  if (!was) return;
+  left.delete(part.id);
+  for (const id of was.open) {
+    const found = document.getElementById(id);
+    if (found) found.open = true;
+  }
+  if (!was.on || part.contains(document.activeElement)) return;
+  const again = [...part.querySelectorAll(was.on[0])].find((each) => called(each) === was.on[1]);
+  if (again) again.focus({ preventScroll: true });
+});
+
 // What others do is told as it happens: each part of the page that listens to a topic ("sse:servers") fetches itself anew.
 // A tab that nobody sees listens to nothing: a browser has six connections for one host, and each stream takes one.
 const main = document.querySelector("main[data-events]");
@@ -63,6 +90,19 @@ if (main) {
   addEventListener("pagehide", () => { if (stream) stream.close(); stream = null; });
   addEventListener("pageshow", () => listen());
 }
+
+// Where there is little room, each row of a table stands as a list (console.css): its cells say themselves what they are.
+function named(root) {
+  for (const table of root.querySelectorAll(".scroll > table")) {
+    const heads = table.tHead ? [...table.tHead.rows[0].cells].map((each) => each.textContent) : [];
+    for (const row of table.tBodies[0] ? table.tBodies[0].rows : []) {
+      [...row.cells].forEach((cell, place) => { if (heads[place] && cell.tagName === "TD") cell.dataset.label = heads[place]; });
+    }
+    table.classList.add("stacks");
+  }
+}
+named(document);
+document.addEventListener("htmx:afterSettle", (event) => named(event.target.parentElement || document));
 
 // One box for all of a table's.
 document.addEventListener("change", (event) => {
