@@ -58,16 +58,18 @@ def test_what_others_wrote_runs_nowhere(settings: Settings, monkeypatch: pytest.
 
 
 def test_every_field_with_text_is_an_attack_or_can_be_none() -> None:
+    """Of each table of which pages show anything: one that comes with a page of its own is to be added to hostile.WRITTEN."""
     texts = {
-        f"{table.name}.{column.name}"
-        for table in tables.metadata.tables.values()
-        for column in table.c
+        f"{name}.{column.name}"
+        for name in hostile.WRITTEN
+        for column in tables.metadata.tables[name].c
         if isinstance(column.type, (Text, JSON))
     }
     written = {f"{table}.{column}" for part in (hostile.WRITTEN, hostile.ADDED) for table, of in part.items() for column in of}
     others = {each for names in hostile.NOT_WRITTEN.values() for each in names.split()}
     assert sorted(texts - written - others) == []
-    assert sorted(others - texts) == []
+    known = {f"{table.name}.{column.name}" for table in tables.metadata.tables.values() for column in table.c}
+    assert sorted(others - known) == []
 
 
 def test_what_is_asked_comes_back_as_text_alone(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
