@@ -27,41 +27,43 @@ def hashed(password: Secret) -> str:
 
 
 async def recalled(task: Task, given: Credential | None, off: Off, store: Store, kms: Kms) -> tuple[Secret, Credential | None]:
-    """Return the password that a task sets, and what opens its server: what was given, else the password that works there now.
+    """Return the password that a task sets, and what was given to get in with, where that is in memory.
 
-    Refused: secret_changed where another version has become the current one since, custody_damaged, root_key_missing,
+    Refused: secret_changed where another version has become the newest one since; custody_damaged, root_key_missing,
     master_key_unusable where the value does not open.
     """
+    secret = await off(_secret, task, store)
+    new = None if given is None else given.new_password
+    if new is None:
+        new = await off(_opened, store, kms, task, secret, int(task.request["version"]), secretvalues.SET)
+    rest = None if given is None else replace(given, new_password=None)
+    return new, rest if rest is not None and (rest.password is not None or rest.by_key) else None
+
+
+async def entering(task: Task, off: Off, store: Store, kms: Kms) -> Credential | None:
+    """Return the password that the login has now as a way in, for where no key in custody is one; None where none is known.
+
+    After an end that nobody heard it may be the version of before or the new one: they take turns. Refused as in recalled().
+    """
+    secret = await off(_secret, task, store)
+    version = int(task.request["version"])
+    enters = secret.works if int(task.request.get("try", 1)) % 2 else version
+    if enters is None:
+        return None
+    value = await off(_opened, store, kms, task, secret, enters, secretvalues.ENTER)
+    return Credential(password=value, password_of=task.login)
+
+
+def _secret(task: Task, store: Store) -> KeptSecret:
     try:
-        secret = await off(store.secret_by_id, str(task.request["secret_id"]))
+        secret = store.secret_by_id(str(task.request["secret_id"]))
     except NotFound as gone:
-        raise Refused("secret_changed", f"{task.server_name}: {gone.message}: nothing is set") from gone
+        raise Refused("secret_changed", f"{task.server_name}: the secret was deleted; nothing is set") from gone
     version = int(task.request["version"])
     if secret.version != version:
         told = f"v{version} of {secret.name} is not the newest any more, so it is not set; kps secret rotate {secret.name}"
         raise Refused("secret_changed", f"{task.server_name}: {told}", secret=secret.name)
-    new = None if given is None else given.new_password
-    if new is None:
-        new = await off(_opened, store, kms, task, secret, version, secretvalues.SET)
-    rest = None if given is None else replace(given, new_password=None)
-    if rest is not None and (rest.password is not None or rest.by_key):
-        return new, rest
-    if task.request.get("given"):
-        return new, None  # kept sealed: what was given is looked for there
-    enters = _enters(secret, int(task.request.get("try", 1)))
-    if enters is None:
-        return new, None
-    if enters == version:
-        return new, Credential(password=Secret(new.open()), password_of=task.login)
-    old = await off(_opened, store, kms, task, secret, enters, secretvalues.ENTER)
-    return new, Credential(password=old, password_of=task.login)
-
-
-def _enters(secret: KeptSecret, tries: int) -> int | None:
-    """Return the version with which to get in. After an end that nobody heard it may be either: they take turns."""
-    if secret.works is None:
-        return None if tries % 2 else secret.version
-    return secret.works if tries % 2 else secret.version
+    return secret
 
 
 def _opened(store: Store, kms: Kms, task: Task, secret: KeptSecret, version: int, purpose: str) -> Secret:

@@ -265,6 +265,9 @@ class _Job:
         if self.task.operation == "reset":
             return self.record.concluded(await self._at_rest())
         if self.new_password is not None:
+            if not self.order.ways and self.lost is None:
+                self.given = await passwords.entering(self.task, self.runner.off, self.store, self.runner._kms)
+                self.order = await self._order()
             self.order.plan["password_hash"] = await asyncio.to_thread(passwords.hashed, self.new_password)
         async with self._reached() as target:
             return await self._online(target)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _DAY = 86400
 _LOCK = "/etc/.pwd.lock"
-_LOCK_SECONDS = 15  # as lckpwdf(3) waits
+_LOCK_SECONDS = 10  # lckpwdf(3) waits for 15
 _NO_LOGINS = "/etc/nologin"  # while it is there only root gets in: sshd(8)
 
 
@@ -181,7 +181,7 @@ def hash_of(name: str) -> str:
 def lock() -> int:
     """Return a descriptor that holds the system's lock on its accounts until it is closed: lckpwdf(3), passwd(1), useradd(8).
 
-    Failed busy where somebody holds it for longer than they wait for each other.
+    Failed busy where somebody holds it for long.
     """
     opened = os.open(_LOCK, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     until = time.monotonic() + _LOCK_SECONDS

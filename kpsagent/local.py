@@ -128,19 +128,16 @@ class LocalHost:
         files.set_label(effect.path, effect.account, effect.expected, effect.label)
 
     def _SetPassword(self, effect: "Any") -> None:
+        _refuse_other_hash(effect)  # an undo with nothing to undo waits for nobody
         lock = -1 if self.at_rest else accounts.lock()
         try:
-            self._set_password(effect)
+            _refuse_other_hash(effect)
+            shadow = files.read("/etc/shadow", None)
+            text = accounts.with_hash(shadow.text, effect.account.name, effect.hash)
+            files.replace("/etc/shadow", None, shadow.text, text)
         finally:
             if lock >= 0:
                 os.close(lock)
-
-    def _set_password(self, effect: "Any") -> None:
-        before = accounts.hash_of(effect.account.name)
-        if before.partition(":")[0] != effect.expected.partition(":")[0]:
-            raise Changed("unexpected", "/etc/shadow: the hash of {} is not what it was".format(effect.account.name))
-        shadow = files.read("/etc/shadow", None)
-        files.replace("/etc/shadow", None, shadow.text, accounts.with_hash(shadow.text, effect.account.name, effect.hash))
 
     def _Sweep(self, effect: "Any") -> None:
         files.sweep(effect.path, effect.account)
@@ -310,6 +307,11 @@ class LocalHost:
     def _Say(self, effect: "Any") -> None:
         if self.rope is not None:
             self.rope.say(effect.phase, effect.detail)
+
+
+def _refuse_other_hash(effect: "Any") -> None:
+    if accounts.hash_of(effect.account.name).partition(":")[0] != effect.expected.partition(":")[0]:
+        raise Changed("unexpected", "/etc/shadow: the hash of {} is not what it was".format(effect.account.name))
 
 
 def _restorecon() -> "Optional[str]":

@@ -30,6 +30,8 @@ ACCOUNTS = [
 ]
 PASSWORDS = {"root": "r00t", "alice": "al1ce", "bob": "b0b"}
 
+SET = Credential("password", "", "$6$set")  # in the model's world a hash is the word itself
+
 OPEN = "Port 22\nPermitRootLogin yes\nKbdInteractiveAuthentication yes\nUsePAM yes\nMatch User git\n    X11Forwarding no\n"
 BEGIN, END = "# kps: begin. kps keeps these lines, and takes them out again\n", "# kps: end\n"
 CLOSED = f"{BEGIN}PasswordAuthentication no\nKbdInteractiveAuthentication no\n{END}{OPEN}"
@@ -70,6 +72,10 @@ class Scenario(NamedTuple):
     @property
     def login(self) -> str:
         return str(self.order["login"])
+
+    @property
+    def changes(self) -> bool:
+        return bool(self.wanted or self.wanted_passwords)
 
     @property
     def keys_path(self) -> str:
@@ -279,6 +285,26 @@ def _of(login: str) -> list[Scenario]:
             [old, word],
             [old],
             everybody,
+        ),
+        scenario(
+            "password-set",
+            disk(login, f"{OLD}\n"),
+            _order("password-set", login, password_hash=SET.secret),
+            {},
+            [old, SET._replace(login=login)],
+            [old, SET._replace(login=login)],
+            [word],
+            wanted_passwords={login: f"{SET.secret}:today"},
+        ),
+        scenario(
+            "password-set-where-none-gets-in",
+            disk(login, f"{OLD}\n", CLOSED),
+            _order("password-set", login, password_hash=SET.secret),
+            {},
+            [old],
+            [old],
+            everybody,
+            wanted_passwords={login: f"{SET.secret}:today"},
         ),
         scenario(
             "check-repairing-owners-and-modes",

@@ -42,4 +42,6 @@ def test_a_plan_yields_no_effect_that_writes(scenario):
     assert (result["status"], result["server_state"]) == ("unchanged", "as_before"), result
     world.disk.pop(STATE)  # the directory that is locked; a real host takes it away again where nothing stayed in it
     assert world.disk == before
-    assert {change["path"] for change in result["plan"]["changes"]} == set(scenario.wanted)
+    assert {change["path"] for change in result["plan"]["changes"]} == set(scenario.wanted) | set(
+        ["/etc/shadow"] * bool(scenario.wanted_passwords)
+    )

@@ -146,7 +146,7 @@ def judge(scenario):
 @every_scenario
 def test_an_operation_ends_as_asked_and_keeps_every_promise_on_the_way(scenario, judge):
     run, result = play(judge, "undisturbed", 0)
-    assert result["status"] == ("succeeded" if scenario.wanted else "unchanged"), result
+    assert result["status"] == ("succeeded" if scenario.changes else "unchanged"), result
     assert result["server_state"] == "as_asked"
     assert {path: run.world.disk.get(path) for path in scenario.wanted} == scenario.wanted
     proved = [(each["way"], each["login"], each["method"]) for each in result["proofs"]]
@@ -180,6 +180,8 @@ def shown(scenario: Scenario) -> list[tuple[str, str, str]]:
         found.append(("key", login, "logged_in" if scenario.provable else "accepted"))
     if order["operation"] in ("unbind", "password-login-enable"):
         found.append(("password", login, "logged_in" if order["password_known"] else "password_offered"))
+    if order["operation"] == "password-set" and scenario.works[1:]:
+        found.append(("password", login, "logged_in"))
     if order.get("passwords") == "off":
         found.append(("password", login, "refused"))
     if "remove" in order:
@@ -227,7 +229,7 @@ def test_an_effect_that_takes_place_and_fails_all_the_same_is_undone_or_told_to_
         _, result = play(judge, "failures", at, None, fail(at, os_error("EIO")))
         if at < commit:
             assert result["server_state"] in UNTOUCHED, (at, effects[at], result)
-        if at == commit and scenario.wanted:
+        if at == commit and scenario.changes:
             assert (result["status"], result["server_state"]) == ("failed", "unknown")
 
 
@@ -275,7 +277,7 @@ def test_a_deadline_that_passes_before_the_commit_is_never_a_success(scenario, j
 def test_the_last_thing_before_the_commit_is_to_see_that_the_rope_still_holds(scenario, judge):
     effects = judge.undisturbed.effects
     commit = commit_of(effects)
-    assert isinstance(effects[commit - 1] if scenario.wanted else effects[commit], Listening)
+    assert isinstance(effects[commit - 1] if scenario.changes else effects[commit], Listening)
 
 
 STEPS = MakeDirectory | Replace | SetMode | SetOwner | SetPassword
@@ -285,7 +287,7 @@ STEPS = MakeDirectory | Replace | SetMode | SetOwner | SetPassword
 def test_before_each_step_it_is_seen_that_the_rope_still_holds(scenario, judge):
     effects = judge.undisturbed.effects
     steps = [at for at, effect in enumerate(effects) if isinstance(effect, STEPS)]
-    assert bool(steps) == bool(scenario.wanted)
+    assert bool(steps) == bool(scenario.changes)
     assert all(isinstance(effects[at - 1], Listening) for at in steps)
 
 
