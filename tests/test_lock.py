@@ -27,7 +27,8 @@ def test_the_lock_holds_what_the_project_asks_for(requirement):
 
 def test_every_pin_has_a_hash():
     pinned = [block for block in re.split(r"^(?=\S)", LOCK, flags=re.MULTILINE) if "==" in block.split("\n")[0]]
-    assert len(pinned) == len(PINS)
+    # One name may stand there for several Pythons.
+    assert {block.split("==")[0] for block in pinned} == set(PINS)
     assert [block.split("\n")[0] for block in pinned if "--hash=sha256:" not in block] == []
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from controller.cli import backup, doctor, exits, home, network, operations, output
+from controller.cli import backup, doctor, exits, home, network, operations, output, ssh
 from controller.cli.audit import audit
 from controller.cli.certificate import certificate
 from controller.cli.command import Home, Json, Profile, grouping, remember
@@ -66,6 +66,7 @@ app.add_typer(keypairs, name="keypair")
 app.add_typer(backup.backups, name="backup")
 backup.register(app)
 operations.register(app)
+ssh.register(app)
 app.add_typer(operations.password_login, name="password-login")
 app.add_typer(tasks, name="task")
 app.add_typer(rollouts, name="rollout")

@@ -278,6 +278,17 @@ FIELDS: dict[str, dict[str, str]] = {
         "rewrapped": "how many versions of master keys were wrapped anew",
         "no_longer_needed": "a list of the URIs of the root keys before",
     },
+    "ssh configuration": {
+        "directory": "where it is",
+        "config": "the file for `ssh -F`",
+        "servers": "a list of the names of the servers in it",
+        "left_out": "a list of the names of those whose host key is not known",
+    },
+    "ssh-agent": {
+        "socket": "where it listens",
+        "keypairs": "a list of the names of the key pairs in it",
+        "minutes": "so long at most",
+    },
     "backup": {
         "made_at": "when",
         "kps": "by which version of kps",
@@ -317,6 +328,8 @@ ABOUT: dict[str, str] = {
     "use of a master key": "`kps kms encrypt`, `decrypt`, `sign` and the like: those of the fields that belong to it.",
     "root key": "`kps root show` prints a list of them.",
     "certificate": "`kps certificate show` and `renew`.",
+    "ssh configuration": "`kps ssh-config`.",
+    "ssh-agent": "`kps ssh-agent`, before it waits. With a command it prints nothing of its own, nor does `kps ssh`.",
     "backup": "`kps backup` and `kps restore`.",
     "rotation": "`kps root rotate`. `kps root check` prints `opened`, the number of versions of master keys.",
 }
