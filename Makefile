@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MADE := $(VENV)/.made-from-lock
 RUN_PACKAGES := openssh-server openssh-client sudo python3-minimal cron
-TEST_PACKAGES := $(RUN_PACKAGES) busybox-static dropbear-bin debootstrap strace gdb tcsh patch openssl putty-tools mount e2fsprogs softhsm2 chromium
+TEST_PACKAGES := $(RUN_PACKAGES) busybox-static dropbear-bin debootstrap strace gdb tcsh patch openssl putty-tools mount e2fsprogs softhsm2 chromium mandoc groff-base systemd
 # One more than the two cores that are promised: servers boot, deadlines pass and trees are built without any of ours at work.
 WORKERS ?= 3
 
@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 TREES := host bullseye trixie
 
-.PHONY: demo test check bench fleet faults causes fuzz rotation formats restarts rollouts clean venv lock packages test-packages fleet-images
+.PHONY: demo test check bench fleet faults causes fuzz rotation formats restarts rollouts clean venv lock packages test-packages fleet-images dist deb image installs
 
 demo: packages $(MADE)
 	$(BIN)/kps demo $(ARGS)
@@ -30,15 +30,29 @@ check: $(MADE)
 	$(BIN)/vermin --quiet --no-tips -t=3.6- --violations kpsagent
 	$(BIN)/python -m tests.check.imports
 	$(BIN)/python -m tests.check.docs
-	@if command -v shellcheck >/dev/null; then shellcheck -s sh kpsagent/shell/*.sh; else echo 'no shellcheck: apt-get install shellcheck'; fi
+	@if command -v shellcheck >/dev/null; then shellcheck -s sh kpsagent/shell/*.sh packaging/lay packaging/deb packaging/debian/kps packaging/debian/p*; else echo 'no shellcheck: apt-get install shellcheck'; fi
+
+dist: $(MADE)
+	rm -rf dist
+	$(BIN)/python scripts/make-dist dist
+
+# For the release of Debian that this machine is.
+deb: dist
+	@scripts/need python3
+	PIP_PYTHON=$(BIN)/python packaging/deb dist dist/kps_fleet-*.whl
+
+# ARGS: more for docker build, such as --build-arg BASE=...
+image: dist
+	docker build -f docker/Dockerfile -t kps:latest $(ARGS) .
 
 bench: packages $(MADE)
 	@scripts/need python3
 	$(BIN)/python -m benchmarks $(ARGS)
 
 # Drills: each prints a table, ends with one line of figures, and fails where a goal is missed. ARGS=--sample for a few minutes of each.
-fleet faults causes fuzz rotation formats restarts rollouts: test-packages $(MADE)
+fleet faults causes fuzz rotation formats restarts rollouts installs: test-packages $(MADE)
 	@[ $@ != fleet ] || scripts/need docker.io debootstrap
+	@[ $@ != installs ] || scripts/need docker.io docker-compose debootstrap python3
 	$(BIN)/python -m tests.drills.$@ $(ARGS)
 
 clean:
@@ -55,6 +69,8 @@ $(MADE): requirements.lock pyproject.toml
 lock:
 	printf 'setuptools>=77\n' | uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev \
 		--no-emit-index-url --no-header --upgrade --output-file requirements.lock pyproject.toml -
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra hsm --extra aws \
+		--no-emit-index-url --no-header --upgrade --constraint requirements.lock --output-file packaging/runtime.lock pyproject.toml
 
 packages:
 	@scripts/need $(RUN_PACKAGES)

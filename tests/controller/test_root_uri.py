@@ -105,6 +105,13 @@ def test_a_root_key_that_gives_back_something_else_is_not_used(tmp_path: Path) -
     assert refused.value.code == "root_key_unsound"
 
 
+def test_a_root_key_that_is_given_is_taken_without_writing_beside_it(tmp_path: Path) -> None:
+    given = FileRootKey.make(tmp_path / "root.key")
+    before = tmp_path.stat().st_mtime_ns
+    assert FileRootKey.make(tmp_path / "root.key").check_value == given.check_value
+    assert tmp_path.stat().st_mtime_ns == before
+
+
 def test_another_root_key_than_on_record_wraps_nothing(tmp_path: Path) -> None:
     root.record(tmp_path, [root.Known("file:root.key", "0" * 16)])
     FileRootKey.make(tmp_path / "root.key")

@@ -56,7 +56,9 @@ class FileRootKey:
         Unavailable: root_key_not_written, and what FileRootKey(path) raises.
         """
         try:
-            cls._write(path)
+            # Where it is given from outside, nothing else may be written beside it.
+            if not os.path.lexists(path):
+                cls._write(path)
         except OSError as error:
             message = f"{path}: {error.strerror}; a root key must be written there: see the directory's mode, and its disk"
             raise Unavailable("root_key_not_written", message) from error

@@ -95,12 +95,18 @@ def image(client: docker.DockerClient, flavour: Flavour) -> str:
 
 def _base(client: docker.DockerClient, suite: str) -> str:
     """The image that all flavours of a suite stand on: its root file system, which debootstrap made, and one login more."""
+    base = bare(client, suite)
+    stamp = hashlib.sha256(base.rpartition(":")[2].encode() + (FOLDER / BASE).read_bytes()).hexdigest()[:12]
+    return _built(client, f"{REPOSITORY}-base:{suite}-{stamp}", BASE, base)
+
+
+def bare(client: docker.DockerClient, suite: str) -> str:
+    """Return the image of a suite as debootstrap made it."""
     tree = root_tree(suite)
-    stamp = hashlib.sha256(tree.name.encode() + (FOLDER / BASE).read_bytes()).hexdigest()[:12]
-    bare = f"{REPOSITORY}-bare:{tree.name}"
-    if not _is_there(client, bare):
-        _imported(client, tree, bare)
-    return _built(client, f"{REPOSITORY}-base:{suite}-{stamp}", BASE, bare)
+    tag = f"{REPOSITORY}-bare:{tree.name}"
+    if not _is_there(client, tag):
+        _imported(client, tree, tag)
+    return tag
 
 
 def _is_there(client: docker.DockerClient, tag: str) -> bool:
