@@ -80,6 +80,27 @@ class Console:
         user = await off_loop(self._executor, self._store.user, who.tenant_id, name)
         may_give_out(who)
         allow(who, "console.enter", "own" if user.id == who.user_id else "other", user.name)
+        await self._set(user, password, who.user_id)
+        return user
+
+    async def change_password(self, signed_in: SignedIn, old: Secret, new: Secret, address: str) -> Begun:
+        """Change the password of whoever is signed in, by the one that it has; all their sessions end, and another one begins.
+
+        NotAllowed(password_wrong). Invalid(password_unusable). Conflict(not_local).
+        """
+        user = signed_in.user
+        allow(signed_in.who, "console.enter", "own", user.name)
+        entry = await off_loop(self._executor, self._store.console_entry, user.tenant_id, user.name)
+        if not await self._fits(old, entry.hash):
+            await self._note_refused(user.tenant_id, user, "password_change", address)
+            raise NotAllowed(
+                "password_wrong", "the password until now is another one; who has none is given it by an administrator"
+            )
+        hash = await self._set(user, new, user.id)
+        return await self._begun(user, "password", address, None, hash=hash)
+
+    async def _set(self, user: User, password: Secret, by: str) -> str:
+        """Keep a new password of a user; returns its hash."""
         if user.kind != "local":
             raise Conflict(
                 "not_local", f"{user.name}: a {user.kind} user has no password here; give them a link (kps console link)"
@@ -89,8 +110,8 @@ class Console:
             hash = await self._hashed(usable)
         finally:
             usable.wipe()
-        await off_loop(self._executor, self._store.set_console_password, user, hash, who.user_id)
-        return user
+        await off_loop(self._executor, self._store.set_console_password, user, hash, by)
+        return hash
 
     async def link(self, who: Caller, name: str | None = None, minutes: int = LINK_MINUTES) -> tuple[User, Secret, datetime]:
         """Make what lets a user in once (None: the caller), good for so many minutes; it comes back this once."""
@@ -145,6 +166,25 @@ class Console:
         """Note that somebody does something in their session."""
         await off_loop(self._executor, self._store.console_session_seen, signed_in.digest, signed_in.session)
 
+    async def sessions(self, signed_in: SignedIn) -> list[tuple[str, ConsoleSession]]:
+        """Return the sessions in which this user is signed in, the last used first; each with what the access log calls it by."""
+        found = await off_loop(self._executor, self._store.console_sessions, signed_in.user.id)
+        at = self._now()
+        return [(called(digest), each) for digest, each in found if not _over(each, at)]
+
+    async def end_session(self, signed_in: SignedIn, which: str | None) -> int:
+        """End one of this user's other sessions, by what the access log calls it by, or (None) all others; returns how many.
+
+        NotFound(session_not_found).
+        """
+        found = await off_loop(self._executor, self._store.console_sessions, signed_in.user.id)
+        others = [digest for digest, _ in found if digest != signed_in.digest and which in (None, called(digest))]
+        if which is not None and not others:
+            raise NotFound("session_not_found", f"{which[:64]}: no such session of yours but this one; it may have ended")
+        for digest in others:
+            await off_loop(self._executor, self._store.end_console_session, digest, signed_in.user)
+        return len(others)
+
     async def sign_out(self, signed_in: SignedIn) -> None:
         """End a session."""
         await off_loop(self._executor, self._store.end_console_session, signed_in.digest, signed_in.user)
@@ -154,12 +194,7 @@ class Console:
             user, session = self._store.console_session(kept)
         except NotFound:
             return None
-        at = self._now()
-        if (
-            not user.enabled
-            or at >= min(session.expires_at, session.seen_at + IDLE)
-            or sources.refused(user.source_networks, address)
-        ):
+        if not user.enabled or _over(session, self._now()) or sources.refused(user.source_networks, address):
             return None
         # They came by what ends by itself.
         who = Caller(user.tenant_id, session.project_id, user.id, user.role, user.kind, passing=True)
@@ -188,11 +223,14 @@ class Console:
         return Begun(Secret(id), SignedIn(who, user, session, digest(id)))
 
     async def _refused(self, tenant_id: str, user: User | None, why: str, address: str) -> NoReturn:
+        await self._note_refused(tenant_id, user, why, address)
+        raise NotAllowed("sign_in_refused", "this name and password let nobody in; or they do, and not from this address")
+
+    async def _note_refused(self, tenant_id: str, user: User | None, why: str, address: str) -> None:
         # Of each user by themselves, and of all names together that nobody has: these cover nothing up of those.
         unrecorded = self._refusals.take(tenant_id if user is None else user.id)
         if unrecorded is not None:
             await off_loop(self._executor, self._store.note_refused_sign_in, tenant_id, user, why, address, unrecorded)
-        raise NotAllowed("sign_in_refused", "this name and password let nobody in; or they do, and not from this address")
 
     async def _fits(self, password: Secret, hash: str | None) -> bool:
         """Whether a password is the one of a hash; None: of nobody's, which takes as long."""
@@ -222,6 +260,15 @@ class Console:
 def digest(token: str) -> bytes:
     """Return what is kept of a session's id, or of what a link carries: random enough for a plain hash."""
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+
+
+def called(session: bytes) -> str:
+    """Return what a session is called by, in the access log and to its user: the beginning of its digest."""
+    return session.hex()[:12]
+
+
+def _over(session: ConsoleSession, at: datetime) -> bool:
+    return at >= min(session.expires_at, session.seen_at + IDLE)
 
 
 def form_token(session_id: str) -> str:

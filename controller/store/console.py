@@ -116,6 +116,13 @@ class Console(Base):
             user = connection.execute(select(tables.users).where(tables.users.c.id == found["user_id"])).mappings().one()
         return rows.user(user), rows.console_session(found)
 
+    def console_sessions(self, user_id: str) -> list[tuple[bytes, ConsoleSession]]:
+        """Return a user's sessions with their digests, the last used first; those too that may not be used any more."""
+        table = tables.console_sessions
+        query = select(table).where(table.c.user_id == user_id).order_by(table.c.seen_at.desc(), table.c.created_at.desc())
+        with engine.reading(self._engine) as connection:
+            return [(found["digest"], rows.console_session(found)) for found in connection.execute(query).mappings()]
+
     def console_session_seen(self, digest: bytes, session: ConsoleSession) -> None:
         """Note that somebody uses a session now; to the minute, so that not every request writes."""
         table, at = tables.console_sessions, self._now()

@@ -16,7 +16,7 @@ from controller import bodies
 from controller.admission import HEAD_BYTES, party
 from controller.errors import Problem
 from controller.pace import Pace
-from controller.service.console import SignedIn, digest
+from controller.service.console import SignedIn, called, digest
 from controller.service.fleet import Fleet
 from controller.settings import Settings
 from controller.web import refusals
@@ -134,7 +134,7 @@ class Door:
             raise Turned(429, "too_many_requests", "too many requests; come again in a second")
         signed_in = None if shown is None else await self._signed_in(scope, shown)
         if signed_in is not None:
-            told |= {"user": signed_in.who.user_id, "by": f"session {signed_in.digest.hex()[:12]}"}
+            told |= {"user": signed_in.who.user_id, "by": f"session {called(signed_in.digest)}"}
         if signed_in is not None and not _comes_by_itself(scope):
             with suppress(Problem):  # a disk that is full keeps nobody from reading
                 await self._fleet.console.seen(signed_in)

@@ -11,6 +11,7 @@ from controller.errors import Problem
 from controller.service.fleet import Fleet
 from controller.settings import Settings
 from controller.web import (
+    account,
     assets,
     audit,
     emergency,
@@ -29,7 +30,22 @@ from controller.web import (
 from controller.web.asking import Flashes, Form, NotSignedIn, around, asked_by, guarded, sign_in_first
 from controller.web.door import ROOT, SIGNED_IN, Door
 
-PARTS = (overview, servers, orders, keypairs, failedtasks, rollouts, emergency, audit, keys, signin, signout, live, assets)
+PARTS = (
+    overview,
+    servers,
+    orders,
+    keypairs,
+    failedtasks,
+    rollouts,
+    emergency,
+    audit,
+    keys,
+    account,
+    signin,
+    signout,
+    live,
+    assets,
+)
 
 
 class Entry:

@@ -61,12 +61,18 @@ async def follow(request: Request, form: TheForm) -> Response:
 
 async def _tried(request: Request, name: str, enter: Enter) -> Begun:
     """Return the session that somebody has begun. TooMany(too_many_tries), NotAllowed."""
-    attempts, fleet, address = _attempts(request), request.app.state.fleet, request.scope[ADDRESS]
+    before = request.scope[SIGNED_IN]
+    fleet, digest = request.app.state.fleet, None if before is None else before.digest
+    return await tried(request, name, lambda: enter(fleet, request.scope[ADDRESS], digest))
+
+
+async def tried(request: Request, name: str, enter: Callable[[], Awaitable[Begun]]) -> Begun:
+    """Return the session that somebody has begun; the try counts first. name: as whom. TooMany(too_many_tries), NotAllowed."""
+    attempts, address = _attempts(request), request.scope[ADDRESS]
     if attempts.too_many(address, name):
         raise TooMany("too_many_tries", _TOO_MANY)
     attempts.tried(address, name)
-    before = request.scope[SIGNED_IN]
-    begun = await enter(fleet, address, None if before is None else before.digest)
+    begun = await enter()
     attempts.passed(address, name)
     return begun
 

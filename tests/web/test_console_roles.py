@@ -13,4 +13,4 @@ def test_who_is_shown_what_is_as_the_page_says() -> None:
     assert PAGE.read_text() == console_roles.page(found), "run: python -m tests.web.console_roles > docs/console-roles.md"
     for what, cells in found.items():
         if what.startswith("do ") and what not in ("do /sign-out",):
-            assert cells["local", "auditor"] != "yes" or what.startswith("do /audit/"), what
+            assert cells["local", "auditor"] != "yes" or what.startswith(("do /audit/", "do /account/")), what

@@ -135,7 +135,7 @@ def test_its_page_tells_how_it_went_and_failures_are_tried_again(settings: Setti
         assert {name: each and each.password for name, each in given.items()} == {"web-3": Secret("new")}
         assert (await visitor.fleet.servers.get(visitor.fleet.owner, "web-3")).port == 2222
         again = await visitor.get(HERE + id)
-        assert "Retry all 1 that failed" in again.text
+        assert "Retry the one that failed" in again.text
         every = hidden(again.text, f"{HERE}{id}/retry")
         for without in ("shown", "ended"):
             refused = await visitor.send(f"{HERE}{id}/retry", {name: text for name, text in every.items() if name != without})
