@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from controller.doors import DoorDoes, DoorOrderState, DoorState
 from controller.model import (
     KeyOrigin,
     KeySpec,
@@ -464,6 +465,85 @@ class Rotation(TypedDict):
     created_at: Time
     removed_at: Time | None
     ended_at: Time | None
+
+
+class Door(TypedDict):
+    """An emergency door: password login open for one login of a server. network: from where; null: from everywhere.
+
+    confirmed: how it ended is known. task_id: the task that opens it, once the order is given; last_task_id: the last one that
+    closes it, or asks whether it is closed. closed_by: order, deadline or boot. note: why it stands so, or an empty string.
+    """
+
+    id: str
+    server: str
+    server_id: str
+    login: str
+    network: str | None
+    seconds: int
+    state: DoorState
+    confirmed: bool
+    reason: str
+    user_id: str
+    order_id: str
+    task_id: str
+    created_at: Time
+    opened_at: Time | None
+    deadline: Time | None
+    left_seconds: int
+    closed_at: Time | None
+    closed_by: str | None
+    last_task_id: str | None
+    note: str
+
+
+class DoorOrder(TypedDict):
+    """What somebody has asked for. doors: their ids; rules: by which a second user has to agree."""
+
+    id: str
+    does: DoorDoes
+    state: DoorOrderState
+    reason: str
+    seconds: int
+    doors: list[str]
+    user_id: str
+    created_at: Time
+    rules: list[str]
+    approve_until: Time | None
+    decided_by: str | None
+    decided_at: Time | None
+
+
+class DoorWithOrder(Door):
+    order: DoorOrder
+
+
+class DoorsAsked(TypedDict):
+    """Orders, and all their doors. What needs a second user is an order of its own."""
+
+    orders: list[DoorOrder]
+    doors: list[Door]
+
+
+class DecidedDoors(TypedDict):
+    order: DoorOrder
+    doors: list[Door]
+
+
+class DoorRule(TypedDict):
+    """Where a second user has to agree. servers: label=value."""
+
+    servers: str
+    minutes: int
+    user_id: str
+    created_at: Time
+
+
+class DoorHook(TypedDict):
+    """Where the tenant is told of its doors; null: nowhere."""
+
+    url: str | None
+    user_id: str | None
+    created_at: Time | None
 
 
 class PolicyWithRotations(Policy):

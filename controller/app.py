@@ -30,6 +30,8 @@ from controller.service.bindings import Bindings
 from controller.service.console import Console
 from controller.service.custody import Custody
 from controller.service.doctor import Doctor, Process
+from controller.service.doorbell import Doorbell
+from controller.service.emergency import Emergency
 from controller.service.failures import Failures
 from controller.service.fleet import Fleet
 from controller.service.home import require
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     from controller.service.metrics import Metrics
 
 _SETTLE_SECONDS = 3.0
+_DOORS_SECONDS = 1.0
 _KEYS_SECONDS = 60.0
 _ENDED_SECONDS = 60.0
 _POLICIES_SECONDS = 60.0
@@ -116,8 +119,15 @@ async def opened(
         runner = Runner(store, kms, settings, me, worker)
         dispatch = dispatching(settings, runner, me)
         rolling = Rolling(store, dispatch, settings.home, worker, lambda: stopping.begun, runner.commits)
-        runner.ended = rolling.ended
         deposits = Deposits(kms, settings.credential_hours)
+        doorbell = Doorbell(store, kms, worker, logs=serving, allowed=settings.allowed_networks)
+        emergency = Emergency(store, dispatch, worker, deposits, settings.door_hours, doorbell.ring)
+
+        def ended(task: Task) -> None:
+            rolling.ended(task)
+            doorbell.ended(task)
+
+        runner.ended = ended
         metrics = measured(store, settings, dispatch) if serving else None
         runner.measures = UNMEASURED if metrics is None else metrics.measured
 
@@ -127,6 +137,7 @@ async def opened(
             asyncio.create_task(sweep(store, worker, settings.lease_seconds, tasks if serving else None)),
             asyncio.create_task(sweep_keys(keys.keys)),
             asyncio.create_task(sweep_ended(store, worker)),
+            asyncio.create_task(doorbell.run()),
         ]
         kept_secrets = Secrets(store, kms, dispatch, worker, deposits)
         policies = Policies(store, kms, rolling, worker, settings.quotas)
@@ -134,6 +145,7 @@ async def opened(
             background.append(asyncio.create_task(sweep_policies(policies, stopping)))
             background.append(asyncio.create_task(sweep_secrets(kept_secrets, stopping)))
             background.append(asyncio.create_task(settle(runner)))
+            background.append(asyncio.create_task(sweep_doors(emergency, stopping)))
             background.append(asyncio.create_task(rolling.go_on()))
         if metrics is not None:
             background.append(asyncio.create_task(metrics.measured.watch_loop()))
@@ -160,6 +172,8 @@ async def opened(
                 rollout_plans=RolloutPlans(store, rollouts, audit_keys, worker),
                 rollout_reports=RolloutReports(store, rollouts, worker),
                 policies=policies,
+                emergency=emergency,
+                doorbell=doorbell,
                 tasks=tasks,
                 failures=Failures(store, tasks, worker),
                 kms=keys,
@@ -191,6 +205,7 @@ async def opened(
             await verifications.close()
             await rolling.close()
             await dispatch.close()
+            await doorbell.goodbye()
 
 
 def measured(store: Store, settings: Settings, dispatch: InProcess) -> "Metrics":
@@ -272,6 +287,22 @@ async def sweep_secrets(kept: Secrets, stopping: Stopping) -> None:
             except Problem:
                 pass  # of the home or its disk; every request says so too
         await asyncio.sleep(_SECRETS_SECONDS)
+
+
+async def sweep_doors(emergency: Emergency, stopping: Stopping) -> None:
+    """Do, ever again, what is due for emergency doors: ask servers whether they are closed, end what nobody agreed to."""
+    while True:
+        if not stopping.begun:
+            work = asyncio.ensure_future(emergency.sweep())
+            try:
+                await asyncio.shield(work)
+            except asyncio.CancelledError:
+                # It is at work on the store's thread, and the store is closed next.
+                await asyncio.wait([work])
+                raise
+            except Problem:
+                pass  # of the home or its disk; every request says so too
+        await asyncio.sleep(_DOORS_SECONDS)
 
 
 async def settle(runner: Runner) -> None:

@@ -26,6 +26,9 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(default=30, ge=2, le=600)  # a task whose process is not heard for longer is interrupted
     access_log: Annotated[Path | None, BeforeValidator(lambda given: given or None)] = None  # None: stderr
     credential_hours: float = Field(default=24, gt=0, le=720)  # that what is given with an order is kept, sealed, if need be
+    door_hours: float = Field(default=4, gt=0, le=24)  # that an emergency door may be open, in all
+    # How somebody comes to a server's console, shown where nothing else gets in; {server}, {host}, {port} and {login} are put in.
+    console_command: str = ""
     # Holds the token with which the metrics are read over the network; None: they are not.
     metrics_token_file: Annotated[Path | None, BeforeValidator(lambda given: given or None)] = None
     stop_seconds: float = Field(default=60, ge=0, le=3600)  # for tasks that run when the controller is told to stop

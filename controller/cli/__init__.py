@@ -10,6 +10,7 @@ from controller.cli.audit import audit
 from controller.cli.certificate import certificate
 from controller.cli.command import Home, Json, Profile, grouping, remember
 from controller.cli.console import console
+from controller.cli.emergency import emergency
 from controller.cli.keyfiles import keypairs
 from controller.cli.kms import kms
 from controller.cli.policies import policies
@@ -72,6 +73,7 @@ app.add_typer(tasks, name="task")
 app.add_typer(rollouts, name="rollout")
 app.add_typer(policies, name="policy")
 app.add_typer(secrets, name="secret")
+app.add_typer(emergency, name="emergency")
 app.add_typer(kms, name="kms")
 app.add_typer(audit, name="audit")
 app.add_typer(roots, name="root")

@@ -74,6 +74,22 @@ def tasks(ctx: typer.Context, incomplete: str) -> list[str]:
     return _names(ctx, query, incomplete)
 
 
+def doors(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the servers that have a door, and the ids of doors, that begin like this: of those that are not over."""
+    here = "FROM doors JOIN owner USING (tenant_id) WHERE state IN ('asked', 'opening', 'open', 'closing')"
+    query = f"SELECT name FROM (SELECT server_name AS name {here} UNION SELECT id {here}) WHERE name GLOB ? ORDER BY name LIMIT ?"  # noqa: S608
+    return _names(ctx, query, incomplete)
+
+
+def door_orders(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the ids of orders for doors that wait for a second user and begin like this, the newest first."""
+    query = (
+        "SELECT id FROM door_orders JOIN owner USING (tenant_id) WHERE state = 'asked' AND id GLOB ? "
+        "ORDER BY created_at DESC LIMIT ?"
+    )
+    return _names(ctx, query, incomplete)
+
+
 def _names(ctx: typer.Context, query: str, incomplete: str) -> list[str]:
     given, profile = ctx.params.get("home"), ctx.params.get("profile")
     at = ctx.parent

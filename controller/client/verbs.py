@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from controller.client.call import Call, Flow, Verb, pages, segment
 from controller.client.console import ConsoleVerbs
+from controller.client.doors import DoorVerbs
 from controller.client.masterkeys import MasterKeyVerbs
 from controller.client.secrets import SecretVerbs
 
@@ -20,7 +21,7 @@ WAIT_SECONDS = 20  # of one long poll
 ENDINGS = frozenset({"task_finished", "task_cancelled", "task_interrupted"})
 
 
-class Verbs(MasterKeyVerbs, SecretVerbs, ConsoleVerbs):
+class Verbs(MasterKeyVerbs, SecretVerbs, ConsoleVerbs, DoorVerbs):
     """What both clients can ask for. What a path would not take as a name is refused as the name of nothing (not_found)."""
 
     @Verb

@@ -4,6 +4,7 @@ A ring may be lost: the task's row is the truth, and a sweep rings again.
 """
 
 import asyncio
+import contextlib
 import os
 import secrets
 import socket
@@ -14,6 +15,7 @@ from controller.model import SERVING, Credential, Task
 
 LEASE_SECONDS = 30.0
 _ANOTHER_LOOK_SECONDS = 0.1
+_AFTER_URGENT_SECONDS = 1.0
 
 
 class Claims(Protocol):
@@ -46,6 +48,11 @@ class InProcess:
         self._claims = claims
         self._run = run
         self._places = asyncio.Semaphore(concurrency)
+        # What is urgent waits for nobody's place; while some of it waits the store gives out nothing else of its tenant.
+        self._urgent_places = asyncio.Semaphore(concurrency)
+        self._urgent: set[str] = set()
+        self._calm = asyncio.Event()
+        self._calm.set()
         self._working: set[asyncio.Task[None]] = set()
         self._begun: set[asyncio.Task[None]] = set()  # of these: what has claimed its task, or is about to
         self._claiming: set[asyncio.Task[None]] = set()  # of these: the store is at it, and cannot be called off
@@ -59,10 +66,13 @@ class InProcess:
         """How many tasks run."""
         return len(self._begun)
 
-    def ring(self, task_ids: Collection[str], credentials: Mapping[str, Credential]) -> None:
-        """Say that these tasks wait, with what opens their servers, by server id."""
+    def ring(self, task_ids: Collection[str], credentials: Mapping[str, Credential], *, urgent: bool = False) -> None:
+        """Say that these tasks wait, with what opens their servers, by server id. urgent: ahead of all that are not."""
         loop = asyncio.get_running_loop()
         self._held.update(task_ids)
+        if urgent and task_ids:
+            self._urgent.update(task_ids)
+            self._calm.clear()
         if self._heart is None or self._heart.done():
             self._heart = loop.create_task(self._beat())
         for task_id in task_ids:
@@ -95,8 +105,11 @@ class InProcess:
 
     async def _answer(self, task_id: str, credentials: Mapping[str, Credential]) -> None:
         try:
-            async with self._places:
-                task = await self._claimed(task_id)
+            async with self._urgent_places if task_id in self._urgent else self._places:
+                try:
+                    task = await self._claimed(task_id)
+                finally:
+                    self._waits_no_more(task_id)
                 if task is not None:
                     await self._run(task, credentials.get(task.server_id))
         finally:
@@ -124,8 +137,23 @@ class InProcess:
             if not await self._claims.is_ready(task_id):
                 self._held.discard(task_id)
                 return None
-            await asyncio.sleep(_ANOTHER_LOOK_SECONDS)  # another task of this server runs, here or in another process
+            await self._something(task_id)
         return None
+
+    async def _something(self, task_id: str) -> None:
+        """Wait for a moment: another task of this server runs, here or in another process, or an urgent one goes first."""
+        if not self._urgent or task_id in self._urgent:
+            await asyncio.sleep(_ANOTHER_LOOK_SECONDS)
+            return
+        # So many look at once that they would hold up what they wait for.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_AFTER_URGENT_SECONDS):
+                await self._calm.wait()
+
+    def _waits_no_more(self, task_id: str) -> None:
+        self._urgent.discard(task_id)
+        if not self._urgent:
+            self._calm.set()
 
     async def _beat(self) -> None:
         """Hold what is held. What was handed on all the same is not ours any more: the server refuses its generation."""

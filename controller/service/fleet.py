@@ -11,6 +11,8 @@ from controller.service.bindings import Bindings
 from controller.service.console import Console
 from controller.service.custody import Custody
 from controller.service.doctor import Doctor
+from controller.service.doorbell import Doorbell
+from controller.service.emergency import Emergency
 from controller.service.failures import Failures
 from controller.service.keypairs import Keypairs
 from controller.service.kms import KeyService
@@ -60,6 +62,8 @@ class Fleet:
     rollout_plans: RolloutPlans
     rollout_reports: RolloutReports
     policies: Policies
+    emergency: Emergency
+    doorbell: Doorbell
     tasks: Tasks
     failures: Failures
     kms: KeyService

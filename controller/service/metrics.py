@@ -189,6 +189,10 @@ def _told(figures: Figures) -> Iterator[Metric]:
     yield _labelled(
         "kps_access_keys_expiring", "Enabled access keys that end within so many days (0d: have ended).", "within", keys
     )
+    yield GaugeMetricFamily("kps_doors_open", "Emergency doors that are, or may be, open.", figures.doors)
+    yield GaugeMetricFamily(
+        "kps_doors_unconfirmed", "Of these: whose servers did not say that they are closed.", figures.doors_in_doubt
+    )
     yield CounterMetricFamily("kps_events", "Events ever written.", figures.events)
 
 

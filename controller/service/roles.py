@@ -100,6 +100,12 @@ RULES: dict[tuple[str, str], Rule] = {
     ("policy.see", "tenant"): Rule(_ALL),  # another user's private key pair without its name
     # It makes and clears key pairs for as long as it stands.
     ("policy.change", "tenant"): Rule(_ADMINISTER, _NOT_DELEGATED),  # set, pause, delete, run
+    ("door.see", "tenant"): Rule(_ALL),
+    ("door.open", "tenant"): Rule(_CHANGE),  # in an emergency; and extend
+    ("door.close", "tenant"): Rule(_CHANGE),
+    ("door.approve", "tenant"): Rule(_CHANGE),  # as the second user: never what they have asked for themselves
+    # Where a second user has to agree, and who is told.
+    ("door.rule", "tenant"): Rule(_ADMINISTER, _NOT_DELEGATED),
     ("masterkey.see", "tenant"): Rule(_ALL),
     ("masterkey.use", "tenant"): Rule(_CHANGE),
     ("masterkey.change", "tenant"): Rule(_ADMINISTER),  # create, describe, disable, rotate, delete, grant

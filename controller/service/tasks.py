@@ -9,8 +9,9 @@ from functools import partial
 from typing import Any, Literal, Protocol
 
 from controller.deposits import Deposits, Order
+from controller.doors import URGENT
 from controller.errors import Conflict, NotFound, Problem
-from controller.model import Caller, Credential, Event, KeyPair, Operation, SealedCredential, Server, Task, now
+from controller.model import DOOR_OPERATIONS, Caller, Credential, Event, KeyPair, Operation, SealedCredential, Server, Task, now
 from controller.service import sight
 from controller.service.feed import Feed
 from controller.service.roles import allow, may_name_places
@@ -61,8 +62,8 @@ class Dispatch(Protocol):
     owner: str
     lease_seconds: float
 
-    def ring(self, task_ids: Collection[str], credentials: Mapping[str, Credential]) -> None:
-        """Say that these tasks wait, with what opens their servers, by server id."""
+    def ring(self, task_ids: Collection[str], credentials: Mapping[str, Credential], *, urgent: bool = False) -> None:
+        """Say that these tasks wait, with what opens their servers, by server id. urgent: ahead of all that are not."""
 
     @property
     def running(self) -> int:
@@ -101,8 +102,10 @@ class Tasks:
         if self._stopping.begun:
             return
         found = await off_loop(self._executor, self._store.adopt, self._dispatch.owner, self._dispatch.lease_seconds)
-        if found:
-            self._dispatch.ring([task.id for task in found], {})
+        for urgent in (True, False):
+            some = [task.id for task in found if (task.operation in URGENT) is urgent]
+            if some:
+                self._dispatch.ring(some, {}, urgent=urgent)
 
     async def drain(self) -> None:
         """Begin no task any more, and wait until those that run have ended."""
@@ -258,6 +261,11 @@ def _refuse_not_failed(task: Task) -> None:
 def _again(who: Caller, old: Task, server: Server, keypairs: Mapping[str, KeyPair], credential: Credential | None) -> Task:
     """Return a task that asks for what an old one was asked. keypairs: those that the caller sees, by their ids."""
     _refuse_not_failed(old)
+    if old.operation in DOOR_OPERATIONS:
+        # Who may, for how long and with whose word is asked anew.
+        raise Conflict(
+            "door_not_retried", f"{old.server_name}: a door is asked for anew (kps emergency open), not retried", task=old.id
+        )
     # Whoever retries asks for themselves: somebody else's private key pair is not theirs to use.
     if old.request.get("take_over"):
         allow(who, "binding.take", "other", old.operation)

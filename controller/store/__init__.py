@@ -3,6 +3,7 @@
 from controller.store.accesskeys import AccessKeys
 from controller.store.console import Console
 from controller.store.copies import Copies
+from controller.store.doorhooks import DoorHooks
 from controller.store.events import Events
 from controller.store.failures import Failures
 from controller.store.figures import Counted
@@ -21,8 +22,8 @@ __all__ = ["Store"]
 
 
 class Store(
-    People, AccessKeys, Temporary, Console, Standing, QuotaTable, MasterKeys, RootKeys, KeyBelongings, Copies, Failures, Policies,
-    Secrets, Events, Counted, Overviews,
+    People, AccessKeys, Temporary, Console, Standing, QuotaTable, MasterKeys, RootKeys, KeyBelongings, Copies, DoorHooks,
+    Failures, Policies, Secrets, Events, Counted, Overviews,
 ):  # fmt: skip
     """What the controller remembers.
 

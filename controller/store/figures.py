@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, case, exists, func, literal, select
 
+from controller.doors import MAY_BE_OPEN
 from controller.model import FINAL
 from controller.store import engine, tables
 from controller.store.base import Base
@@ -38,6 +39,8 @@ class Figures:
     oldest_bound: datetime | None
     access_keys_soon: int  # enabled ones that end within SOON_DAYS
     access_keys_over: int  # enabled ones that have ended
+    doors: int  # that are or may be open
+    doors_in_doubt: int  # of these: nobody could ask whether they are closed
     events: int  # ever written
 
 
@@ -74,6 +77,8 @@ class Counted(Base):
                 oldest_bound=connection.execute(_bound(func.min(tables.keypairs.c.created_at))).scalar_one(),
                 access_keys_soon=_count(connection, key.c.enabled, key.c.expires_at > now, key.c.expires_at <= soon),
                 access_keys_over=_count(connection, key.c.enabled, key.c.expires_at <= now),
+                doors=_count(connection, tables.doors.c.state.in_(MAY_BE_OPEN)),
+                doors_in_doubt=_count(connection, tables.doors.c.state == "closing", tables.doors.c.asks > 0),
                 events=connection.execute(select(func.max(tables.events.c.id))).scalar_one() or 0,
             )
 

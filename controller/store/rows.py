@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy import RowMapping
 
+from controller.doors import Door, DoorOrder, DoorRule
 from controller.model import (
     AccessKey,
     Binding,
@@ -46,6 +47,9 @@ Value = (
     | Rotation
     | KeptSecret
     | SecretRotation
+    | Door
+    | DoorOrder
+    | DoorRule
 )
 
 
@@ -80,6 +84,18 @@ def policy(found: RowMapping) -> Policy:
 
 def rotation(found: RowMapping) -> Rotation:
     return Rotation(**found)
+
+
+def door(found: RowMapping) -> Door:
+    return Door(**found)
+
+
+def door_order(found: RowMapping) -> DoorOrder:
+    return DoorOrder(**found)
+
+
+def door_rule(found: RowMapping) -> DoorRule:
+    return DoorRule(**found)
 
 
 def event(found: RowMapping) -> Event:

@@ -24,7 +24,9 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
-VERSION = "0018"  # the newest migration
+VERSION = "0019"  # the newest migration
+# Of a task: nothing else of its tenant is begun before it.
+URGENT_WAITS = "status = 'ready' AND operation IN ('door-open', 'door-extend', 'door-close')"
 
 
 class Instant(TypeDecorator[datetime]):
@@ -333,6 +335,8 @@ tasks = Table(
     Index("tasks_retries", "tenant_id", "seq",
           sqlite_where=text("retry_of IS NOT NULL"), postgresql_where=text("retry_of IS NOT NULL")),
     Index("tasks_by_status", "status", "tenant_id", "operation", "id"),  # all that a list's total is told from
+    # What goes ahead of everything that waits (controller/doors.py).
+    Index("tasks_urgent", "tenant_id", "lease_until", sqlite_where=text(URGENT_WAITS), postgresql_where=text(URGENT_WAITS)),
     # Whatever the code does, the database never holds two running tasks of one server.
     Index("one_running_task", "server_id", unique=True,
           sqlite_where=text("status = 'running'"), postgresql_where=text("status = 'running'")),
@@ -576,6 +580,85 @@ event_keys = Table(
     Column("public_key", String(44), nullable=False),  # Ed25519, 32 bytes in Base64
     Column("sealed", LargeBinary, nullable=False),
     Column("created_at", Instant, nullable=False),
+)  # fmt: skip
+
+# Emergency doors (controller/doors.py): what was asked for, each door, where a second user has to agree, and who is told.
+door_orders = Table(
+    "door_orders", metadata,
+    Column("id", String(36), primary_key=True),
+    Column("tenant_id", ForeignKey("tenants.id"), nullable=False),
+    Column("user_id", String(32), nullable=False),
+    Column("does", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("seconds", Integer, nullable=False),
+    Column("doors", JSON, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("rules", JSON, nullable=False),
+    Column("approve_until", Instant),
+    Column("decided_by", String(32)),
+    Column("decided_at", Instant),
+    Index("door_orders_by_state", "state", "tenant_id"),
+)  # fmt: skip
+
+doors = Table(
+    "doors", metadata,
+    Column("id", String(32), primary_key=True),
+    Column("tenant_id", ForeignKey("tenants.id"), nullable=False),
+    Column("user_id", String(32), nullable=False),
+    Column("server_id", String(36), nullable=False),  # outlives the server
+    Column("server_name", Text, nullable=False),
+    Column("login", Text, nullable=False),
+    Column("order_id", ForeignKey("door_orders.id"), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("network", Text),
+    Column("seconds", Integer, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("task_id", String(36), nullable=False),
+    Column("state", Text, nullable=False),
+    Column("opened_at", Instant),
+    Column("deadline", Instant),
+    Column("closed_at", Instant),
+    Column("closed_by", Text),
+    Column("closing_task_id", String(36)),
+    Column("asks", Integer, nullable=False),
+    Column("ask_at", Instant),
+    Column("note", Text, nullable=False),
+    Column("given", JSON, nullable=False),
+    Index("doors_by_state", "state", "tenant_id"),
+    Index("doors_by_time", "tenant_id", "created_at"),
+)  # fmt: skip
+
+door_rules = Table(
+    "door_rules", metadata,
+    Column("tenant_id", ForeignKey("tenants.id"), primary_key=True),
+    Column("label", Text, primary_key=True),
+    Column("value", Text, primary_key=True),
+    Column("minutes", Integer, nullable=False),
+    Column("user_id", String(32), nullable=False),
+    Column("created_at", Instant, nullable=False),
+)  # fmt: skip
+
+# Where a tenant is told of its doors, and what waits to be told there.
+door_hooks = Table(
+    "door_hooks", metadata,
+    Column("tenant_id", ForeignKey("tenants.id"), primary_key=True),
+    Column("url", Text, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),  # what it is signed with
+    Column("user_id", String(32), nullable=False),
+    Column("any_address", Boolean, nullable=False),
+    Column("created_at", Instant, nullable=False),
+)  # fmt: skip
+
+door_alerts = Table(
+    "door_alerts", metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("id", String(36), nullable=False),
+    Column("tenant_id", ForeignKey("tenants.id"), nullable=False),
+    Column("body", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("next_at", Instant, nullable=False, index=True),
 )  # fmt: skip
 
 # What an event that is not kept any more said: to which generation a removed server had come.

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, func, or_, select, text, update
 
 from controller.causes import CAUSES, HEALS
+from controller.doors import URGENT
 from controller.errors import Conflict, NotFound
 from controller.events import acting
 from controller.model import (
@@ -114,6 +115,12 @@ _DOUBTFUL_THERE = Prepared(
     .order_by((_TASK.c.seq + 0).desc()),
     Task,
 )
+# What goes ahead of all others of its tenant, and somebody holds: whoever was to run the rest is dead.
+_URGENT_WAITS: Prepared[int] = Prepared(
+    select(_TASK.c.seq)
+    .where(text(tables.URGENT_WAITS), _TASK.c.tenant_id == bindparam("tenant"), _TASK.c.lease_until > bindparam("at"))
+    .limit(1)
+)
 _RETRY_OF: Prepared[str] = Prepared(select(_TASK.c.id).where(_TASK.c.retry_of == bindparam("of")))
 
 
@@ -161,9 +168,10 @@ class Tasks(Passwords, Bindings, Inventory):
         return kept
 
     def claim(self, task_id: str, owner: str, lease_seconds: float) -> Task | None:
-        """Take a ready task to run it, or return None: it is not ready, or another task of its server runs.
+        """Take a ready task to run it, or return None: it is not ready, another task of its server runs, or an urgent one waits.
 
-        Raises the server's generation. A task of the server whose lease ran out is interrupted on the way.
+        An urgent one goes ahead of all others of its tenant, on whatever server they are. Raises the server's generation.
+        A task of the server whose lease ran out is interrupted on the way.
         """
         table = tables.tasks
         with engine.writing(self._engine) as connection:
@@ -171,6 +179,8 @@ class Tasks(Passwords, Bindings, Inventory):
             if task is None:
                 return None
             at = self._now()
+            if task.operation not in URGENT and _URGENT_WAITS.first(connection, tenant=task.tenant_id, at=at) is not None:
+                return None
             if _OTHERS_THERE.first(connection, of=task.server_id, but=task_id, at=at) is not None:
                 self._interrupt(connection, of_server(task.server_id), table.c.id != task_id)
                 if one(connection, table, of_server(task.server_id), table.c.status == "running"):
@@ -303,6 +313,7 @@ class Tasks(Passwords, Bindings, Inventory):
             self._record(connection, task, binding, unbind, notes)
             self._task_event(connection, task, "task_settled", {"server_state": server_state})
             self._password_told(connection, replace(task, server_state=server_state))
+            self._task_over(connection, replace(task, server_state=server_state))
             return True
 
     def _record(
@@ -490,7 +501,11 @@ class Tasks(Passwords, Bindings, Inventory):
         # Events are for everybody in the tenant; the task itself tells whoever asked for it.
         self._task_event(connection, ended, kind, detail if ended.private else detail | {"message": ended.message})
         self._password_told(connection, ended)
+        self._task_over(connection, ended)
         return ended
+
+    def _task_over(self, connection: Connection, ended: Task) -> None:
+        """What else changes with the end of a task, or once its server's state is known (controller/store/doors.py)."""
 
     def _interrupt(self, connection: Connection, *where: Any) -> list[Task]:
         # What has ended has no lease, nor has what nobody holds.

@@ -182,6 +182,7 @@ async def around(page: Asked) -> dict[str, Any]:
         "may": page.may,
         "form_token": form_token(page.request.scope[SESSION_ID]),
         "newest": await page.fleet.news.newest(),
+        "doors_open": (await page.fleet.emergency.counted(page.who))[0],
         "said": [] if page.by_htmx else page.request.app.state.flashes.taken(page.signed_in.digest),
         "path": own_path(page.request),
     }

@@ -1,4 +1,4 @@
-"""Emergency: where password login is on, since when and by whose order; and closing it, with a plan."""
+"""Emergency: the doors, and where password login is on, since when and by whose order; and closing that, with a plan."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ from starlette.responses import Response
 from controller.errors import Invalid
 from controller.events import KINDS
 from controller.model import Event, Server, Task
+from controller.web import doors
 from controller.web.asking import Page
 from controller.web.door import ROOT
 
@@ -41,6 +42,7 @@ async def listed(page: Page) -> Response:
         next_page=f"{HERE}/?after={servers[-1].name}" if len(servers) == PAGE else "",
         first_page=f"{HERE}/" if after else "",
         here_path=HERE,
+        **await doors.shown(page, users),
     )
 
 

@@ -32,6 +32,7 @@ TOPICS: dict[str, tuple[str, ...]] = {
     "key_due": ("keypairs",),
     "rotation_": ("keypairs", "rollouts"),
     "policy_": ("keypairs",),
+    "door_": ("doors",),
     "master_key_": ("keys",),
 }
 

@@ -27,7 +27,7 @@ class Dispatch:
     def __init__(self) -> None:
         self.rung: list[tuple[list[str], dict[str, Credential]]] = []
 
-    def ring(self, task_ids: Collection[str], credentials: Mapping[str, Credential]) -> None:
+    def ring(self, task_ids: Collection[str], credentials: Mapping[str, Credential], *, urgent: bool = False) -> None:
         self.rung.append((list(task_ids), dict(credentials)))
 
 

@@ -115,6 +115,29 @@ def _new_secret(scope: Any) -> Trial:
     return trial
 
 
+async def _asked(world: World, who: Caller) -> str:
+    """Have somebody ask for a door that needs a second user; returns the order."""
+    boss = replace(who, role="administrator", kind="local", user_id=world.user(who, "administrator").user_id)
+    server = replace(world.server(boss), labels={"env": "prod"})
+    await world.emergency.set_rule(boss, "env=prod", 15)
+    (order,), _ = await world.emergency.open(boss, [server], reason="trial", seconds=60)
+    return order.id
+
+
+async def _open_door(world: World, who: Caller) -> None:
+    await world.emergency.open(who, [world.server(who)], reason="trial", seconds=60)
+
+
+async def _close_door(world: World, who: Caller) -> None:
+    boss = replace(who, role="administrator", kind="local")
+    _, (door,) = await world.emergency.open(boss, [world.server(who)], reason="trial", seconds=60)
+    await world.emergency.close(who, [door.id])
+
+
+async def _approve_door(world: World, who: Caller) -> None:
+    await world.emergency.approve(who, await _asked(world, who))
+
+
 # The first account key pair is tried where there is none, all else where there is one.
 TRIALS: dict[tuple[str, str], Trial] = {
     ("keypair.see", "private"): _on_pair("private", lambda world, who, name: world.keypairs.get(who, name)),
@@ -162,6 +185,11 @@ TRIALS: dict[tuple[str, str], Trial] = {
     ("audit.prune", "tenant"): lambda world, who: world.audit.prune(who, datetime(2000, 1, 1, tzinfo=UTC)),
     ("policy.see", "tenant"): lambda world, who: world.policies.due(who),
     ("policy.change", "tenant"): lambda world, who: world.policies.set(who, world.name("policy"), None, 90),
+    ("door.see", "tenant"): lambda world, who: world.emergency.list(who),
+    ("door.open", "tenant"): _open_door,
+    ("door.close", "tenant"): _close_door,
+    ("door.approve", "tenant"): _approve_door,
+    ("door.rule", "tenant"): lambda world, who: world.emergency.set_rule(who, "env=test", 15),
     ("masterkey.see", "tenant"): lambda world, who: world.kms_verbs.keys.list(who),
     ("masterkey.use", "tenant"): _use_master_key,
     ("masterkey.change", "tenant"): lambda world, who: world.kms_verbs.keys.create(who, world.name("key")),

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from controller import keyfiles
+from controller.doors import Door
 from controller.errors import NotAllowed, NotFound
 from controller.model import Caller, KeyPair, MasterKey, Rollout, Secret, Server, Task, User
 from controller.service.standing import Sought
@@ -30,6 +31,7 @@ class Theirs:
     rollout: Rollout
     policy: str
     user: User
+    door: Door
     access_key: str
     temporary_key: str
     token: str
@@ -42,7 +44,7 @@ class Theirs:
     def ids(self) -> list[str]:
         """By these what is theirs would be known again."""
         of_tenant = [self.who.tenant_id, self.who.user_id, self.user.id, self.access_key, self.temporary_key, self.token]
-        named = [self.private, self.shared, self.server, self.task, self.rollout, self.key]
+        named = [self.private, self.shared, self.server, self.task, self.rollout, self.key, self.door]
         return [*of_tenant, *(each.id for each in named), self.grant]
 
 
@@ -128,6 +130,21 @@ VERBS: dict[str, tuple[str, Call]] = {
     "RolloutPlans.sealed": ("not found", lambda w, me, it: w.rollout_plans.sealed(me, it.rollout.id)),
     "RolloutPlans.looks": ("not found", lambda w, me, it: w.rollout_plans.looks(me, it.rollout.id)),
     "RolloutPlans.start": ("not found", lambda w, me, it: w.rollout_plans.start(me, it.rollout.id, {})),
+    "Emergency.open": ("not found", lambda w, me, it: w.emergency.open(me, [it.server], reason="x", seconds=60)),
+    "Emergency.extend": ("not found", lambda w, me, it: w.emergency.extend(me, [it.door.id], 60, "x")),
+    "Emergency.close": ("not found", lambda w, me, it: w.emergency.close(me, [it.door.id])),
+    "Emergency.approve": ("not found", lambda w, me, it: w.emergency.approve(me, it.door.order_id)),
+    "Emergency.refuse": ("not found", lambda w, me, it: w.emergency.refuse(me, it.door.order_id)),
+    "Emergency.list": ("own", lambda w, me, it: w.emergency.list(me, all=True)),
+    "Emergency.get": ("not found", lambda w, me, it: w.emergency.get(me, it.door.id)),
+    "Emergency.orders": ("own", lambda w, me, it: w.emergency.orders(me, ids=[it.door.order_id])),
+    "Emergency.counted": ("own", lambda w, me, it: w.emergency.counted(me)),
+    "Emergency.rules": ("own", lambda w, me, it: w.emergency.rules(me)),
+    "Emergency.set_rule": ("own", lambda w, me, it: w.emergency.set_rule(me, "env=prod", 15)),
+    "Emergency.remove_rule": ("not found", lambda w, me, it: w.emergency.remove_rule(me, "zone=theirs")),
+    "Doorbell.set_hook": ("own", lambda w, me, it: w.doorbell.set_hook(me, "https://alerts.example.com", Secret("x" * 16))),
+    "Doorbell.hook": ("own", lambda w, me, it: w.doorbell.hook(me)),
+    "Doorbell.remove_hook": ("not found", lambda w, me, it: w.doorbell.remove_hook(me)),
     "Policies.set": ("own", lambda w, me, it: w.policies.set(me, it.policy, None, 90)),
     "Policies.list": ("own", lambda w, me, it: w.policies.list(me)),
     "Policies.get": ("not found", lambda w, me, it: w.policies.get(me, it.policy)),
@@ -240,6 +257,7 @@ WITHOUT_CALLER = {
     "Console.sign_in", "Console.follow", "Console.known", "Console.still", "Console.seen", "Console.sign_out", "News.newest",
     "Keypairs.bound_counts",  # of key pairs that the caller was given
     "Verifications.close",
+    "Emergency.sweep", "Doorbell.run", "Doorbell.goodbye", "Doorbell.tell_due",
     "Measured.watch_loop", "Metrics.exposed",  # who may read the figures is decided before: controller/api/scraping.py
 }  # fmt: skip
 

@@ -33,6 +33,8 @@ from controller.service.auditkeys import AuditKeys
 from controller.service.bindings import Bindings
 from controller.service.console import Console
 from controller.service.custody import Custody
+from controller.service.doorbell import Doorbell
+from controller.service.emergency import Emergency
 from controller.service.failures import Failures
 from controller.service.home import initialise
 from controller.service.identity import Identity
@@ -70,8 +72,14 @@ class Dispatch:
     owner = "me"
     lease_seconds = 30.0
 
-    def ring(self, task_ids: Collection[str], credentials: Mapping[str, Credential]) -> None:
+    def ring(self, task_ids: Collection[str], credentials: Mapping[str, Credential], *, urgent: bool = False) -> None:
         """Say nothing to nobody."""
+
+
+class Dead(Dispatch):
+    """Takes tasks for a process that is no more: nothing waits for them."""
+
+    lease_seconds = 0.0
 
 
 class Drives:
@@ -107,6 +115,8 @@ class World:
         self.bindings = Bindings(self.store, dispatch)
         self.rollouts = Rollouts(self.store, self.bindings, Drives())
         self.policies = Policies(self.store, self.kms, Drives())
+        self.emergency = Emergency(self.store, Dead())
+        self.doorbell = Doorbell(self.store, self.kms)
         self.tasks = Tasks(self.store, dispatch)
         self.users = Users(self.store, quotas=defaults)
         self.access_keys = AccessKeys(self.store, self.kms)

@@ -41,6 +41,8 @@ WRITTEN: dict[str, dict[str, Any]] = {
     "rollouts": {"reason": HOSTILE},
     "rollout_servers": {"server_name": HOSTILE, "login": HOSTILE, "label": HOSTILE, "quorum": HOSTILE, "subnet": HOSTILE},
     "policies": {"name": None, "label": HOSTILE, "value": HOSTILE},
+    "doors": {"server_name": HOSTILE, "login": HOSTILE, "reason": HOSTILE, "network": HOSTILE, "note": HOSTILE},
+    "door_orders": {"reason": HOSTILE, "rules": [HOSTILE]},
     "master_keys": {"alias": None, "description": HOSTILE},
     "master_key_tags": {"tag": HOSTILE, "value": HOSTILE},
     "master_key_aliases": {"alias": HOSTILE},
@@ -57,9 +59,10 @@ NOT_WRITTEN: dict[str, str] = {
     "one word of a few": """users.role users.kind console_sessions.how master_keys.spec master_keys.usage
         master_keys.origin master_keys.state servers.password_login keypairs.scope keypairs.type bindings.proof tasks.operation
         tasks.status tasks.server_state tasks.phase tasks.cause rollouts.operation rollouts.state events.kind events.phase
-        policies.key_type rotations.state rollout_servers.held quotas.name master_key_grants.operations""",
+        policies.key_type rotations.state rollout_servers.held quotas.name master_key_grants.operations
+        doors.state doors.closed_by door_orders.does door_orders.state""",
     "made here": """keypairs.fingerprint keypairs.fingerprint_md5 console_passwords.hash tasks.lease_owner
-        rollout_servers.bastions rollout_servers.given master_key_versions.root_check""",
+        rollout_servers.bastions rollout_servers.given master_key_versions.root_check doors.given door_orders.doors""",
     "read as what it is, or refused": "servers.host_key servers.jumps users.source_networks policies.remind_days",
     "in no page": """users.external_id tokens.description policies.strategy policy_keys.refused left_addresses.host
         rotations.reason rotations.policy_name tasks.evidence""",  # evidence: of an outcome, FAILED

@@ -76,6 +76,17 @@ _ROTATION = {
     "id": _TASK_ID, "policy": "prod", "old": "ops", "new": "ops-v2", "state": "rolling",
     "reason": f"rollout {_KEY_ID} is under way", "rollout_id": _KEY_ID, "created_at": _AT, "removed_at": None, "ended_at": None,
 }  # fmt: skip
+_DOOR = {
+    "id": _ID, "server": "web-1", "server_id": _SERVER_ID, "login": "deploy", "network": "203.0.113.0/24", "seconds": 1800,
+    "state": "open", "confirmed": False, "reason": "no key gets in since the update", "user_id": _ID, "order_id": _KEY_ID,
+    "task_id": _TASK_ID, "created_at": _AT, "opened_at": _AT, "deadline": _AT, "left_seconds": 1712, "closed_at": None,
+    "closed_by": None, "last_task_id": None, "note": "",
+}  # fmt: skip
+_DOOR_ORDER = {
+    "id": _KEY_ID, "does": "open", "state": "asked", "reason": "no key gets in since the update", "seconds": 1800,
+    "doors": [_ID], "user_id": _ID, "created_at": _AT, "rules": ["zone=prod"], "approve_until": _AT, "decided_by": None,
+    "decided_at": None,
+}  # fmt: skip
 _EVENT = {
     "id": 42, "number": 40, "user_id": _ID, "task_id": _TASK_ID, "server_id": _SERVER_ID, "keypair_id": None,
     "kind": "task_started", "phase": None, "detail": {}, "at": _AT,
@@ -249,6 +260,13 @@ EXAMPLES: dict[str, Any] = {
         "obstacle": "",
         "rotation": _ROTATION,
     },
+    "Door": _DOOR,
+    "DoorOrder": _DOOR_ORDER,
+    "DoorWithOrder": _DOOR | {"order": _DOOR_ORDER},
+    "DoorsAsked": {"orders": [_DOOR_ORDER], "doors": [_DOOR]},
+    "DecidedDoors": {"order": _DOOR_ORDER, "doors": [_DOOR]},
+    "DoorRule": {"servers": "zone=prod", "minutes": 15, "user_id": _ID, "created_at": _AT},
+    "DoorHook": {"url": "https://alerts.example.com/kps", "user_id": _ID, "created_at": _AT},
     "TakenOff": {"deleted": 3},
     "Ended": {"deleted": 1, "cancelled": 0},
     "Event": _EVENT,
@@ -355,6 +373,12 @@ EXAMPLES: dict[str, Any] = {
         "strategy": {"canary": "5", "window": "22:00-04:00 Europe/Berlin"},
     },
     "RunPolicy": {"keypairs": ["ops"], "early": True},
+    "NewDoors": {"servers": ["web-1"], "reason": "no key gets in since the update", "seconds": 1800, "login": "deploy"},
+    "ExtendedDoors": {"doors": [_ID], "reason": "not through yet", "seconds": 900},
+    "ClosedDoors": {"doors": [_ID]},
+    "ApprovedDoors": {},
+    "NewDoorRule": {"servers": "zone=prod", "minutes": 15},
+    "NewDoorHook": {"url": "https://alerts.example.com/kps", "secret": "..."},
     "Retry": {"credential": {"password": "..."}},
     "Exported": {"first": 1, "number": 40, "digest": _DIGEST},
     "Prune": {"before": _AT},

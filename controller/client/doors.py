@@ -1,0 +1,81 @@
+"""The verbs of emergency doors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from controller.client.call import Call, Verb, segment
+
+if TYPE_CHECKING:
+    from controller import answers as a
+
+
+class DoorVerbs:
+    """Doors, what a second user has to agree to, and who is told."""
+
+    @Verb
+    def open_doors(self, request: Mapping[str, Any]) -> Call[a.DoorsAsked]:
+        """Open doors, or ask for them where a second user has to agree; returns the orders and their doors."""
+        return Call("POST", "/doors", body=dict(request))
+
+    @Verb
+    def doors(self, *, every: bool = False) -> Call[list[a.Door]]:
+        """Return the doors that are, may be, or are to be open; every: those that are over too, the newest first."""
+        return Call("GET", "/doors", params=[("all", "true")] if every else [])
+
+    @Verb
+    def door(self, door_id: str) -> Call[a.DoorWithOrder]:
+        """Return one door, with the order that asked for it."""
+        return Call("GET", f"/doors/{segment(door_id)}")
+
+    @Verb
+    def extend_doors(self, request: Mapping[str, Any]) -> Call[a.DoorsAsked]:
+        """Have doors stay open longer; returns the orders and their doors."""
+        return Call("POST", "/doors/extend", body=dict(request))
+
+    @Verb
+    def close_doors(self, door_ids: Sequence[str], request: Mapping[str, Any] | None = None) -> Call[list[a.Door]]:
+        """Close doors, and return them."""
+        return Call("POST", "/doors/close", body={"doors": list(door_ids), **(request or {})})
+
+    @Verb
+    def door_orders(self) -> Call[list[a.DoorOrder]]:
+        """Return what a second user has to agree to."""
+        return Call("GET", "/door-orders")
+
+    @Verb
+    def decide_doors(self, order_id: str, step: str, request: Mapping[str, Any] | None = None) -> Call[a.DecidedDoors]:
+        """Approve or refuse an order; returns it and its doors."""
+        body = dict(request or {}) if step == "approve" else None
+        return Call("POST", f"/door-orders/{segment(order_id)}/{step}", body=body)
+
+    @Verb
+    def door_rules(self) -> Call[list[a.DoorRule]]:
+        """Return for which servers a second user has to agree."""
+        return Call("GET", "/door-rules")
+
+    @Verb
+    def set_door_rule(self, servers: str, minutes: int) -> Call[a.DoorRule]:
+        """Have doors of servers with a label opened only after a second user has agreed; returns the rule."""
+        return Call("PUT", "/door-rules", body={"servers": servers, "minutes": minutes})
+
+    @Verb
+    def remove_door_rule(self, servers: str) -> Call[None]:
+        """Have doors of these servers opened without a second user."""
+        return Call("DELETE", "/door-rules", params=[("servers", servers)])
+
+    @Verb
+    def door_alerts(self) -> Call[a.DoorHook]:
+        """Return where the tenant is told of its doors."""
+        return Call("GET", "/door-alerts")
+
+    @Verb
+    def set_door_alerts(self, url: str, secret: str) -> Call[a.DoorHook]:
+        """Tell the tenant of its doors at a URL."""
+        return Call("PUT", "/door-alerts", body={"url": url, "secret": secret})
+
+    @Verb
+    def remove_door_alerts(self) -> Call[None]:
+        """Tell the tenant of its doors nowhere any more."""
+        return Call("DELETE", "/door-alerts")

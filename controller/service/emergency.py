@@ -1,0 +1,443 @@
+"""Emergency doors: password login comes back on for one login of a server, for minutes, and the server closes it by itself."""
+
+import builtins
+import ipaddress
+import uuid
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, ParamSpec, TypeVar
+
+from controller.deposits import Deposits, Order
+from controller.doors import MAY_BE_OPEN, Door, DoorDoes, DoorOrder, DoorRule, DoorState
+from controller.errors import Conflict, Invalid, NotFound, Problem
+from controller.model import Caller, Credential, Operation, SealedCredential, Server, Task, now
+from controller.service.roles import allow, may_name_places, refusal
+from controller.service.servers import LOGIN
+from controller.service.tasks import Dispatch, given, kept_sealed
+from controller.service.worker import off_loop
+from controller.store import Store
+
+MOST_DOORS = 10_000  # of one order
+MOST_REASON = 500
+MOST_MINUTES = 24 * 60
+_PATTERN = frozenset("*?!,")  # of sshd's Match User, which would open more than one login
+
+Opens = Callable[[str], Credential | None]  # what opens a server, by its name, where anything was given for it
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _nothing(server: str) -> None:
+    """Say that nothing was given."""
+
+
+class Emergency:
+    """The doors of the caller's tenant; and, for whoever serves the home, what is due by those of all tenants."""
+
+    def __init__(
+        self,
+        store: Store,
+        dispatch: Dispatch,
+        executor: Executor | None = None,
+        deposits: Deposits | None = None,
+        longest_hours: float = 4,
+        rung: Callable[[], None] = lambda: None,
+    ) -> None:
+        """deposits: as in Bindings. longest_hours: that a door may be open. rung: told when there is something to tell of."""
+        self._store = store
+        self._dispatch = dispatch
+        self._executor = executor
+        self._deposits = deposits
+        self.longest_seconds = int(longest_hours * 3600)
+        self._rung = rung
+        # What came for doors that wait for a second user, by the task that opens them: where it could not be sealed, say.
+        self._held: dict[str, Credential] = {}
+
+    async def open(
+        self,
+        who: Caller,
+        servers: Sequence[Server],
+        *,
+        reason: str,
+        seconds: int,
+        login: str | None = None,
+        network: str | None = None,
+        opens: Opens = _nothing,
+    ) -> tuple[builtins.list[DoorOrder], builtins.list[Door]]:
+        """Open a door on each of the servers, ahead of everything that waits; returns the orders, and their doors.
+
+        Where a rule says that a second user has to agree, the door is asked for in an order of its own, and opened once one has.
+        login: else each server's own. network: in CIDR notation. A server whose login has a door
+        already keeps that: Conflict(door_is_open) where all have. Invalid: reason_missing, door_too_long, door_too_short,
+        login_is_pattern, login_unusable, network_unusable, no_servers, too_many_servers.
+        """
+        allow(who, "door.open")
+        why, for_ = _reason(reason), self._seconds(seconds)
+        from_ = _network(network)
+        _check_login(login)
+        if not servers:
+            raise Invalid("no_servers", "name at least one server")
+        if len(servers) > MOST_DOORS:
+            raise Invalid("too_many_servers", f"at most {MOST_DOORS} doors with one order, not {len(servers)}; select fewer")
+        for server in servers:
+            if server.tenant_id != who.tenant_id:
+                raise NotFound("server_not_found", f"{server.name}: no server of this name", server=server.name)
+        given_ = _given(who, {each.id: each.name for each in servers}, opens)
+        there = await self._off(self._store.doors, who.tenant_id, states=("asked", "opening", "open"))
+        taken = {(each.server_id, each.login): each for each in there}
+        free = [each for each in servers if (each.id, login or each.login) not in taken]
+        if not free:
+            held = taken[servers[0].id, login or servers[0].login]
+            told = (
+                f"{held.server_name}: a door for {held.login} is {held.state} already ({held.id}); extend it, or close it first"
+            )
+            raise Conflict("door_is_open", told, door=held.id)
+        rules = await self._off(self._store.door_rules, who.tenant_id)
+        orders, doors = [], [taken[each.id, login or each.login] for each in servers if each not in free]
+        for needs_second in (False, True):
+            some = [each for each in free if bool(_that_hold(rules, each)) is needs_second]
+            if some:
+                order = self._order(who, "open", why, for_, [_that_hold(rules, each) for each in some])
+                made = [_door(order, each, login or each.login, from_, given("door-open", given_.get(each.id))) for each in some]
+                orders.append(replace(order, doors=[each.id for each in made]))
+                doors += await self._asked(who, orders[-1], made, given_)
+        self._rung()
+        return orders, doors
+
+    async def extend(
+        self, who: Caller, ids: Collection[str], seconds: int, reason: str, opens: Opens = _nothing
+    ) -> tuple[builtins.list[DoorOrder], builtins.list[Door]]:
+        """Have doors stay open for so long from now; returns the orders, and their doors. Where a rule says so, once agreed.
+
+        Conflict(door_not_open). A door is never open for longer than the limit in all: door_too_long.
+        """
+        allow(who, "door.open")
+        why, for_ = _reason(reason), self._seconds(seconds)
+        doors = await self._those(who, ids)
+        given_ = _given(who, {each.server_id: each.server_name for each in doors}, opens)
+        at = now()
+        for door in doors:
+            been = 0.0 if door.opened_at is None else (at - door.opened_at).total_seconds()
+            if been + for_ > self.longest_seconds:
+                left = max(0, int(self.longest_seconds - been))
+                told = f"{door.server_name}: open for {int(been)} s by now, and for {self.longest_seconds} s at most in all"
+                raise Invalid("door_too_long", f"{told}; at most {left} s more, or open it anew", door=door.id)
+        servers = await self._servers_of(doors)
+        rules = await self._off(self._store.door_rules, who.tenant_id)
+        orders, changed = [], []
+        for needs_second in (False, True):
+            some = [each for each in doors if bool(_that_hold(rules, servers.get(each.server_id))) is needs_second]
+            if some:
+                held = [_that_hold(rules, servers.get(each.server_id)) for each in some]
+                order = replace(self._order(who, "extend", why, for_, held), doors=[each.id for each in some])
+                tasks = [_task(each, "door-extend", who.user_id, seconds=for_) for each in some] if order.state == "given" else []
+                holder = (self._dispatch.owner, self._dispatch.lease_seconds)
+                await self._off(self._store.extend_doors, order, some, tasks, *holder)
+                self._ring(tasks, given_)
+                orders.append(order)
+                changed += [replace(each, closing_task_id=task.id) for each, task in zip(some, tasks, strict=False)] or some
+        self._rung()
+        return orders, changed
+
+    async def close(self, who: Caller, ids: Collection[str], opens: Opens = _nothing) -> builtins.list[Door]:
+        """Close doors now; returns them. What nobody has agreed to yet is taken back. Conflict(door_not_open)."""
+        allow(who, "door.close")
+        doors = await self._those(who, ids)
+        given_ = _given(who, {each.server_id: each.server_name for each in doors}, opens)
+        asked = {each.order_id for each in doors if each.state == "asked"}
+        for order_id in asked:
+            await self._decide(who, order_id, agreed=False)
+        there = [each for each in doors if each.state != "asked"]
+        tasks = [_task(each, "door-close", who.user_id) for each in there]
+        if there:
+            await self._off(self._store.close_doors, there, tasks, self._dispatch.owner, self._dispatch.lease_seconds)
+            self._ring(tasks, given_)
+        self._rung()
+        return await self._off(self._store.doors, who.tenant_id, ids=[each.id for each in doors])
+
+    async def approve(self, who: Caller, order_id: str, opens: Opens = _nothing) -> tuple[DoorOrder, builtins.list[Door]]:
+        """Agree, as the second user, to what somebody asked for: it is done from now on.
+
+        NotAllowed(approved_by_requester), Conflict: approval_expired, door_order_decided, requester_gone.
+        """
+        return await self._decide(who, order_id, agreed=True, opens=opens)
+
+    async def refuse(self, who: Caller, order_id: str) -> tuple[DoorOrder, builtins.list[Door]]:
+        """Say no to what somebody asked for; whoever asked takes it back so. Conflict: approval_expired, door_order_decided."""
+        return await self._decide(who, order_id, agreed=False)
+
+    async def list(self, who: Caller, *, all: bool = False, limit: int | None = None) -> builtins.list[Door]:
+        """Return the doors that are, may be, or are to be open, the newest first; all: those that are over too."""
+        allow(who, "door.see")
+        states: Collection[DoorState] | None = None if all else {"asked", *MAY_BE_OPEN}
+        return await self._off(self._store.doors, who.tenant_id, states=states, limit=limit)
+
+    async def get(self, who: Caller, id: str) -> tuple[Door, DoorOrder]:
+        """Return one door, and the order that asked for it."""
+        allow(who, "door.see")
+        door = await self._off(self._store.door, who.tenant_id, id)
+        return door, (await self._off(self._store.door_order, who.tenant_id, door.order_id))[0]
+
+    async def orders(self, who: Caller, *, ids: Collection[str] | None = None) -> builtins.list[DoorOrder]:
+        """Return the orders to which somebody has to agree, or these orders, the newest first."""
+        allow(who, "door.see")
+        return await self._off(self._store.door_orders, who.tenant_id, ids=ids, asked=ids is None)
+
+    async def counted(self, who: Caller) -> tuple[int, int]:
+        """Return how many doors are or may be open, and how many of these do not answer for it."""
+        allow(who, "door.see")
+        return await self._off(self._store.count_doors, who.tenant_id)
+
+    # -- where a second user has to agree
+
+    async def rules(self, who: Caller) -> builtins.list[DoorRule]:
+        """Return for which servers a second user has to agree, and within how many minutes."""
+        allow(who, "door.see")
+        return await self._off(self._store.door_rules, who.tenant_id)
+
+    async def set_rule(self, who: Caller, servers: str, minutes: int) -> DoorRule:
+        """Have doors of servers with a label (label=value) opened only after a second user has agreed, within so many minutes.
+
+        Invalid: selection_unusable, minutes_unusable.
+        """
+        allow(who, "door.rule", what=servers)
+        label, value = _selection(servers)
+        if not 1 <= minutes <= MOST_MINUTES:
+            raise Invalid("minutes_unusable", f"{minutes} minutes; give 1 to {MOST_MINUTES}")
+        return await self._off(self._store.set_door_rule, DoorRule(who.tenant_id, label, value, minutes, who.user_id, now()))
+
+    async def remove_rule(self, who: Caller, servers: str) -> None:
+        """Have doors of these servers opened without a second user. NotFound(door_rule_not_found)."""
+        allow(who, "door.rule", what=servers)
+        await self._off(self._store.remove_door_rule, who.tenant_id, *_selection(servers), who.user_id)
+
+    # -- for whoever serves the home
+
+    async def sweep(self) -> None:
+        """End what nobody agreed to in time, and ask the servers of doors whose time is over whether they are closed."""
+        if await self._off(self._store.lapse_doors):
+            self._held.clear()  # rarely, and only what is asked for in this very process is lost with it
+            self._rung()
+        due = await self._off(self._store.doors_to_ask)
+        if not due:
+            return
+        servers = await self._servers_of(due)
+        for door in (each for each in due if each.server_id not in servers):
+            told = "its server is not in the inventory any more; nobody can ask it"
+            await self._off(self._store.give_up_asking, door, f"not confirmed: {told}")
+        there = [each for each in due if each.server_id in servers]
+        tasks = [_task(each, "door-status", each.user_id) for each in there]
+        if there:
+            await self._off(self._store.ask_doors, there, tasks, self._dispatch.owner, self._dispatch.lease_seconds)
+            self._dispatch.ring([task.id for task in tasks], {}, urgent=True)
+        self._rung()
+
+    # -- steps
+
+    async def _asked(
+        self, who: Caller, order: DoorOrder, doors: Sequence[Door], given_: Mapping[str, Credential]
+    ) -> builtins.list[Door]:
+        """Keep an order with its doors, and begin what nobody else has to agree to. given_: by server id."""
+        tasks = [_task(each, "door-open", who.user_id) for each in doors]
+        sealed = await self._sealed(tasks, given_)
+        begun = tasks if order.state == "given" else []
+        holder = (self._dispatch.owner, self._dispatch.lease_seconds)
+        await self._off(self._store.add_doors, order, doors, begun, *holder, sealed)
+        if begun:
+            self._ring(begun, given_)
+        else:
+            self._held |= {task.id: given_[task.server_id] for task in tasks if task.server_id in given_}
+        return list(doors)
+
+    async def _decide(
+        self, who: Caller, order_id: str, *, agreed: bool, opens: Opens = _nothing
+    ) -> tuple[DoorOrder, builtins.list[Door]]:
+        order, doors = await self._off(self._store.door_order, who.tenant_id, order_id)
+        if not (who.user_id == order.user_id and not agreed):  # whoever asked may take it back
+            allow(who, "door.approve", what=order_id)
+        tasks: builtins.list[Task] = []
+        by_server: dict[str, Credential] = {}
+        sealed: builtins.list[SealedCredential] = []
+        if agreed:
+            await self._off(self._refuse_gone, order)
+            given_ = _given(who, {each.server_id: each.server_name for each in doors}, opens)
+            doing: Operation = "door-open" if order.does == "open" else "door-extend"
+            doors = [
+                replace(each, given=given("door-open", given_[each.server_id])) if each.server_id in given_ else each
+                for each in doors
+            ]
+            tasks = [_task(each, doing, order.user_id, seconds=order.seconds) for each in doors]
+            by_server = {task.server_id: self._held[task.id] for task in tasks if task.id in self._held} | given_
+            sealed = await self._sealed(tasks, given_)
+        holder = (self._dispatch.owner, self._dispatch.lease_seconds)
+        how: dict[str, Any] = {"tasks": tasks, "credentials": sealed}
+        decided = await self._off(
+            self._decided_by, who, order_id, agreed, {**how, "holder": holder[0], "lease_seconds": holder[1]}
+        )
+        for door in doors:
+            self._held.pop(door.task_id, None)
+        if tasks:
+            self._ring(tasks, by_server)
+        self._rung()
+        return decided, await self._off(self._store.doors, who.tenant_id, ids=decided.doors)
+
+    def _decided_by(self, who: Caller, order_id: str, agreed: bool, how: Mapping[str, Any]) -> DoorOrder:
+        return self._store.decide_doors(who.tenant_id, order_id, who.user_id, agreed=agreed, **how)
+
+    def _refuse_gone(self, order: DoorOrder) -> None:
+        """Conflict(requester_gone): whoever asked is no user any more, or may not open doors now."""
+        try:
+            user = self._store.user(order.tenant_id, order.user_id)
+            fits = user.enabled and refusal(user.role, user.kind, "door.open", "tenant") is None
+        except NotFound:
+            fits = False
+        if not fits:
+            told = "whoever asked for it was deleted or disabled since, or may not any more; ask for it yourself"
+            raise Conflict("requester_gone", f"order {order.id}: {told}", order=order.id)
+
+    async def _sealed(self, tasks: Sequence[Task], by_server: Mapping[str, Credential]) -> builtins.list[SealedCredential]:
+        """Return what came for tasks, sealed. None of it where the root key is away: an emergency does not wait for it."""
+        orders = [(Order.of_task(task), by_server.get(task.server_id)) for task in tasks]
+        try:
+            return await kept_sealed(self._deposits, self._executor, orders)
+        except Problem as problem:
+            if problem.code == "store_unusable":
+                raise
+            return []
+
+    def _order(self, who: Caller, does: DoorDoes, reason: str, seconds: int, held: Sequence[Sequence[DoorRule]]) -> DoorOrder:
+        """Return an order without its doors. held: the rules that each of these is under."""
+        rules = sorted({(each.where, each.minutes) for some in held for each in some})
+        at = now()
+        until = at + timedelta(minutes=min(minutes for _, minutes in rules)) if rules else None
+        return DoorOrder(
+            id=str(uuid.uuid4()),
+            tenant_id=who.tenant_id,
+            user_id=who.user_id,
+            does=does,
+            reason=reason,
+            seconds=seconds,
+            doors=[],
+            created_at=at,
+            state="asked" if rules else "given",
+            rules=[where for where, _ in rules],
+            approve_until=until,
+        )
+
+    def _ring(self, tasks: Sequence[Task], by_server: Mapping[str, Credential]) -> None:
+        self._dispatch.ring([task.id for task in tasks], by_server, urgent=True)
+
+    def _seconds(self, seconds: int) -> int:
+        if seconds < 1:
+            raise Invalid("door_too_short", f"{seconds} s; a door is open for 1 s at least")
+        if seconds > self.longest_seconds:
+            told = f"{seconds} s; a door is open for {self.longest_seconds} s at most (KPS_DOOR_HOURS)"
+            raise Invalid("door_too_long", told, longest_seconds=self.longest_seconds)
+        return seconds
+
+    async def _those(self, who: Caller, ids: Collection[str]) -> builtins.list[Door]:
+        if not ids:
+            raise Invalid("no_doors", "name at least one door, or a server that has one")
+        found = {each.id: each for each in await self._off(self._store.doors, who.tenant_id, ids=ids)}
+        for missing in [each for each in ids if each not in found]:
+            raise NotFound("door_not_found", f"{missing}: no door of this id", door=missing)
+        return [found[each] for each in dict.fromkeys(ids)]
+
+    async def _servers_of(self, doors: Sequence[Door]) -> dict[str, Server]:
+        found: dict[str, Server] = {}
+        for tenant_id in {each.tenant_id for each in doors}:
+            wanted = {each.server_id for each in doors if each.tenant_id == tenant_id}
+            found |= {each.id: each for each in await self._off(self._store.servers, tenant_id, called=wanted)}
+        return found
+
+    async def _off(self, verb: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await off_loop(self._executor, verb, *args, **kwargs)
+
+
+def _door(order: DoorOrder, server: Server, login: str, network: str | None, kinds: dict[str, Any]) -> Door:
+    _check_login(login)
+    return Door(
+        id=uuid.uuid4().hex,
+        tenant_id=order.tenant_id,
+        user_id=order.user_id,
+        server_id=server.id,
+        server_name=server.name,
+        login=login,
+        order_id=order.id,
+        reason=order.reason,
+        network=network,
+        seconds=order.seconds,
+        created_at=order.created_at,
+        task_id=str(uuid.uuid4()),
+        state="asked" if order.state == "asked" else "opening",
+        given=kinds,
+    )
+
+
+def _task(door: Door, operation: Operation, user_id: str, seconds: int | None = None) -> Task:
+    """Return a task about a door: with the door's own id for the one that opens it."""
+    request = {"door_id": door.id, "door_from": door.network, "door_seconds": seconds or door.seconds}
+    opens = operation == "door-open"
+    return Task(
+        id=door.task_id if opens else str(uuid.uuid4()),
+        tenant_id=door.tenant_id,
+        user_id=user_id,
+        server_id=door.server_id,
+        server_name=door.server_name,
+        login=door.login,
+        operation=operation,
+        request=request | (door.given if opens else {}),
+        created_at=now(),
+    )
+
+
+def _reason(reason: str) -> str:
+    told = " ".join(reason.split())
+    if not told:
+        raise Invalid("reason_missing", "say why: the reason is on record, and whoever is told of the door reads it")
+    if len(told) > MOST_REASON:
+        raise Invalid("reason_too_long", f"the reason has {len(told)} characters; at most {MOST_REASON}")
+    return told
+
+
+def _check_login(login: str | None) -> None:
+    if login is None:
+        return
+    if _PATTERN & set(login):
+        told = "sshd would take this for a pattern, and open the door for others too; name one login"
+        raise Invalid("login_is_pattern", f"{login!r}: {told}")
+    if not LOGIN.fullmatch(login):
+        raise Invalid("login_unusable", f"{login!r}: this cannot be a login; use letters, digits, _ . @ + and -")
+
+
+def _network(network: str | None) -> str | None:
+    if network is None:
+        return None
+    try:
+        return str(ipaddress.ip_network(network))
+    except ValueError as error:
+        raise Invalid("network_unusable", f"{network}: {error}; give an address or a network, as 203.0.113.0/24") from error
+
+
+def _selection(servers: str) -> tuple[str, str]:
+    label, equals, value = servers.partition("=")
+    if not (label and equals and len(servers) <= 200):
+        raise Invalid("selection_unusable", f"{servers[:200]!r}: a rule is about label=value")
+    return label, value
+
+
+def _that_hold(rules: Sequence[DoorRule], server: Server | None) -> builtins.list[DoorRule]:
+    """Return the rules that a server is under; one that left the inventory is under none."""
+    return [] if server is None else [each for each in rules if server.labels.get(each.label) == each.value]
+
+
+def _given(who: Caller, names: Mapping[str, str], opens: Opens) -> dict[str, Credential]:
+    """Return what was given for servers, by their ids. names: of the servers, by their ids."""
+    found = {id: opens(name) for id, name in names.items()}
+    kept = {id: each for id, each in found.items() if each is not None}
+    if any(each.agent_socket for each in kept.values()):
+        may_name_places(who, "an ssh-agent")
+    return kept

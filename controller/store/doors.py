@@ -1,0 +1,378 @@
+"""Emergency doors: what was asked for and who agreed, how each door stands, and where a second user has to agree."""
+
+import json
+import uuid
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, select, update
+
+from controller.doors import MAY_BE_OPEN, Door, DoorOrder, DoorRule, DoorState, after
+from controller.errors import Conflict, NotAllowed, NotFound
+from controller.events import acting
+from controller.model import DOOR_OPERATIONS, SealedCredential, Task
+from controller.store import engine, rows, tables
+from controller.store.queries import one
+from controller.store.tasks import Tasks
+
+# What a door's coming into a state is called, in the events and in what alerts say.
+_CAME: dict[DoorState, str] = {
+    "opening": "door_ordered", "open": "door_opened", "closing": "door_closing", "closed": "door_closed",
+    "failed": "door_failed",
+}  # fmt: skip
+# A door that could be opened twice at once.
+_TAKEN: frozenset[DoorState] = frozenset({"asked", "opening", "open"})
+
+
+class Doors(Tasks):
+    """The doors of all tenants."""
+
+    def add_doors(
+        self,
+        order: DoorOrder,
+        doors: Sequence[Door],
+        tasks: Sequence[Task] = (),
+        holder: str | None = None,
+        lease_seconds: float = 0,
+        credentials: Sequence[SealedCredential] = (),
+    ) -> None:
+        """Keep an order with its new doors and, where nobody else has to agree, the tasks that open them: all or none.
+
+        Conflict(door_is_open): one of these logins has a door already, or one is asked for. holder: as add_tasks().
+        """
+        with engine.writing(self._engine) as connection:
+            for door in doors:
+                self._refuse_taken(connection, door)
+            connection.execute(tables.door_orders.insert().values(rows.row(order)))
+            connection.execute(tables.doors.insert(), [rows.row(each) for each in doors])
+            self._keep_credentials(connection, credentials)
+            self._order_event(connection, order, doors, "door_asked")
+            if order.state == "given":
+                for door in doors:
+                    self._door_event(connection, door, _CAME[door.state])
+                self._add_held(connection, tasks, holder, lease_seconds)
+
+    def extend_doors(
+        self, order: DoorOrder, doors: Sequence[Door], tasks: Sequence[Task], holder: str, lease_seconds: float
+    ) -> None:
+        """Keep an order to have doors open longer and, where nobody else has to agree, its tasks: all or none.
+
+        Conflict(door_not_open): one of them is not open any more.
+        """
+        with engine.writing(self._engine) as connection:
+            for door in doors:
+                _must_be(connection, door, {"open"})
+            connection.execute(tables.door_orders.insert().values(rows.row(order)))
+            self._order_event(connection, order, doors, "door_asked")
+            if order.state == "given":
+                self._add_held(connection, tasks, holder, lease_seconds)
+
+    def decide_doors(
+        self,
+        tenant_id: str,
+        order_id: str,
+        user_id: str,
+        *,
+        agreed: bool,
+        tasks: Sequence[Task] = (),
+        holder: str | None = None,
+        lease_seconds: float = 0,
+        credentials: Sequence[SealedCredential] = (),
+    ) -> DoorOrder:
+        """Record what a second user says to an order, and where they agree keep its tasks.
+
+        NotAllowed(approved_by_requester); Conflict: door_order_decided (somebody has said already), approval_expired. Whoever
+        asked may take it back, and that is a refusal.
+        """
+        with engine.writing(self._engine) as connection:
+            order = _order(connection, tenant_id, order_id)
+            at = self._now()
+            if order.state == "asked" and order.approve_until is not None and at >= order.approve_until:
+                raise Conflict("approval_expired", f"order {order.id}: nobody agreed in time; ask for it again", order=order.id)
+            if order.state != "asked":
+                raise Conflict("door_order_decided", f"order {order.id} is {order.state}; nothing is to be said to it any more")
+            if agreed and order.user_id == user_id:
+                told = "whoever asks for a door cannot be the second one who agrees; ask somebody else"
+                raise NotAllowed("approved_by_requester", f"order {order.id}: {told}", order=order.id)
+            decided = replace(order, state="approved" if agreed else "refused", decided_by=user_id, decided_at=at)
+            self._keep_order(connection, decided)
+            doors = _of_order(connection, decided)
+            self._order_event(connection, decided, doors, "door_approved" if agreed else "door_refused")
+            if not agreed:
+                self._not_opened(connection, decided, doors, "refused")
+                return decided
+            if decided.does == "extend":
+                for door in doors:
+                    _must_be(connection, door, {"open"})
+            else:
+                for door in doors:
+                    self._keep_door(connection, door, replace(door, state="opening"))
+                self._keep_credentials(connection, credentials)
+            self._add_held(connection, tasks, holder, lease_seconds)
+            return decided
+
+    def close_doors(self, doors: Sequence[Door], tasks: Sequence[Task], holder: str, lease_seconds: float) -> None:
+        """Have doors closed from now on, by these tasks: all or none. Conflict(door_not_open): one is not, or not any more."""
+        of = {task.request["door_id"]: task.id for task in tasks}
+        with engine.writing(self._engine) as connection:
+            for door in doors:
+                found = _must_be(connection, door, MAY_BE_OPEN)
+                self._keep_door(
+                    connection, found, replace(found, state="closing", closing_task_id=of[door.id], note="", ask_at=None)
+                )
+            self._add_held(connection, tasks, holder, lease_seconds)
+
+    def ask_doors(self, doors: Sequence[Door], tasks: Sequence[Task], holder: str, lease_seconds: float) -> None:
+        """Have servers asked, by these tasks, whether doors are closed; a door whose time is over is closing from now on."""
+        of = {task.request["door_id"]: task.id for task in tasks}
+        with engine.writing(self._engine) as connection:
+            at = self._now()
+            for door in doors:
+                found = _door(connection, door.tenant_id, door.id)
+                over = found.state == "open" and found.deadline is not None and at >= found.deadline
+                state: DoorState = "closing" if over else found.state
+                self._keep_door(connection, found, replace(found, state=state, closing_task_id=of.get(door.id), ask_at=None))
+            self._add_held(connection, tasks, holder, lease_seconds)
+
+    def give_up_asking(self, door: Door, note: str) -> None:
+        """Record why nobody asks any more whether a door is closed: its server left the inventory, say."""
+        with engine.writing(self._engine) as connection:
+            found = _door(connection, door.tenant_id, door.id)
+            self._keep_door(connection, found, replace(found, state="closing", ask_at=None, note=note))
+
+    def lapse_doors(self) -> int:
+        """End the orders to which nobody has agreed in time; returns how many."""
+        table, at = tables.door_orders, self._now()
+        due = (table.c.state == "asked", table.c.approve_until <= at)
+        with engine.reading(self._engine) as connection:
+            if one(connection, table, *due) is None:
+                return 0
+        with engine.writing(self._engine) as connection:
+            found = [rows.door_order(row) for row in connection.execute(select(table).where(*due)).mappings()]
+            for order in found:
+                lapsed = replace(order, state="lapsed", decided_at=at)
+                self._keep_order(connection, lapsed)
+                doors = _of_order(connection, lapsed)
+                self._order_event(connection, lapsed, doors, "door_lapsed")
+                self._not_opened(connection, lapsed, doors, "lapsed")
+            return len(found)
+
+    # -- to be read
+
+    def doors(
+        self,
+        tenant_id: str | None,
+        *,
+        states: Collection[DoorState] | None = None,
+        ids: Collection[str] | None = None,
+        limit: int | None = None,
+    ) -> list[Door]:
+        """Return doors, the newest first: of a tenant or (None) of all, in these states, of these ids."""
+        table = tables.doors
+        query = select(table).order_by(table.c.created_at.desc(), table.c.server_name, table.c.id)
+        if tenant_id is not None:
+            query = query.where(table.c.tenant_id == tenant_id)
+        if states is not None:
+            query = query.where(table.c.state.in_(states))
+        if ids is not None:
+            query = query.where(table.c.id.in_(ids))
+        with engine.reading(self._engine) as connection:
+            return [rows.door(found) for found in connection.execute(query.limit(limit)).mappings()]
+
+    def door(self, tenant_id: str, door_id: str) -> Door:
+        """Return one door of a tenant."""
+        with engine.reading(self._engine) as connection:
+            return _door(connection, tenant_id, door_id)
+
+    def doors_to_ask(self) -> list[Door]:
+        """Return the doors, of all tenants, whose servers are to be asked by now whether they are closed."""
+        table = tables.doors
+        query = select(table).where(table.c.state.in_(MAY_BE_OPEN), table.c.ask_at <= self._now()).order_by(table.c.ask_at)
+        with engine.reading(self._engine) as connection:
+            return [rows.door(found) for found in connection.execute(query).mappings()]
+
+    def count_doors(self, tenant_id: str | None) -> tuple[int, int]:
+        """Return how many doors of a tenant, or (None) of all, are or may be open, and how many of these do not answer for it."""
+        table = tables.doors
+        doubted = func.sum((table.c.asks > 0) & (table.c.state == "closing"))
+        query = select(func.count(), doubted).where(table.c.state.in_(MAY_BE_OPEN))
+        if tenant_id is not None:
+            query = query.where(table.c.tenant_id == tenant_id)
+        with engine.reading(self._engine) as connection:
+            number, doubtful = connection.execute(query).one()
+            return number, int(doubtful or 0)
+
+    def door_orders(self, tenant_id: str, *, ids: Collection[str] | None = None, asked: bool = False) -> list[DoorOrder]:
+        """Return orders of a tenant, the newest first; asked: those to which somebody has to agree."""
+        table = tables.door_orders
+        query = select(table).where(table.c.tenant_id == tenant_id).order_by(table.c.created_at.desc(), table.c.id)
+        if ids is not None:
+            query = query.where(table.c.id.in_(ids))
+        if asked:
+            query = query.where(table.c.state == "asked")
+        with engine.reading(self._engine) as connection:
+            return [rows.door_order(found) for found in connection.execute(query).mappings()]
+
+    def door_order(self, tenant_id: str, order_id: str) -> tuple[DoorOrder, list[Door]]:
+        """Return one order of a tenant, and its doors."""
+        with engine.reading(self._engine) as connection:
+            order = _order(connection, tenant_id, order_id)
+            return order, _of_order(connection, order)
+
+    # -- where a second user has to agree
+
+    def door_rules(self, tenant_id: str) -> list[DoorRule]:
+        """Return the rules of a tenant, by label."""
+        table = tables.door_rules
+        query = select(table).where(table.c.tenant_id == tenant_id).order_by(table.c.label, table.c.value)
+        with engine.reading(self._engine) as connection:
+            return [rows.door_rule(found) for found in connection.execute(query).mappings()]
+
+    def set_door_rule(self, rule: DoorRule) -> DoorRule:
+        """Keep a rule, in the place of the one about the same servers."""
+        with engine.writing(self._engine) as connection:
+            connection.execute(_rule(delete(tables.door_rules), rule.tenant_id, rule.label, rule.value))
+            kept = replace(rule, created_at=self._now())
+            connection.execute(tables.door_rules.insert().values(rows.row(kept)))
+            detail = {"servers": rule.where, "minutes": rule.minutes, "user_id": rule.user_id}
+            self._event(connection, rule.tenant_id, "door_rule_set", detail)
+            return kept
+
+    def remove_door_rule(self, tenant_id: str, label: str, value: str, user_id: str) -> None:
+        """Take a rule away. NotFound(door_rule_not_found). Orders that wait go on waiting."""
+        with engine.writing(self._engine) as connection:
+            if not connection.execute(_rule(delete(tables.door_rules), tenant_id, label, value)).rowcount:
+                raise NotFound("door_rule_not_found", f"{label}={value}: no rule about these servers")
+            self._event(connection, tenant_id, "door_rule_removed", {"servers": f"{label}={value}", "user_id": user_id})
+
+    # -- steps inside a transaction
+
+    def _task_over(self, connection: Connection, ended: Task) -> None:
+        if ended.operation not in DOOR_OPERATIONS:
+            return
+        table = tables.doors
+        row = one(connection, table, table.c.id == str(ended.request.get("door_id")), table.c.tenant_id == ended.tenant_id)
+        if row is None:
+            return
+        door = rows.door(row)
+        if door.server_id != ended.server_id or (door.confirmed and ended.operation != "door-open"):
+            return  # it is over, whatever comes of a task that came later
+        self._keep_door(connection, door, after(door, ended, self._now()))
+
+    def _keep_door(self, connection: Connection, before: Door, door: Door) -> None:
+        """Keep a door as it is now, with an event where that is something new."""
+        if door == before:
+            return
+        connection.execute(update(tables.doors).where(tables.doors.c.id == door.id).values(rows.row(door)))
+        if door.state != before.state:
+            if door.state in _CAME:
+                self._door_event(connection, door, _CAME[door.state])
+        elif door.state == "open" and door.deadline != before.deadline:
+            self._door_event(connection, door, "door_extended")
+        if door.asks > before.asks:
+            self._door_event(connection, door, "door_unconfirmed")
+
+    def _not_opened(self, connection: Connection, order: DoorOrder, doors: Sequence[Door], state: DoorState) -> None:
+        """Take back what was to be opened, and what came for it."""
+        if order.does != "open":
+            return
+        for door in doors:
+            self._keep_door(connection, door, replace(door, state=state, closed_at=self._now()))
+            self._erase(connection, tables.credentials.c.owner_id == door.task_id)
+
+    def _add_held(self, connection: Connection, tasks: Sequence[Task], holder: str | None, lease_seconds: float) -> None:
+        for task in tasks:
+            self._add_task(connection, self._held(task, holder, lease_seconds))
+
+    def _keep_order(self, connection: Connection, order: DoorOrder) -> None:
+        connection.execute(update(tables.door_orders).where(tables.door_orders.c.id == order.id).values(rows.row(order)))
+
+    def _refuse_taken(self, connection: Connection, door: Door) -> None:
+        table = tables.doors
+        there = (table.c.server_id == door.server_id, table.c.login == door.login, table.c.state.in_(_TAKEN))
+        found = one(connection, table, *there)
+        if found is not None:
+            told = f"{door.server_name}: a door for {door.login} is {found['state']} already ({found['id']})"
+            raise Conflict("door_is_open", f"{told}; extend it, or close it first", door=found["id"])
+
+    def _order_event(self, connection: Connection, order: DoorOrder, doors: Sequence[Door], kind: str) -> None:
+        detail = {
+            "order_id": order.id,
+            "does": order.does,
+            "servers": [each.server_name for each in doors],
+            "logins": sorted({each.login for each in doors}),
+            "seconds": order.seconds,
+            "reason": order.reason,
+            "rules": order.rules,
+            "approve_until": None if order.approve_until is None else order.approve_until.isoformat(),
+            "requester": order.user_id,
+        }
+        by = order.decided_by or (None if order.state == "lapsed" else order.user_id)
+        self._event(connection, order.tenant_id, kind, detail, user_id=by)
+        self._alert(connection, order.tenant_id, kind, detail)
+
+    def _door_event(self, connection: Connection, door: Door, kind: str) -> None:
+        detail = {
+            "door_id": door.id,
+            "server": door.server_name,
+            "login": door.login,
+            "from": door.network,
+            "seconds": door.seconds,
+            "deadline": _iso(door.deadline),
+            "reason": door.reason,
+            **({"closed_by": door.closed_by} if door.state == "closed" else {}),
+            **({"note": door.note} if door.note else {}),
+        }
+        by = acting.get().user_id
+        # What goes on by itself is of who asked for it.
+        self._event(connection, door.tenant_id, kind, detail, user_id=by or door.user_id, server_id=door.server_id)
+        self._alert(connection, door.tenant_id, kind, detail)
+
+    def _alert(self, connection: Connection, tenant_id: str, kind: str, detail: dict[str, Any]) -> None:
+        """Have a tenant told of what happened, where it wants to be (controller/store/doorhooks.py)."""
+        if one(connection, tables.door_hooks, tables.door_hooks.c.tenant_id == tenant_id) is None:
+            return
+        at, id = self._now(), str(uuid.uuid4())
+        body = {"id": id, "event": kind, "at": at.isoformat(), "tenant_id": tenant_id, "user_id": acting.get().user_id} | detail
+        told = json.dumps(body, ensure_ascii=True, separators=(",", ":"))
+        row = {"id": id, "tenant_id": tenant_id, "body": told, "created_at": at, "tries": 0, "next_at": at}
+        connection.execute(tables.door_alerts.insert().values(row))
+
+
+def _must_be(connection: Connection, door: Door, states: Collection[DoorState]) -> Door:
+    found = _door(connection, door.tenant_id, door.id)
+    if found.state not in states:
+        raise Conflict("door_not_open", f"{found.server_name}: the door for {found.login} is {found.state}", door=found.id)
+    return found
+
+
+def _door(connection: Connection, tenant_id: str, door_id: str) -> Door:
+    found = one(connection, tables.doors, tables.doors.c.tenant_id == tenant_id, tables.doors.c.id == door_id)
+    if found is None:
+        raise NotFound("door_not_found", f"{door_id}: no door of this id", door=door_id)
+    return rows.door(found)
+
+
+def _order(connection: Connection, tenant_id: str, order_id: str) -> DoorOrder:
+    table = tables.door_orders
+    found = one(connection, table, table.c.tenant_id == tenant_id, table.c.id == order_id)
+    if found is None:
+        raise NotFound("door_order_not_found", f"{order_id}: no order for doors of this id", order=order_id)
+    return rows.door_order(found)
+
+
+def _of_order(connection: Connection, order: DoorOrder) -> list[Door]:
+    table = tables.doors
+    query = select(table).where(table.c.tenant_id == order.tenant_id, table.c.id.in_(order.doors)).order_by(table.c.server_name)
+    return [rows.door(found) for found in connection.execute(query).mappings()]
+
+
+def _rule(statement: Any, tenant_id: str, label: str, value: str) -> Any:
+    table = tables.door_rules
+    return statement.where(table.c.tenant_id == tenant_id, table.c.label == label, table.c.value == value)
+
+
+def _iso(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat()

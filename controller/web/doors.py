@@ -1,0 +1,119 @@
+"""Emergency doors in the console: open, extend, close; and what a second user has to agree to."""
+
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from controller.doors import Door, DoorOrder
+from controller.errors import Invalid
+from controller.model import Credential, now
+from controller.service.roles import allow
+from controller.web.asking import Asked, Page
+from controller.web.door import ROOT
+
+EMERGENCY = f"{ROOT}/emergency/"
+MOST_SHOWN = 200
+_MOST_MINUTES = 24 * 60
+
+router = APIRouter(prefix="/emergency/doors")
+
+
+@router.post("/open")
+async def open_(page: Page) -> Response:
+    """Open doors on the servers that are named, or ask for them."""
+    allow(page.who, "door.open")
+    form = page.form
+    words = form.text("servers").replace(",", " ").split()
+    if not words:
+        raise Invalid("no_servers", "name at least one server, or a selection as zone=prod")
+    chosen = await page.fleet.servers.select(page.who, words)
+    identity = await form.file("identity_file")
+    password, passphrase = form.secret("password"), form.secret("passphrase")
+    if password is not None and len(chosen) > 1:
+        raise Invalid("password_for_several", "a password is tried on one server only; open the doors one by one, or give a key")
+    given = None
+    if password is not None or identity is not None:
+        given = Credential(password=password, identity=identity, passphrase=passphrase if identity is not None else None)
+    orders, doors = await page.fleet.emergency.open(
+        page.who,
+        chosen,
+        reason=form.text("reason"),
+        seconds=60 * _minutes(page),
+        login=form.text("login", most=65) or None,
+        network=form.text("network", most=64) or None,
+        opens=lambda name: given,
+    )
+    waits = sum(len(each.doors) for each in orders if each.state == "asked")
+    begun = len(doors) - waits
+    said = [f"{begun} being opened" if begun else "", f"{waits} asked for: a second user has to agree" if waits else ""]
+    return page.go(EMERGENCY, "Doors: " + ", ".join(filter(None, said)))
+
+
+@router.post("/{id}/extend")
+async def extend(page: Page, id: str) -> Response:
+    """Have a door stay open for so long from now."""
+    allow(page.who, "door.open")
+    orders, _ = await page.fleet.emergency.extend(page.who, [id], 60 * _minutes(page), page.form.text("reason"))
+    waits = any(each.state == "asked" for each in orders)
+    return page.go(EMERGENCY, "Asked for: a second user has to agree" if waits else "The door is being extended")
+
+
+@router.post("/{id}/close")
+async def close(page: Page, id: str) -> Response:
+    """Close a door now, or take back what was asked for."""
+    (door,) = await page.fleet.emergency.close(page.who, [id])
+    return page.go(EMERGENCY, "Taken back" if door.state == "refused" else "The door is being closed")
+
+
+@router.post("/orders/{id}/approve")
+async def approve(page: Page, id: str) -> Response:
+    """Agree, as the second user."""
+    await page.fleet.emergency.approve(page.who, id)
+    return page.go(EMERGENCY, "Agreed: it is being done")
+
+
+@router.post("/orders/{id}/refuse")
+async def refuse(page: Page, id: str) -> Response:
+    """Say no, or take back what one has asked for oneself."""
+    await page.fleet.emergency.refuse(page.who, id)
+    return page.go(EMERGENCY, "Refused: nothing is opened")
+
+
+async def shown(page: Asked, users: dict[str, str]) -> dict[str, Any]:
+    """Return what the page of emergencies shows of doors."""
+    doors = await page.fleet.emergency.list(page.who, limit=MOST_SHOWN)
+    orders = await page.fleet.emergency.orders(page.who)
+    names = {each.id: each for each in doors}
+    return {
+        "doors": [_row(each, users) for each in doors],
+        "waiting": [_waiting(page, each, names, users) for each in orders],
+        "longest_minutes": page.fleet.emergency.longest_seconds // 60,
+    }
+
+
+def _row(door: Door, users: dict[str, str]) -> dict[str, Any]:
+    left = 0 if door.deadline is None or door.state != "open" else max(0, round((door.deadline - now()).total_seconds()))
+    return {
+        "door": door,
+        "by": users.get(door.user_id, ""),
+        "told": "closing, not confirmed" if door.state == "closing" else door.state,
+        "kind": {"open": "warn", "opening": "warn", "closing": "bad"}.get(door.state, ""),
+        "left": f"{left // 60} min {left % 60:02} s" if left else "",
+    }
+
+
+def _waiting(page: Asked, order: DoorOrder, doors: dict[str, Door], users: dict[str, str]) -> dict[str, Any]:
+    return {
+        "order": order,
+        "servers": sorted({doors[id].server_name for id in order.doors if id in doors}),
+        "by": users.get(order.user_id, ""),
+        "mine": order.user_id == page.who.user_id,
+    }
+
+
+def _minutes(page: Asked) -> int:
+    found = page.form.number("minutes") or 0
+    if not 1 <= found <= _MOST_MINUTES:
+        raise Invalid("door_too_short" if found < 1 else "door_too_long", f"minutes: give 1 to {_MOST_MINUTES}")
+    return found

@@ -1,0 +1,268 @@
+"""Emergency doors: who may, what is refused, who else has to agree, and that they go ahead of everything that waits."""
+
+import asyncio
+import uuid
+from collections.abc import Coroutine
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from controller.errors import Conflict, Invalid, NotAllowed, NotFound, Problem
+from controller.model import Caller, Credential, Outcome, Secret, Server, Task, User, now
+from controller.service.emergency import Emergency
+from tests.controller.world import Dispatch, World
+
+run = asyncio.run
+
+
+@pytest.fixture
+def boss(world: World) -> Caller:
+    return world.tenant()
+
+
+@pytest.fixture
+def alice(world: World, boss: Caller) -> Caller:
+    return world.user(boss, "operator", begins="alice")
+
+
+@pytest.fixture
+def bob(world: World, boss: Caller) -> Caller:
+    return world.user(boss, "operator", begins="bob")
+
+
+@pytest.fixture
+def server(world: World, boss: Caller) -> Server:
+    return replace(world.server(boss), labels={"zone": "prod"})
+
+
+@pytest.fixture
+def ruled(world: World, boss: Caller) -> None:
+    run(world.emergency.set_rule(boss, "zone=prod", 15))
+
+
+def refused(work: Coroutine[Any, Any, Any], kind: type[Problem], code: str) -> Problem:
+    with pytest.raises(kind) as caught:
+        run(work)
+    assert caught.value.code == code
+    return caught.value
+
+
+def nothing_changed(world: World, who: Caller) -> bool:
+    return not world.store.doors(who.tenant_id) and not world.store.tasks(who.tenant_id)
+
+
+# -- refusals, each by its code
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        ({"reason": ""}, "reason_missing"),
+        ({"reason": " \n\t"}, "reason_missing"),
+        ({"reason": "x" * 501}, "reason_too_long"),
+        ({"seconds": 4 * 3600 + 1}, "door_too_long"),
+        ({"seconds": 0}, "door_too_short"),
+        ({"login": "alice,*"}, "login_is_pattern"),
+        ({"login": "a?"}, "login_is_pattern"),
+        ({"login": "!root"}, "login_is_pattern"),
+        ({"login": "-oProxyCommand"}, "login_unusable"),
+        ({"network": "203.0.113.7/24"}, "network_unusable"),
+        ({"network": "0.0.0.0/0 User *"}, "network_unusable"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_and_nothing_changes(
+    world: World, alice: Caller, server: Server, asked: dict[str, Any], code: str
+) -> None:
+    wanted: dict[str, Any] = {"reason": "no key gets in", "seconds": 60} | asked
+    refused(world.emergency.open(alice, [server], **wanted), Invalid, code)
+    assert nothing_changed(world, alice)
+
+
+def test_the_servers_own_login_is_held_to_the_same(world: World, alice: Caller, server: Server) -> None:
+    refused(world.emergency.open(alice, [replace(server, login="*")], reason="x", seconds=60), Invalid, "login_is_pattern")
+    assert nothing_changed(world, alice)
+
+
+def test_no_role_no_door(world: World, boss: Caller, server: Server) -> None:
+    auditor = world.user(boss, "auditor")
+    refused(world.emergency.open(auditor, [server], reason="x", seconds=60), NotAllowed, "role_reads_only")
+    refused(world.emergency.set_rule(auditor, "zone=prod", 15), NotAllowed, "role_reads_only")
+    refused(world.emergency.set_rule(world.user(boss, "operator"), "zone=prod", 15), NotAllowed, "administrator_needed")
+    assert nothing_changed(world, boss)
+
+
+def test_a_door_is_opened_by_no_other_order(world: World, alice: Caller, server: Server) -> None:
+    refused(world.bindings.start(alice, "door-open", [server], {}, {}), Invalid, "operation_unknown")
+    _, (door,) = run(world.emergency.open(alice, [server], reason="x", seconds=60))
+    claimed = world.store.claim(door.task_id, "me", 30)
+    assert claimed is not None
+    world.store.finish(door.task_id, "me", claimed.generation, Outcome("failed", "as_before", cause="connection_refused"))
+    refused(world.tasks.retry(alice, door.task_id), Conflict, "door_not_retried")
+
+
+def test_a_login_that_has_a_door_keeps_it(world: World, alice: Caller, boss: Caller, server: Server) -> None:
+    _, (first,) = run(world.emergency.open(alice, [server], reason="x", seconds=60))
+    refused(world.emergency.open(alice, [server], reason="x", seconds=60), Conflict, "door_is_open")
+    other = world.server(boss)
+    orders, doors = run(world.emergency.open(alice, [server, other], reason="x", seconds=60))
+    assert first.id in [each.id for each in doors]
+    assert [len(order.doors) for order in orders] == [1]
+
+
+def test_a_door_is_not_extended_beyond_the_limit(world: World, alice: Caller, server: Server) -> None:
+    short = Emergency(world.store, Dispatch(), longest_hours=0.5)
+    _, (door,) = run(short.open(alice, [server], reason="x", seconds=1800))
+    refused(short.extend(alice, [door.id], 60, "x"), Conflict, "door_not_open")
+    opened(world, door.task_id, door.id)
+    refused(short.extend(alice, [door.id], 1801, "x"), Invalid, "door_too_long")
+    refused(short.extend(alice, [door.id], 60, " "), Invalid, "reason_missing")
+    run(short.extend(alice, [door.id], 60, "not through"))
+
+
+def opened(world: World, task_id: str, door_id: str) -> None:
+    """Have a door come open."""
+    claimed = world.store.claim(task_id, "me", 30)
+    assert claimed is not None
+    told = {"id": door_id, "login": "root", "from": None, "opened_at": 1, "deadline": 2, "state": "open", "closed_by": None}
+    outcome = Outcome("succeeded", "as_asked", evidence={"door": told | {"watchers": []}})
+    assert world.store.finish(task_id, "me", claimed.generation, outcome)
+
+
+# -- two persons
+
+
+@pytest.mark.usefixtures("ruled")
+def test_a_second_user_has_to_agree(world: World, alice: Caller, bob: Caller, server: Server) -> None:
+    (order,), (door,) = run(world.emergency.open(alice, [server], reason="x", seconds=60))
+    assert (order.state, order.rules, door.state) == ("asked", ["zone=prod"], "asked")
+    assert world.store.tasks(alice.tenant_id) == []
+    refused(world.emergency.approve(alice, order.id), NotAllowed, "approved_by_requester")
+    auditor = world.user(alice, "auditor")
+    refused(world.emergency.approve(auditor, order.id), NotAllowed, "role_reads_only")
+    assert world.store.tasks(alice.tenant_id) == []
+    decided, (door,) = run(world.emergency.approve(bob, order.id))
+    assert (decided.decided_by, door.state) == (bob.user_id, "opening")
+    (task,) = world.store.tasks(alice.tenant_id)
+    assert (task.id, task.user_id, task.operation) == (door.task_id, alice.user_id, "door-open")
+    refused(world.emergency.approve(bob, order.id), Conflict, "door_order_decided")
+    trail = [
+        (each.kind, each.user_id) for each in world.store.events(alice.tenant_id) if each.kind in ("door_asked", "door_approved")
+    ]
+    assert trail == [("door_asked", alice.user_id), ("door_approved", bob.user_id)]
+
+
+@pytest.mark.usefixtures("ruled")
+def test_an_approval_that_comes_too_late_is_refused(world: World, alice: Caller, bob: Caller, server: Server) -> None:
+    (order,), _ = run(world.emergency.open(alice, [server], reason="x", seconds=60))
+    store = world.store
+    before, at = store._now, order.approve_until
+    assert at is not None
+    store._now = lambda: at
+    try:
+        refused(world.emergency.approve(bob, order.id), Conflict, "approval_expired")
+        run(world.emergency.sweep())
+    finally:
+        store._now = before
+    assert run(world.emergency.list(alice, all=True))[0].state == "lapsed"
+    assert store.tasks(alice.tenant_id) == []
+
+
+@pytest.mark.usefixtures("ruled")
+def test_nobody_agrees_to_what_somebody_asked_who_is_gone(world: World, alice: Caller, bob: Caller, server: Server) -> None:
+    (order,), _ = run(world.emergency.open(alice, [server], reason="x", seconds=60))
+    user: User = world.store.user(alice.tenant_id, alice.user_id)
+    world.store.change_user(alice.tenant_id, user.id, {"enabled": False}, bob.user_id)
+    refused(world.emergency.approve(bob, order.id), Conflict, "requester_gone")
+    assert world.store.tasks(alice.tenant_id) == []
+
+
+@pytest.mark.usefixtures("ruled")
+def test_what_needs_nobody_else_is_opened_at_once(world: World, alice: Caller, boss: Caller, server: Server) -> None:
+    free = world.server(boss)
+    orders, doors = run(world.emergency.open(alice, [server, free], reason="x", seconds=60))
+    assert {order.state for order in orders} == {"asked", "given"}
+    assert {door.server_id: door.state for door in doors} == {server.id: "asked", free.id: "opening"}
+    assert [task.server_id for task in world.store.tasks(alice.tenant_id)] == [free.id]
+
+
+def test_a_door_that_needed_a_second_user_is_not_extended_by_one(
+    world: World, alice: Caller, bob: Caller, boss: Caller, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = replace(world.store.add_servers([replace(server, id=str(uuid.uuid4()), name=world.name("prod"))])[0])
+    _, (door,) = run(world.emergency.open(alice, [kept], reason="x", seconds=60))
+    opened(world, door.task_id, door.id)
+    run(world.emergency.set_rule(boss, "zone=prod", 15))
+    before = len(world.store.tasks(alice.tenant_id))
+    (order,), _ = run(world.emergency.extend(alice, [door.id], 120, "x"))
+    assert (order.state, order.does) == ("asked", "extend")
+    assert len(world.store.tasks(alice.tenant_id)) == before
+    run(world.emergency.approve(bob, order.id))
+    assert world.store.tasks(alice.tenant_id)[-1].operation == "door-extend"
+
+
+@pytest.mark.usefixtures("ruled")
+def test_whoever_asked_takes_it_back(world: World, alice: Caller, server: Server) -> None:
+    (order,), (door,) = run(world.emergency.open(alice, [server], reason="x", seconds=60))
+    run(world.emergency.close(alice, [door.id]))
+    assert [each.state for each in run(world.emergency.list(alice, all=True))] == ["refused"]
+    refused(world.emergency.refuse(alice, order.id), Conflict, "door_order_decided")
+
+
+def test_rules_say_which_servers(world: World, boss: Caller) -> None:
+    refused(world.emergency.set_rule(boss, "zone", 15), Invalid, "selection_unusable")
+    refused(world.emergency.set_rule(boss, "zone=prod", 0), Invalid, "minutes_unusable")
+    refused(world.emergency.remove_rule(boss, "zone=prod"), NotFound, "door_rule_not_found")
+
+
+@pytest.mark.usefixtures("ruled")
+def test_what_came_for_a_door_is_there_once_somebody_has_agreed(world: World, alice: Caller, bob: Caller, server: Server) -> None:
+    rung: list[dict[str, Credential]] = []
+
+    class Heard(Dispatch):
+        def ring(self, task_ids: Any, credentials: Any, *, urgent: bool = False) -> None:
+            assert urgent
+            rung.append(dict(credentials))
+
+    emergency = Emergency(world.store, Heard())
+    given = Credential(password=Secret("open sesame"))
+    (order,), _ = run(emergency.open(alice, [server], reason="x", seconds=60, opens=lambda name: given))
+    assert rung == []
+    run(emergency.approve(bob, order.id))
+    assert rung == [{server.id: given}]
+
+
+# -- first of all
+
+
+def test_urgent_tasks_go_first_though_many_wait(world: World, boss: Caller) -> None:
+    from controller.dispatch import InProcess
+    from controller.run import Runner
+
+    async def story() -> list[str]:
+        began: list[str] = []
+        claims = Runner(world.store, world.kms, world.settings, "me", None)
+
+        async def ran(task: Task, given: Credential | None) -> None:
+            began.append(task.operation)
+            await asyncio.sleep(0)
+            await claims.off(world.store.finish, task.id, "me", task.generation, Outcome("succeeded", "as_asked"))
+
+        dispatch = InProcess(claims, ran, "me", 4, 30)
+        servers = [world.server(boss) for _ in range(60)]
+        ordinary = world.store.add_tasks([_ordinary(boss, each) for each in servers[:50]], "me", 30)
+        emergency = Emergency(world.store, dispatch)
+        dispatch.ring([each.id for each in ordinary], {})
+        await emergency.open(boss, servers[40:], reason="x", seconds=60)
+        before = len(began)
+        await dispatch.idle()
+        await dispatch.close()
+        return began[before:]
+
+    began = run(story())
+    assert began[:20] == ["door-open"] * 20
+    assert len(began) >= 66
+
+
+def _ordinary(who: Caller, server: Server) -> Task:
+    return Task(str(uuid.uuid4()), who.tenant_id, who.user_id, server.id, server.name, "root", "check", {}, now())
