@@ -22,9 +22,11 @@ def by_hand(
     match = "\\n ".join([f"Match User %s{where}", *words]) + "\\n"
     return (
         f"(f={config} d={entry};"
-        f"h(){{ systemctl reload ssh||systemctl reload sshd||kill -HUP $(cat {pid_file});}} 2>/dev/null;"
-        'u(){ sed -i "\\|^Include $d$|d" $f;rm -f $d;h;};'
+        "t(){ $(command -v sshd||echo /usr/sbin/sshd) -t -f $f;};"
+        # An sshd that reads what it does not take ends.
+        f"h(){{ t&&(systemctl reload ssh||systemctl reload sshd||kill -HUP $(cat {pid_file}));}} 2>/dev/null;"
+        'u(){ sed -i "\\|^Include $d$|d" $f;rm -f $d;};'
         f"printf '{match}' {shlex.quote(login)} >$d;"
         'sed -i "1i Include $d" $f;'
-        f"if $(command -v sshd||echo /usr/sbin/sshd) -t -f $f;then h;(trap '' HUP;sleep {seconds};u)& else u;fi)"
+        f"if t;then h;(trap '' HUP;sleep {seconds};u;h)>&- 2>&- <&- & else u;fi)"
     )

@@ -19,6 +19,7 @@ from passlib.hash import sha512_crypt
 from controller import addresses, causes, deposits, diagnosis, dossier, opening, order, passwords, seen
 from controller.causes import CAUSES
 from controller.commits import Commits
+from controller.doorbyhand import by_hand
 from controller.entrance import Entrance, Inside
 from controller.errors import Conflict, Damaged, Problem, Unavailable
 from controller.events import Actor, acting
@@ -28,6 +29,7 @@ from controller.keysgiven import KeysGiven
 from controller.kms import Kms
 from controller.measures import UNMEASURED
 from controller.model import (
+    DOOR_OPERATIONS,
     Credential,
     KeyPair,
     Outcome,
@@ -59,6 +61,11 @@ _LOOK_AGAIN_SECONDS = 20.0
 # What a server's journal says of an operation that has ended, in our words.
 _SERVER_STATES = {"reverted": "reverted", "partial": "partial", "succeeded": "as_asked", "unchanged": "as_asked"}
 _ONLY_LOOK = ("password-login-status", "door-status")
+_MOST_DETOURS = 3
+_NOT_REACHED = (
+    "name_not_resolved", "connection_refused", "connection_timed_out", "connection_closed", "jump_unreachable", "jump_refused",
+    "jump_forbids_forwarding",
+)  # fmt: skip
 _NOT_LET_IN = ("key_refused", "key_mismatch", "credential_needed")
 
 
@@ -269,8 +276,33 @@ class _Job:
                 self.given = await passwords.entering(self.task, self.runner.off, self.store, self.runner._kms)
                 self.order = await self._order()
             self.order.plan["password_hash"] = await asyncio.to_thread(passwords.hashed, self.new_password)
-        async with self._reached() as target:
-            return await self._online(target)
+        try:
+            async with self._reached() as target:
+                return await self._online(target)
+        except NotConnected as refused:
+            if self.task.operation not in DOOR_OPERATIONS or refused.cause not in _NOT_REACHED:
+                raise
+            return await self._by_detour(refused)
+
+    async def _by_detour(self, refused: NotConnected) -> tuple[Outcome, dict[str, Any]]:
+        """Do the same through other jump servers than its own: in an emergency that way may be the one that is broken."""
+        tried = [{"via": "its own way", "cause": refused.cause}]
+        own = {self.server.id, *self.server.jumps}
+        for jump in (each for each in await self.runner.off(self.store.jump_servers, self.task.tenant_id) if each.id not in own):
+            if len(tried) > _MOST_DETOURS:
+                break
+            self.server, self.road = replace(self.server, jumps=[jump.id]), []
+            try:
+                async with self._reached() as target:
+                    outcome, changes = await self._online(target)
+            except NotConnected as again:
+                tried.append({"via": jump.name, "cause": again.cause})
+                continue
+            except ValueError:  # it would be reached through the server itself
+                continue
+            return replace(outcome, evidence={**outcome.evidence, "paths": [*tried, {"via": jump.name, "cause": ""}]}), changes
+        refused.evidence["paths"] = tried
+        raise refused
 
     async def _online(self, target: Target) -> tuple[Outcome, dict[str, Any]]:
         """Return the same for a server that is up."""
@@ -839,6 +871,19 @@ def _reason(known: dict[str, Any]) -> str:
     return str(reasons[0]["message"]) if reasons else ""
 
 
+def _by_hand(job: _Job) -> dict[str, Any]:
+    """Return what is left where nothing gets in to open a door: how to come to the console, and what to type there."""
+    task = job.task
+    if task.operation != "door-open" or job.handed_over:
+        return {}
+    request, command = task.request, job.settings.console_command
+    line = by_hand(task.login, int(request["door_seconds"]), request.get("door_from"))
+    place = {"server": task.server_name, "login": task.login} | {name.lower(): value for name, value in job.place.items()}
+    for name, value in place.items():
+        command = command.replace(f"{{{name}}}", str(value))
+    return {"by_hand": line} | ({"console_command": plain(command)} if command else {})
+
+
 def _failed(job: _Job, stop: Stop) -> Outcome:
     """The outcome of a task that ended without the agent's word."""
     touched = job.handed_over and not isinstance(stop, Refused)
@@ -849,7 +894,7 @@ def _failed(job: _Job, stop: Stop) -> Outcome:
         phase=job.phase,  # type: ignore[arg-type]
         cause=cause,
         message=named(job.task.server_name, plain(stop.message)),
-        evidence=small(stop.evidence),
+        evidence=small(stop.evidence) | _by_hand(job),
         handling=causes.handling(cause, SOURCE=stop.evidence.get("source"), **job.place),
         retryable=CAUSES[cause].retryable,
     )

@@ -453,6 +453,8 @@ def _show_waiting(orders: "Sequence[a.DoorOrder]", doors: Sequence[Known]) -> No
 def _show_paths(task: Known) -> None:
     """Print what is left where nothing got in: the console of the server."""
     evidence = task["evidence"]
+    for path in evidence.get("paths", ()):
+        output.say(f"tried by {path['via']}: {path['cause']}")
     if evidence.get("console_command"):
         output.say(f"to its console: {evidence['console_command']}")
     if evidence.get("by_hand"):

@@ -24,7 +24,7 @@ AGAIN_SECONDS = 1.0
 STARTING = frozenset({502, 503, 504})  # what a controller, or a proxy before it, says that is not ready yet
 ABOUT_THE_KEY_FILE = frozenset({"private_key_unreadable", "passphrase_wrong", "key_mismatch", "key_refused"})
 ENDED_WELL = frozenset({"succeeded", "unchanged"})
-SHOWN_ABOVE = frozenset({"findings", "plan", "let_in"})
+SHOWN_ABOVE = frozenset({"findings", "plan", "let_in", "paths", "by_hand", "console_command"})
 SEEN_AS = {"logins": "password login"}  # a piece of evidence whose name says too little
 # Only failed tasks can be deleted; somebody was faster than we were.
 FORGOTTEN = {"status": "failed", "server_state": "unknown", "message": "deleted before it could be looked at"}
@@ -273,6 +273,8 @@ def explain(task: Known, key_file: Path | None = None) -> None:
     if task.get("request", {}).get("plan"):
         output.say("this was a plan; nothing was written")
         return
+    if task["operation"].startswith("door-"):
+        return  # asked for anew, not retried
     output.say(f"again: {again.retry(task)}" if task["retryable"] else "a retry alone cannot help")
 
 
@@ -280,6 +282,8 @@ def handling(task: Known) -> str | None:
     """Return what to do about a failed task, with its commands as they are typed."""
     if task["handling"] is None:
         return None
+    if task["operation"].startswith("door-"):  # who may, and for how long, is asked anew
+        return str(task["handling"]).replace("kps task retry ID", f"kps emergency open {task['server']}")
     # A command that says itself what to give stays as it is.
     whole = str(task["handling"]).replace("kps task retry ID --", f"kps task retry {task['id']} --")
     return whole.replace("kps task retry ID", again.retry(task))

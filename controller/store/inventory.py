@@ -1,5 +1,6 @@
 """The servers that we reach."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -102,6 +103,17 @@ class Inventory(Credentials):
         query = select(table.c.id, table.c.name).where(table.c.tenant_id == tenant_id, table.c.id.in_(ids))
         with engine.reading(self._engine) as connection:
             return {found.id: found.name for found in connection.execute(query)}
+
+    def jump_servers(self, tenant_id: str) -> list[Server]:
+        """Return the servers of a tenant by which others are reached, those of most first."""
+        table = tables.servers
+        with engine.reading(self._engine) as connection:
+            lists = connection.execute(select(table.c.jumps).where(table.c.tenant_id == tenant_id)).scalars()
+            counts = Counter(each for jumps in lists for each in jumps)
+            found = connection.execute(
+                select(table).where(table.c.tenant_id == tenant_id, table.c.id.in_(list(counts)))
+            ).mappings()
+            return sorted(map(rows.server, found), key=lambda each: (-counts[each.id], each.name))
 
     def server(self, tenant_id: str, name_or_id: str) -> Server:
         """Return one server of a tenant; its name is looked at first."""

@@ -1,0 +1,136 @@
+"""Emergency doors as people have them: `kps emergency` on real servers, judged by OpenSSH; and the line for a console."""
+
+import json
+import time
+
+import pytest
+
+from controller.demo.fleet import Login
+from controller.doorbyhand import by_hand
+from tests.fleet import judge
+from tests.fleet.looks import until
+
+LOGINS = (Login("alice", "pw-alice"), Login("bob", "pw-bob"))
+OFF = "PasswordAuthentication no\nKbdInteractiveAuthentication no\nChallengeResponseAuthentication no\n"
+CONFIG = "/etc/ssh/sshd_config"
+WHY = ("--reason", "no key gets in since the update")
+
+
+def lets_in(server, login, password, source=None):
+    return judge.password_login_works(server, login, password, source=source)
+
+
+# -- by hand, at the console
+
+
+@pytest.mark.parametrize("tree", ["host", "bullseye", "trixie"])
+def test_the_line_for_the_console_opens_for_one_login_and_closes_by_itself(make_server, tree):
+    server = make_server(tree=tree, logins=LOGINS, sshd_config_top=OFF, sshd_config_end="Match User bob\n    X11Forwarding no\n")
+    before = server.read(CONFIG)
+    server.run(["/bin/sh", "-c", by_hand("alice", 8, "127.0.0.0/24")])
+    opened = time.monotonic()
+    assert lets_in(server, "alice", "pw-alice", "127.0.0.9")
+    assert not lets_in(server, "alice", "pw-alice", "127.0.1.9")
+    assert not lets_in(server, "bob", "pw-bob", "127.0.0.10")
+    until(lambda: server.read(CONFIG) == before)
+    assert time.monotonic() - opened < 30
+    until(lambda: not lets_in(server, "alice", "pw-alice", "127.0.0.11"))
+    assert not server.exists("/run/kps-door.conf")
+
+
+def test_the_line_for_the_console_changes_nothing_where_sshd_does_not_take_it(make_server):
+    server = make_server(logins=LOGINS, sshd_config_top=OFF)
+    server.write(CONFIG, server.read(CONFIG) + "NoSuchKeyword yes\n")
+    before = server.read(CONFIG)
+    server.run(["/bin/sh", "-c", by_hand("alice", 600)], check=False)
+    assert server.read(CONFIG) == before
+    assert not server.exists("/run/kps-door.conf")
+    assert not lets_in(server, "alice", "pw-alice")
+
+
+def test_root_s_line_lets_root_in(make_server):
+    server = make_server(sshd_config_top=OFF + "PermitRootLogin prohibit-password\n")
+    server.run(["/bin/sh", "-c", by_hand("root", 600)])
+    assert lets_in(server, "root", server.root_password)
+
+
+# -- by kps
+
+
+@pytest.fixture
+def bound(make_server, product):
+    """A server that takes no passwords, and that a managed key opens."""
+    server = make_server(logins=LOGINS, sshd_config_top="PasswordAuthentication yes\nPermitRootLogin yes\n")
+    product.add(server)
+    task = product.ended(
+        product.begin(
+            "bind", server, keypair=product.keypair()["name"], password=server.root_password, accept_lockout=["alice", "bob"]
+        )[0]
+    )
+    assert task["status"] == "succeeded", task
+    return server
+
+
+def test_open_log_in_close_and_refused_again(product, bound):
+    before = bound.read(CONFIG)
+    assert not lets_in(bound, "alice", "pw-alice")
+    told = product.kps("emergency", "open", bound.name, "--login", "alice", "--for", "10m", *WHY).stdout
+    assert "open" in told
+    assert lets_in(bound, "alice", "pw-alice")
+    assert not lets_in(bound, "bob", "pw-bob")
+    listed = json.loads(product.kps("emergency", "list", "--json").stdout)
+    (door,) = [each for each in listed["doors"] if each["server"] == bound.name]
+    assert (door["state"], door["login"], 500 < door["left_seconds"] <= 600) == ("open", "alice", True)
+    product.kps("emergency", "extend", bound.name, "--for", "20m", *WHY)
+    assert json.loads(product.kps("emergency", "show", bound.name, "--json").stdout)["left_seconds"] > 1000
+    product.kps("emergency", "close", bound.name)
+    assert not lets_in(bound, "alice", "pw-alice")
+    shown = json.loads(product.kps("emergency", "show", bound.name, "--json").stdout)
+    assert (shown["state"], shown["closed_by"], shown["confirmed"]) == ("closed", "order", True)
+    until(lambda: bound.read(CONFIG) == before)
+
+
+def test_a_door_closes_by_itself_and_the_server_says_so(product, bound):
+    product.kps("emergency", "open", bound.name, "--login", "alice", "--for", "6s", *WHY)
+    assert lets_in(bound, "alice", "pw-alice")
+
+    def shown():
+        return json.loads(product.kps("emergency", "show", bound.name, "--json").stdout)
+
+    until(lambda: shown()["state"] == "closed", 60)
+    assert (shown()["closed_by"], shown()["confirmed"]) == ("deadline", True)
+    assert not lets_in(bound, "alice", "pw-alice")
+
+
+def test_a_second_user_agrees_and_the_door_opens(make_server, product):
+    server = make_server(logins=LOGINS, sshd_config_top=OFF + "PermitRootLogin yes\n")
+    private, public = judge.new_key_pair()
+    from tests.fleet.causes import install_key
+
+    install_key(server, public)
+    zone = server.name
+    product.add(server, labels={"zone": zone})
+    product.kps("emergency", "rule", "add", "--label", f"zone={zone}", "--minutes", "5")
+    key = product.home.parent / f"{server.name}.key"
+    key.write_text(private)
+    key.chmod(0o600)
+    asked = json.loads(
+        product.kps(
+            "emergency", "open", server.name, "--login", "alice", "--for", "5m", *WHY, "--identity", str(key), "--json", ends=1
+        ).stdout
+    )
+    (order,) = asked["orders"]
+    assert not lets_in(server, "alice", "pw-alice")
+    refused = product.kps("emergency", "approve", order["id"], "--json", ends=4)
+    assert json.loads(refused.stderr)["error"]["code"] == "approved_by_requester"
+    product.kps("emergency", "refuse", order["id"])
+    product.kps("emergency", "rule", "remove", "--label", f"zone={zone}")
+
+
+def test_a_drill_opens_proves_and_closes(product, bound):
+    told = json.loads(product.kps("emergency", "drill", "--select", bound.name, "--login", "alice", "--json").stdout)
+    (row,) = told["servers"]
+    assert (row["state"], row["proof"] != "") == ("closed", True)
+    assert row["opened_seconds"] > 0
+    assert row["closed_seconds"] > 0
+    assert not lets_in(bound, "alice", "pw-alice")
