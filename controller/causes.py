@@ -355,6 +355,53 @@ CAUSES: dict[str, Cause] = {
         "Change it there, or put a setting of ours above it: --force.",
         True,
     ),
+    # -- emergency doors -------------------------------------------------------------------------------------------------
+    "door_open": Cause(
+        "An emergency door is open on this server: until it is closed no other order changes sshd's configuration, and none "
+        "opens a second door.",
+        f"Close the door (kps emergency close), or wait for it to close by itself, then {_RETRY}. A bind or replace goes on "
+        "beside it with --keep-password-login.",
+        True,
+    ),
+    "door_wider": Cause(
+        "The door would let in more than was asked for, or something in the server's configuration keeps it from opening: a "
+        "Match, or an include.",
+        "The message names what, with file and line. Change that by hand, or ask for another login or network (--from).",
+        True,
+    ),
+    "door_needless": Cause(
+        "Passwords get the login in already, from wherever the door was to be open. A door would open nothing, and its end would "
+        "close nothing.",
+        "Log in with the password. To close password login: kps password-login disable.",
+        False,
+    ),
+    "door_unknown": Cause(
+        "The door that is to be closed or extended does not stand on the server: it closed by itself, or never was open.",
+        "kps emergency list shows which are open. To open one: kps emergency open.",
+        False,
+    ),
+    "door_unwatched": Cause(
+        "Nothing on this server would be sure to close the door: there is no Python, or nothing that runs at its boot.",
+        "Install python3-minimal and an init that runs /etc/rcS.d, or cron. Or give the login a key: kps bind with its password, "
+        "or kps reset.",
+        True,
+    ),
+    "door_stuck": Cause(
+        "The door's time is over, or it was told to close, and sshd could not be brought to close it. The server goes on trying.",
+        "The message says what is in the way: a sshd_config that sshd does not accept, a disk that went read-only. Mend that at "
+        "the server.",
+        True,
+    ),
+    "login_is_pattern": Cause(
+        "The login's name holds characters that sshd would take for a pattern, so a door for it could let in others.",
+        "Name another login with --login.",
+        False,
+    ),
+    "no_usable_password": Cause(
+        "The login has no password that could get it in: it is locked, empty, or none was ever set.",
+        "Set one: kps emergency open --set-password does so with the order, or passwd at the server.",
+        True,
+    ),
     # -- lock-out --------------------------------------------------------------------------------------------------------
     "others_locked_out": Cause(
         "Other logins have a password and no key; they would have no way in.",

@@ -3,7 +3,8 @@
 Frames are lines: the marker that the plan brings, a space, JSON. Whatever else a login's start-up files print is not ours and
 is passed over by the reader.
 
-Verbs: `run CONNECTION`, `rest ROOT` (on a mounted disk), `watch DIRECTORY` (undo at the deadline), `boot DIRECTORY` (undo now).
+Verbs: `run CONNECTION`, `rest ROOT` (on a mounted disk), `watch DIRECTORY` (undo at the deadline), `boot DIRECTORY` (undo now);
+those of doors: kpsagent/doorwatch.py.
 """
 
 import errno
@@ -205,6 +206,10 @@ def main(arguments: "List[str]", bundle: bytes = b"") -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if verb == "watch":
         watch(arguments[1])
+    elif verb.startswith("door-"):
+        from . import doorwatch  # shipped with doors only
+
+        doorwatch.main(verb, arguments[1:])
     elif verb == "boot":
         undo_now(arguments[1], standing(arguments[1]), booting=True)
     else:

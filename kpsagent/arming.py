@@ -42,33 +42,33 @@ WantedBy=sysinit.target
 def arm(directory: str, agent: bytes) -> "List[str]":
     """Put the undo in place and return what will run it. The journal, with its deadline, stands already."""
     path = os.path.join(directory, "agent")
-    _write(path, agent, 0o600)
+    write(path, agent, 0o600)
     kinds = _at_boot(directory, path)
     systemd = os.path.isdir("/run/systemd/system")
     if systemd and os.path.exists("/usr/bin/systemd-run"):
         unit = ["/usr/bin/systemd-run", "--quiet", "--collect", "--unit=" + UNIT, "-p", "Type=exec", "--"]
         processes.run(["/usr/bin/systemctl", "stop", UNIT + ".service"])
-        if processes.run(unit + _command(path, "watch", directory)).code == 0:
+        if processes.run(unit + command(path, "watch", directory)).code == 0:
             kinds.append("systemd unit")
-    _detached(_command(path, "watch", directory))
+    detached(command(path, "watch", directory))
     kinds.append("detached process")
     return kinds
 
 
-def _command(path: str, verb: str, directory: str) -> "List[str]":
+def command(path: str, verb: str, directory: str) -> "List[str]":
     return [sys.executable, "-I", "-S", "-E", "-B", path, verb, directory]
 
 
-def _write(path: str, content: bytes, mode: int) -> None:
+def write(path: str, content: bytes, mode: int) -> None:
     opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
     with os.fdopen(opened, "wb") as stream:
         stream.write(content)
         stream.flush()
         os.fsync(opened)
-    _sync(os.path.dirname(path))
+    sync(os.path.dirname(path))
 
 
-def _sync(directory: str) -> None:
+def sync(directory: str) -> None:
     opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(opened)
@@ -90,22 +90,22 @@ def _at_boot(directory: str, path: str) -> "List[str]":
     kinds = boot_ways()
     if "boot unit" in kinds:
         text = _UNIT_TEXT.format(directory=directory, python=sys.executable, agent=path)
-        _write(BOOT_UNIT, text.encode(), 0o644)
+        write(BOOT_UNIT, text.encode(), 0o644)
         os.makedirs(os.path.dirname(BOOT_LINK), exist_ok=True)
         if not os.path.islink(BOOT_LINK):
             os.symlink(BOOT_UNIT, BOOT_LINK)
-            _sync(os.path.dirname(BOOT_LINK))
+            sync(os.path.dirname(BOOT_LINK))
         return kinds
-    command = " ".join(_command(path, "boot", directory))
+    line = " ".join(command(path, "boot", directory))
     if "boot script" in kinds:
-        _write(BOOT_SCRIPT, "#!/bin/sh\nexec {}\n".format(command).encode(), 0o755)
+        write(BOOT_SCRIPT, "#!/bin/sh\nexec {}\n".format(line).encode(), 0o755)
     if "cron at boot" in kinds:
-        _write(BOOT_CRON, "@reboot root {}\n".format(command).encode(), 0o644)
+        write(BOOT_CRON, "@reboot root {}\n".format(line).encode(), 0o644)
     return kinds
 
 
-def _detached(command: "List[str]") -> None:
-    """Start command as a process that no session owns: forked twice, in a session of its own, no terminal, no pipes."""
+def detached(words: "List[str]") -> None:
+    """Start a command as a process that no session owns: forked twice, in a session of its own, no terminal, no pipes."""
     child = os.fork()
     if child:
         os.waitpid(child, 0)
@@ -122,7 +122,7 @@ def _detached(command: "List[str]") -> None:
             os.dup2(null, number)
         os.closerange(3, 256)
         _least_likely_to_be_killed()
-        os.execve(command[0], command, {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"})
+        os.execve(words[0], words, {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"})
     finally:
         os._exit(127)
 
@@ -141,7 +141,7 @@ def disarm(directory: str) -> None:
     for path in (BOOT_LINK, BOOT_UNIT, BOOT_SCRIPT, BOOT_CRON, os.path.join(directory, "agent")):
         try:
             os.unlink(path)
-            _sync(os.path.dirname(path))
+            sync(os.path.dirname(path))
             armed = True
         except (FileNotFoundError, NotADirectoryError):
             continue

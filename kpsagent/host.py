@@ -169,6 +169,43 @@ controller, and at the next boot. -> list of what will do it."""
 Disarm = namedtuple("Disarm", "")
 Disarm.__doc__ = "Nothing that Arm put in place is left."
 
+# -- a door (kpsagent/doors.py) -----------------------------------------------------------------------------------------
+
+Door = namedtuple("Door", "")
+Door.__doc__ = (
+    """-> the door that stands here (dict), or None; one whose time is over is closed first. For whoever holds the lock."""
+)
+
+DoorPlace = namedtuple("DoorPlace", "")
+DoorPlace.__doc__ = """-> (path of the file for a door's entry, whether a reboot takes that file away, list of what would close
+a door at the next boot). Refused where no door can be made."""
+
+AskBeside = namedtuple("AskBeside", "daemon flags text beside")
+AskBeside.__doc__ = "-> as AskSshd, and with beside, (path, text), as if the file of this path that text includes held that."
+
+Wall = namedtuple("Wall", "")
+Wall.__doc__ = "-> seconds since 1970, as this server believes."
+
+ReadDoor = namedtuple("ReadDoor", "")
+ReadDoor.__doc__ = '-> (one of "opening", "open", "closing"; the door), or None.'
+
+WriteDoor = namedtuple("WriteDoor", "name door")
+WriteDoor.__doc__ = "The door stands under this name; durable when answered."
+
+MoveDoor = namedtuple("MoveDoor", "to")
+MoveDoor.__doc__ = '-> whether it was we who moved the door: from opening to "open", or from either to "closing".'
+
+DropDoor = namedtuple("DropDoor", "")
+
+ArmDoor = namedtuple("ArmDoor", "boot")
+ArmDoor.__doc__ = """The door that stands is watched: closed at its deadline, whatever becomes of this process, its session or the
+controller. With boot, something of the next boot is put in place too. -> list of what will do it."""
+
+DisarmDoor = namedtuple("DisarmDoor", "")
+DisarmDoor.__doc__ = "Nothing that ArmDoor put in place is left."
+
+OF_DOORS = (DoorPlace, AskBeside, Wall, ReadDoor, WriteDoor, MoveDoor, DropDoor, ArmDoor, DisarmDoor)
+
 # -- the rope ----------------------------------------------------------------------------------------------------------
 
 WriteNonce = namedtuple("WriteNonce", "")

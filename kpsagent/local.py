@@ -5,8 +5,9 @@ import os
 import time
 
 from . import accounts, arming, files, labels, processes, wire
+from .doorstate import load, standing_door
 from .errors import Changed, Lost, Refused
-from .host import MAIN_CONFIG, Daemon
+from .host import MAIN_CONFIG, OF_DOORS, Daemon
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 PATIENCE_SECONDS = 2  # with whoever holds the lock at the deadline, before an undo goes on beside them
 _NAMES = ("armed", "revoking", "confirmed", "reverting")
 _NEW = "new-"
+_LEFT = ("candidate", "candidate-door", "nonce", "door-agent.new")
 SELINUX = labels.ENFORCE
 RESTORECON = labels.RESTORECON
 
@@ -51,6 +53,10 @@ class LocalHost:
         """Do one effect of host.py and answer it."""
         if self.only is not None and standing(self.directory) != self.only:
             raise Lost("deadline_passed", "the operation is over; the undo of another is not for this process")
+        if type(effect) in OF_DOORS:
+            from . import doorhost  # shipped for these only
+
+            return doorhost.do(self.directory, self.bundle, effect)
         return getattr(self, "_" + type(effect).__name__)(effect)
 
     def close(self) -> None:
@@ -242,7 +248,7 @@ class LocalHost:
         self._sync()
 
     def _ReadState(self, effect: "Any") -> "Dict[str, Any]":
-        return _load(self._path("state.json")) or {}
+        return load(self._path("state.json")) or {}
 
     def _WriteState(self, effect: "Any") -> None:
         if effect.state.get("generation", 0) < self._ReadState(effect).get("generation", 0):
@@ -251,7 +257,7 @@ class LocalHost:
 
     def _ReadJournal(self, effect: "Any") -> "Optional[Tuple[str, Dict[str, Any]]]":
         if self._locked >= 0:  # else it is in use
-            left = [name for name in os.listdir(self.directory) if name.startswith(_NEW) or name in ("candidate", "nonce")]
+            left = [name for name in os.listdir(self.directory) if name.startswith(_NEW) or name in _LEFT]
             if left:
                 self._remove(*left)
         return _journal(self.directory, _NAMES)
@@ -289,6 +295,13 @@ class LocalHost:
             return [NO_ROOT]
         return [] if arming.boot_ways() else [NOTHING_AT_BOOT]
 
+    def _Door(self, effect: "Any") -> "Optional[Dict[str, Any]]":
+        agent = self._path("door-agent")
+        if os.path.exists(agent) and not self.at_rest:
+            processes.run(arming.command(agent, "door-tidy", self.directory))
+        found = standing_door(self.directory)
+        return None if found is None else found[1]
+
     # -- the rope ----------------------------------------------------------------------------------------------------
 
     def _WriteNonce(self, effect: "Any") -> "Tuple[str, str]":
@@ -318,18 +331,10 @@ def _restorecon() -> "Optional[str]":
     return next((each for each in RESTORECON if os.path.exists(each)), None)
 
 
-def _load(path: str) -> "Any":
-    try:
-        with open(path, "rb") as stream:
-            return wire.decode(stream.read().decode("ascii"))
-    except FileNotFoundError:
-        return None
-
-
 def _journal(directory: str, names: "Tuple[str, ...]") -> "Optional[Tuple[str, Dict[str, Any]]]":
     # In the order of names: what is moved from one to the next between two looks is found under the second.
     for name in names:
-        journal = _load(os.path.join(directory, "journal." + name))
+        journal = load(os.path.join(directory, "journal." + name))
         if journal is not None:
             return name, journal
     return None

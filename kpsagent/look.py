@@ -71,7 +71,7 @@ def look(plan: Plan) -> "Play":
         candidate = yield from _candidate(plan, seen, concerned[:MOST_LOGINS], texts, effective)
     if candidate is not None and daemon.how == "listener":
         pid_file = effective[plan.login][addresses(plan)[0]].get("pidfile", [""])[0]
-        seen = seen._replace(watched=(pid_file, _sources(texts)))
+        seen = seen._replace(watched=(pid_file, sources(texts)))
         unread = yield Unread(daemon, *seen.watched)
     if plan.operation == "password-set" and daemon.how == "hidden":
         raise Refused(
@@ -151,7 +151,7 @@ def config_files(path: str, text: "Optional[str]") -> "Play":
     return found
 
 
-def _sources(texts: "List[Tuple[str, str]]") -> "List[str]":
+def sources(texts: "List[Tuple[str, str]]") -> "List[str]":
     """Return the files of a configuration, and the directories in which one that is removed would be missed."""
     paths = [path for path, _ in texts]
     for _, text in texts:
@@ -232,7 +232,7 @@ def _candidate(
     candidate = None
     ours = "" if seen.vendor is not None and seen.config.text is None else seen.config.text
     for text in candidates(plan, ours, effective[plan.login][address]):
-        whole = yield from _as_main(seen, text)
+        whole = yield from as_main(seen, text)
         check = yield AskSshd(seen.daemon, ["-t"], whole)
         if check.code != 0:
             return Candidate(text, check, {}, set())
@@ -247,7 +247,7 @@ def _candidate(
     return candidate
 
 
-def _as_main(seen: Seen, text: str) -> "Play":
+def as_main(seen: Seen, text: str) -> "Play":
     """Return the main file as sshd would read it, if the file of our block held text."""
     parted = None if seen.vendor is None else sshd.including(seen.vendor.text, DROP_IN)
     if parted is None:

@@ -241,6 +241,53 @@ def _password_login(seen: Seen, account: "Account") -> str:
     return "unknown" if any(sshd.could_match(place.match, account.name, account.groups) for place in opened) else "off"
 
 
+def door_told(door: "Dict[str, Any]", state: str = "open") -> "Dict[str, Any]":
+    """Return of a door what the controller is told."""
+    told = {name: door[name] for name in ("id", "login", "from", "opened_at", "deadline", "watchers")}
+    return dict(told, state=state, closed_by=door.get("closed_by") if state == "closed" else None)
+
+
+def refuse_stale(plan: Plan, state: "Dict[str, Any]") -> None:
+    """Refuse an order that is older than one which the server has carried out."""
+    if plan.generation < state.get("generation", 0):
+        raise Refused(
+            "stale_generation",
+            "this server has already seen generation {}, and this order is of {}: somebody else has given a newer one".format(
+                state["generation"], plan.generation
+            ),
+            generation=state["generation"],
+        )
+
+
+def refuse_door_open(plan: Plan, door: "Dict[str, Any]") -> None:
+    """Refuse what has a wish about password login while a door stands: closing that takes out its own lines, and no more."""
+    if plan.passwords is not None:
+        raise Refused(
+            "door_open",
+            "an emergency door is open for {}: until it is closed nothing else changes sshd's configuration; close it first, "
+            "or leave password login as it is (--keep-password-login)".format(door["login"]),
+            door=door["id"],
+            login=door["login"],
+        )
+
+
+def refuse_broken(seen: Seen) -> None:
+    """Refuse where sshd does not accept its configuration as it stands."""
+    if seen.check is None or seen.check.code == 0:
+        return
+    if seen.config.text is None:
+        raise Refused(
+            "sshd_config_missing",
+            "{} does not exist, and the sshd that runs read it; put it back before sshd starts anew".format(seen.config.path),
+            path=seen.config.path,
+        )
+    raise Refused(
+        "sshd_config_invalid",
+        "sshd does not accept its configuration as it stands: {}; mend that first".format(last_line(seen.check.err)),
+        sshd=seen.check.err[-2000:],
+    )
+
+
 # -- decide ------------------------------------------------------------------------------------------------------------
 
 
@@ -251,18 +298,7 @@ def decide(plan: Plan, seen: Seen, opened: "Optional[List[Step]]" = None) -> Ste
     """
     if reads_only(plan):
         return Steps([], [], [], [], [], [])
-    if seen.check is not None and seen.check.code != 0:
-        if seen.config.text is None:
-            raise Refused(
-                "sshd_config_missing",
-                "{} does not exist, and the sshd that runs read it; put it back before sshd starts anew".format(seen.config.path),
-                path=seen.config.path,
-            )
-        raise Refused(
-            "sshd_config_invalid",
-            "sshd does not accept its configuration as it stands: {}; mend that first".format(_last_line(seen.check.err)),
-            sshd=seen.check.err[-2000:],
-        )
+    refuse_broken(seen)
     widen = []  # type: List[Step]
     narrow = []  # type: List[Step]
     if plan.key is not None:
@@ -570,7 +606,7 @@ def _setting_changed(plan: Plan, seen: Seen) -> "Optional[Step]":
         raise Refused(
             "setting_overridden",
             "{}: with our block at its top sshd says: {}; mend the configuration by hand".format(
-                seen.config.path, _last_line(candidate.check.err) or "other settings change too"
+                seen.config.path, last_line(candidate.check.err) or "other settings change too"
             ),
             path=seen.config.path,
             differs=sorted(candidate.differs),
@@ -581,20 +617,25 @@ def _setting_changed(plan: Plan, seen: Seen) -> "Optional[Step]":
         raise Refused(
             "password_off_by_owner",
             "the server's own configuration keeps passwords out for {}{}; --force puts a setting of ours above it".format(
-                plan.login, _named(seen.places)
+                plan.login, named(seen.places)
             ),
             places=[list(place) for place in seen.places],
         )
     if candidate.text == text:
         return None
-    if seen.unread:
+    refuse_unread(seen.unread)
+    return block_step(seen, candidate.text)
+
+
+def refuse_unread(unread: "List[str]") -> None:
+    """Refuse where these were changed since sshd last read its configuration."""
+    if unread:
         raise Refused(
             "setting_pending",
             "{}: changed since sshd last read its configuration; our reload would put that into force too. Reload sshd yourself "
-            "and see that it is right, or mend the file first".format(", ".join(seen.unread[:3])),
-            paths=seen.unread,
+            "and see that it is right, or mend the file first".format(", ".join(unread[:3])),
+            paths=unread,
         )
-    return block_step(seen, candidate.text)
 
 
 def block_step(seen: Seen, after: str) -> Step:
@@ -616,7 +657,7 @@ def _refuse_override(seen: Seen, effective: "Dict[str, Dict[str, Dict[str, List[
             raise Refused(
                 "setting_overridden",
                 "{} would still get in by {}{}; edit that by hand, or use --keep-password-login".format(
-                    name, " and ".join(ways), _named(where)
+                    name, " and ".join(ways), named(where)
                 ),
                 login=name,
                 places=[list(place) for place in where],
@@ -626,12 +667,12 @@ def _refuse_override(seen: Seen, effective: "Dict[str, Dict[str, Dict[str, List[
         raise Refused(
             "setting_overridden",
             "passwords would still get in for some logins, or from some addresses{}; edit that by hand, "
-            "or use --keep-password-login".format(_named(opened)),
+            "or use --keep-password-login".format(named(opened)),
             places=[list(place) for place in opened],
         )
 
 
-def _named(places: "List[Any]") -> str:
+def named(places: "List[Any]") -> str:
     return "".join(
         ": {}:{}: {}{}".format(place.path, place.line_number, place.match + ": " if place.match else "", place.text)
         for place in places[:3]
@@ -720,7 +761,7 @@ def _refuse_no_way_in(plan: Plan, seen: Seen) -> None:
             "no_way_in_remains",
             "without this key nothing that can be seen lets {0} in: {1}. Give the login a way in first, "
             "or say --accept-lockout {0}".format(
-                plan.login, "no usable password" if ways else "sshd takes no password" + _named(seen.places)
+                plan.login, "no usable password" if ways else "sshd takes no password" + named(seen.places)
             ),
             login=plan.login,
             password=account.password,
@@ -750,7 +791,7 @@ def _with_questions(plan: Plan, widen: "List[Step]", narrow: "List[Step]") -> St
     return Steps(widen, narrow, widened, narrowed + gone, [], [])
 
 
-def _last_line(text: str) -> str:
+def last_line(text: str) -> str:
     """Return the last line that sshd said, but not the one with which it only takes leave."""
     said = [line.strip() for line in text.split("\n") if line.strip() and ": terminating, " not in line]
     return said[-1][:300] if said else ""

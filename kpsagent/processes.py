@@ -13,7 +13,7 @@ from .host import MAIN_CONFIG, Daemon, Output
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, List, Optional, Set
+    from typing import Any, List, Optional, Set, Tuple
 
 PID_FILE = "/run/sshd.pid"
 SYSTEMCTL = ["/usr/bin/systemctl", "/bin/systemctl"]
@@ -298,16 +298,19 @@ def unit_in(cgroup: str) -> str:
 # -- asking and reloading ----------------------------------------------------------------------------------------------
 
 
-def ask_sshd(daemon: Daemon, flags: "List[str]", text: "Optional[str]", candidate: str) -> Output:
+def ask_sshd(
+    daemon: Daemon, flags: "List[str]", text: "Optional[str]", candidate: str, beside: "Optional[Tuple[str, str]]" = None
+) -> Output:
     """Return what this sshd says with its own arguments and these flags; with text, as if its main file held that.
 
-    candidate: the path at which text is put for as long.
+    candidate: the path at which text is put for as long. beside: (path, text) of a file that it includes, as if it held that.
     """
     arguments = list(daemon.arguments)
     if text is not None:
-        opened = os.open(candidate, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(opened, "wb") as stream:
-            stream.write(text.encode("utf-8", "surrogateescape"))
+        if beside is not None:
+            text = text.replace(beside[0], candidate + "-door")
+            _put(candidate + "-door", beside[1])
+        _put(candidate, text)
         arguments = without_config(arguments) + ["-f", candidate]
     try:
         output = run([daemon.program] + flags + arguments)
@@ -319,6 +322,14 @@ def ask_sshd(daemon: Daemon, flags: "List[str]", text: "Optional[str]", candidat
     finally:
         if text is not None:
             os.unlink(candidate)
+        if beside is not None:
+            os.unlink(candidate + "-door")
+
+
+def _put(path: str, text: str) -> None:
+    opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(opened, "wb") as stream:
+        stream.write(text.encode("utf-8", "surrogateescape"))
 
 
 def without_config(arguments: "List[str]") -> "List[str]":

@@ -373,6 +373,19 @@ def network(cidr: str) -> "Optional[Tuple[str, int]]":
     return (bits, prefix) if slash and 0 <= prefix <= len(bits) and "1" not in bits[prefix:] and bits else None
 
 
+def in_network(addr: str, cidr: str) -> bool:
+    """Say whether an address is in a network()."""
+    bits, length = network(cidr) or ("", 0)
+    return bool(bits) and _bits(addr)[:length] == bits[:length] and len(_bits(addr)) == len(bits)
+
+
+def address(number: int, size: int) -> str:
+    """Return the IP address that is this number, of 32 or 128 bits."""
+    import socket
+
+    return socket.inet_ntop(socket.AF_INET if size == 32 else socket.AF_INET6, number.to_bytes(size // 8, "big"))
+
+
 def _bits(addr: str) -> str:
     """Return an IP address as binary digits, or "" for anything else."""
     import socket  # where it is needed: slow to load
@@ -454,6 +467,31 @@ def opening(places: "List[Place]", settings: "Settings") -> "List[Place]":
         if word == "passwordauthentication" or _on(settings, "usepam"):
             found.append(place)
     return found
+
+
+def first_match(text: str) -> "Optional[int]":
+    """Return where in text the line of its first Match begins, or None."""
+    number = next((number for number, _, word, _, _ in _statements(text) if word == "match"), None)
+    return None if number is None else len("".join(line + "\n" for line in text.split("\n")[: number - 1]))
+
+
+def within(header: str, cidr: str) -> bool:
+    """Say whether the Match with this header holds for clients in this network only. What cannot be told is no."""
+    word, rest = _delimited(_keyword(header)[1])
+    while word and not word.startswith("#"):
+        value, rest = _delimited(rest)
+        if word.lower() == "address":
+            return all(_is_part(each, cidr) for each in value.split(",") if not each.startswith("!"))
+        word, rest = _delimited(rest)
+    return False
+
+
+def _is_part(pattern: str, cidr: str) -> bool:
+    part = network(pattern if "/" in pattern else "{}/{}".format(pattern, len(_bits(pattern))))
+    whole = network(cidr)
+    if part is None or whole is None or len(part[0]) != len(whole[0]):
+        return False
+    return part[1] >= whole[1] and part[0][: whole[1]] == whole[0][: whole[1]]
 
 
 def could_match(header: str, name: str, groups: "List[str]") -> bool:

@@ -9,7 +9,7 @@ drive() plays a generator on a host.
 """
 
 from . import keys, sshd
-from .errors import Changed, Failed, Lost, Refused, Stop, from_os_error, shown
+from .errors import Changed, Failed, Lost, Stop, from_os_error, shown
 from .ground import grounds
 from .host import (
     Arm,
@@ -17,6 +17,7 @@ from .host import (
     AskSshd,
     Clock,
     Delete,
+    Door,
     DropJournal,
     FindAccount,
     Limits,
@@ -47,9 +48,12 @@ from .plan import (
     Steps,
     addresses,
     decide,
+    door_told,
     is_foreign,
     password_logins,
     reads_only,
+    refuse_door_open,
+    refuse_stale,
 )
 from .removal import end_sessions, finish_revoke, refuse_owed, sessions_of, told_of, without_owed
 from .undo import finish, recover, reverted, undo
@@ -91,9 +95,11 @@ def drive(play: "Play", host: "Any") -> "Any":
 def operation(plan: Plan) -> "Play":
     """Bring the server to what plan wants, proved; or leave it as it was. Returns the result, a JSON object; raises no Stop."""
     story = {"phase": "look", "proofs": []}  # type: Dict[str, Any]
+    if plan.operation.startswith("door-"):
+        from . import doororders  # shipped for this only
+
+        return (yield from doororders.operation(plan, story, _prove, _stopped))
     try:
-        if plan.operation.startswith("door-"):
-            raise Refused("unexpected", "{}: this agent knows no doors".format(plan.operation))
         yield Lock(True)
         if plan.only_plan:
             left = yield ReadJournal()
@@ -101,15 +107,16 @@ def operation(plan: Plan) -> "Play":
         else:
             story["recovered"] = yield from recover()
         state = yield ReadState()
-        if plan.generation < state.get("generation", 0):
-            raise Refused(
-                "stale_generation",
-                "this server has already seen generation {}, and this order is of {}: somebody else has given a newer one".format(
-                    state["generation"], plan.generation
-                ),
-                generation=state["generation"],
-            )
-        story["last"] = {name: value for name, value in state.items() if name != "owed"}
+        refuse_stale(plan, state)
+        story["last"] = {name: value for name, value in state.items() if name not in ("owed", "door")}
+        door = yield Door()
+        if door is not None and plan.operation == "reset":
+            from .doors import closed_at_rest  # shipped with it
+
+            yield from closed_at_rest()
+        elif door is not None:
+            story["door"] = door_told(door)
+            refuse_door_open(plan, door)
         owed = state.get("owed", [])
         if owed and not reads_only(plan):
             refuse_owed(plan, owed)

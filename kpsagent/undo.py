@@ -108,6 +108,8 @@ def finish(state: "Dict[str, Any]") -> "Play":
     if owed:
         # Kept whatever has been here since: a state of a lower generation would not be written.
         state = dict(state, owed=owed, generation=max(state["generation"], before.get("generation", 0)))
+    if "door" in before:
+        state = dict(state, door=before["door"])
     yield WriteState(state)
     yield DropJournal()
     yield Disarm()  # last: a watcher may be what runs this, and ends with its unit
@@ -159,7 +161,7 @@ def _undo_step(step: Step, account: "Any", journal: "Dict[str, Any]") -> "Play":
     else:
         yield from _undo_text(step, owner)
         if step.kind == "block":
-            yield from _reload_after_undo(journal)
+            yield from reload_after_undo(journal)
 
 
 def _undo_text(step: Step, owner: "Any") -> "Play":
@@ -202,7 +204,7 @@ def _lines_undone(now: str, before: str, after: str) -> str:
     return "\n".join(lines)
 
 
-def _reload_after_undo(journal: "Dict[str, Any]") -> "Play":
+def reload_after_undo(journal: "Dict[str, Any]") -> "Play":
     """Have sshd run on the restored file. A file that sshd does not accept is never loaded: the running one is then better."""
     before = Daemon(*journal["daemon"])
     if before.how != "listener":

@@ -168,6 +168,12 @@ class SftpHost:
     async def _Clock(self, effect: Any) -> tuple[float, str]:
         return time.time(), "sftp"  # ours: there is nobody else to keep the deadline
 
+    async def _Door(self, effect: Any) -> None:
+        return None
+
+    async def _DoorPlace(self, effect: Any) -> Any:
+        raise Refused("door_unwatched", "over SFTP nothing can be left on the server that would close an emergency door")
+
     async def _Limits(self, effect: Any) -> list[str]:
         return [f"only SFTP is used: {self._because}", NO_UNDO, NO_LOCK, NO_ATTRIBUTES, NO_SESSIONS]
 

@@ -26,6 +26,7 @@ NO_INSTANT = (
     "and if somebody else puts another file in its place in them, theirs is lost"
 )
 NO_SESSIONS = "without Python on the server nothing tells which sessions a removed key has opened, and none is ended"
+NO_DOOR = "there is no Python on this server, and what closes an emergency door by itself is Python: none is opened here"
 DROPBEAR = "the server's SSH is dropbear, which takes its settings from its command line: keys are changed, password login is not"
 
 _NAMES = ("armed", "revoking", "confirmed", "reverting")
@@ -612,6 +613,12 @@ class ShellHost:
             return float(up.split()[0]), boot[:200].strip()
         except (ValueError, IndexError):
             raise Failed("unexpected", "the server's clock says nothing") from None
+
+    async def _Door(self, effect: Any) -> None:
+        return None  # none can be made here, and what would close one that was is Python
+
+    async def _DoorPlace(self, effect: Any) -> Any:
+        raise Refused("door_unwatched", NO_DOOR)
 
     async def _Limits(self, effect: Any) -> list[str]:
         found = [NO_INSTANT, NO_SESSIONS, *([DROPBEAR] if self._dropbear else [])] + (

@@ -14,11 +14,17 @@ from importlib import resources, util
 from pathlib import Path
 from typing import Any
 
+from controller.model import DOOR_OPERATIONS
+
 # In the order in which they import each other.
-_BEFORE = ("errors", "wire", "swap", "labels", "keys", "permissions", "host", "sshd", "plan", "ground", "look", "removal", "undo")
+_BEFORE = (
+    "errors", "wire", "doorstate", "swap", "labels", "keys", "permissions", "host", "sshd", "plan", "ground", "look", "removal",
+    "undo",
+)  # fmt: skip
 # What few runs need, and is shipped to those only.
-_FOR_SOME = ("password", "reset", "revoke", "pam", "doctor", "preview")
-_AFTER = ("transaction", "accounts", "files", "processes", "arming", "sessions", "local", "__main__")
+_FOR_SOME = ("password", "reset", "revoke", "pam", "doctor", "preview", "doors", "doororders")
+_AFTER = ("transaction", "accounts", "files", "processes", "arming", "sessions", "local")
+_OF_DOORS = ("doorhost", "doorwatch")  # they stand on all of these
 
 _LOADER = """\
 import sys, types
@@ -67,6 +73,9 @@ def needed(plan: Mapping[str, Any]) -> tuple[str, ...]:
         "pam": plan.get("diagnose") is not None,
         "doctor": plan.get("diagnose") is not None,
         "preview": bool(plan.get("only_plan")),
+        # On a disk at rest nobody else closes a door that stands there.
+        "doors": plan["operation"] in ("reset", *DOOR_OPERATIONS),
+        "doororders": plan["operation"] in DOOR_OPERATIONS,
     }
     return tuple(name for name in _FOR_SOME if wanted[name])
 
@@ -77,7 +86,8 @@ def bundle(*extra: str) -> bytes:
 
     extra: what needed() says.
     """
-    names = [f"kpsagent.{name}" for name in (*_BEFORE, *extra, *_AFTER)]
+    last = (*_OF_DOORS, "__main__") if "doors" in extra else ("__main__",)
+    names = [f"kpsagent.{name}" for name in (*_BEFORE, *extra, *_AFTER, *last)]
     modules = [(name, _modules()[name]) for name in ("kpsagent", *names)]
     return f"_MODULES = {modules!r}\n{_LOADER}".encode()
 
@@ -98,7 +108,7 @@ def _modules() -> dict[str, str]:
     this very code.
     """
     package = resources.files("kpsagent")
-    names = ("__init__", *_BEFORE, *_FOR_SOME, *_AFTER)
+    names = ("__init__", *_BEFORE, *_FOR_SOME, *_AFTER, *_OF_DOORS, "__main__")
     sources = {name: package.joinpath(f"{name}.py").read_text("utf-8") for name in names}
     rules = resources.files(__package__).joinpath(f"{__name__.rpartition('.')[2]}.py").read_text("utf-8")
     made_from = hashlib.sha256(json.dumps([sys.version, rules, sources]).encode()).hexdigest()

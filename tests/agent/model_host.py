@@ -15,13 +15,18 @@ import posixpath
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from kpsagent.doors import tidied
 from kpsagent.errors import Changed, Lost, Refused
 from kpsagent.host import Account, Daemon, File, Output, Session
 from kpsagent.permissions import Component
+from kpsagent.transaction import drive
 
 STATE = "/var/lib/kps"
 CONFIG = "/etc/ssh/sshd_config"
 BOOT_UNIT = "/etc/cron.d/kps-undo-at-boot"
+DOOR = "/run/kps-door"  # goes with the power
+DOOR_AT_BOOT = "/etc/cron.d/kps-door-at-boot"
+DOORS = ("opening", "open", "closing")
 JOURNALS = ("armed", "revoking", "confirmed", "reverting")
 CLIENT = "198.51.100.1"
 CONNECTION = [CLIENT, "50000", "198.51.100.2", "22"]
@@ -80,7 +85,23 @@ KNOWN = {
 def accepted(text: str) -> bool:
     """Whether sshd would start with this configuration."""
     words = [line.split() for line in text.split("\n")]
-    return all(not each or each[0].startswith("#") or each[0].lower() in (*KNOWN, "match") for each in words)
+    return all(not each or each[0].startswith("#") or each[0].lower() in (*KNOWN, "match", _END_OF_FILE) for each in words)
+
+
+_END_OF_FILE = "end-of-file"
+
+
+def whole(text: str, disk: dict[str, Entry]) -> str:
+    """What sshd reads where its main file holds text: with what that includes, and where the included file ends."""
+    if "Include " not in text:
+        return text
+    lines = []
+    for line in text.split("\n"):
+        if line.startswith("Include "):
+            inner = disk.get(line.split('"')[1])
+            line = "" if inner is None else f"{inner.text}\n{_END_OF_FILE}"
+        lines.append(line)
+    return "\n".join(lines)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -93,7 +114,9 @@ def settings(text: str, login: str | None) -> dict[str, str]:
         keyword, _, value = line.strip().partition(" ")
         if not keyword or keyword.startswith("#"):
             continue
-        if keyword.lower() == "match":
+        if keyword == _END_OF_FILE:
+            into = outside
+        elif keyword.lower() == "match":
             who = value.split()
             hit = who == ["all"] or (login is not None and who[0].lower() == "user" and fnmatch.fnmatchcase(login, who[1]))
             into = inside if hit else None
@@ -132,7 +155,9 @@ class World:
         self.loaded: str | None = disk[CONFIG].text if kind == "listener" else None
         self.boot = 1
         self.clock = 1000.0
+        self.wall = 1_000_000_000.0
         self.watchers = False
+        self.door_watchers = False
         self.sessions: tuple[tuple[str, Session], ...] = ()  # (login, session) that are open, but for our own
         self.shadowed: set[str] = set()  # directories that are not the ones of before: their file systems are not mounted
         self.holder: object = None
@@ -160,7 +185,15 @@ class World:
             # The nonce is always new: which one it is says nothing.
             seen = {**self.disk, f"{STATE}/nonce": None} if f"{STATE}/nonce" in self.disk else self.disk
             self._disk_key = hash(frozenset(seen.items()))
-        return self._disk_key, self.loaded, self.boot, self.watchers, self.sessions, tuple(self.passwords.values())
+        return (
+            self._disk_key,
+            self.loaded,
+            self.boot,
+            self.watchers,
+            self.door_watchers,
+            self.sessions,
+            tuple(self.passwords.values()),
+        )
 
     def killed(self) -> "World":
         """The same server after the process that acted on it was killed."""
@@ -172,7 +205,8 @@ class World:
         """The same server after the power failed, before its sshd is started again."""
         other = self.killed()
         other.boot += 1
-        other.watchers = False
+        other.watchers = other.door_watchers = False
+        other.drop(DOOR)
         other.sessions = ()
         other.loaded = None
         return other
@@ -180,8 +214,9 @@ class World:
     def sshd_started(self) -> "World":
         """The same server once its system has started sshd; one that does not accept its configuration stays away."""
         other = self.copy()
-        if other.kind == "listener" and other.loaded is None and accepted(other.disk[CONFIG].text):
-            other.loaded = other.disk[CONFIG].text
+        text = whole(other.disk[CONFIG].text, other.disk)
+        if other.kind == "listener" and other.loaded is None and accepted(text):
+            other.loaded = text
         return other
 
     def in_use(self) -> "World":
@@ -210,7 +245,7 @@ class World:
             return None
         if self.kind == "listener":
             return self.loaded
-        text = self.disk[CONFIG].text
+        text = whole(self.disk[CONFIG].text, self.disk)
         return text if accepted(text) else None
 
     def logs_in(self, held: Credential) -> str:
@@ -390,6 +425,8 @@ class ModelHost:
 
     def _AskSshd(self, effect: Any) -> Output:
         text = self.world.disk[CONFIG].text if effect.text is None else effect.text
+        beside = getattr(effect, "beside", None)
+        text = whole(text, self.world.disk | ({beside[0]: file(beside[1])} if beside else {}))
         if not accepted(text):
             return Output(255, "", f"{CONFIG}: line 1: Bad configuration option\n")
         if "-T" not in effect.flags:
@@ -398,7 +435,8 @@ class ModelHost:
         return Output(0, "".join(f"{word} {value}\n" for word, value in settings(text, login).items()), "")
 
     def _Unread(self, effect: Any) -> list[str]:
-        changed = self.world.kind == "listener" and self.world.loaded not in (None, self.world.disk[CONFIG].text)
+        text = whole(self.world.disk[CONFIG].text, self.world.disk)
+        changed = self.world.kind == "listener" and self.world.loaded not in (None, text)
         return [CONFIG] if changed and CONFIG in effect.paths else []
 
     def _Walk(self, effect: Any) -> list[Component]:
@@ -513,7 +551,7 @@ class ModelHost:
         world = self.world
         if world.kind != "listener" or (world.loaded is None and not effect.revive):
             return False
-        text = world.disk[CONFIG].text
+        text = whole(world.disk[CONFIG].text, world.disk)
         world.loaded = text if accepted(text) else None
         return world.loaded is not None
 
@@ -549,7 +587,7 @@ class ModelHost:
         self.world.put(f"{STATE}/state.json", file(json.dumps(effect.state), 0o600))
 
     def _ReadJournal(self, effect: Any) -> Any:
-        for name in ("new", "candidate", "nonce") if self.world.holder is self else ():
+        for name in ("new", "candidate", "nonce", "door-agent.new") if self.world.holder is self else ():
             self.world.drop(f"{STATE}/{name}")
         for name in JOURNALS:
             journal = self._load(f"journal.{name}")
@@ -584,6 +622,57 @@ class ModelHost:
         self.world.drop(f"{STATE}/agent")
         self.world.drop(BOOT_UNIT)
         self.world.watchers = False
+
+    # -- a door
+
+    def _standing(self) -> Any:
+        found = [(name, self._load(f"door.{name}")) for name in DOORS]
+        return next(((name, door) for name, door in reversed(found) if door is not None), None)
+
+    def _Door(self, effect: Any) -> Any:
+        if f"{STATE}/door-agent" in self.world.disk:
+            drive(tidied(), ModelHost(self.world))
+        found = self._standing()
+        return None if found is None else found[1]
+
+    def _DoorPlace(self, effect: Any) -> tuple[str, bool, list[str]]:
+        return DOOR, True, ["cron at boot"]
+
+    def _AskBeside(self, effect: Any) -> Output:
+        return self._AskSshd(effect)
+
+    def _Wall(self, effect: Any) -> float:
+        return self.world.wall
+
+    def _ReadDoor(self, effect: Any) -> Any:
+        return self._standing()
+
+    def _WriteDoor(self, effect: Any) -> None:
+        self.world.put(f"{STATE}/door.{effect.name}", file(json.dumps(effect.door), 0o600))
+
+    def _MoveDoor(self, effect: Any) -> bool:
+        for name in ("open", "opening") if effect.to == "closing" else ("opening",):
+            entry = self.world.drop(f"{STATE}/door.{name}")
+            if entry is not None:
+                self.world.put(f"{STATE}/door.{effect.to}", entry)
+                return True
+        return False
+
+    def _DropDoor(self, effect: Any) -> None:
+        for name in DOORS:
+            self.world.drop(f"{STATE}/door.{name}")
+
+    def _ArmDoor(self, effect: Any) -> list[str]:
+        if effect.boot:
+            self.world.put(f"{STATE}/door-agent", file("the agent", 0o600))
+            self.world.put(DOOR_AT_BOOT, file("@reboot root\n"))
+        self.world.door_watchers = True
+        return ["cron at boot", "detached process"]
+
+    def _DisarmDoor(self, effect: Any) -> None:
+        for path in (f"{STATE}/door-agent", f"{STATE}/door-agent.new", DOOR_AT_BOOT):
+            self.world.drop(path)
+        self.world.door_watchers = False
 
     # -- the rope
 
@@ -625,8 +714,8 @@ def between(world: World, effect: Any) -> Iterator[World]:
         yield _with(world, {temporary(effect.path): half})
         if effect.expected is None and effect.path not in world.disk:
             # A new file is linked to its name, and only then loses the temporary one.
-            whole = file(effect.text, 0o600, effect.account.uid)
-            yield _with(world, {temporary(effect.path): whole, effect.path: whole})
+            made = file(effect.text, 0o600, 0 if effect.account is None else effect.account.uid)
+            yield _with(world, {temporary(effect.path): made, effect.path: made})
     elif name in ("WriteJournal", "WriteState"):
         yield _with(world, {f"{STATE}/new": file('{"operat', 0o600)})
     elif name == "AskSshd" and effect.text is not None:
@@ -636,6 +725,14 @@ def between(world: World, effect: Any) -> Iterator[World]:
     elif name == "Arm":
         yield _with(world, {f"{STATE}/agent": file("the ag", 0o600)})
         yield _with(world, {f"{STATE}/agent": file("the agent", 0o600), BOOT_UNIT: file("@reboot root\n")})
+    elif name == "ArmDoor":
+        yield _with(world, {f"{STATE}/door-agent.new": file("the ag", 0o600)})
+        yield _with(world, {f"{STATE}/door-agent": file("the agent", 0o600)})
+        yield _with(world, {f"{STATE}/door-agent": file("the agent", 0o600), DOOR_AT_BOOT: file("@reboot root\n")})
+    elif name == "DisarmDoor":
+        yield _without(world, DOOR_AT_BOOT)
+    elif name == "WriteDoor":
+        yield _with(world, {f"{STATE}/new": file('{"id', 0o600)})
     elif name == "Disarm":
         yield _without(world, BOOT_UNIT)
     elif name == "DropJournal":

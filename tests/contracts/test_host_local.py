@@ -533,7 +533,7 @@ def test_no_other_name_that_an_include_would_take_up_is_ever_there(place, child,
 ARMING = """from kpsagent import arming
 arming.BOOT_UNIT = arming.BOOT_LINK = arming.BOOT_SCRIPT = "/nowhere/undo"
 arming.BOOT_CRON = home + "/cron.d/undo"
-arming._detached = lambda command: None
+arming.detached = lambda command: None
 os.path.isdir = lambda path, really=os.path.isdir: path != "/run/systemd/system" and really(path)
 os.mkdir(home + "/cron.d")
 here.bundle = b"agent"

@@ -1,0 +1,181 @@
+"""The effects of doors on this machine: where a door is kept, and who closes it though nobody asks. Shipped for doors only.
+
+As with an undo that is armed (arming.py): a watcher, two of different kinds where systemd runs, and something that runs at the
+next boot. The names are others, for a door stands while operations come and go.
+"""
+
+import fcntl
+import os
+import time
+
+from . import arming, processes, wire
+from .doorstate import NAMES, standing_door
+from .errors import Refused
+from .host import ArmDoor, AskBeside, DoorPlace, DropDoor, MoveDoor, ReadDoor, Wall, WriteDoor
+from .labels import ENFORCE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, List, Tuple
+
+UNIT = "kps-door"
+BOOT_UNIT = "/etc/systemd/system/kps-door-at-boot.service"
+BOOT_LINK = "/etc/systemd/system/sysinit.target.wants/kps-door-at-boot.service"
+BOOT_CRON = "/etc/cron.d/kps-door-at-boot"
+BOOT_SCRIPT = "/etc/rcS.d/S99kps-door-at-boot"
+AGENT = "door-agent"
+# Only root may write in either. What is in /run ends with the boot, where that is what it should be; but SELinux lets sshd read
+# in /etc/ssh, and perhaps not there.
+PASSING, LASTING = "/run/kps-door", "/etc/ssh/kps-door"
+
+# KillMode: the watcher that is started at boot goes on when what started it has ended.
+_UNIT_TEXT = """[Unit]
+Description=closes an emergency door whose time is over, or watches it
+DefaultDependencies=no
+After=local-fs.target
+Before=ssh.service sshd.service ssh.socket sshd.socket
+
+[Service]
+Type=oneshot
+KillMode=process
+ExecStart={command}
+
+[Install]
+WantedBy=sysinit.target
+"""
+
+
+def do(directory: str, bundle: bytes, effect: "Any") -> "Any":
+    """Do one effect of a door and answer it."""
+    if isinstance(effect, DoorPlace):
+        return _place()
+    if isinstance(effect, AskBeside):
+        candidate = os.path.join(directory, "candidate")
+        return processes.ask_sshd(effect.daemon, effect.flags, effect.text, candidate, effect.beside)
+    if isinstance(effect, Wall):
+        return time.time()
+    if isinstance(effect, ReadDoor):
+        return standing_door(directory)
+    if isinstance(effect, WriteDoor):
+        return _write(directory, effect.name, effect.door)
+    if isinstance(effect, MoveDoor):
+        return _move(directory, effect.to)
+    if isinstance(effect, DropDoor):
+        return _remove([os.path.join(directory, "door." + name) for name in NAMES])
+    if isinstance(effect, ArmDoor):
+        return arm(directory, bundle, effect.boot)
+    return disarm(directory)
+
+
+def _place() -> "Tuple[str, bool, List[str]]":
+    if os.geteuid() != 0:
+        raise Refused(
+            "sudo_refused",
+            "a door takes an agent that runs as root, and this login may not become root here; give a login that may (sudo)",
+        )
+    if os.path.exists(ENFORCE):
+        return LASTING, False, arming.boot_ways()
+    mounts = [line.split() for line in processes.slurp("/proc/self/mounts").split("\n")]
+    kinds = [words[2] for words in mounts if words[1:2] == ["/run"]]  # the last one hides the others
+    return PASSING, kinds[-1:] == ["tmpfs"], arming.boot_ways()
+
+
+def _write(directory: str, name: str, door: "Any") -> None:
+    new = os.path.join(directory, "new-{}".format(os.getpid()))
+    arming.write(new, wire.encode(door).encode("ascii"), 0o600)
+    os.rename(new, os.path.join(directory, "door." + name))
+    arming.sync(directory)
+
+
+def _move(directory: str, to: str) -> bool:
+    for name in ("open", "opening") if to == "closing" else ("opening",):
+        try:
+            os.rename(os.path.join(directory, "door." + name), os.path.join(directory, "door." + to))
+        except FileNotFoundError:
+            continue
+        arming.sync(directory)
+        return True
+    return False
+
+
+def _remove(paths: "List[str]") -> bool:
+    gone = False
+    for path in paths:
+        try:
+            os.unlink(path)
+            arming.sync(os.path.dirname(path))
+            gone = True
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+    return gone
+
+
+# -- who closes it -----------------------------------------------------------------------------------------------------
+
+
+def arm(directory: str, bundle: bytes, boot: bool) -> "List[str]":
+    """Have the door that stands watched, and return by what. boot: at the next boot too; the agent is put there for that."""
+    agent = os.path.join(directory, AGENT)
+    kinds = []  # type: List[str]
+    if boot:
+        _install(agent, bundle)
+        kinds += _at_boot(directory, agent)
+    in_unit = _in_unit(directory, agent, boot)
+    arming.detached(arming.command(agent, "door-watch", directory) + ["second" if in_unit else "alone"])
+    return kinds + ["systemd unit"] * in_unit + ["detached process"]
+
+
+def _install(agent: str, bundle: bytes) -> None:
+    """Put the agent there; one that is there may be running, and stays."""
+    if processes.slurp(agent) == bundle.decode("utf-8", "surrogateescape"):
+        return
+    arming.write(agent + ".new", bundle, 0o600)
+    os.rename(agent + ".new", agent)
+    arming.sync(os.path.dirname(agent))
+
+
+def _at_boot(directory: str, agent: str) -> "List[str]":
+    kinds = arming.boot_ways()
+    line = " ".join(arming.command(agent, "door-boot", directory))
+    if "boot unit" in kinds:
+        arming.write(BOOT_UNIT, _UNIT_TEXT.format(command=line).encode(), 0o644)
+        os.makedirs(os.path.dirname(BOOT_LINK), exist_ok=True)
+        if not os.path.islink(BOOT_LINK):
+            os.symlink(BOOT_UNIT, BOOT_LINK)
+            arming.sync(os.path.dirname(BOOT_LINK))
+    if "boot script" in kinds:
+        arming.write(BOOT_SCRIPT, "#!/bin/sh\nexec {}\n".format(line).encode(), 0o755)
+    if "cron at boot" in kinds:
+        arming.write(BOOT_CRON, "@reboot root {}\n".format(line).encode(), 0o644)
+    return kinds
+
+
+def _in_unit(directory: str, agent: str, wait: bool) -> bool:
+    """Have systemd run a watcher, where there is systemd and it runs none yet; return whether it runs one."""
+    if not (os.path.isdir("/run/systemd/system") and os.path.exists("/usr/bin/systemd-run")):
+        return False
+    if processes.run(["/usr/bin/systemctl", "is-active", "--quiet", UNIT + ".service"]).code == 0:
+        return True
+    # At boot it is not waited for: systemd is not yet so far that it starts anything of this kind.
+    unit = ["/usr/bin/systemd-run", "--quiet", "--collect", "--unit=" + UNIT, "-p", "Type=exec"]
+    unit += ["--"] if wait else ["--no-block", "--"]
+    return bool(processes.run(unit + arming.command(agent, "door-watch", directory) + ["first"]).code == 0)
+
+
+def is_alone(directory: str) -> "Any":
+    """Return what shows, while it is held, that a detached watcher runs; None where another one does."""
+    try:
+        held = os.open(os.path.join(directory, AGENT), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return held
+    except OSError:
+        return None
+
+
+def disarm(directory: str) -> None:
+    """Take away whatever arm() put in place. A watcher ends by itself when the door is gone."""
+    agent = os.path.join(directory, AGENT)
+    armed = _remove([BOOT_LINK, BOOT_UNIT, BOOT_SCRIPT, BOOT_CRON, agent + ".new", agent])
+    if armed and os.path.isdir("/run/systemd/system") and os.path.exists("/usr/bin/systemctl"):
+        # Last of all, and without waiting: this may be the very unit that is stopped.
+        processes.run(["/usr/bin/systemctl", "stop", "--no-block", UNIT + ".service"])

@@ -1,0 +1,280 @@
+"""Emergency doors: password login for one login, for a time, closed by the server itself. Shipped for these operations only.
+
+Our lines at the top of sshd's main file include one file of ours, which holds a Match for the login. Before OpenSSH 8.2, which
+has no Include, the Match stands right before the first one of the main file, so that it takes in nothing that was outside.
+
+    opening -> open -> closing -> gone           each arrow is one rename of one file; exactly one wins
+    opening ---------> closing
+
+It is watched before it is opened, and closing takes out our own lines only. The journal of other operations is not used: keys are
+bound while a door is open. sshd_config(5).
+"""
+
+from . import sshd
+from .errors import Changed, Failed
+from .host import (
+    Clock,
+    Delete,
+    DisarmDoor,
+    DropDoor,
+    Lock,
+    MoveDoor,
+    Read,
+    ReadDoor,
+    ReadJournal,
+    ReadState,
+    Replace,
+    Sweep,
+    Wall,
+    WriteDoor,
+    WriteState,
+)
+from .plan import door_told
+from .undo import reload_after_undo
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, Generator, List, Optional, Tuple
+
+    Play = Generator[Any, Any, Any]
+    Door = Dict[str, Any]
+
+MARK = "# kps: door"
+_END = MARK + " end"
+_TRIES = 3
+_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.@+-")
+
+
+# -- text --------------------------------------------------------------------------------------------------------------
+
+
+def match(login: str, network: "Optional[str]", settings: "List[Tuple[str, str]]") -> str:
+    """Return the lines that open the door. ValueError for a login that sshd would take for more than its name."""
+    if not is_plain(login):
+        raise ValueError("{}: more than a name".format(login))
+    head = "Match User {}{}\n".format(login, " Address " + network if network else "")
+    return head + "".join("    {} {}\n".format(word, value) for word, value in settings)
+
+
+def is_plain(login: str) -> bool:
+    """Say whether sshd takes this login in a Match for nothing but its name."""
+    return bool(login) and login[0] not in "-+@." and set(login) <= _NAME
+
+
+def entry(number: str, lines: str) -> str:
+    """Return lines of sshd_config between our marks."""
+    return "{} {}. kps closes it by itself, and takes these lines out again\n{}{}\n".format(MARK, number, lines, _END)
+
+
+def before_first_match(text: str, ours: str) -> "Tuple[str, str]":
+    """Return (text with ours right before its first Match, or else at its end; what was put in)."""
+    at = sshd.first_match(text)
+    if at is None:
+        ours = ("" if not text or text.endswith("\n") else "\n") + ours
+        at = len(text)
+    return text[:at] + ours + text[at:], ours
+
+
+def without(text: str, ours: str) -> str:
+    """Return text without ours; where others wrote into that, theirs stays."""
+    at = text.find(ours)
+    if at >= 0:
+        return text[:at] + text[at + len(ours) :]
+    known = {line.strip() for line in ours.split("\n") if line.strip()}
+    kept, within = [], False
+    for line in text.split("\n"):
+        within = within or line.startswith(MARK)
+        if not (within and line.strip() in known):
+            kept.append(line)
+        within = within and line.strip() != _END
+    return "\n".join(kept)
+
+
+def over(name: str, door: "Door", wall: float, clock: "Tuple[float, str]") -> str:
+    """Return why a door is to be closed now: "order" (it was begun), "deadline" or "boot"; "" where it is not.
+
+    Within one boot the clock that never jumps counts; after another, the server's own, and one that is before the opening is not
+    believed.
+    """
+    now, boot = clock
+    if name == "closing":
+        return str(door.get("closed_by") or "deadline")
+    is_this_boot = door["boot"] == boot
+    if is_this_boot and now >= (door["until"] if name == "open" else door["opening_until"]):
+        return "deadline"
+    if is_this_boot and boot:
+        return ""
+    return "boot" if name == "opening" or not door["opened_at"] <= wall < door["deadline"] else ""
+
+
+# -- closing -----------------------------------------------------------------------------------------------------------
+
+
+def closed(name: str, door: "Door", why: str, anyway: bool = True) -> "Play":
+    """Close the door that stands under this name: idempotent, and safe to be killed in. Returns it as it was closed.
+
+    anyway: sshd is told to re-read its configuration also where nothing of ours is left in it: whoever began may not have.
+    """
+    if name != "closing":
+        if not (yield MoveDoor("closing")):
+            found = yield ReadDoor()
+            if found is None:
+                return dict({"opened": True}, **door)  # somebody else was quicker, and is through
+            name, door = found
+        if name != "closing":
+            door = dict(door, closed_by=why, opened=name == "open")
+            yield WriteDoor("closing", door)
+    door = dict({"opened": True}, **door)
+    left = []  # type: List[Exception]
+    changed = False
+    for part in (_file_gone, _lines_out):
+        try:
+            done = yield from part(door)
+            # What was never included needs no reload: somebody else's edit may wait there.
+            changed = changed or (done and (part is _lines_out or door["opened"]))
+        except Exception as stop:
+            left.append(stop)  # the other one closes it too
+            changed = True
+    if changed or anyway:
+        # Where sshd was stopped while the door was open, somebody meant that; of our edit it can't have died then.
+        yield from reload_after_undo(dict(door, boot="") if door["opened"] else door)
+    if left:
+        raise left[0]
+    return door
+
+
+def _file_gone(door: "Door") -> "Play":
+    """Take the file of the entry away; return whether it was there."""
+    if not door["place"]:
+        return False
+    for _ in range(_TRIES):
+        now = (yield Read(door["place"], None)).text
+        if now is None:
+            return False
+        try:
+            yield Delete(door["place"], None, now)
+            return True
+        except (Changed, FileNotFoundError):
+            continue
+    raise Failed("undo_incomplete", "{}: somebody else keeps changing it".format(door["place"]))
+
+
+def _lines_out(door: "Door") -> "Play":
+    """Take our lines out of the main file; return whether any were there."""
+    path = door["config"]
+    yield Sweep(path, None)
+    for _ in range(_TRIES):
+        now = (yield Read(path, None)).text
+        wanted = now if now is None else without(now, door["entry"])
+        if now is None or wanted == now:
+            return False
+        try:
+            if not wanted and not door["before"]:
+                yield Delete(path, None, now)
+            else:
+                yield Replace(path, None, now, wanted, True)
+            return True
+        except (Changed, FileNotFoundError):
+            continue
+    raise Failed("undo_incomplete", "{}: somebody else keeps changing it".format(path))
+
+
+def finished(door: "Door", state: "Optional[Dict[str, Any]]" = None) -> "Play":
+    """Write how it ended, and take away what closing needed; for the holder of the lock. state: what is on record otherwise."""
+    known = (yield ReadState()) if state is None else state
+    if door["opened"]:
+        known = dict(known, door=dict(door_told(door, "closed")))
+        if "operation" not in known:
+            known = dict(known, operation=door["operation"], generation=door["generation"], result="succeeded")
+    elif known.get("generation", 0) <= door["generation"]:
+        known = dict(known, operation=door["operation"], generation=door["generation"], result="reverted")
+    yield WriteState(known)
+    yield ReadJournal()  # the nonce of its proof goes
+    yield DropDoor()
+    yield DisarmDoor()  # last: a watcher may be what runs this, and ends with its unit
+
+
+def goes_on(stop: "Exception") -> Failed:
+    return Failed(
+        "door_stuck",
+        "the door could not be closed: {}; the server goes on trying by itself, until it can".format(stop),
+        why=str(stop),
+    )
+
+
+def tidied() -> "Play":
+    """Close a door whose time is over, or that was left half open or half closed; return the one that stays open, or None.
+
+    For whoever holds the lock.
+    """
+    found = yield ReadDoor()
+    if found is None:
+        yield DisarmDoor()
+        return None
+    name, door = found
+    why = over(name, door, (yield Wall()), (yield Clock()))
+    if name == "opening":
+        why = "order"  # we have the lock: whoever was opening it is no more
+    if not why:
+        return door
+    try:
+        yield from finished((yield from closed(name, door, why)))
+    except Exception as stop:
+        raise goes_on(stop)
+    return None
+
+
+def unattended(anyway: bool) -> "Play":
+    """What a watcher does at the deadline: close, beside whoever holds the lock; -> whether nothing is left to be done."""
+    found = yield ReadDoor()
+    if found is None:
+        return True
+    name, door = found
+    why = over(name, door, (yield Wall()), (yield Clock()))
+    if not why:
+        return True
+    door = yield from closed(name, door, why, anyway)
+    if not (yield Lock(False)):
+        return False  # they may be about to write what opens it: it is looked at again until they have ended
+    found = yield ReadDoor()
+    if found is not None:
+        yield from finished((yield from closed(found[0], found[1], why, False)))
+    return True
+
+
+def disarmed() -> "Play":
+    """Take away what watched a door that is gone, where whoever closed it died as they did so."""
+    if (yield Lock(False)) and (yield ReadDoor()) is None:
+        yield DisarmDoor()
+
+
+def at_boot() -> "Play":
+    """Close a door whose time is over, or that never was open, before sshd starts; return whether one is to be watched."""
+    locked = yield Lock(False)
+    found = yield ReadDoor()
+    if found is None:
+        if locked:
+            yield DisarmDoor()
+        return False
+    name, door = found
+    wall, clock = (yield Wall()), (yield Clock())
+    why = over(name, door, wall, clock)
+    if why:
+        door = yield from closed(name, door, "boot" if why == "deadline" else why)
+        if locked:
+            yield from finished(door)
+        return not locked
+    if door["boot"] != clock[1]:
+        door = dict(door, boot=clock[1], until=clock[0] + door["deadline"] - wall)
+        yield WriteDoor(name, door)
+    if door["place"] and (yield Read(door["place"], None)).text is None:
+        yield Replace(door["place"], None, None, door["match"], False)
+        yield from reload_after_undo(dict(door, boot=""))
+    return True
+
+
+def closed_at_rest() -> "Play":
+    """Close the door that stands on a disk at rest: whoever resets a server has found another way in."""
+    found = yield ReadDoor()
+    if found is not None:
+        yield from finished((yield from closed(found[0], found[1], "order")))

@@ -1,0 +1,83 @@
+"""Who closes a door though nobody asks: the watchers, and the boot. Run from the agent's copy that lies on the server."""
+
+import os
+import sys
+import time
+
+from . import doors
+from .doorhost import arm, is_alone
+from .doorstate import standing_door
+from .local import LocalHost, boot_clock
+from .transaction import drive
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, List
+
+_BEHIND_SECONDS = 0.7  # the second watcher leaves the first as much time to be through
+_SOON, _LATER, _PATIENCE = 1.0, 10.0, 60
+
+
+def main(verb: str, arguments: "List[str]") -> None:
+    """door-watch DIRECTORY first|second|alone, door-boot DIRECTORY, door-tidy DIRECTORY (for an agent that holds the lock)."""
+    directory = arguments[0]
+    if verb == "door-tidy":
+        _played(directory, doors.tidied())
+    elif verb == "door-boot":
+        boot(directory)
+    else:
+        held = -1 if arguments[1] == "first" else is_alone(directory)
+        if held is not None:
+            watch(directory, _BEHIND_SECONDS if arguments[1] == "second" else 0.0)
+
+
+def watch(directory: str, behind: float) -> None:
+    """Wait for the deadline of the door that stands, however often that is put off, and close it; so long as it stands."""
+    found = standing_door(directory)
+    number = None if found is None else found[1]["id"]
+    tries, closed = 0, False
+    while True:
+        found = standing_door(directory)
+        if found is None or found[1]["id"] != number:
+            _played(directory, doors.disarmed())
+            return
+        name, door = found
+        if not doors.over(name, door, time.time(), boot_clock()):
+            time.sleep(_left(name, door))
+            tries, closed = 0, False
+            continue
+        if not tries and (behind or name == "closing"):
+            time.sleep(max(behind, _SOON if name == "closing" else 0.0))
+            tries = 1
+            continue
+        done, through = _played(directory, doors.unattended(not closed))
+        closed = closed or done
+        if through:
+            return
+        tries += 1
+        time.sleep(_SOON if tries < _PATIENCE else _LATER)
+
+
+def _left(name: str, door: "Any") -> float:
+    until = door["until"] if name == "open" else door["opening_until"]
+    return float(min(max(until - boot_clock()[0] + 0.005, 0.01), _SOON))
+
+
+def boot(directory: str) -> None:
+    """Close a door whose time is over before sshd starts, and have any other watched. A boot waits for the first try only."""
+    done, stands = _played(directory, doors.at_boot())
+    if standing_door(directory) is not None and (stands or not done):
+        arm(directory, b"", False)
+
+
+def _played(directory: str, play: "Any") -> "Any":
+    """Return (whether play came to its end, what it returned)."""
+    host = LocalHost(directory)
+    try:
+        return True, drive(play, host)
+    except Exception as error:
+        print("kps: door: {}".format(error), file=sys.stderr)  # to the system's log, where there is one
+        return False, False
+    finally:
+        host.close()
+        os.chdir("/")
