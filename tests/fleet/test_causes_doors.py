@@ -17,8 +17,8 @@ def doors(make_server):
 
 
 @pytest.fixture
-def refused(told):
-    """refused(doors, order) checks that an order is refused for the test's cause, and that nothing is changed by it."""
+def is_told(told):
+    """is_told(doors, order) checks that an order is refused for the test's cause, and that nothing is changed by it."""
 
     def check(doors, order):
         before = picture(doors.server)
@@ -31,19 +31,19 @@ def refused(told):
 
 @pytest.mark.cause("login_is_pattern")
 @pytest.mark.parametrize("login", ["al*", "alice,bob", "!bob", "ali?e", "alice bob", "al#ice"])
-def test_a_login_that_is_a_pattern(doors, refused, login):
-    assert "pattern" in refused(doors, lambda: doors.open(login))["message"]
+def test_a_login_that_is_a_pattern(doors, is_told, login):
+    assert "pattern" in is_told(doors, lambda: doors.open(login))["message"]
 
 
 @pytest.mark.cause("no_usable_password")
-def test_a_login_without_a_password(doors, refused):
-    assert "it is locked" in refused(doors, lambda: doors.open("locked"))["message"]
+def test_a_login_without_a_password(doors, is_told):
+    assert "it is locked" in is_told(doors, lambda: doors.open("locked"))["message"]
 
 
 @pytest.mark.cause("door_needless")
-def test_a_login_that_passwords_get_in_already(make_server, refused):
+def test_a_login_that_passwords_get_in_already(make_server, is_told):
     doors = Doors(make_server(logins=ALICE))
-    refused(doors, lambda: doors.open("alice"))
+    is_told(doors, lambda: doors.open("alice"))
 
 
 WIDER = {
@@ -56,60 +56,60 @@ WIDER = {
 
 @pytest.mark.cause("door_wider")
 @pytest.mark.parametrize("header", WIDER)
-def test_an_owner_s_match_that_lets_more_in(make_server, refused, header):
+def test_an_owner_s_match_that_lets_more_in(make_server, is_told, header):
     server = make_server(logins=ALICE, sshd_config_top=OFF, sshd_config_end=f"{header}    PasswordAuthentication yes\n")
     doors = Doors(server)
-    task = refused(doors, lambda: doors.open("alice", network=WIDER[header]))
+    task = is_told(doors, lambda: doors.open("alice", network=WIDER[header]))
     number = server.read(CONFIG).rstrip("\n").count("\n") + 1
     assert f"{CONFIG}:{number}: {header.strip()}: PasswordAuthentication yes" in task["message"]
 
 
 @pytest.mark.cause("door_wider")
-def test_an_owner_s_include_that_would_take_the_door_s_file_in(make_server, refused):
+def test_an_owner_s_include_that_would_take_the_door_s_file_in(make_server, is_told):
     doors = Doors(make_server(logins=ALICE, sshd_config_top="Include /run/*-door\n" + OFF))
-    assert f"{CONFIG}:1: it includes" in refused(doors, lambda: doors.open("alice"))["message"]
+    assert f"{CONFIG}:1: it includes" in is_told(doors, lambda: doors.open("alice"))["message"]
 
 
 @pytest.mark.cause("door_open")
-def test_a_second_door(doors, refused):
+def test_a_second_door(doors, is_told):
     assert doors.open("alice", password="pw-alice")["status"] == "succeeded"
     before = picture(doors.server)
-    assert "for alice" in refused(doors, lambda: doors.open("root"))["message"]
+    assert "for alice" in is_told(doors, lambda: doors.open("root"))["message"]
     assert {path for path in changed(before, picture(doors.server)) if path.startswith(STATE)} == set()
     assert lets_in(doors.server, "alice")
 
 
 @pytest.mark.cause("door_open")
 @pytest.mark.parametrize("wish", [{"passwords": "off"}, {"passwords": "on"}, {"passwords": "restore"}])
-def test_an_order_that_changes_password_login_while_a_door_is_open(doors, refused, wish):
+def test_an_order_that_changes_password_login_while_a_door_is_open(doors, is_told, wish):
     door = doors.open("alice", password="pw-alice")["door"]
     enable = ("password-login-enable", "root", {})
-    refused(doors, lambda: doors.give(*enable, **wish))
+    is_told(doors, lambda: doors.give(*enable, **wish))
     assert doors.order("close", "alice", door)["status"] == "succeeded"
     assert doors.give(*enable, **wish)["cause"] != "door_open"
 
 
 @pytest.mark.cause("door_unknown")
 @pytest.mark.parametrize("what", ["close", "extend"])
-def test_a_door_that_does_not_stand(doors, refused, what):
+def test_a_door_that_does_not_stand(doors, is_told, what):
     door = {"id": "ab" * 16, "from": None, "seconds": 60}
-    assert "none is open here" in refused(doors, lambda: doors.order(what, "alice", door))["message"]
+    assert "none is open here" in is_told(doors, lambda: doors.order(what, "alice", door))["message"]
 
 
 @pytest.mark.cause("door_unwatched")
-def test_a_server_without_python(make_server, refused):
+def test_a_server_without_python(make_server, is_told):
     doors = Doors(make_server(python=False, logins=ALICE, sshd_config_top=OFF))
-    refused(doors, lambda: doors.open("alice"))
+    is_told(doors, lambda: doors.open("alice"))
 
 
 @pytest.mark.cause("door_unwatched")
-def test_a_server_on_which_nothing_would_close_a_door_after_a_reboot(make_server, refused):
+def test_a_server_on_which_nothing_would_close_a_door_after_a_reboot(make_server, is_told):
     """Its /run is on the disk, as in a container, and nothing runs at its boot."""
     server = make_server(logins=ALICE, sshd_config_top=OFF)
     server.run(["sh", "-c", "rm -rf /etc/rcS.d /etc/cron.d; cp -a /run /run-on-disk"])
     mount(server, "none", "/run-on-disk", "/run", "bind")
     doors = Doors(server)
-    refused(doors, lambda: doors.open("alice"))
+    is_told(doors, lambda: doors.open("alice"))
 
 
 @pytest.mark.cause("door_stuck")
