@@ -93,7 +93,10 @@ async def verify(
     if session.json:
         output.as_json(_shape(content) | {"opened": asdict(done)})
     else:
-        output.say(f"opened: {done.master_keys} versions of master keys, {done.private_halves} private halves")
+        output.say(
+            f"opened: {done.master_keys} versions of master keys, {done.private_halves} private halves, "
+            f"{done.secrets} versions of secrets"
+        )
         for name, why in done.unopenable.items():
             output.say(f"{name} does not open: {why}")
     return SOME_NOT if done.unopenable else 0

@@ -25,7 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
-from controller import opening
+from controller import opening, secretvalues
 from controller.errors import AlreadyExists, Conflict, Damaged, Invalid, Problem, Unavailable
 from controller.kms import FileRootKey, Kms, RootKey, open_master, root
 from controller.model import Secret, now
@@ -63,11 +63,15 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What was opened of a backup: all of it, or why not. damaged: names of key pairs, and what is wrong with each."""
+    """What was opened of a backup: all of it, or why not. unopenable: by name of a key pair or a secret, what is wrong with it.
+
+    secrets: how many versions of secrets.
+    """
 
     master_keys: int
     private_halves: int
     unopenable: dict[str, str] = field(default_factory=dict)
+    secrets: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,10 +308,18 @@ def _opened(store: Store, roots: Sequence[RootKey], managed: int, told: Told) ->
             unopenable[keypair.name] = f"{problem.code}: {problem.message}"
         done += 1
         told("private keys", done, max(done, managed))
+    opened = done - len(unopenable)
+    secrets = 0
+    for secret, number, sealed in store.secrets_in_custody():
+        try:
+            secretvalues.verified(kms, secret, number, sealed)
+            secrets += 1
+        except Problem as problem:
+            unopenable[f"{secret.name} v{number}"] = f"{problem.code}: {problem.message}"
     owner, access_key = store.local_owner()
     _, sealed = store.access_key(access_key)
     kms.open(sealed, access_key_context(owner, access_key)).wipe()
-    return Verified(len(versions), done - len(unopenable), unopenable)
+    return Verified(len(versions), opened, unopenable, secrets)
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------

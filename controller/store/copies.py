@@ -9,11 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import Connection, select, update
 
 from controller.errors import Damaged
 from controller.model import FINAL, KeyPair, Outcome, Sealed
+from controller.stages import KeptSecret
 from controller.store import engine, rows, schema, tables
+from controller.store.passwords import told as told_of_secret
 from controller.store.rollouts import Rollouts
 from controller.store.tasks import INTERRUPTED
 from controller.store.temporary import end_all
@@ -22,11 +24,12 @@ from controller.store.temporary import end_all
 GENERATIONS = 1_000_000
 PAGES_AT_ONCE = 512
 KEYPAIRS_AT_ONCE = 500
-COUNTED = ("tenants", "users", "servers", "keypairs", "bindings", "tasks", "events")
+COUNTED = ("tenants", "users", "servers", "keypairs", "secrets", "bindings", "tasks", "events")
 
 Told = Callable[[int, int], None]  # how much is done, of how much
 
 _RESTORED = "this home was restored from a backup of a time when the task had not ended"
+_RESTORED_PASSWORD = "this home was restored from a backup; its server may have another password by now: rotate it"  # noqa: S105
 _RESTORED_ROLLOUT = "this home was restored from a backup; look at its servers, and resume"
 _NEVER_BEGUN = Outcome("cancelled", "unknown", phase="queued", message=f"{_RESTORED}; it was given up, ask for it again")
 
@@ -116,9 +119,42 @@ class Copies(Rollouts):
                 connection.execute(update(policies).where(policies.c.id == found["id"]).values(paused=True))
                 told_policy = {"policy": found["name"], "reason": _RESTORED_ROLLOUT}
                 self._event(connection, found["tenant_id"], "policy_paused", told_policy)
+            self._passwords_by_hand(connection)
             told = detail | {"generations_raised_by": GENERATIONS, "tasks_ended": ended} | end_all(connection)
             self._event(connection, tenant_id, "home_restored", told)
         return ended
+
+    def secrets_in_custody(self) -> Iterator[tuple[KeptSecret, int, Sealed]]:
+        """Give every version of every secret of every tenant that is sealed."""
+        table, secrets, after = tables.secret_versions, tables.secrets, ("", 0)
+        while True:
+            later = (table.c.secret_id > after[0]) | ((table.c.secret_id == after[0]) & (table.c.version > after[1]))
+            query = select(table.c.secret_id, table.c.version, table.c.sealed).where(table.c.sealed.is_not(None), later)
+            with engine.reading(self._engine) as connection:
+                found = connection.execute(query.order_by(table.c.secret_id, table.c.version).limit(KEYPAIRS_AT_ONCE)).all()
+                ids = {each.secret_id for each in found}
+                owners = connection.execute(select(secrets).where(secrets.c.id.in_(ids))).mappings()
+                known = {each["id"]: rows.secret(each) for each in owners}
+            yield from ((known[each.secret_id], each.version, Sealed(each.sealed)) for each in found)
+            if len(found) < KEYPAIRS_AT_ONCE:
+                return
+            after = (found[-1].secret_id, found[-1].version)
+
+    def _passwords_by_hand(self, connection: Connection) -> None:
+        """Have no password rotated by itself in a restored home, and none taken for what its server has.
+
+        Its servers may have been given newer ones since; and where it was restored beside the home that it is a copy of, that one
+        would not know of what is set from here.
+        """
+        table, rotations = tables.secrets, tables.secret_rotations
+        connection.execute(update(rotations).values(again_at=None))
+        for found in connection.execute(select(table).where(table.c.kind == "password")).mappings().all():
+            secret = rows.secret(found)
+            changed = replace(secret, works=None, rotates_every=None, rotated_for=None, rotates_at=None)
+            if changed != secret:
+                connection.execute(update(table).where(table.c.id == secret.id).values(rows.row(changed)))
+                told = told_of_secret(changed) | {"rotates_every": None, "reason": _RESTORED_PASSWORD}
+                self._event(connection, secret.tenant_id, "secret_changed", told)
 
 
 def _without_credentials(copy: sqlite3.Connection) -> None:

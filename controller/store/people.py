@@ -11,6 +11,7 @@ from controller.model import FINAL, Caller, KeyPair, Quotas, Sealed, Tenant, Use
 from controller.store import engine, rows, schema, tables
 from controller.store.base import Base
 from controller.store.doubt import in_doubt, put_in_doubt
+from controller.store.passwords import told as told_of_secret
 from controller.store.queries import one
 from controller.store.quotas import check_quota
 from controller.store.temporary import end_with_user
@@ -158,7 +159,8 @@ class People(Base):
         """Delete a user with their access keys; returns the names of the private key pairs that went with them.
 
         What they made for the account stays. Conflict: user_busy while a task of theirs has not ended, user_owns_keypairs
-        (with_keypairs: only those that are bound somewhere hinder it), and as change_user for the last administrator.
+        (with_keypairs: only those that are bound somewhere hinder it), user_owns_secrets (with_keypairs: they go too), and as
+        change_user for the last administrator.
         """
         with engine.writing(self._engine) as connection:
             user = _user(connection, tenant_id, user_id)
@@ -173,6 +175,7 @@ class People(Base):
                 )
                 raise Conflict("user_busy", message, task=busy["id"])
             gone = self._without_keypairs(connection, user, with_keypairs)
+            self._without_secrets(connection, user, with_keypairs)
             ended = end_with_user(connection, user_id)
             connection.execute(delete(tables.access_keys).where(tables.access_keys.c.user_id == user_id))
             connection.execute(delete(tables.quotas).where(tables.quotas.c.user_id == user_id))
@@ -205,6 +208,21 @@ class People(Base):
             detail = {"keypair_id": each.id, "name": each.name, "scope": each.scope, "fingerprint": each.fingerprint}
             self._event(connection, user.tenant_id, "keypair_deleted", detail | {"owner_id": user.id, "user_id": user.id})
         return owned
+
+    def _without_secrets(self, connection: Connection, user: User, with_them: bool) -> None:
+        """Delete a user's private secrets, or Conflict(user_owns_secrets) where that is not to be."""
+        table = tables.secrets
+        query = select(table).where(table.c.owner_id == user.id, table.c.scope == "private").order_by(table.c.name)
+        owned = [rows.secret(found) for found in connection.execute(query).mappings()]
+        if owned and not with_them:
+            names = [each.name for each in owned]
+            step = "they delete them, or delete the user with all that is private to them (--with-keypairs)"
+            raise Conflict("user_owns_secrets", f"{user.name} owns {', '.join(names)}; {step}", secrets=names)
+        for each in owned:
+            for part in (tables.secret_stages, tables.secret_versions):
+                connection.execute(delete(part).where(part.c.secret_id == each.id))
+            connection.execute(delete(table).where(table.c.id == each.id))
+            self._event(connection, user.tenant_id, "secret_deleted", told_of_secret(each) | {"user_id": user.id})
 
     def _stays_administered(self, connection: Connection, user: User, *, stays: bool) -> None:
         if stays or user.role != "administrator" or not user.enabled:

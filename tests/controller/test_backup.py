@@ -8,8 +8,11 @@ import sqlite3
 import stat
 import tarfile
 import threading
+import uuid
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +21,16 @@ import pytest
 from controller.cli.reference import FIELDS
 from controller.errors import Problem
 from controller.kms import FileRootKey, Kms, root
-from controller.model import KEY_TYPES, Caller, Server
+from controller.model import KEY_TYPES, Caller, Secret, Server, now
 from controller.service import backup
 from controller.service.keypairs import Keypairs
+from controller.service.secrets import Secrets
 from controller.settings import Settings
 from controller.store import Store
 from controller.store.copies import GENERATIONS
 from tests.controller import given, secret_search
 from tests.controller.faces import here, program
+from tests.controller.world import Dispatch
 
 FEW = [each for each in KEY_TYPES if not each.startswith("rsa-3") and not each.startswith("rsa-4")]
 
@@ -433,3 +438,53 @@ def test_a_backup_is_taken_while_the_home_is_served(settings: Settings, made: An
         serving.terminate()
     assert json.loads(done.stdout)["counts"]["managed"] == 1
     assert backup.verify(tmp_path / "b").private_halves == 1
+
+
+def test_secrets_open_from_a_backup_and_a_restored_home_rotates_no_password_by_itself(
+    settings: Settings, made: Any, store: Store, kms: Kms, who: Caller, out: Path, tmp_path: Path
+) -> None:
+    async def make() -> None:
+        secrets = Secrets(store, kms, Dispatch())
+        server = store.add_servers([Server(str(uuid.uuid4()), who.tenant_id, "web-1", "192.0.2.1")])[0]
+        await secrets.create(who, "text", Secret("one"))
+        await secrets.keep(who, "text", Secret("two"))
+        await secrets.create(who, "web-1-root", Secret("w0rd"), server=server)
+        await secrets.schedule(who, "web-1-root", "30d")
+
+    asyncio.run(make())
+    content = backup.back_up(settings, out, with_root_key=True)
+    assert content.counts["secrets"] == 2
+    done = backup.verify(out)
+    assert (done.secrets, done.unopenable) == (3, {})
+
+    new = elsewhere(tmp_path)
+    backup.restore(out, new)
+    restored = Store(new.database_url)
+    try:
+        found = restored.secret(who.tenant_id, who.user_id, "web-1-root")
+        # Nobody knows what the server has by now; and the home that this is a copy of may live.
+        assert (found.version, found.works, found.rotates_every, found.rotates_at) == (1, None, None, None)
+        assert restored.secrets_due(now() + timedelta(days=400)) == []
+        (event,) = [each for each in restored.events(who.tenant_id) if each.detail.get("reason", "").startswith("this home was")]
+        assert event.kind == "secret_changed"
+        value = asyncio.run(Secrets(restored, Kms(restored, *root.roots(new.home)), Dispatch()).open(who, "web-1-root"))[1]
+        assert value.open() == b"w0rd"
+    finally:
+        restored.close()
+
+
+def test_a_secret_that_was_put_into_another_row_is_named_when_a_backup_is_verified(
+    settings: Settings, made: Any, store: Store, kms: Kms, who: Caller, out: Path
+) -> None:
+    async def make() -> None:
+        secrets = Secrets(store, kms, Dispatch())
+        for name in ("one", "other"):
+            await secrets.create(who, name, Secret(name))
+
+    asyncio.run(make())
+    with closing(sqlite3.connect(settings.database)) as connection, connection:
+        connection.execute("UPDATE secret_versions SET sealed = (SELECT sealed FROM secret_versions ORDER BY secret_id LIMIT 1)")
+    backup.back_up(settings, out, with_root_key=True)
+    done = backup.verify(out)
+    assert done.secrets == 1
+    assert [why.partition(":")[0] for why in done.unopenable.values()] == ["sealed_for_another"]

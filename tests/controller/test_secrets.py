@@ -269,6 +269,19 @@ def test_what_is_deleted_is_gone_from_the_files_too(world: World, who: Caller) -
     assert found == []
 
 
+def test_whoever_is_deleted_leaves_no_private_secret_behind_that_nobody_can_see(world: World) -> None:
+    boss = world.tenant("leaving")
+    alice = world.user(boss, "operator")
+    for scope in ("private", "account"):
+        run(world.secrets.create(alice, f"of-{scope}", Secret("word"), scope=scope))
+    with pytest.raises(Conflict) as refused:
+        run(world.users.delete(boss, alice.user_id))
+    assert (refused.value.code, refused.value.evidence) == ("user_owns_secrets", {"secrets": ["of-private"]})
+    run(world.users.delete(boss, alice.user_id, with_keypairs=True))
+    assert [each.name for each in run(world.secrets.list(boss))] == ["of-account"]
+    assert value(world, boss, "of-account") == b"word"
+
+
 # -- passwords on their way
 
 

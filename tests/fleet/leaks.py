@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from controller import keyfiles
+from controller import keyfiles, secretvalues
 from controller.demo.fleet import Server
 from controller.kms import FileRootKey, Kms, envelope
 from controller.model import Sealed, Secret
@@ -245,7 +245,7 @@ def private_text(name: str, text: str, passphrase: str | None = None) -> Secrets
 
 
 def kept(home: Path) -> Secrets:
-    """Everything that a home holds in custody: root key, master keys, data keys, private halves, secret access keys."""
+    """Everything that a home holds in custody: root key, master keys, data keys, private halves, secrets, secret access keys."""
     settings = Settings(home=home)
     store = Store(settings.database_url)
     root = FileRootKey(settings.root_key)
@@ -258,6 +258,13 @@ def kept(home: Path) -> Secrets:
             records[keypair.name] = store.sealed_private(keypair.id)
             stored = kms.open_private(keypair, records[keypair.name])
             found |= _numbered(keypair.name, search.private_key(keypair.type, stored))
+    for secret in store.secrets(who.tenant_id, who.user_id):
+        for each in store.secret_versions(secret.id):
+            value = store.secret_value(secret.id, each.version)[1]
+            assert isinstance(value, Sealed), "it waits to be sealed, and all was well"
+            name = f"{secret.name} {each.name}"
+            records[name] = value
+            found |= word(name, kms.open(value, secretvalues.context(secret, each.version)).open().decode())
     for name, sealed in records.items():
         found |= _keys_over(name, sealed, store, kms)
     for key in store.master_keys(who.tenant_id)[0]:

@@ -106,11 +106,15 @@ class Product:
 
     def ask(self, method: str, path: str, *, body: Any = None, params: Any = None) -> Any:
         """Ask the controller and return its answer; what it refuses fails the test."""
-        transport = httpx.HTTPTransport(uds=str(self.home / "kps.sock"), verify=NO_TLS)
-        with httpx.Client(transport=transport, base_url="http://kps/fleet/v1", timeout=SECONDS, trust_env=False) as http:
-            answer = http.request(method, path, json=body, params=params)
+        answer = self.answer(method, path, body=body, params=params)
         assert answer.is_success, answer.text
         return answer.json() if answer.content else None
+
+    def answer(self, method: str, path: str, *, body: Any = None, params: Any = None) -> httpx.Response:
+        """Ask the controller and return what it says, a refusal too."""
+        transport = httpx.HTTPTransport(uds=str(self.home / "kps.sock"), verify=NO_TLS)
+        with httpx.Client(transport=transport, base_url="http://kps/fleet/v1", timeout=SECONDS, trust_env=False) as http:
+            return http.request(method, path, json=body, params=params)
 
     def add(self, server: Server, login: str = "root", **more: Any) -> Json:
         """Take a server of the fleet in, with the host key that it has."""

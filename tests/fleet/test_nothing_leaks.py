@@ -172,6 +172,16 @@ def story(build: Build, servers: Servers) -> Secrets:
     delta.start()
     build.kps("server", "check", delta.name)
 
+    # Secrets: kept from stdin and from a file; and a password that is made, set, proved and changed again.
+    build.kps("secret", "create", "text", given=odd_password("text"))
+    (build.given / "text").write_text(odd_password("a second text"))
+    build.kps("secret", "store", "text", "--file", str(build.given / "text"))
+    build.kps("secret", "create", "delta-root", "--server", delta.name, "--value-stdin", given=odd_password("taken for it"))
+    build.kps("secret", "rotate", "delta-root")
+    build.kps("secret", "rotate", "delta-root")
+    build.kps("secret", "show", "delta-root", "--stage", "SYSPREVIOUS")
+    build.kps("secret", "show", "text", "--out", str(build.given / "shown"))
+
     # The home in one file, with what opens it and without.
     build.kps("backup", "--out", str(build.home.parent / "plain.backup"))
     build.kps("backup", "--out", str(build.home.parent / "whole.backup"), "--with-root-key")
@@ -234,6 +244,7 @@ SHOWN = {
     ("root key", "memory of kps serve"),  # docs/threat-model.md: what is in memory
     *((f"loose: {number}", "keypair create loose: stdout") for number in "dpq"),
     ("ecdsa-nistp521: scalar", "keypair export ecdsa-nistp521: stdout"),
+    ("delta-root v2", "secret show delta-root: stdout"),
 }
 
 
