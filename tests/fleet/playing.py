@@ -16,13 +16,14 @@ from tests.needs import lacking
 
 ROOT = Path(__file__).parents[2]
 LOCK = Path(__file__).with_name("ansible.lock")
+OLDEST = Path(__file__).with_name("ansible-oldest.lock")  # that the collection says it runs with
 PLAYS = Path(__file__).with_name("plays")
 SECONDS = 300
 
 
-def environment() -> Path:
+def environment(lock: Path = LOCK) -> Path:
     """Return the directory with Ansible's programs; made once for all workers, and anew where the lock has changed."""
-    place = ROOT / ".cache" / f"ansible-{hashlib.sha256(LOCK.read_bytes()).hexdigest()[:12]}"
+    place = ROOT / ".cache" / f"ansible-{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}"
     place.parent.mkdir(exist_ok=True)
     with open(f"{place}.busy", "w") as busy:
         fcntl.flock(busy, fcntl.LOCK_EX)
@@ -30,11 +31,11 @@ def environment() -> Path:
             shutil.rmtree(place, ignore_errors=True)
             for words in (
                 [sys.executable, "-m", "venv", place],
-                [place / "bin/python", "-m", "pip", "install", "-q", "--require-hashes", "-r", LOCK],
+                [place / "bin/python", "-m", "pip", "install", "-q", "--require-hashes", "-r", lock],
             ):
                 done = subprocess.run(words, capture_output=True, text=True, check=False)
                 if done.returncode:
-                    lacking(f"ansible-core of {LOCK.name}; pip install --require-hashes -r {LOCK}: {done.stderr[-1000:]}")
+                    lacking(f"ansible-core of {lock.name}; pip install --require-hashes -r {lock}: {done.stderr[-1000:]}")
             (place / "made").touch()
     return place / "bin"
 
@@ -96,8 +97,8 @@ class Played:
 class Ansible:
     """Ansible in a directory of its own. place: it, with the plays, inventories and temporary files."""
 
-    def __init__(self, place: Path, served: OnNetwork) -> None:
-        self.programs = environment()
+    def __init__(self, place: Path, served: OnNetwork, lock: Path = LOCK) -> None:
+        self.programs = environment(lock)
         self.place = place
         self.served = served
         collection = place / "collections/ansible_collections/kps"

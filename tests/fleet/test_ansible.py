@@ -1,6 +1,8 @@
 """The collection as Ansible runs it: real ansible-core, a real controller over TLS, real servers."""
 
+import base64
 import contextlib
+import datetime
 import hashlib
 import json
 import os
@@ -8,14 +10,18 @@ import re
 import subprocess
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import yaml
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
 from controller.demo.fleet import Login
+from controller.demo.trees import HOST_PYTHON
 from tests.fleet import judge
-from tests.fleet.playing import ROOT, Ansible, OnNetwork
+from tests.fleet.playing import LOCK, OLDEST, ROOT, Ansible, OnNetwork
+from tests.fleet.watching import Watch
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +31,8 @@ def served(tmp_path_factory):
 
 
 @pytest.fixture
-def ansible(tmp_path, served):
-    return Ansible(tmp_path, served)
+def ansible(request, tmp_path, served):
+    return Ansible(tmp_path, served, getattr(request, "param", LOCK))
 
 
 def inventory(servers, **wanted):
@@ -46,15 +52,21 @@ def keys(server):
     return server.read("/root/.ssh/authorized_keys")
 
 
-def test_a_playbook_binds_replaces_and_unbinds_and_finds_nothing_to_do_the_second_time(ansible, served, make_server):
-    servers = [make_server(), make_server()]
+@pytest.mark.long
+@pytest.mark.parametrize(("ansible", "number"), [(LOCK, 20), (OLDEST, 2)], indirect=["ansible"], ids=["now", "oldest"])
+def test_a_playbook_binds_replaces_and_unbinds_and_finds_nothing_to_do_the_second_time(ansible, served, make_server, number):
+    servers = [make_server() for _ in range(number)]
     wrong = make_server()
-    hosts = inventory([*servers, wrong], keypair="play", wanted="bound")
+    keypair = f"play-{number}"
+    hosts = inventory([*servers, wrong], keypair=keypair, wanted="bound")
     hosts["all"]["hosts"][wrong.name]["root_password"] = "not this one either"
     good = {each.name for each in servers}
 
     def on_record():
-        return [served.ask("GET", path) for path in ("/servers", "/keypairs", "/tasks")]
+        return [served.ask("GET", path) for path in ("/servers", "/keypairs")] + [len(served.ask("GET", "/tasks"))]
+
+    def public(name):
+        return served.ask("GET", f"/keypairs/{name}")["public_key"]
 
     # Looked at before anything is there: nothing is made, and what would be is what is.
     before = on_record()
@@ -66,7 +78,7 @@ def test_a_playbook_binds_replaces_and_unbinds_and_finds_nothing_to_do_the_secon
     assert {("bound", name) for name in good} < done.changed()
     for each in servers:
         assert not judge.password_login_works(each, "root", each.root_password)
-        assert f"+{served.ask('GET', '/keypairs/play')['public_key']}" in done.printed
+        assert f"+{public(keypair)}" in done.printed
         assert "+PasswordAuthentication no" in done.printed
 
     # One failed: why, what was seen, what to do, and how the server was left.
@@ -93,10 +105,15 @@ def test_a_playbook_binds_replaces_and_unbinds_and_finds_nothing_to_do_the_secon
     looked = ansible.play("site.yml", hosts, *only, "--check", "--diff")
     assert (looked.code, looked.changed()) == (0, {("replaced", name) for name in good}), looked.printed
     assert before == [keys(each) for each in servers]
-    assert f"-{served.ask('GET', '/keypairs/play')['public_key']}" in looked.printed
+    assert f"-{public(keypair)}" in looked.printed
     done = ansible.play("site.yml", hosts, *only)
-    assert done.code == 0, done.printed
-    assert done.changed() == looked.changed() | {("unbound", name) for name in good}
+    assert (done.code, done.changed()) == (0, looked.changed()), done.printed
+    hosts["all"]["vars"]["wanted"] = "unbound"
+    looked = ansible.play("site.yml", hosts, *only, "--check")
+    assert (looked.code, looked.changed()) == (0, {("unbound", name) for name in good}), looked.printed
+    assert all(public(f"{keypair}-v2") in keys(each) for each in servers)
+    done = ansible.play("site.yml", hosts, *only)
+    assert (done.code, done.changed()) == (0, looked.changed()), done.printed
     for each in servers:
         assert judge.password_login_works(each, "root", each.root_password)
         assert not keys(each)
@@ -141,8 +158,60 @@ def test_hosts_come_in_by_the_role_and_all_that_there_is_can_be_asked_and_ordere
     assert not [each.root_password for each in servers if each.root_password in done.printed]
 
 
+def test_a_rollout_that_stops_or_waits_is_told_as_that(ansible, served, make_server):
+    servers = [make_server() for _ in range(3)]
+    names = {each.name for each in servers}
+    hour = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=6)
+    about = {
+        "wrong": {name: {"password": "not this one"} for name in names},
+        "right": {each.name: {"password": each.root_password} for each in servers},
+        "never_now": f"{hour:%H:%M}-{hour + datetime.timedelta(hours=6):%H:%M}",
+    }
+    hosts = inventory(servers, keypair="rolled", crew="rolled", **about)
+
+    def waiting():
+        return [
+            each["id"] for each in served.ask("GET", "/rollouts") if (each["operation"], each["state"]) == ("check", "running")
+        ]
+
+    with ThreadPoolExecutor(1) as playing:
+        played = playing.submit(ansible.play, "rollouts.yml", hosts)
+        while not (found := waiting()) and not played.done():
+            time.sleep(0.2)
+        for each in found:
+            served.ask("POST", f"/rollouts/{each}/pause")
+        done = played.result()
+    assert done.code == 0, done.printed
+
+    def the(task):
+        (result,) = done.of(task).values()
+        return result
+
+    # One server was tried, and the others not begun: the play hears which, why, and what is left.
+    stopped = the("the canary fails")
+    assert {task for task, _ in done.failed()} == {"the canary fails", "somebody pauses it"}
+    assert (stopped["changed"], stopped["cause"]) == (False, "rollout_failed")
+    assert (stopped["rollout"]["state"], "1 failed" in stopped["msg"]) == ("stopped", True)
+    assert stopped["evidence"]["causes"] == {"wrong_password": 1}
+    assert sorted(each["status"] for each in stopped["servers"]) == ["failed", "waiting", "waiting"]
+
+    # Paused as it was asked to be: no failure, and it has changed one server.
+    well = the("the canary is well")
+    assert (well["rollout"]["state"], well["changed"]) == ("paused", True)
+    assert [each["status"] for each in well["servers"]].count("succeeded") == 1
+    assert [the(f"gone on with{more}")["changed"] for more in ("", " again")] == [True, False]
+    assert {each["status"] for each in the("gone on with")["servers"]} == {"succeeded"}
+    assert not [each for each in servers if judge.password_login_works(each, "root", each.root_password)]
+
+    # Paused by somebody else while the play waited: not what it was there for.
+    paused = the("somebody pauses it")
+    assert (paused["cause"], paused["rollout"]["state"]) == ("rollout_paused", "paused")
+    assert [each["changed"] for each in the("given up")["results"]] == [True, False]
+
+
 def test_ansible_connects_with_managed_keys_that_are_in_no_file(ansible, served, make_server):
-    gate, inner, innermost = make_server(), make_server(), make_server()
+    gate, inner = make_server(tree=HOST_PYTHON), make_server(tree=HOST_PYTHON)  # Ansible's modules want more than python3-minimal
+    innermost = make_server()
     keypair = served.keypair(scope="account")
     served.add(gate, labels={"stage": "managed"})
     served.add(inner, labels={"stage": "managed", "zone": "b-1"}, jump=[gate.name])
@@ -159,14 +228,19 @@ def test_ansible_connects_with_managed_keys_that_are_in_no_file(ansible, served,
     assert known["kps_host_key"]["__ansible_unsafe"] in inner.host_key
     assert known["kps_keypair"] == {"__ansible_unsafe": keypair["name"]}
 
-    # No key was opened for that. Now each is, once, and what is written to files meanwhile is watched.
+    # No key was opened for that. Now each is, once, and what is written meanwhile is watched: each call that writes, with where
+    # to, and each file on this machine's file systems, whoever wrote it and however.
+    pieces = pieces_of(served.private(keypair))
     opened = served.ask("GET", "/audit/events", params={"kind": "keypair_opened", "keypair": keypair["name"]})
     trace = ansible.place / "trace"
     words = ["strace", "-f", "-y", "-s", "8192", "-o", trace, "-e", "trace=execve,write,writev,pwrite64,pwritev,sendto,sendmsg"]
-    command = [*words, ansible.programs / "ansible", "all", "-i", about, "-m", "raw", "-a", "hostname; echo $SSH_CONNECTION"]
-    done = subprocess.run(command, env=ansible.environment, cwd=ansible.place, capture_output=True, text=True, check=False)
+    command = [*words, ansible.programs / "ansible", "all", "-i", about, "-m", "ping"]
+    places = {os.stat(each).st_dev: Path(each) for each in ("/tmp", "/dev/shm", "/run", ansible.place, ansible.place / "home")}
+    with Watch(places.values(), pieces) as watch:
+        done = subprocess.run(command, env=ansible.environment, cwd=ansible.place, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{inner.host} {inner.port}" in done.stdout
+    assert done.stdout.count('"ping": "pong"') == 2
+    assert watch.holding == {str(trace)}  # what strace wrote down, so the watch sees what it is there to see
     assert re.search(rf'execve.* "-W", "\[{inner.host}\]:{inner.port}", "{gate.host}"', trace.read_text(errors="replace"))
     keys = [line for line in trace.read_text(errors="replace").splitlines() if "PRIVATE KEY" in line]
     assert keys  # it was given to ssh-add by a pipe, so the watch sees what it is there to see
@@ -199,6 +273,14 @@ def test_ansible_connects_with_managed_keys_that_are_in_no_file(ansible, served,
     done = ansible.run("ansible", inner.name, "-i", about, "-m", "raw", "-a", "true")
     assert done.returncode != 0
     assert "Host key verification failed" in done.stdout + done.stderr
+
+
+def pieces_of(private_key):
+    """What would tell a private key: its secret as bytes, in hex, in Base64 wherever it begins, and lines of its file."""
+    lines = [line.encode() for line in private_key.split("\n") if line and not line.startswith("-----")]
+    seed = load_ssh_private_key(private_key.encode(), None).private_bytes_raw()
+    texts = [base64.b64encode(bytes(before) + seed)[4 * (before > 0) :][:36] for before in range(3)]
+    return [seed, seed.hex().encode(), *texts, *(line[:40] for line in lines[-3:])]
 
 
 def left_of(program, place):

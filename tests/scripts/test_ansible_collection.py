@@ -106,6 +106,14 @@ def test_ansibles_own_checks_that_need_no_network_find_nothing(place):
     run(place, "ansible-test", "sanity", "--python", VERSION, *words, directory="ansible_collections/kps/fleet")
 
 
+def test_ansible_lint_finds_nothing_at_its_strictest(place):
+    words = ("--offline", "--nocolor", "--profile", "production", "--strict")
+    done = run(place, "ansible-lint", *words, directory="ansible_collections/kps/fleet")
+    looked = re.search(r"0 failure\(s\), 0 warning\(s\) in (\d+) files .* 'production' was required, and it passed", done.stderr)
+    assert looked, done.stderr
+    assert int(looked[1]) > len(MODULES) + len(OTHERS)
+
+
 PATHS = """
 import json
 from pathlib import Path
@@ -244,10 +252,38 @@ def test_tasks_that_have_an_equal_are_turned_and_the_others_are_told(script, tmp
     assert [next(iter(task)) for task in found[0]["tasks"][:3]] == ["name"] * 3
 
 
-def test_every_option_of_authorized_key_has_a_row(script):
-    rows = (ROOT / "docs/ansible.md").read_text().partition("## From `ansible.posix.authorized_key`")[2]
-    for option in script.OPTIONS:
-        assert f"\n| `{option}" in rows, option
+THEIRS = yaml.safe_load((CORPUS / "options.yml").read_text())
+
+
+def test_every_option_of_authorized_key_has_a_row_and_every_value_a_case(script):
+    page = (ROOT / "docs/ansible.md").read_text().partition("## From `ansible.posix.authorized_key`")[2]
+    assert set(script.OPTIONS) == set(THEIRS["options"])
+    assert f"ansible.posix {THEIRS['version']}" in page
+    for option, about in THEIRS["options"].items():
+        rows = re.findall(rf"^\| `{option}\b.*$", page, re.MULTILINE)
+        assert rows, option
+        spec, cases = about["spec"], about["cases"]
+        assert {True, False} <= {each["given"] for each in cases} or spec["type"] != "bool", option
+        assert set(spec.get("choices", ())) <= {each["given"] for each in cases}, option
+        # Where a task stays as it is, the row says so, and the other way round.
+        assert any("stays" in each for each in cases) == any("stays" in row for row in rows), option
+
+
+@pytest.mark.parametrize(
+    ("option", "case"), [(option, case) for option, about in THEIRS["options"].items() for case in about["cases"]]
+)
+def test_a_task_that_says_an_option_is_turned_or_stays_as_its_case_says(script, option, case):
+    words = {"user": "deploy", "key": "ssh-ed25519 AAAA one", option: case["given"]}
+    task = {"name": "x", "ansible.posix.authorized_key": words}
+    text = yaml.safe_dump([{"hosts": "all", "tasks": [task]}], sort_keys=False, width=10**6)
+    new, ((_line, turned, why),) = script.turned(text, "account")
+    assert turned == ("turned" in case), why
+    if not turned:
+        assert new == text
+        assert case["stays"] in why
+        return
+    assert "authorized_key" not in new
+    assert case["turned"] in [line.strip(" -") for line in new.splitlines()], new
 
 
 def test_a_file_that_is_no_yaml_is_told_and_left(script, tmp_path: Path, capsys):
