@@ -236,7 +236,7 @@ def test_ansible_connects_with_managed_keys_that_are_in_no_file(ansible, served,
     words = ["strace", "-f", "-y", "-s", "8192", "-o", trace, "-e", "trace=execve,write,writev,pwrite64,pwritev,sendto,sendmsg"]
     command = [*words, ansible.programs / "ansible", "all", "-i", about, "-m", "ping"]
     places = {os.stat(each).st_dev: Path(each) for each in ("/tmp", "/dev/shm", "/run", ansible.place, ansible.place / "home")}
-    with Watch(places.values(), pieces) as watch:
+    with Watch([*places.values()], pieces) as watch:
         done = subprocess.run(command, env=ansible.environment, cwd=ansible.place, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count('"ping": "pong"') == 2

@@ -5,10 +5,10 @@ fanotify(7): the kernel hands over each file that was written, open, also where 
 
 import ctypes
 import os
-import select
 import struct
+import tempfile
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tests.needs import lacking
@@ -17,14 +17,16 @@ _CLOEXEC, _UNLIMITED = 0x1, 0x10
 _ADD, _FILESYSTEM = 0x1, 0x100
 _MODIFY, _CLOSE_WRITE, _OVERFLOW = 0x2, 0x8, 0x4000
 _EVENT = struct.Struct("=IBBHQii")
+_AT_ONCE = 64
 _SMALL = 256 * 1024  # what is larger is looked through when it is closed, and not at each write
+_LARGEST = 16 * 1024 * 1024  # databases and logs of whatever else this machine does; larger ones are passed over
 
 
 class Watch:
     """While the block lasts: files counts those that were written, holding names those in which one of the words stood."""
 
-    def __init__(self, places: Iterable[Path], words: Iterable[bytes]) -> None:
-        """places: one on each file system that is watched, as a whole."""
+    def __init__(self, places: Sequence[Path], words: Iterable[bytes]) -> None:
+        """places: a directory on each file system that is watched, as a whole."""
         self.files = 0
         self.holding: set[str] = set()
         self._words = list(words)
@@ -36,7 +38,9 @@ class Watch:
             mask = ctypes.c_uint64(_MODIFY | _CLOSE_WRITE)
             if self._system.fanotify_mark(self._queue, _ADD | _FILESYSTEM, mask, -100, os.fsencode(place)):
                 lacking(f"fanotify on the file system of {place}: {os.strerror(ctypes.get_errno())}")
-        self._told, self._tell = os.pipe()
+        self._seen: set[tuple[int, ...]] = set()
+        self._end = tempfile.NamedTemporaryFile(dir=places[0])  # noqa: SIM115  (written when the watch is to end)
+        self._ended = False
         self._thread = threading.Thread(target=self._watch)
         self._failed: Exception | None = None
 
@@ -45,10 +49,12 @@ class Watch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.write(self._tell, b"x")
+        # What comes after this in the queue is others' business; on a busy machine it would have no end.
+        self._end.write(b"x")
+        self._end.flush()
         self._thread.join()
-        for each in (self._queue, self._told, self._tell):
-            os.close(each)
+        self._end.close()
+        os.close(self._queue)
         if self._failed is not None:
             raise self._failed
 
@@ -59,15 +65,8 @@ class Watch:
             self._failed = failed
 
     def _look(self) -> None:
-        done = False
-        while True:
-            # Told to end it takes what is in the queue, and no more.
-            ready, _, _ = select.select([self._queue] if done else [self._queue, self._told], [], [], 0 if done else None)
-            done = done or self._told in ready
-            if self._queue in ready:
-                self._take(os.read(self._queue, 64 * 1024))
-            elif done:
-                return
+        while not self._ended:
+            self._take(os.read(self._queue, _AT_ONCE * _EVENT.size))  # each with a file that is open
 
     def _take(self, events: bytes) -> None:
         while events:
@@ -75,7 +74,11 @@ class Watch:
             events = events[length:]
             assert not mask & _OVERFLOW
             try:
-                if mask & _CLOSE_WRITE or os.fstat(descriptor).st_size <= _SMALL:
+                found = os.fstat(descriptor)
+                state = (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
+                self._ended |= os.path.samestat(found, os.fstat(self._end.fileno()))
+                if state not in self._seen and found.st_size <= (_LARGEST if mask & _CLOSE_WRITE else _SMALL):
+                    self._seen.add(state)
                     self._read(descriptor)
             finally:
                 os.close(descriptor)

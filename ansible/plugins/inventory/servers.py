@@ -61,6 +61,7 @@ select: [stage=prod]
 from ansible import constants as C
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin, Constructable
+from ansible.utils.unsafe_proxy import wrap_var
 from ansible_collections.kps.fleet.plugins.module_utils.controller import Refused
 from ansible_collections.kps.fleet.plugins.plugin_utils.settings import controller_by_options
 
@@ -106,7 +107,8 @@ class InventoryModule(BaseInventoryPlugin, Constructable):
     def _add(self, server):
         name = server["name"]
         self.inventory.add_host(name)
-        variables = variables_of(server)
+        # What somebody has written into a controller is no template that is run here: cores before 2.19 have to be told.
+        variables = wrap_var(variables_of(server))
         if self.get_option("managed_keys"):
             variables["ansible_connection"] = "kps.fleet.ssh"
         for variable, value in variables.items():
