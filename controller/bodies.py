@@ -10,6 +10,8 @@ from starlette.types import Message, Receive, Scope
 from controller.admission import party
 
 BODY_BYTES = 1024 * 1024
+# Of the one call that takes a whole fleet in at once, or none of it; below what is held of one address.
+LARGE = {"/fleet/v1/servers/import": 8 * 1024 * 1024}
 BODY_SECONDS = 20
 SMALL_BYTES = 16 * 1024  # of each body; that many connections as there may be hold 8 MiB of these
 HELD_BYTES = 64 * 1024 * 1024  # beyond those, of all unverified bodies together
@@ -17,7 +19,7 @@ HELD_OF_ONE = 16 * 1024 * 1024  # and of those from one address
 
 
 class TooLarge(Exception):
-    """the body is larger than BODY_BYTES"""
+    """the body is larger than it may be"""
 
 
 class TooSlow(Exception):
@@ -79,6 +81,11 @@ class Share:
             self.counted += more
 
 
+def most(scope: Scope) -> int:
+    """Return how many bytes the body of a request may have."""
+    return LARGE.get(scope["path"], BODY_BYTES)
+
+
 def announced(scope: Scope) -> int | None:
     """Return how many bytes the head says that the body has; None where it comes in chunks, and nobody knows."""
     headers = dict(scope["headers"])
@@ -89,10 +96,10 @@ def announced(scope: Scope) -> int | None:
 
 async def read(scope: Scope, receive: Receive, share: Share | None = None) -> bytes:
     """Return the whole body. TooLarge (also where that was announced), TooSlow, BrokenOff, NoRoom."""
-    size = announced(scope)
+    size, allowed = announced(scope), most(scope)
     if size == 0:
         return b""
-    if size is not None and size > BODY_BYTES:
+    if size is not None and size > allowed:
         raise TooLarge
     body = bytearray()
     try:
@@ -102,7 +109,7 @@ async def read(scope: Scope, receive: Receive, share: Share | None = None) -> by
                 if message["type"] == "http.disconnect":
                     raise BrokenOff
                 body += message.get("body", b"")
-                if len(body) > BODY_BYTES:
+                if len(body) > allowed:
                     raise TooLarge
                 if share is not None:
                     share.grown_to(len(body))

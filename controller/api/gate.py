@@ -187,7 +187,7 @@ class Gate:
         except bodies.BrokenOff:
             raise Turned(400, "APIGW.0201", "the request broke off") from None
         except bodies.TooLarge:
-            raise Turned(413, "APIGW.0201", f"a request may hold {bodies.BODY_BYTES} bytes") from None
+            raise Turned(413, "APIGW.0201", f"a request may hold {bodies.most(scope)} bytes") from None
         except bodies.TooSlow:
             raise Turned(408, "APIGW.0201", f"the body did not come within {bodies.BODY_SECONDS} s") from None
         except bodies.NoRoom:

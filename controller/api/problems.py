@@ -9,10 +9,10 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from controller import bodies
 from controller.api.strict import NotJson, parsed, unfit
 from controller.errors import Problem
 
-BODY_BYTES = 1024 * 1024
 MEDIA_TYPE = "application/problem+json"
 FAULT = "a fault of the controller itself; its log has the trace"
 MOST_TOLD = 8  # of what is wrong in one request
@@ -104,7 +104,7 @@ def _why(item: Mapping[str, Any]) -> str:
 
 
 class Capped:
-    """An ASGI application that sees no body larger than BODY_BYTES, nor one that is not JSON, and whose answers nobody keeps."""
+    """An ASGI application that sees no body larger than it may be, nor one that is not JSON, and whose answers nobody keeps."""
 
     def __init__(self, application: ASGIApp) -> None:
         self._application = application
@@ -113,9 +113,10 @@ class Capped:
         if scope["type"] != "http":
             await self._application(scope, receive, send)
             return
-        body = await _read(receive)
+        allowed = bodies.most(scope)
+        body = await _read(receive, allowed)
         if body is None:
-            refusal = answer(413, "body_too_large", f"a request may hold {BODY_BYTES} bytes; send less at a time")
+            refusal = answer(413, "body_too_large", f"a request may hold {allowed} bytes; send less at a time")
             await refusal(scope, receive, send)
             return
         refused = unread(scope, body)
@@ -139,13 +140,13 @@ def unread(scope: Scope, body: bytes) -> JSONResponse | None:
     return None
 
 
-async def _read(receive: Receive) -> bytes | None:
-    """Return the body of a request, None when it is larger than BODY_BYTES."""
+async def _read(receive: Receive, allowed: int) -> bytes | None:
+    """Return the body of a request, None when it is larger than that."""
     body = bytearray()
     while True:
         message = await receive()
         body += message.get("body", b"")
-        if len(body) > BODY_BYTES:
+        if len(body) > allowed:
             return None
         if message["type"] == "http.disconnect" or not message.get("more_body", False):
             return bytes(body)

@@ -11,13 +11,13 @@ from controller.cli.certificate import certificate
 from controller.cli.command import Home, Json, Profile, grouping, remember
 from controller.cli.console import console
 from controller.cli.emergency import emergency
+from controller.cli.imports import servers
 from controller.cli.keyfiles import keypairs
 from controller.cli.kms import kms
 from controller.cli.policies import policies
 from controller.cli.rollouts import rollouts
 from controller.cli.rootkeys import roots
 from controller.cli.secrets import secrets
-from controller.cli.servers import servers
 from controller.cli.session import begin_start, complain
 from controller.cli.tasks import tasks
 from controller.cli.temporary import temporary_keys, tokens

@@ -17,7 +17,7 @@ from controller.cli.exits import REFUSED, Declined, usage
 
 STDIN_BYTES = 1024 * 1024
 KEY_FILE_BYTES = 64 * 1024
-CSV_BYTES = 512 * 1024
+CSV_BYTES = 6 * 1024 * 1024  # of 10,000 servers, each with the host key of RSA
 COLUMNS = ("name", "host", "port", "login", "labels", "host_key", "jump")
 
 Json = dict[str, Any]
@@ -116,14 +116,14 @@ def new_private_file(path: Path) -> Iterator[Callable[[str], None]]:
                 path.unlink()
 
 
-def stdin_text() -> str:
+def stdin_text(most_bytes: int = STDIN_BYTES) -> str:
     """Return what stdin holds, to its end."""
     if sys.stdin is None:
         raise usage("stdin is closed; give what is to be read there")
     with interruptible():
-        content = sys.stdin.buffer.read(STDIN_BYTES + 1)
-    if len(content) > STDIN_BYTES:
-        raise usage(f"stdin: more than {STDIN_BYTES} bytes")
+        content = sys.stdin.buffer.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise usage(f"stdin: more than {most_bytes} bytes")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:

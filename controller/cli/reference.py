@@ -394,7 +394,8 @@ ABOUT: dict[str, str] = {
     "whoami": "`kps whoami`.",
     "finding": "`kps doctor`.",
     "profile": "`kps profile add` and `show`; `list` prints a list of them; `remove` also prints `removed`.",
-    "server": "`kps server add` and `show`; `list` and `import` print a list of them.",
+    "server": "`kps server add` and `show`; `list` and `import` print a list of them. `import --plan` prints "
+    "`servers`, a list of what would be added, and `notes`.",
     "key pair": "`kps keypair create`, `import` and `show`; `list` prints a list of them.",
     "user": "`kps user create`, `show`, `set`, `disable` and `enable`; `list` prints a list of them.",
     "access key": "`kps access-key create`, `rotate`, `disable` and `enable`; `list` prints a list of them.",

@@ -8,7 +8,7 @@ import typer
 
 from controller.cli import completion, inputs, options, output
 from controller.cli.command import command, group
-from controller.cli.exits import USAGE, Declined, usage
+from controller.cli.exits import usage
 from controller.cli.operations import operate
 from controller.cli.output import Known
 from controller.cli.session import Session
@@ -153,50 +153,6 @@ async def set_(
         changed = await client.change_server(name, changes)
     show(session, changed)
     warn_of_old_algorithms(session, changed)
-
-
-@command(
-    servers,
-    "import",
-    "kps server import servers.csv",
-    "printf 'name,host,labels\\nweb-1,192.0.2.10,env=prod;tier=1\\n' > servers.csv",
-)
-async def import_(
-    session: Session,
-    csv: Annotated[Path, typer.Argument(metavar="CSV", help="Columns: name,host,port,login,labels,host_key,jump.")],
-    *,
-    trust_on_first_use: TrustOnFirstUse = False,
-) -> None:
-    """Add all servers of a CSV file, or none: each bad line is named with its number.
-
-    The first line names the columns: name and host, and any of port, login, labels (k=v;k=v), host_key and jump (a;b).
-    """
-    from controller.client import Refused
-
-    listed, wrong = inputs.servers_from_csv(csv)
-    for server in listed.values():
-        server["trust_on_first_use"] = trust_on_first_use and "host_key" not in server
-    async with session.client() as client:
-        added: Sequence[Known] = []
-        try:
-            # Also where the file is wrong in itself: what only the controller knows of the other lines is told with it.
-            if wrong:
-                await client.check_servers(list(listed.values()))
-            else:
-                added = await client.import_servers(list(listed.values()))
-        except Refused as refused:
-            items = refused.evidence.get("items", [])
-            if not items:
-                raise
-            wrong |= {list(listed)[item["place"]]: item["message"] for item in items}
-    if wrong:
-        lines = "\n".join(f"{csv}:{line}: {wrong[line]}" for line in sorted(wrong))
-        raise Declined(USAGE, "import_refused", f"nothing was imported\n{lines}")
-    if session.json:
-        output.as_json(added)
-    else:
-        output.say("1 server added" if len(added) == 1 else f"{len(added)} servers added")
-    warn_of_unknown_host_keys(session, added)
 
 
 @command(servers, "list", "kps server list", "kps server list env=prod --json")

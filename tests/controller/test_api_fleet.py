@@ -11,8 +11,8 @@ import pytest
 
 import controller.app
 from controller.api.fleet import operations
-from controller.api.problems import BODY_BYTES
 from controller.app import in_process
+from controller.bodies import BODY_BYTES
 from controller.client import AsyncKpsClient, Refused, Unreachable
 from controller.model import Outcome
 from controller.settings import Settings

@@ -148,6 +148,18 @@ def test_a_body_that_is_too_large_is_not_read(settings: Settings, mine: Signed) 
     through(settings, story)
 
 
+def test_a_whole_fleet_may_come_in_one_body_and_nothing_else(settings: Settings, mine: Signed) -> None:
+    async def story(http: httpx.AsyncClient) -> None:
+        (path, most), *others = bodies.LARGE.items()
+        assert others == []
+        for size, status in ((most, 400), (most + 1, 413)):
+            content = b'["' + b"x" * (size - 4) + b'"]'
+            answer = await http.post(path, content=content, headers={"content-type": "application/json"}, auth=mine)
+            assert answer.status_code == status, answer.text[:300]
+
+    through(settings, story)
+
+
 def test_who_asks_too_often_waits_and_hinders_nobody_else(settings: Settings, mine: Signed) -> None:
     async def story(http: httpx.AsyncClient) -> None:
         answers = [(await http.get("/v3/projects", auth=mine)).status_code for _ in range(5)]

@@ -1,5 +1,7 @@
 """The examples as they are run: fabfile, paramiko and client, on real servers, over a socket, the network and in process."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +15,8 @@ from controller.fabric import connection, group
 from controller.paramiko import connect
 from controller.scripts import Controller
 from tests.fleet.looks import until
-from tests.fleet.playing import OnNetwork
-from tests.fleet.product import SECONDS
+from tests.fleet.playing import OnNetwork, environment
+from tests.fleet.product import SECONDS, Product
 from tests.fleet.test_openssh import another_machine
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -116,3 +118,23 @@ def test_what_is_not_bound_is_refused_before_anything_is_sent(make_server, serve
         assert refused.value.code == "nothing_bound"
     with pytest.raises(Refused, match="nobody-here"):
         connection("nobody-here", controller=controller)
+
+
+def test_what_ansible_prints_of_its_inventory_is_taken_in(tmp_path):
+    """Real ansible-inventory, of an inventory as people write them."""
+    (tmp_path / "hosts.ini").write_text(
+        "gate ansible_host=192.0.2.1 ansible_user=jumper\n[web]\nweb-[1:2] ansible_port=2222\n"
+        "[front:children]\nweb\n[front:vars]\nansible_ssh_common_args=-o ProxyJump=gate\n"
+    )
+    asked = [environment() / "ansible-inventory", "-i", tmp_path / "hosts.ini", "--list"]
+    apart = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    printed = subprocess.run(asked, capture_output=True, text=True, check=True, env=apart, timeout=SECONDS).stdout
+    product = Product(tmp_path / "home")
+    told = product.kps("server", "import", "--ansible-inventory", "-", "--login", "ops", "--json", given=printed).stdout
+    shown = [(one["name"], one["host"], one["port"], one["login"], one["labels"], one["jump"]) for one in json.loads(told)]
+    groups = {"web": "yes", "front": "yes"}
+    assert shown == [
+        ("gate", "192.0.2.1", 22, "jumper", {}, []),
+        ("web-1", "web-1", 2222, "ops", groups, ["gate"]),
+        ("web-2", "web-2", 2222, "ops", groups, ["gate"]),
+    ]

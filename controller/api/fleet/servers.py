@@ -12,7 +12,7 @@ from controller.api.shapes import Json
 from controller.errors import Invalid, Problem
 from controller.model import Binding, Caller, Server
 
-IMPORTED_AT_ONCE = 5000
+IMPORTED_AT_ONCE = 10_000
 
 router = APIRouter()
 
