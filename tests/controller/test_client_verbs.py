@@ -17,11 +17,15 @@ NO_VERB = {"GET /events/stream"}  # `events` waits for what happens, and needs n
 LESS = {"export_keypair", "decrypt_password", "delete_failed_tasks", "check_servers"}
 ALL: dict[str, Verb[Any, Any]] = dict(inspect.getmembers(verbs.Verbs, lambda each: isinstance(each, Verb)))
 NAMES = {"a": answers, "Call": Call, "Flow": Flow, "OfKey": OfKey, "Any": Any, "Iterable": collections.abc.Iterable} | {
-    "Mapping": collections.abc.Mapping, "Literal": typing.Literal, "Json": verbs.Json,
+    "Mapping": collections.abc.Mapping, "Sequence": collections.abc.Sequence, "Literal": typing.Literal, "Json": verbs.Json,
     "Request": masterkeys.Request, "LifeStep": masterkeys.LifeStep,
 }  # fmt: skip
 # Of verbs that take any text.
-STEPS = {"change_rollout": ["pause", "resume", "cancel", "retry"], "change_policy": ["pause", "resume"]}
+STEPS = {
+    "change_rollout": ["pause", "resume", "cancel", "retry"],
+    "change_policy": ["pause", "resume"],
+    "decide_doors": ["approve", "refuse"],
+}
 
 
 def given(verb: str, name: str, annotation: Any) -> list[Any]:

@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from controller.errors import Problem
-from controller.kms import Kms, RootKey, open_master, root
+from controller.kms import Kms, RootKey, root
 from controller.kms.root import LaterRootKey
 from controller.service import certificate
 from controller.service.doctor.finding import Finding, found, refused, unseen, well
@@ -45,11 +45,7 @@ def root_key(settings: Settings, store: Store | None, opened: Sequence[LaterRoot
 
 
 def _probe(store: Store, roots: Sequence[RootKey]) -> str:
-    """Open the first master key and one secret below a master key; wipe both."""
-    for key_id, number in store.all_versions():
-        if (version := store.master_key_version(key_id, number)) is not None:
-            open_master(version, roots).wipe()
-            break
+    """Open one secret, and the master key that has sealed it; wipe both."""
     owner, access_key = store.local_owner()
     _, sealed = store.access_key(access_key)
     Kms(store, *roots).open(sealed, access_key_context(owner, access_key)).wipe()
