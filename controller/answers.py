@@ -529,6 +529,16 @@ class DecidedDoors(TypedDict):
     doors: list[Door]
 
 
+class DoorPassword(TypedDict):
+    """A one-time password, in this answer and nowhere else. secret: as which it is kept; task_id: the task that sets it."""
+
+    server: str
+    login: str
+    secret: str
+    task_id: str
+    password: str
+
+
 class DoorRule(TypedDict):
     """Where a second user has to agree. servers: label=value."""
 

@@ -121,7 +121,8 @@ async def opened(
         rolling = Rolling(store, dispatch, settings.home, worker, lambda: stopping.begun, runner.commits)
         deposits = Deposits(kms, settings.credential_hours)
         doorbell = Doorbell(store, kms, worker, logs=serving, allowed=settings.allowed_networks)
-        emergency = Emergency(store, dispatch, worker, deposits, settings.door_hours, doorbell.ring)
+        kept_secrets = Secrets(store, kms, dispatch, worker, deposits)
+        emergency = Emergency(store, dispatch, worker, deposits, settings.door_hours, doorbell.ring, kept_secrets)
 
         def ended(task: Task) -> None:
             rolling.ended(task)
@@ -139,7 +140,6 @@ async def opened(
             asyncio.create_task(sweep_ended(store, worker)),
             asyncio.create_task(doorbell.run()),
         ]
-        kept_secrets = Secrets(store, kms, dispatch, worker, deposits)
         policies = Policies(store, kms, rolling, worker, settings.quotas)
         if serving:
             background.append(asyncio.create_task(sweep_policies(policies, stopping)))

@@ -83,6 +83,7 @@ class Door:
     ask_at: datetime | None = None  # when it is asked next, by whoever serves the home
     note: str = ""  # why it stands as it does, where that needs saying
     given: dict[str, Any] = field(default_factory=dict)  # which kinds of credential came for it, as its task keeps it
+    one_time: bool = False  # a password was made for it, which is changed once it is over
 
     @property
     def confirmed(self) -> bool:

@@ -8,6 +8,7 @@ from pydantic import Field
 from controller.api.shapes import Json, Line, Name, Opening, Password, Request, instant
 from controller.doors import Door, DoorOrder, DoorRule
 from controller.model import now
+from controller.service.secrets import Made
 from controller.store.doorhooks import DoorHook
 
 Reason = Annotated[str, Field(max_length=2000)]
@@ -16,7 +17,10 @@ Ids = Annotated[list[Name], Field(max_length=10_000)]
 
 
 class NewDoors(Opening):
-    """network: from where the doors open, in CIDR notation; without it, from everywhere. login: else each server's own."""
+    """network: from where the doors open, in CIDR notation; without it, from everywhere. login: else each server's own.
+
+    one_time: a password was made for each (POST /door-passwords), which is changed once the door is over.
+    """
 
     servers: list[Name] = Field(default_factory=list, max_length=10_000)
     all: bool = False
@@ -24,6 +28,15 @@ class NewDoors(Opening):
     seconds: Seconds
     login: Name | None = None
     network: Annotated[str, Field(max_length=64)] | None = None
+    one_time: bool = False
+
+
+class NewDoorPasswords(Opening):
+    """login: else each server's own."""
+
+    servers: list[Name] = Field(default_factory=list, max_length=10_000)
+    all: bool = False
+    login: Name | None = None
 
 
 class ExtendedDoors(Opening):
@@ -83,6 +96,20 @@ def door(found: Door) -> Json:
         "closed_by": found.closed_by,
         "last_task_id": found.closing_task_id,
         "note": found.note,
+    }
+
+
+def made(found: Made) -> Json:
+    """Return a one-time password, and what sets it: in this answer and nowhere else."""
+    password = found.password.open().decode()
+    found.password.wipe()
+    task = found.task
+    return {
+        "server": task.server_name,
+        "login": task.login,
+        "secret": found.secret.name,
+        "task_id": task.id,
+        "password": password,
     }
 
 

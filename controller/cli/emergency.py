@@ -69,6 +69,10 @@ async def open_(
     network: Annotated[
         str | None, typer.Option("--from", metavar="CIDR", help="Open it for clients of this network alone.")
     ] = None,
+    set_password: Annotated[
+        bool,
+        typer.Option("--set-password", metavar="", help="Make a one-time password first and set it; it is shown once, here."),
+    ] = False,
     password_stdin: options.PasswordStdin = False,
     password_of: options.PasswordOf = None,
     identity: options.Identity = None,
@@ -95,10 +99,20 @@ async def open_(
             warn_of_old_algorithms(chosen)
         request: Json = {"servers": names, "seconds": wanted, "reason": reason, "login": login, "network": network}
         given = credentials(names, password_stdin, password_of)
+        made: Mapping[str, Known] = {}
+        if set_password:
+            made = await _passwords(session, client, {"servers": names, "login": login, "credentials": given} | key)
+            # By the password that was made it is proved; what opens the server today is kept beside it.
+            request |= {"one_time": True, "servers": [name for name in names if name in made]}
+            whose = {name: {"password": each["password"], "password_of": each["login"]} for name, each in made.items()}
+            given = {name: whose.get(name, each) for name, each in given.items()} | whose
+            if not made:
+                return exits.SOME_NOT
         asked = await _answered(
             client.open_doors({k: v for k, v in request.items() if v is not None} | {"credentials": given} | key)
         )
-        return await _show_asked(session, client, asked, "task_id")
+        code = await _show_asked(session, client, asked, "task_id", made)
+        return code if len(made) == len(names) or not set_password else exits.SOME_NOT
 
 
 @command(emergency, "extend", 'kps emergency extend web-1 --for 20m --reason "not through yet"')
@@ -379,11 +393,25 @@ async def _doors(client: "AsyncKpsClient", words: Sequence[str] | None, every: b
     return list(dict.fromkeys(ids))
 
 
-async def _show_asked(session: Session, client: "AsyncKpsClient", asked: Mapping[str, Any], which: str) -> int:
+async def _passwords(session: Session, client: "AsyncKpsClient", request: Json) -> dict[str, Known]:
+    """Have one-time passwords set, and return those that were, by server; says why the others were not."""
+    given = {name: value for name, value in request.items() if value is not None}
+    made = {str(each["server"]): each for each in await _answered(client.make_door_passwords(given))}
+    ended = await _until_over(session, client, [str(each["task_id"]) for each in made.values()])
+    for task in ended:
+        if task["status"] not in _ENDED_WELL:
+            output.say(f"kps: {task['server']}: no password was set: {task['cause']}: {task['message']}", errors=True)
+            del made[str(task["server"])]
+    return dict(made)
+
+
+async def _show_asked(
+    session: Session, client: "AsyncKpsClient", asked: Mapping[str, Any], which: str, made: Mapping[str, Known] | None = None
+) -> int:
     """Follow what was begun, and show it with what waits. which: of a door, the field with the task that does it."""
     begun = [str(each[which]) for each in asked["doors"] if _is_given(asked, each) and each[which]]
     waiting = [each for each in asked["orders"] if each["state"] == "asked"]
-    return await _followed(session, client, [str(each["id"]) for each in asked["doors"]], begun, waiting)
+    return await _followed(session, client, [str(each["id"]) for each in asked["doors"]], begun, waiting, made)
 
 
 def _is_given(asked: Mapping[str, Any], door: Known) -> bool:
@@ -392,7 +420,12 @@ def _is_given(asked: Mapping[str, Any], door: Known) -> bool:
 
 
 async def _followed(
-    session: Session, client: "AsyncKpsClient", door_ids: Sequence[str], task_ids: Sequence[str], waiting: "Sequence[a.DoorOrder]"
+    session: Session,
+    client: "AsyncKpsClient",
+    door_ids: Sequence[str],
+    task_ids: Sequence[str],
+    waiting: "Sequence[a.DoorOrder]",
+    made: Mapping[str, Known] | None = None,
 ) -> int:
     session.started = list(task_ids)
     ended = await _until_over(session, client, task_ids)
@@ -400,9 +433,13 @@ async def _followed(
     doors = [known[id] for id in door_ids if id in known]
     failed = [task for task in ended if task["status"] not in _ENDED_WELL]
     if session.json:
-        output.as_json({"doors": doors, "orders": waiting, "tasks": [following.result(task, None) for task in ended]})
+        passwords = [{name: each[name] for name in ("server", "login", "secret", "password")} for each in (made or {}).values()]
+        told = {"doors": doors, "orders": waiting, "tasks": [following.result(task, None) for task in ended]}
+        output.as_json(told | ({"passwords": passwords} if made else {}))
     else:
         _table(doors)
+        for each in (made or {}).values():
+            output.say(f"{each['server']}: one-time password of {each['login']}, shown only now: {each['password']}")
         for task in failed:
             output.say("")
             following.explain(task)

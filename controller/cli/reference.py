@@ -410,7 +410,8 @@ ABOUT: dict[str, str] = {
     "task": "`kps task show`; `list` prints a list of them.",
     "event": "`kps audit list` prints a list of them, the newest last; `--follow` and `export` one a line.",
     "door": "`kps emergency show`; `open`, `extend`, `close` and `approve` print an object with lists of these (`doors`), of "
-    "what waits for a second user (`orders`) and of the tasks (`tasks`); `list` prints `doors` and `orders`.",
+    "what waits for a second user (`orders`) and of the tasks (`tasks`), with `--set-password` also `passwords`; "
+    "`list` prints `doors` and `orders`.",
     "order for doors": "See there.",
     "door rule": "`kps emergency rule add`; `list` prints a list of them.",
     "drill": "`kps emergency drill`.",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 from controller.client.call import Call, Verb, segment
 
@@ -18,6 +18,11 @@ class DoorVerbs:
     def open_doors(self, request: Mapping[str, Any]) -> Call[a.DoorsAsked]:
         """Open doors, or ask for them where a second user has to agree; returns the orders and their doors."""
         return Call("POST", "/doors", body=dict(request))
+
+    @Verb
+    def make_door_passwords(self, request: Mapping[str, Any]) -> Call[list[a.DoorPassword]]:
+        """Make one-time passwords, and have them set; returns them, this once, with the tasks that do it."""
+        return Call("POST", "/door-passwords", body=dict(request))
 
     @Verb
     def doors(self, *, every: bool = False) -> Call[list[a.Door]]:
@@ -35,7 +40,7 @@ class DoorVerbs:
         return Call("POST", "/doors/extend", body=dict(request))
 
     @Verb
-    def close_doors(self, door_ids: Sequence[str], request: Mapping[str, Any] | None = None) -> Call[list[a.Door]]:
+    def close_doors(self, door_ids: Iterable[str], request: Mapping[str, Any] | None = None) -> Call[list[a.Door]]:
         """Close doors, and return them."""
         return Call("POST", "/doors/close", body={"doors": list(door_ids), **(request or {})})
 
@@ -45,7 +50,9 @@ class DoorVerbs:
         return Call("GET", "/door-orders")
 
     @Verb
-    def decide_doors(self, order_id: str, step: str, request: Mapping[str, Any] | None = None) -> Call[a.DecidedDoors]:
+    def decide_doors(
+        self, order_id: str, step: Literal["approve", "refuse"], request: Mapping[str, Any] | None = None
+    ) -> Call[a.DecidedDoors]:
         """Approve or refuse an order; returns it and its doors."""
         body = dict(request or {}) if step == "approve" else None
         return Call("POST", f"/door-orders/{segment(order_id)}/{step}", body=body)

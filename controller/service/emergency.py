@@ -6,14 +6,17 @@ import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
-from datetime import timedelta
-from typing import Any, ParamSpec, TypeVar
+from datetime import datetime, timedelta
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+import structlog
 
 from controller.deposits import Deposits, Order
 from controller.doors import MAY_BE_OPEN, Door, DoorDoes, DoorOrder, DoorRule, DoorState
 from controller.errors import Conflict, Invalid, NotFound, Problem
 from controller.model import Caller, Credential, Operation, SealedCredential, Server, Task, now
 from controller.service.roles import allow, may_name_places, refusal
+from controller.service.secrets import Made
 from controller.service.servers import LOGIN
 from controller.service.tasks import Dispatch, given, kept_sealed
 from controller.service.worker import off_loop
@@ -22,12 +25,24 @@ from controller.store import Store
 MOST_DOORS = 10_000  # of one order
 MOST_REASON = 500
 MOST_MINUTES = 24 * 60
+MOST_PASSWORDS = 1000
+AFTER_REFUSED = timedelta(seconds=30)
 _PATTERN = frozenset("*?!,")  # of sshd's Match User, which would open more than one login
 
 Opens = Callable[[str], Credential | None]  # what opens a server, by its name, where anything was given for it
 
 P = ParamSpec("P")
 T = TypeVar("T")
+log = structlog.get_logger("kps.doors")
+
+
+class Passwords(Protocol):
+    """Makes one-time passwords, and changes them again (controller/service/secrets.py)."""
+
+    async def make_password(self, who: Caller, server: Server, login: str, credential: Credential | None = None) -> Made: ...
+    async def change_password(
+        self, who: Caller, server: Server, login: str, credential: Credential | None = None
+    ) -> Task | None: ...
 
 
 def _nothing(server: str) -> None:
@@ -45,8 +60,14 @@ class Emergency:
         deposits: Deposits | None = None,
         longest_hours: float = 4,
         rung: Callable[[], None] = lambda: None,
+        passwords: Passwords | None = None,
     ) -> None:
-        """deposits: as in Bindings. longest_hours: that a door may be open. rung: told when there is something to tell of."""
+        """deposits: as in Bindings. longest_hours: that a door may be open. rung: told when there is something to tell of.
+
+        passwords: makes one-time passwords, and changes them again.
+        """
+        self._passwords = passwords
+        self._not_before: dict[str, datetime] = {}  # by door: what could not be changed is not tried all the time
         self._store = store
         self._dispatch = dispatch
         self._executor = executor
@@ -66,11 +87,13 @@ class Emergency:
         login: str | None = None,
         network: str | None = None,
         opens: Opens = _nothing,
+        one_time: bool = False,
     ) -> tuple[builtins.list[DoorOrder], builtins.list[Door]]:
         """Open a door on each of the servers, ahead of everything that waits; returns the orders, and their doors.
 
         Where a rule says that a second user has to agree, the door is asked for in an order of its own, and opened once one has.
-        login: else each server's own. network: in CIDR notation. A server whose login has a door
+        login: else each server's own. network: in CIDR notation. one_time: make_passwords() has
+        made a password for each, which is changed once the door is over. A server whose login has a door
         already keeps that: Conflict(door_is_open) where all have. Invalid: reason_missing, door_too_long, door_too_short,
         login_is_pattern, login_unusable, network_unusable, no_servers, too_many_servers.
         """
@@ -101,11 +124,30 @@ class Emergency:
             some = [each for each in free if bool(_that_hold(rules, each)) is needs_second]
             if some:
                 order = self._order(who, "open", why, for_, [_that_hold(rules, each) for each in some])
-                made = [_door(order, each, login or each.login, from_, given("door-open", given_.get(each.id))) for each in some]
+                made = [
+                    _door(order, each, login or each.login, from_, given("door-open", given_.get(each.id)), one_time)
+                    for each in some
+                ]
                 orders.append(replace(order, doors=[each.id for each in made]))
                 doors += await self._asked(who, orders[-1], made, given_)
         self._rung()
         return orders, doors
+
+    async def make_passwords(
+        self, who: Caller, servers: Sequence[Server], login: str | None = None, opens: Opens = _nothing
+    ) -> builtins.list[Made]:
+        """Make a one-time password for a login of each server, kept as a secret and set there by a task, for a door to come.
+
+        To be shown to who asked, this once. Works while the root key is away: it is sealed when that is back.
+        """
+        allow(who, "door.open")
+        _check_login(login)
+        if self._passwords is None:
+            raise Invalid("option_unknown", "no passwords are made here")
+        if len(servers) > MOST_PASSWORDS:
+            raise Invalid("too_many_servers", f"at most {MOST_PASSWORDS} passwords at once, not {len(servers)}")
+        given_ = _given(who, {each.id: each.name for each in servers}, opens)
+        return [await self._passwords.make_password(who, each, login or each.login, given_.get(each.id)) for each in servers]
 
     async def extend(
         self, who: Caller, ids: Collection[str], seconds: int, reason: str, opens: Opens = _nothing
@@ -221,6 +263,7 @@ class Emergency:
         if await self._off(self._store.lapse_doors):
             self._held.clear()  # rarely, and only what is asked for in this very process is lost with it
             self._rung()
+        await self._change_passwords()
         due = await self._off(self._store.doors_to_ask)
         if not due:
             return
@@ -236,6 +279,27 @@ class Emergency:
         self._rung()
 
     # -- steps
+
+    async def _change_passwords(self) -> None:
+        """Have the one-time passwords changed of doors that are over: they open nothing any more."""
+        at = now()
+        for door in await self._off(self._store.doors_with_passwords):
+            if self._passwords is None or at < self._not_before.get(door.id, at):
+                continue
+            self._not_before[door.id] = at + AFTER_REFUSED
+            try:
+                user = await self._off(self._store.user, door.tenant_id, door.user_id)
+                tenant = await self._off(self._store.tenant, door.tenant_id)
+                server = await self._off(self._store.server_by_id, door.server_id)
+                who = Caller(tenant.id, tenant.projects[0], user.id, user.role, user.kind)
+                await self._passwords.change_password(who, server, door.login)
+            except NotFound:
+                pass  # the server, or whoever asked, is gone: nobody can
+            except Problem as problem:
+                log.warning("door password", door=door.id, code=problem.code, message=problem.message)
+                continue
+            await self._off(self._store.door_password_changed, door)
+            self._not_before.pop(door.id, None)
 
     async def _asked(
         self, who: Caller, order: DoorOrder, doors: Sequence[Door], given_: Mapping[str, Credential]
@@ -357,7 +421,7 @@ class Emergency:
         return await off_loop(self._executor, verb, *args, **kwargs)
 
 
-def _door(order: DoorOrder, server: Server, login: str, network: str | None, kinds: dict[str, Any]) -> Door:
+def _door(order: DoorOrder, server: Server, login: str, network: str | None, kinds: dict[str, Any], one_time: bool) -> Door:
     _check_login(login)
     return Door(
         id=uuid.uuid4().hex,
@@ -374,6 +438,7 @@ def _door(order: DoorOrder, server: Server, login: str, network: str | None, kin
         task_id=str(uuid.uuid4()),
         state="asked" if order.state == "asked" else "opening",
         given=kinds,
+        one_time=one_time,
     )
 
 

@@ -380,7 +380,8 @@ class Secrets:
             raise
         # In memory too: the key service may be away when the task begins.
         at_hand = replace(credential or Credential(), new_password=Secret(bytearray(password.view())))
-        self._dispatch.ring([task.id], {task.server_id: at_hand})
+        # What an emergency waits for waits for nobody.
+        self._dispatch.ring([task.id], {task.server_id: at_hand}, urgent=by == "emergency")
         return rotation, task, password
 
     def _of_secret(self, secret: KeptSecret) -> builtins.list[SecretRotation]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, func, select, update
 
-from controller.doors import MAY_BE_OPEN, Door, DoorOrder, DoorRule, DoorState, after
+from controller.doors import MAY_BE_OPEN, OVER, Door, DoorOrder, DoorRule, DoorState, after
 from controller.errors import Conflict, NotAllowed, NotFound
 from controller.events import acting
 from controller.model import DOOR_OPERATIONS, SealedCredential, Task
@@ -192,6 +192,18 @@ class Doors(Tasks):
         query = select(table).where(table.c.state.in_(MAY_BE_OPEN), table.c.ask_at <= self._now()).order_by(table.c.ask_at)
         with engine.reading(self._engine) as connection:
             return [rows.door(found) for found in connection.execute(query).mappings()]
+
+    def doors_with_passwords(self) -> list[Door]:
+        """Return the doors, of all tenants, that are over, and whose one-time passwords were not changed since."""
+        table = tables.doors
+        query = select(table).where(table.c.state.in_(OVER), table.c.one_time).order_by(table.c.closed_at)
+        with engine.reading(self._engine) as connection:
+            return [rows.door(found) for found in connection.execute(query).mappings()]
+
+    def door_password_changed(self, door: Door) -> None:
+        """Record that what changes a door's one-time password was begun; what comes of that is the secret's."""
+        with engine.writing(self._engine) as connection:
+            connection.execute(update(tables.doors).where(tables.doors.c.id == door.id).values(one_time=False))
 
     def count_doors(self, tenant_id: str | None) -> tuple[int, int]:
         """Return how many doors of a tenant, or (None) of all, are or may be open, and how many of these do not answer for it."""

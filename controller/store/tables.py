@@ -625,6 +625,7 @@ doors = Table(
     Column("ask_at", Instant),
     Column("note", Text, nullable=False),
     Column("given", JSON, nullable=False),
+    Column("one_time", Boolean, nullable=False),
     Index("doors_by_state", "state", "tenant_id"),
     Index("doors_by_time", "tenant_id", "created_at"),
 )  # fmt: skip

@@ -115,7 +115,7 @@ class World:
         self.bindings = Bindings(self.store, dispatch)
         self.rollouts = Rollouts(self.store, self.bindings, Drives())
         self.policies = Policies(self.store, self.kms, Drives())
-        self.emergency = Emergency(self.store, Dead())
+        self.emergency = Emergency(self.store, Dead(), passwords=self.secrets)
         self.doorbell = Doorbell(self.store, self.kms)
         self.tasks = Tasks(self.store, dispatch)
         self.users = Users(self.store, quotas=defaults)

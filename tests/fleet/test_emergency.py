@@ -141,3 +141,22 @@ def test_a_drill_opens_proves_and_closes(product, bound):
     assert row["opened_seconds"] > 0
     assert row["closed_seconds"] > 0
     assert not lets_in(bound, "alice", "pw-alice")
+
+
+def test_a_one_time_password_opens_the_door_and_works_no_more_once_it_is_closed(product, bound):
+    told = json.loads(
+        product.kps("emergency", "open", bound.name, "--login", "bob", "--for", "10m", *WHY, "--set-password", "--json").stdout
+    )
+    (made,) = told["passwords"]
+    (task,) = told["tasks"]
+    assert {"way": "password", "login": "bob", "method": "logged_in"} in task["proof"]
+    assert lets_in(bound, "bob", made["password"])
+    assert not lets_in(bound, "bob", "pw-bob")
+    shown = json.loads(product.kps("secret", "show", made["secret"], "--json").stdout)
+    assert shown["value"] == made["password"]  # sealed; opening it is on record
+    product.kps("emergency", "close", bound.name)
+    hash_ = bound.run(["sh", "-c", "grep ^bob: /etc/shadow"]).stdout
+    until(lambda: bound.run(["sh", "-c", "grep ^bob: /etc/shadow"]).stdout != hash_, 60)
+    log = (product.home / "serve.log").read_text()
+    assert made["password"] not in log
+    assert made["password"] not in json.dumps(product.ask("GET", "/events", params=[("after", 0)]))

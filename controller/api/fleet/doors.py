@@ -27,8 +27,16 @@ async def open_doors(fleet: Serving, who: Asking, asked: doorshapes.NewDoors) ->
         login=asked.login,
         network=asked.network,
         opens=asked.opens,
+        one_time=asked.one_time,
     )
     return doorshapes.asked(orders, doors)
+
+
+@router.post("/door-passwords", status_code=202)
+async def make_door_passwords(fleet: Serving, who: Asking, asked: doorshapes.NewDoorPasswords) -> list[Json]:
+    """Make a one-time password for a login of each server, to be set there by a task and kept as a secret; told this once."""
+    chosen = await fleet.servers.select(who, asked.servers, asked.all)
+    return [doorshapes.made(each) for each in await fleet.emergency.make_passwords(who, chosen, asked.login, asked.opens)]
 
 
 @router.get("/doors")

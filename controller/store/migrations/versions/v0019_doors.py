@@ -55,6 +55,7 @@ def upgrade() -> None:
         sa.Column("ask_at", sa.DateTime(timezone=True)),
         sa.Column("note", sa.Text(), nullable=False),
         sa.Column("given", sa.JSON(), nullable=False),
+        sa.Column("one_time", sa.Boolean(), nullable=False),
     )
     op.create_index("doors_by_state", "doors", ["state", "tenant_id"])
     op.create_index("doors_by_time", "doors", ["tenant_id", "created_at"])
