@@ -52,7 +52,7 @@ bench: packages $(MADE)
 # Drills: each prints a table, ends with one line of figures, and fails where a goal is missed. ARGS=--sample for a few minutes of each.
 fleet faults causes fuzz rotation formats restarts rollouts passwords installs: test-packages $(MADE)
 	@[ $@ != fleet ] || scripts/need docker.io debootstrap
-	@[ $@ != installs ] || scripts/need docker.io docker-compose debootstrap python3
+	@[ $@ != installs ] || scripts/need docker.io debootstrap python3
 	$(BIN)/python -m tests.drills.$@ $(ARGS)
 
 clean:

@@ -1,5 +1,5 @@
 # Key pairs of a controller of one's own, through the provider that was made for the public service. docs/v3.md has what each call
-# comes down to. Access key, secret key and project: `kps init --json`, or `kps access-key create`; by HW_ACCESS_KEY, HW_SECRET_KEY.
+# comes down to. Access key and secret key, by HW_ACCESS_KEY and HW_SECRET_KEY: `kps init`, or `kps access-key create`.
 terraform {
   required_providers {
     huaweicloud = {
@@ -20,6 +20,11 @@ variable "project_id" {
   type        = string
 }
 
+variable "tenant_id" {
+  description = "What `kps init` calls the tenant."
+  type        = string
+}
+
 variable "server_id" {
   description = "The id that `kps server show` tells."
   type        = string
@@ -32,8 +37,11 @@ variable "password" {
 }
 
 provider "huaweicloud" {
-  region     = "here" # any word: there is one
-  project_id = var.project_id
+  region      = "here" # any word: there is one
+  project_id  = var.project_id
+  domain_id   = var.tenant_id
+  cacert_file = "tls.crt"             # of the controller's home
+  auth_url    = "${var.controller}v3" # so that nothing is asked of the public cloud
   endpoints = {
     kps = var.controller
   }

@@ -21,6 +21,7 @@ import yaml
 
 from tests.drills.figures import Figure, Report, zero
 from tests.drills.fleet import flavours
+from tests.drills.fleet.docker import DockerUnavailable
 from tests.drills.installs.machine import ROOT, archive, quietly
 from tests.scripts.test_readme import play, session
 
@@ -28,13 +29,18 @@ SUITE = "bookworm"
 USER = 10001
 TAG = "kps:drill"
 HEALTHY_SECONDS = 90
-# What the session types as kps: servers are started by this machine's, all else is done in the container.
+# What the session types as kps: servers are started by this machine's, all else is done in the container. What is not meant to be
+# read must not be: docker takes all that comes, and the session comes that way. The list of servers is for user 10001 to read.
 WRAPPER = """#!/bin/sh
 set -eu
+case "$*" in
+*-stdin*) ;;
+*) exec </dev/null ;;
+esac
 case "$1" in
 demo) exec {kps} "$@" ;;
 init) {compose} run --rm -T controller "$@" && {compose} up -d && exec {waits} ;;
-*) chmod 755 "$PWD" && exec docker exec -i -w "$PWD" "$({compose} ps -q controller)" kps "$@" ;;
+*) chmod 755 "$PWD" try && chmod 644 try/fleet.csv && exec docker exec -i -w "$PWD" "$({compose} ps -q controller)" kps "$@" ;;
 esac
 """
 WAITS = """#!/bin/sh
@@ -49,6 +55,8 @@ exit 1
 
 def part(report: Report, client: docker.DockerClient, place: Path, _: bool) -> None:
     """The part."""
+    if shutil.which("docker-compose") is None:
+        raise DockerUnavailable("the image is tried as docker/compose.yaml has it: apt-get install docker-compose")
     archive(place)
     begun = time.monotonic()
     built(client, place)
