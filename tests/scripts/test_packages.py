@@ -158,6 +158,22 @@ def test_the_unit_uses_no_word_that_systemd_does_not_know(tmp_path: Path) -> Non
     assert run(program("systemd-analyze", "systemd"), "verify", "--man=no", copy) == ""
 
 
+def test_all_that_names_the_services_home_means_the_same() -> None:
+    unit = UNIT.read_text()
+    (home,) = re.findall(r"^Environment=KPS_HOME=(\S+)", unit, re.MULTILINE)
+    (state,) = re.findall(r"^StateDirectory=(\S+)$", unit, re.MULTILINE)
+    assert home == f"/var/lib/{state}"
+    for name in (
+        "packaging/debian/kps",
+        "packaging/debian/postinst",
+        "packaging/debian/postrm",
+        "docker/Dockerfile",
+        "docker/compose.yaml",
+    ):
+        named = set(re.findall(r"/var/lib/kps[\w-]*", (ROOT / name).read_text()))
+        assert named == {home}, name
+
+
 # -- the container -----------------------------------------------------------------------------------------------------
 
 
