@@ -100,12 +100,12 @@ def _took(http: httpx.Client, pid: int, path: str, times: int, rest: float = 0) 
     took, cpu, size = [], 0.0, 0
     for number in range(times + 1):
         time.sleep(rest)
-        used, began = _cpu(pid), time.perf_counter()
+        used, began = cpu(pid), time.perf_counter()
         answer = http.get(path)
         took.append((time.perf_counter() - began) * 1000)
         size = len(answer.content)
         if number:
-            cpu += _cpu(pid) - used
+            cpu += cpu(pid) - used
         if answer.status_code != 200 or not re.search("Sign out", answer.text):
             sys.exit(f"{path}: {answer.status_code}")
     counted = sorted(took[1:])
@@ -172,7 +172,7 @@ def _known(home: Path) -> tuple[str, list[str]]:
     ]  # fmt: skip
 
 
-def _cpu(pid: int) -> float:
+def cpu(pid: int) -> float:
     """Return the milliseconds of CPU that a process has taken, its own and the system's for it; to the kernel's tick."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) * _TICK

@@ -20,6 +20,8 @@ class News:
         self._store = store
         self._feed = feed
         self._executor = executor
+        # What the store said, by tenant, after which event, and the newest one there was: whoever waits beside asks the same.
+        self._asked: dict[tuple[str, int, int], asyncio.Future[tuple[dict[str, int], int]]] = {}
 
     async def newest(self) -> int:
         """Return the id of the newest event there is, of whatever tenant."""
@@ -35,7 +37,21 @@ class News:
         until = loop.time() + seconds
         while True:
             newest = self._feed.newest
-            found, reached = await off_loop(self._executor, self._store.kinds_after, who.tenant_id, after)
+            found, reached = await self._kinds(who.tenant_id, after, newest)
             left = until - loop.time()
             if found or left <= 0 or not await self._feed.after(max(newest, reached), left):
                 return found, reached
+
+    async def _kinds(self, tenant_id: str, after: int, newest: int) -> tuple[dict[str, int], int]:
+        """Return what the store says; once for all who ask the same while nothing newer was seen."""
+        key = (tenant_id, after, newest)
+        if key not in self._asked:
+            self._asked = {each: said for each, said in self._asked.items() if each[2] == newest}
+            self._asked[key] = asyncio.ensure_future(off_loop(self._executor, self._store.kinds_after, tenant_id, after))
+        asked = self._asked[key]
+        try:
+            # Shielded: whoever leaves takes the answer from nobody.
+            return await asyncio.shield(asked)
+        finally:
+            if asked.done() and (asked.cancelled() or asked.exception() is not None):
+                self._asked.pop(key, None)

@@ -42,7 +42,8 @@ class Product:
         self.environment |= {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
         self.process: subprocess.Popen[str] | None = None
         self._numbers = itertools.count(1)
-        self.kps("init")
+        if not home.exists():  # else it is one that was made before
+            self.kps("init")
 
     def __enter__(self) -> "Product":
         self.serve()

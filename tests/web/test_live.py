@@ -1,7 +1,9 @@
 """What happens is told to open pages, within a second, and only for as long as its user is signed in."""
 
+import asyncio
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from controller.events import KINDS
 from controller.web.live import TOPICS, topics
 from tests.browser.served import Served
+from tests.controller.world import World
 
 SOON = 3.0  # on a busy machine; a second is promised
 
@@ -79,3 +82,30 @@ def test_every_kind_of_event_has_its_topics() -> None:
     assert topics([]) == []
     assert topics(["task_finished"]) == ["rollouts", "servers", "tasks", "trail"]
     assert topics(["user_created"]) == ["trail"]
+
+
+def test_many_who_wait_ask_the_store_once(tmp_path: Path) -> None:
+    home = World(tmp_path / "home")
+    asked: list[int] = []
+    said = home.store.kinds_after
+
+    def counted(tenant_id: str, after: int) -> tuple[dict[str, int], int]:
+        asked.append(after)
+        return said(tenant_id, after)
+
+    home.store.kinds_after = counted  # type: ignore[method-assign]
+    tenant = home.tenant()
+
+    async def story() -> None:
+        after = home.store.newest_event()
+        waiting = [asyncio.ensure_future(home.news.after(tenant, after, 10)) for _ in range(50)]
+        await asyncio.sleep(0)
+        waiting[0].cancel()  # whoever leaves takes the answer from nobody
+        home.server(tenant)
+        for each in waiting[1:]:
+            found, reached = await each
+            assert (list(found), reached > after) == (["server_added"], True)
+
+    asyncio.run(story())
+    home.close()
+    assert 1 <= len(asked) <= 4

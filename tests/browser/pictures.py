@@ -1,0 +1,90 @@
+"""The pictures of the console in README and docs, made anew: real servers, real failures, and a large home for the overview.
+
+    python -m tests.browser.pictures [--home DIRECTORY]
+
+--home: one that benchmarks/home.py has filled; else one of 10,000 servers is filled for this, which takes a minute or two.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from benchmarks.home import fill
+from controller.demo.fleet import Fleet, Login, Server, Spec
+from tests.browser.conftest import CHROMIUM
+from tests.browser.served import Served
+
+DOCS = Path(__file__).parents[2] / "docs"
+PASSWORD = "one for all of them"
+SECONDS = 60_000
+
+
+def main() -> None:
+    asks = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    asks.add_argument("--home", type=Path)
+    asked = asks.parse_args()
+    with tempfile.TemporaryDirectory() as place, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        home = asked.home or Path(place) / "large"
+        if not home.exists():
+            fill(home, 10_000, 100_000)
+        with Served(home) as served:
+            kept(entered(browser, served), "overview")
+        with Served(Path(place) / "home", allow_networks="127.0.0.0/8") as served, Fleet() as fleet:
+            failures(browser, served, fleet)
+        browser.close()
+
+
+def entered(browser: Browser, served: Served, **how: object) -> Page:
+    """Return a page of somebody who has signed in."""
+    page = browser.new_context(viewport={"width": 1280, "height": 900}, **how).new_page()  # type: ignore[arg-type]
+    page.goto(f"{served.url}/console/link#{served.code('administrator')}")
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url(f"{served.url}/console/")
+    return page
+
+
+def kept(page: Page, name: str, whole: bool = True) -> None:
+    """Keep a picture of a page among the docs."""
+    page.screenshot(path=DOCS / f"{name}.png", full_page=whole)
+
+
+def failures(browser: Browser, served: Served, fleet: Fleet) -> None:
+    """Bind a key pair on real servers, some of which it does not go well on; and take pictures of what comes of it."""
+    plain = [fleet.add(Spec(name=f"web-{number}", root_password=PASSWORD)) for number in range(1, 6)]
+    others = fleet.add(Spec(name="db-1", root_password=PASSWORD, logins=(Login("deploy", "s3cret"),)))
+    wrong = fleet.add(Spec(name="cache-1", root_password="another one"))
+    gone = fleet.add(Spec(name="cache-2", root_password=PASSWORD))
+    servers: list[Server] = [*plain, others, wrong, gone]
+    for each in servers:
+        served.add(each, labels={"env": "prod", "tier": each.name.partition("-")[0]})
+    served.kps("server", "set", gone.name, "--port", "1")
+    served.kps("keypair", "create", "ops-2026", "--scope", "account")
+    served.kps("keypair", "create", "ops-2027", "--scope", "account")
+    given = {"credentials": {each.name: {"password": PASSWORD} for each in servers}}
+    strategy = {"per_label": "tier", "max_failures": "100%", "tries": 1}
+    order = {"operation": "bind", "servers": [each.name for each in servers], "keypair": "ops-2026", "strategy": strategy}
+    begun = served.ask("POST", "/rollouts", body=order | given)
+    served.kps("rollout", "watch", begun["id"], ends=None)
+
+    page = entered(browser, served)
+    page.goto(f"{served.url}/console/failed-tasks/")
+    page.get_by_text("Evidence").first.click()
+    kept(page, "console-failed-tasks")
+    page.goto(f"{served.url}/console/rollouts/{begun['id']}")
+    expect(page.get_by_role("heading", name="By tier")).to_be_visible()
+    kept(page, "console-rollout", whole=False)
+    page.goto(f"{served.url}/console/servers/?q=web")
+    for each in plain[:3]:
+        page.get_by_label(f"Choose {each.name}").check()
+    page.get_by_role("button", name="Replace the key pair").click()
+    page.get_by_label("Key pair", exact=True).select_option("ops-2027")
+    page.get_by_role("button", name="Show the plan").click()
+    expect(page.get_by_role("button", name="Do it on 3 servers")).to_be_visible(timeout=SECONDS)
+    kept(page, "console-plan")
+
+
+if __name__ == "__main__":
+    main()
