@@ -11,6 +11,8 @@ import uuid
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from sqlalchemy import update
+
 from benchmarks.tasks import ALL, CAUSES, FAILED_EACH, write_events
 from controller.kms import Kms, root
 from controller.model import Binding, Caller, KeyPair, PasswordLogin, Rollout, RolloutServer, Server, Task, now
@@ -27,6 +29,7 @@ ACCOUNT, PRIVATE = 300, 40  # key pairs
 _DAYS = 14  # over which the tasks are spread
 _BANNER = "Authorized use only. Activity on this system is monitored and recorded. " * 8
 _PASSWORDS: tuple[PasswordLogin, ...] = ("off", "off", "off", "off", "off", "off", "off", "on", "off", "unknown")
+_CAUSES = [cause for place, cause in enumerate(CAUSES) for _ in range(2 * place + 1)]  # some more often than others
 _STOPPED = 3  # rollouts, of the last ones; all others are finished
 
 
@@ -51,7 +54,9 @@ def fill(home: Path, servers: int, tasks: int) -> None:
             str(uuid.uuid4()), who.tenant_id, who.user_id, "bind", {"keypair": "ops"}, Strategy.read(ALL).told(), size, False, at,
             state, "2 of the last 100 failed" if state == "stopped" else "", finished_at=None if state == "stopped" else at,
         )  # fmt: skip
-        made = [_task(who, each, old.id, at, next(numbers)) for each in known[:size]]
+        made = [
+            _task(who, each, old.id, at - timedelta(seconds=place * 7), next(numbers)) for place, each in enumerate(known[:size])
+        ]
         _write(store, old, made)
         write_events(store, who, made)
     bound = [_binding(each, pairs, number) for number, each in enumerate(known) if number % 10]
@@ -70,6 +75,10 @@ async def _keypairs(store: Store, kms: Kms, settings: Settings, who: Caller) -> 
     made += [(await verbs.create(who, f"team-{number:03}", scope="account"))[0] for number in range(ACCOUNT - 1)]
     for number in range(PRIVATE):
         await verbs.create(who, f"mine-{number:03}")
+    with engine.writing(store._engine) as connection:
+        for number, each in enumerate(made):
+            made_at = now() - timedelta(days=40 + number * 397 % 400)
+            connection.execute(update(tables.keypairs).where(tables.keypairs.c.id == each.id).values(created_at=made_at))
     store.set_policy(
         Policy(str(uuid.uuid4()), who.tenant_id, who.user_id, "yearly", None, None, 365, [30], 7, {}, now()), who.user_id
     )
@@ -97,7 +106,7 @@ def _server(who: Caller, number: int) -> Server:
 
 def _task(who: Caller, server: Server, rollout_id: str, at: datetime, number: int) -> Task:
     failed = number % FAILED_EACH == FAILED_EACH - 1
-    cause = CAUSES[number // FAILED_EACH % len(CAUSES)] if failed else None
+    cause = _CAUSES[number // FAILED_EACH % len(_CAUSES)] if failed else None
     found = {"login": "root", "tried": ["publickey", "password"], "banner": _BANNER, "file": "/etc/ssh/sshd_config:88"}
     proof = {"way": "key", "login": "root", "method": "logged_in"}
     state = "as_asked" if not failed else "unknown" if number % (FAILED_EACH * 7) == FAILED_EACH - 1 else "as_before"
@@ -112,4 +121,4 @@ def _task(who: Caller, server: Server, rollout_id: str, at: datetime, number: in
 
 def _binding(server: Server, pairs: list[KeyPair], number: int) -> Binding:
     pair = pairs[0] if number % 3 else pairs[number % len(pairs)]
-    return Binding(server.id, "root", pair.id, "logged_in" if number % 50 else "accepted", True, str(uuid.uuid4()), now())
+    return Binding(server.id, "root", pair.id, "accepted" if number % 50 == 1 else "logged_in", True, str(uuid.uuid4()), now())

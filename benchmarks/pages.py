@@ -97,7 +97,7 @@ def measured(home: Path, paths: list[str], times: int) -> tuple[dict[str, Took],
 
 
 def _took(http: httpx.Client, pid: int, path: str, times: int, rest: float = 0) -> Took:
-    took, cpu, size = [], 0.0, 0
+    took, spent, size = [], 0.0, 0
     for number in range(times + 1):
         time.sleep(rest)
         used, began = cpu(pid), time.perf_counter()
@@ -105,11 +105,11 @@ def _took(http: httpx.Client, pid: int, path: str, times: int, rest: float = 0) 
         took.append((time.perf_counter() - began) * 1000)
         size = len(answer.content)
         if number:
-            cpu += cpu(pid) - used
+            spent += cpu(pid) - used
         if answer.status_code != 200 or not re.search("Sign out", answer.text):
             sys.exit(f"{path}: {answer.status_code}")
     counted = sorted(took[1:])
-    return Took(statistics.median(counted), counted[math.ceil(len(counted) * 0.99) - 1], cpu / times, size)
+    return Took(statistics.median(counted), counted[math.ceil(len(counted) * 0.99) - 1], spent / times, size)
 
 
 @contextmanager

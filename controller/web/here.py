@@ -9,7 +9,7 @@ _DONE = (
     (r"--identity|--password-stdin|--passphrase-stdin|--password-of|--agent|--certificate|give the right", "{button} takes it."),
     (r"kps (?:bind|replace|unbind)\b", "The server's page has a button for that."),
     (r"--(?:keep-password-login|accept-lockout|fix-permissions|accept-unproved|everywhere|login)\b",
-     "It is a box or a field of the order: the server's page, what is to be done, and then as said."),
+     "It is a box or a field of the order, which the server's page has a button for."),
     (r"kps server check", "The server's page looks and repairs."),
     (r"kps server (?:add|remove)", "Servers has both: removed on its page, added anew from the list."),
     (r"kps server show", "The server's page says it."),

@@ -31,7 +31,9 @@ def main() -> None:
         if not home.exists():
             fill(home, 10_000, 100_000)
         with Served(home) as served:
-            kept(entered(browser, served), "overview")
+            page = entered(browser, served)
+            kept(page, "overview")
+            page.context.close()
         with Served(Path(place) / "home", allow_networks="127.0.0.0/8") as served, Fleet() as fleet:
             failures(browser, served, fleet)
         browser.close()
@@ -64,7 +66,7 @@ def failures(browser: Browser, served: Served, fleet: Fleet) -> None:
     served.kps("keypair", "create", "ops-2026", "--scope", "account")
     served.kps("keypair", "create", "ops-2027", "--scope", "account")
     given = {"credentials": {each.name: {"password": PASSWORD} for each in servers}}
-    strategy = {"per_label": "tier", "max_failures": "100%", "tries": 1}
+    strategy = {"per_label": "tier", "canary": "0", "batch": "100%", "max_failures": "100%", "tries": 1}
     order = {"operation": "bind", "servers": [each.name for each in servers], "keypair": "ops-2026", "strategy": strategy}
     begun = served.ask("POST", "/rollouts", body=order | given)
     served.kps("rollout", "watch", begun["id"], ends=None)
@@ -84,6 +86,7 @@ def failures(browser: Browser, served: Served, fleet: Fleet) -> None:
     page.get_by_role("button", name="Show the plan").click()
     expect(page.get_by_role("button", name="Do it on 3 servers")).to_be_visible(timeout=SECONDS)
     kept(page, "console-plan")
+    page.context.close()
 
 
 if __name__ == "__main__":
