@@ -24,6 +24,9 @@ BOOT_LINK = "/etc/systemd/system/sysinit.target.wants/kps-door-at-boot.service"
 BOOT_CRON = "/etc/cron.d/kps-door-at-boot"
 BOOT_SCRIPT = "/etc/rcS.d/S99kps-door-at-boot"
 AGENT = "door-agent"
+FIRST, SECOND = "first", "second"
+# What a watcher holds a lock on as long as it lives.
+_HELD = {FIRST: AGENT, SECOND: "door-agent.second"}
 # Only root may write in either. What is in /run ends with the boot, where that is what it should be; but SELinux lets sshd read
 # in /etc/ssh, and perhaps not there.
 PASSING, LASTING = "/run/kps-door", "/etc/ssh/kps-door"
@@ -120,9 +123,16 @@ def arm(directory: str, bundle: bytes, boot: bool) -> "List[str]":
     if boot:
         _install(agent, bundle)
         kinds += _at_boot(directory, agent)
+    arming.write(os.path.join(directory, _HELD[SECOND]), b"", 0o600)
     in_unit = _in_unit(directory, agent, boot)
-    arming.detached(arming.command(agent, "door-watch", directory) + ["second" if in_unit else "alone"])
-    return kinds + ["systemd unit"] * in_unit + ["detached process"]
+    for role in [SECOND] if in_unit else [FIRST, SECOND]:
+        start(directory, role)
+    return kinds + (["systemd unit", "detached process"] if in_unit else ["two detached processes"])
+
+
+def start(directory: str, role: str) -> None:
+    """Start a watcher as a process that no session owns; one that finds another in its role ends at once."""
+    arming.detached(arming.command(os.path.join(directory, AGENT), "door-watch", directory) + [role])
 
 
 def _install(agent: str, bundle: bytes) -> None:
@@ -159,23 +169,36 @@ def _in_unit(directory: str, agent: str, wait: bool) -> bool:
     # At boot it is not waited for: systemd is not yet so far that it starts anything of this kind.
     unit = ["/usr/bin/systemd-run", "--quiet", "--collect", "--unit=" + UNIT, "-p", "Type=exec"]
     unit += ["--"] if wait else ["--no-block", "--"]
-    return bool(processes.run(unit + arming.command(agent, "door-watch", directory) + ["first"]).code == 0)
+    return bool(processes.run(unit + arming.command(agent, "door-watch", directory) + [FIRST]).code == 0)
 
 
-def is_alone(directory: str) -> "Any":
-    """Return what shows, while it is held, that a detached watcher runs; None where another one does."""
+def claimed(directory: str, role: str) -> "Any":
+    """Return what shows, while it is held, that a watcher of this role runs; None where another one does, or none is to."""
     try:
-        held = os.open(os.path.join(directory, AGENT), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        held = os.open(os.path.join(directory, _HELD[role]), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return held
     except OSError:
+        os.close(held)
         return None
+
+
+def revive_other(directory: str, role: str) -> None:
+    """Start the other watcher where it is no more: of two that see to each other only who kills both at once gets rid."""
+    other = FIRST if role == SECOND else SECOND
+    held = claimed(directory, other)
+    if held is not None:
+        os.close(held)
+        start(directory, other)
 
 
 def disarm(directory: str) -> None:
     """Take away whatever arm() put in place. A watcher ends by itself when the door is gone."""
     agent = os.path.join(directory, AGENT)
-    armed = _remove([BOOT_LINK, BOOT_UNIT, BOOT_SCRIPT, BOOT_CRON, agent + ".new", agent])
+    armed = _remove([BOOT_LINK, BOOT_UNIT, BOOT_SCRIPT, BOOT_CRON, agent + ".new", os.path.join(directory, _HELD[SECOND]), agent])
     if armed and os.path.isdir("/run/systemd/system") and os.path.exists("/usr/bin/systemctl"):
         # Last of all, and without waiting: this may be the very unit that is stopped.
         processes.run(["/usr/bin/systemctl", "stop", "--no-block", UNIT + ".service"])

@@ -5,7 +5,7 @@ import sys
 import time
 
 from . import doors
-from .doorhost import arm, is_alone
+from .doorhost import SECOND, arm, claimed, revive_other
 from .doorstate import standing_door
 from .local import LocalHost, boot_clock
 from .transaction import drive
@@ -19,22 +19,23 @@ _SOON, _LATER, _PATIENCE = 1.0, 10.0, 60
 
 
 def main(verb: str, arguments: "List[str]") -> None:
-    """door-watch DIRECTORY first|second|alone, door-boot DIRECTORY, door-tidy DIRECTORY (for an agent that holds the lock)."""
+    """door-watch DIRECTORY first|second, door-boot DIRECTORY, door-tidy DIRECTORY (for an agent that holds the lock)."""
     directory = arguments[0]
     if verb == "door-tidy":
         _played(directory, doors.tidied())
     elif verb == "door-boot":
         boot(directory)
     else:
-        held = -1 if arguments[1] == "first" else is_alone(directory)
+        held = claimed(directory, arguments[1])
         if held is not None:
-            watch(directory, _BEHIND_SECONDS if arguments[1] == "second" else 0.0)
+            watch(directory, arguments[1])
 
 
-def watch(directory: str, behind: float) -> None:
+def watch(directory: str, role: str) -> None:
     """Wait for the deadline of the door that stands, however often that is put off, and close it; so long as it stands."""
     found = standing_door(directory)
     number = None if found is None else found[1]["id"]
+    behind = _BEHIND_SECONDS if role == SECOND else 0.0
     tries, closed = 0, False
     while True:
         found = standing_door(directory)
@@ -43,6 +44,7 @@ def watch(directory: str, behind: float) -> None:
             return
         name, door = found
         if not doors.over(name, door, time.time(), boot_clock()):
+            revive_other(directory, role)
             time.sleep(_left(name, door))
             tries, closed = 0, False
             continue
