@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, List
 
-_BEHIND_SECONDS = 0.7  # the second watcher leaves the first as much time to be through
+_BEHIND_SECONDS = 1.5  # the second watcher leaves the first as much time, and a second more once that has begun
 _SOON, _LATER, _PATIENCE = 1.0, 10.0, 60
 
 
@@ -35,8 +35,7 @@ def watch(directory: str, role: str) -> None:
     """Wait for the deadline of the door that stands, however often that is put off, and close it; so long as it stands."""
     found = standing_door(directory)
     number = None if found is None else found[1]["id"]
-    behind = _BEHIND_SECONDS if role == SECOND else 0.0
-    tries, closed = 0, False
+    behind, tries, closed = 0.0, 0, False
     while True:
         found = standing_door(directory)
         if found is None or found[1]["id"] != number:
@@ -46,10 +45,14 @@ def watch(directory: str, role: str) -> None:
         if not doors.over(name, door, time.time(), boot_clock()):
             revive_other(directory, role)
             time.sleep(_left(name, door))
-            tries, closed = 0, False
+            behind, tries, closed = _BEHIND_SECONDS if role == SECOND else 0.0, 0, False
             continue
-        if not tries and (behind or name == "closing"):
-            time.sleep(max(behind, _SOON if name == "closing" else 0.0))
+        if behind and name != "closing":
+            time.sleep(behind)
+            behind = 0.0
+            continue
+        if not tries and name == "closing":
+            time.sleep(_SOON)
             tries = 1
             continue
         done, through = _played(directory, doors.unattended(not closed))
