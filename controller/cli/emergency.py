@@ -116,20 +116,51 @@ async def open_(
 
 
 @command(emergency, "extend", 'kps emergency extend web-1 --for 20m --reason "not through yet"')
-async def extend(session: Session, doors: DoorWords = None, *, for_: For, reason: Reason, every: Every = False) -> int:
+async def extend(
+    session: Session,
+    doors: DoorWords = None,
+    *,
+    for_: For,
+    reason: Reason,
+    every: Every = False,
+    password_stdin: options.PasswordStdin = False,
+    password_of: options.PasswordOf = None,
+    identity: options.Identity = None,
+    passphrase_stdin: options.PassphraseStdin = False,
+) -> int:
     """Have doors stay open longer: for so long from now."""
+    key = key_of(identity, None, None, password_stdin, passphrase_stdin)
     async with session.client() as client:
-        ids = await _doors(client, doors, every, {"open"})
-        asked = await _answered(client.extend_doors({"doors": ids, "seconds": duration(for_), "reason": reason}))
+        ids, given = await _doors(client, doors, every, {"open"}, password_stdin, password_of)
+        asked = await _answered(client.extend_doors({"doors": ids, "seconds": duration(for_), "reason": reason, **given, **key}))
         return await _show_asked(session, client, asked, "last_task_id")
 
 
-@command(emergency, "close", "kps emergency close web-1", "kps emergency close --all")
-async def close(session: Session, doors: DoorWords = None, *, every: Every = False) -> int:
-    """Close doors now. What nobody has agreed to yet is taken back."""
+@command(
+    emergency,
+    "close",
+    "kps emergency close web-1",
+    "kps emergency close --all",
+    "kps emergency close web-1 --identity ~/.ssh/rescue",
+)
+async def close(
+    session: Session,
+    doors: DoorWords = None,
+    *,
+    every: Every = False,
+    password_stdin: options.PasswordStdin = False,
+    password_of: options.PasswordOf = None,
+    identity: options.Identity = None,
+    passphrase_stdin: options.PassphraseStdin = False,
+) -> int:
+    """Close doors now. What nobody has agreed to yet is taken back.
+
+    Gets in by a managed key, or by what is given here. Where nothing does the server closes the door when its time is over.
+    """
+    key = key_of(identity, None, None, password_stdin, passphrase_stdin)
     async with session.client() as client:
-        ids = await _doors(client, doors, every, {"asked", "opening", "open", "closing"})
-        found = await _answered(client.close_doors(ids))
+        ids, given = await _doors(client, doors, every, {"asked", "opening", "open", "closing"}, password_stdin, password_of)
+        found = await _answered(client.close_doors(ids, {**given, **key}))
         tasks = [str(each["last_task_id"]) for each in found if each["state"] == "closing" and each["last_task_id"]]
         return await _followed(session, client, [str(each["id"]) for each in found], tasks, [])
 
@@ -377,20 +408,29 @@ async def _answered(asking: Any) -> Any:
         raise
 
 
-async def _doors(client: "AsyncKpsClient", words: Sequence[str] | None, every: bool, states: set[str]) -> list[str]:
-    """Return the ids of the doors that words name: by their ids, or of servers."""
+async def _doors(
+    client: "AsyncKpsClient",
+    words: Sequence[str] | None,
+    every: bool,
+    states: set[str],
+    password_stdin: bool,
+    password_of: str | None,
+) -> tuple[list[str], Json]:
+    """Return the ids of the doors that words name, by their ids or of servers; and the passwords of these servers."""
     if every == bool(words):
         raise usage("which doors? give ids, names of servers, or --all")
     known = [each for each in await client.doors() if each["state"] in states]
     if every:
         if not known:
             raise exits.Declined(exits.NOT_FOUND, "door_not_found", "no door is open")
-        return [str(each["id"]) for each in known]
+        names = sorted({str(each["server"]) for each in known})
+        return [str(each["id"]) for each in known], {"credentials": credentials(names, password_stdin, password_of)}
     ids: list[str] = []
     for word in words or ():
         found = [str(each["id"]) for each in known if word in (each["id"], each["server"])]
         ids += found or [word]  # the controller says what it is not
-    return list(dict.fromkeys(ids))
+    names = sorted({str(each["server"]) for each in known if each["id"] in ids})
+    return list(dict.fromkeys(ids)), {"credentials": credentials(names, password_stdin, password_of)}
 
 
 async def _passwords(session: Session, client: "AsyncKpsClient", request: Json) -> dict[str, Known]:
