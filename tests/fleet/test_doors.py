@@ -1,5 +1,6 @@
 """Emergency doors on real servers: who gets in while one is open, and that the server closes it by itself whatever is lost."""
 
+import asyncio
 import os
 import signal
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from controller.demo.fleet import Login
+from controller.transport import at_rest
 from tests.fleet import judge
 from tests.fleet.doors import CONFIG, OFF, STATE, Doors, kill_watchers, lets_in, nothing_left, until_gone
 from tests.fleet.looks import changed, picture, until
@@ -219,3 +221,18 @@ def test_before_include_was_known_the_lines_stand_before_the_first_match(make_se
     until_gone(server)
     assert server.read(CONFIG) == text
     assert not lets_in(server, "alice", "127.0.0.9")
+
+
+def test_a_reset_of_the_disk_closes_the_door_that_stands_on_it(doors):
+    server = doors.server
+    before = server.read(CONFIG)
+    doors.open("alice", password="pw-alice")
+    server.stop()
+    _, public = judge.new_key_pair()
+    plan = {"operation": "reset", "id": "reset", "generation": 9, "login": "root", "key": public, "deadline_seconds": 30}
+    result = asyncio.run(at_rest.run(str(server.mounted_root()), plan))
+    assert result["status"] == "succeeded", result
+    server.start()
+    assert server.read(CONFIG) == before
+    assert nothing_left(server) == []
+    assert not lets_in(server, "alice")

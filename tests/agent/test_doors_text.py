@@ -1,0 +1,101 @@
+"""What stands in sshd_config for a door, how it goes again, and when a door is over. Text and numbers only."""
+
+import pytest
+
+from kpsagent import doors, plan, sshd
+
+ENTRY = doors.entry("ab" * 16, 'Include "/run/kps-door"\n')
+TEXTS = ["", "Port 22\n", "no final newline", "\n\n", "Match all\n", "# kps: begin\nUsePAM yes\n# kps: end\nX yes\n"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_what_was_put_in_is_taken_out_to_the_byte(text):
+    assert doors.without(ENTRY + text, ENTRY) == text
+    after, ours = doors.before_first_match(text, ENTRY)
+    assert after != text
+    assert doors.without(after, ours) == text
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_nothing_of_the_owner_s_stands_behind_our_match(text):
+    lines = doors.entry("ab" * 16, doors.match("alice", None, [("PasswordAuthentication", "yes")]))
+    after, _ = doors.before_first_match(text, lines)
+    behind = after.partition(lines)[2]
+    assert behind == "" or behind.startswith("Match")
+
+
+def test_what_others_wrote_between_our_lines_stays():
+    begin, include, end = ENTRY.rstrip("\n").split("\n")
+    text = f"a\n{begin}\nb\n{include}\nc\n{end}\nd\n"
+    assert doors.without(text, ENTRY) == "a\nb\nc\nd\n"
+    assert doors.without(f"{include}\n", ENTRY) == f"{include}\n"  # one of their own
+
+
+@pytest.mark.parametrize("login", ["a*", "a?", "!a", "a,b", "a b", "a\nMatch all", 'a"b', "a#b", "", "-a", "@a", "a\\b", "ä"])
+def test_what_sshd_takes_for_more_than_a_name_opens_nothing(login):
+    assert not doors.is_plain(login)
+    with pytest.raises(ValueError, match="more than a name"):
+        doors.match(login, None, [])
+
+
+@pytest.mark.parametrize(
+    ("header", "network", "within"),
+    [
+        ("Match Address 10.1.0.0/16", "10.0.0.0/8", True),
+        ("Match User alice Address 10.1.2.3,10.2.0.0/16", "10.0.0.0/8", True),
+        ("Match Address 10.0.0.0/8", "10.1.0.0/16", False),
+        ("Match Address 10.1.2.3,11.0.0.1", "10.0.0.0/8", False),
+        ("Match Address *", "10.0.0.0/8", False),
+        ("Match Address 10.*", "10.0.0.0/8", False),
+        ("Match Address 2001:db8::/48", "2001:db8::/32", True),
+        ("Match Address 2001:db8::/48", "0.0.0.0/0", False),
+        ("Match User alice", "10.0.0.0/8", False),
+        ("Match LocalPort 22", "0.0.0.0/0", False),
+    ],
+)
+def test_a_match_is_within_a_network_only_where_that_can_be_told(header, network, within):
+    assert sshd.within(header, network) is within
+
+
+@pytest.mark.parametrize(
+    "wrong", ["10.0.0.1/8", "10.0.0.0", "10.0.0.0/33", "10.0.0.0/-1", "x/8", "10.0.0.0/", "::1/64", "10.0.0.0/8 "]
+)
+def test_what_is_no_network_is_none(wrong):
+    assert sshd.network(wrong) is None
+    order = {
+        "operation": "door-open",
+        "id": "x",
+        "generation": 1,
+        "login": "a",
+        "door": {"id": "ab" * 16, "from": wrong, "seconds": 1},
+    }
+    with pytest.raises(ValueError, match="network"):
+        plan.parse(order)
+
+
+DOOR = {"boot": "b", "until": 100.0, "opening_until": 50.0, "opened_at": 1000, "deadline": 1090}
+
+
+@pytest.mark.parametrize(
+    ("name", "wall", "clock", "why"),
+    [
+        ("open", 5000.0, (99.0, "b"), ""),  # the wall clock was set: within one boot it counts for nothing
+        ("open", 1001.0, (100.0, "b"), "deadline"),
+        ("opening", 1001.0, (49.0, "b"), ""),
+        ("opening", 1001.0, (50.0, "b"), "deadline"),
+        ("opening", 1001.0, (1.0, "c"), "boot"),
+        ("open", 1001.0, (1.0, "c"), ""),
+        ("open", 1090.0, (1.0, "c"), "boot"),
+        ("open", 999.0, (1.0, "c"), "boot"),
+        ("closing", 1001.0, (1.0, "b"), "deadline"),
+    ],
+)
+def test_a_door_is_over_by_the_clock_that_can_be_believed(name, wall, clock, why):
+    assert doors.over(name, DOOR, wall, clock) == why
+
+
+def test_where_no_boot_can_be_told_from_another_both_clocks_count():
+    door = dict(DOOR, boot="")
+    assert doors.over("open", door, 1001.0, (100.0, "")) == "deadline"
+    assert doors.over("open", door, 1090.0, (1.0, "")) == "boot"
+    assert doors.over("open", door, 1001.0, (1.0, "")) == ""
