@@ -21,7 +21,8 @@ KINDS: dict[str, str] = {
     "console_link_made": "a link that lets a user into the console once was made, until when",
     "session_begun": "a user signed in to the console: with a password or by a link, and from where",
     "session_ended": "a user signed out of the console, or ended another session of theirs",
-    "sign_in_refused": "somebody was not let into the console: as whom, where there is such a user, from where and why",
+    "sign_in_refused": "somebody was not let into the console: as whom, where there is such a user, from where and why; of each "
+    "user 60 at once and then one a minute, with how many were left out",
     "quota_changed": "a quota of the tenant or of a user was set",
     "master_key_rewrapped": "a master key was wrapped by another root key; nothing that it seals was opened",
     "master_key_created": "a customer master key was made: by a user, or by a service at its first use",
