@@ -276,14 +276,19 @@ class Secrets:
         """Change again what make_password() has made, so that it works no more; nobody is shown the new one.
 
         Returns the task that does it; None where there is no such secret. What fails is tried again by itself.
+        Conflict: secret_busy, secret_pending: what was made may not have come there yet. That is tried first; ask again then.
         """
         _refuse_foreign(who, server)
         secret = await self._off(self._store.password_of, who.tenant_id, server.id, login)
         if secret is None:
             return None
         allow(who, "secret.rotate", secret.scope, secret.name)
+        pending = secret.version > 0 and secret.works != secret.version
         _, task, password = await self._rotated(who, secret, "emergency", credential)
         password.wipe()
+        if pending:  # that task sets the one that was shown: it must not be taken for the end of it
+            told = f"v{secret.version} has not come to {secret.server_name} yet; that is tried first, and changed then"
+            raise Conflict("secret_pending", f"{secret.name}: {told}", secret=secret.name, task=task.id)
         return task
 
     async def rotations(self, who: Caller, name: str | None = None, *, failed: bool = False) -> builtins.list[SecretRotation]:
