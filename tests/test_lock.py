@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LOCK = (ROOT / "requirements.lock").read_text()
 RUNTIME = (ROOT / "packaging/runtime.lock").read_text()
+BUILD = (ROOT / "packaging/build.lock").read_text()
 PINNED = re.compile(r"^(?P<name>[a-z0-9-]+)==(?P<version>\S+)", re.MULTILINE)
 PINS = {match["name"]: match["version"] for match in PINNED.finditer(LOCK)}
 RUNTIME_PINS = {match["name"]: match["version"] for match in PINNED.finditer(RUNTIME)}
@@ -41,7 +42,7 @@ def test_what_is_packaged_has_what_the_controller_needs(requirement):
 
 
 def test_what_is_packaged_is_what_is_tested():
-    assert set(PINNED.findall(RUNTIME)) - set(PINNED.findall(LOCK)) == set()
+    assert set(PINNED.findall(RUNTIME + BUILD)) - set(PINNED.findall(LOCK)) == set()
 
 
 @pytest.mark.parametrize(("lock", "pins"), [(LOCK, PINS), (RUNTIME, RUNTIME_PINS)], ids=["tests", "packages"])
@@ -52,7 +53,7 @@ def test_every_pin_has_a_hash(lock, pins):
     assert [block.split("\n")[0] for block in pinned if "--hash=sha256:" not in block] == []
 
 
-@pytest.mark.parametrize("lock", [LOCK, RUNTIME], ids=["tests", "packages"])
+@pytest.mark.parametrize("lock", [LOCK, RUNTIME, BUILD], ids=["tests", "packages", "build"])
 def test_a_lock_names_no_package_index(lock):
     assert not re.search(r"https?://|--(extra-)?index-url|--find-links|^-i ", lock, re.MULTILINE)
 
