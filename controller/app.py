@@ -102,6 +102,9 @@ async def opened(
         store = Store(settings.database_url)
         closing.callback(store.close)
         store.migrate()
+        closing.enter_context(store.working())
+        if serving:
+            closing.enter_context(store.serving())
         roots = root.roots(settings.home, settings.root_key_uri)
         if serving:
             try:
@@ -213,7 +216,7 @@ def measured(store: Store, settings: Settings, dispatch: InProcess) -> "Metrics"
     # Not for every command that runs in its own process: it takes its time to be loaded.
     from controller.service.metrics import Metrics
 
-    return Metrics(store, settings.database, lambda: dispatch.running)
+    return Metrics(store, settings.database if settings.in_file else None, lambda: dispatch.running)
 
 
 def dispatching(settings: Settings, runner: Runner, owner: str) -> InProcess:

@@ -6,7 +6,7 @@ from typing import Annotated, Self
 from pydantic import AliasChoices, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from controller import addresses
+from controller import addresses, storeplace
 from controller.errors import Invalid
 from controller.model import Quotas
 
@@ -20,6 +20,10 @@ class Settings(BaseSettings):
     # Where the root key is to be made by kps init, or how it is reached now, if not as it is on record in the home.
     root_key_uri: Annotated[str | None, BeforeValidator(lambda given: given or None)] = Field(
         default=None, validation_alias=AliasChoices("root_key_uri", "KPS_ROOT_KEY")
+    )
+    # Where what the controller knows is kept, if not as it is on record in the home.
+    store_url: Annotated[str | None, BeforeValidator(lambda given: given or None)] = Field(
+        default=None, validation_alias=AliasChoices("store_url", "KPS_DATABASE_URL")
     )
     deadline_seconds: int = Field(default=60, ge=5, le=3600)  # of the agent: silence longer than this undoes
     connect_timeout_seconds: float = Field(default=10, gt=0, le=300)
@@ -67,11 +71,18 @@ class Settings(BaseSettings):
 
     @property
     def database(self) -> Path:
-        return self.home / "kps.db"
+        """The file of the store, where it is one."""
+        return self.home / storeplace.FILE
 
     @property
     def database_url(self) -> str:
-        return f"sqlite:///{self.database}"
+        """Where the store is. Conflict(store_elsewhere), Unavailable(home_unusable)."""
+        return storeplace.address_of(self.home, self.store_url)
+
+    @property
+    def in_file(self) -> bool:
+        """Whether the store is a file in the home."""
+        return self.store_url is None and storeplace.recorded(self.home) is None
 
     @property
     def root_key(self) -> Path:

@@ -5,11 +5,15 @@ import os
 import signal
 import textwrap
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.postgresql import Cluster
 
 MINIMUM = Path(__file__).parent / "minimum"
 
@@ -113,3 +117,19 @@ def _lines(counted: Counter[str]) -> list[str]:
 def _count(config: pytest.Config, outcome: str) -> int:
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     return len(reporter.stats.get(outcome, [])) if reporter is not None else 0
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> "Iterator[Cluster]":
+    """A PostgreSQL server; who stops it starts it again."""
+    from tests.postgresql import Cluster  # it takes its time to be loaded
+
+    cluster = Cluster()
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def database(postgresql: "Cluster") -> str:
+    """The URL of a database of PostgreSQL with this version's tables, and nothing in them."""
+    return postgresql.emptied()

@@ -39,6 +39,11 @@ FIELDS: dict[str, dict[str, str]] = {
         "access_key": "the administrator's access key",
         "secret_key": "the secret of that access key; null when `kps init` is repeated",
     },
+    "moved table": {
+        "table": "the table",
+        "rows": "how many rows it holds, there as here",
+        "digest": "the SHA-256 over all of them in order, there as here",
+    },
     "whoami": {
         "controller": "the URL, or the home",
         "said_by": "the option or variable that says so",
@@ -391,6 +396,7 @@ FIELDS: dict[str, dict[str, str]] = {
 
 ABOUT: dict[str, str] = {
     "init": "`kps init`.",
+    "moved table": "`kps migrate-store` prints a list of them.",
     "whoami": "`kps whoami`.",
     "finding": "`kps doctor`.",
     "profile": "`kps profile add` and `show`; `list` prints a list of them; `remove` also prints `removed`.",

@@ -91,6 +91,8 @@ def back_up(settings: Settings, out: Path, *, with_root_key: bool = False, told:
     require(settings)
     if out.exists() or out.is_symlink():
         raise AlreadyExists("file_exists", f"{out}: there is a file already; it was left as it is")
+    if not settings.in_file:
+        raise Unavailable("backup_elsewhere", f"{settings.home}: {copies.BY_PG_DUMP}")
     store = Store(settings.database_url)
     # From here to the end the root key on record stays the one that the copy is wrapped with.
     with contextlib.closing(store), root.in_use(settings.home, wait=True), _beside(out) as place:

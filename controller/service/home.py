@@ -6,10 +6,11 @@ import secrets
 import stat
 import string
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from controller import storeplace
 from controller.errors import Unavailable
 from controller.kms import Context, Kms, root
 from controller.model import Caller, Sealed, Secret
@@ -33,16 +34,19 @@ def initialise(settings: Settings, show: Callable[[dict[str, Any]], None] = lamb
     store = Store(settings.database_url)
     try:
         store.migrate()
-        with root.changing(settings.home, wait=True) if _owner(store) is None else contextlib.nullcontext():
+        with _alone(settings, store) if _owner(store) is None else contextlib.nullcontext():
             # Asked again: somebody else may have been first while we waited.
             if (found := _owner(store)) is None:
-                return _first(settings, store, show)
+                made = _first(settings, store, show)
+                _remember(settings)
+                return made
         owner, access_key = found
         if not root.known(settings.home):
             _put_on_record(settings, store, access_key)
         # Never a new root key for an old database: nothing would open any more.
         with root.in_use(settings.home, wait=True):
             _check_opens(store, Kms(store, *root.roots(settings.home, settings.root_key_uri)), access_key)
+        _remember(settings)
         known = _told(owner, access_key, None)
         show(known)
         return known
@@ -50,10 +54,22 @@ def initialise(settings: Settings, show: Callable[[dict[str, Any]], None] = lamb
         store.close()
 
 
+@contextlib.contextmanager
+def _alone(settings: Settings, store: Store) -> Iterator[None]:
+    with root.changing(settings.home, wait=True), store.alone(wait=True):
+        yield
+
+
+def _remember(settings: Settings) -> None:
+    """Have the home know where its database is, whatever the environment says the next time."""
+    if not settings.in_file and storeplace.recorded(settings.home) is None:
+        storeplace.record(settings.home, settings.database_url)
+
+
 def require(settings: Settings) -> None:
     """Unavailable(not_initialised or home_exposed) where there is no home that can be used."""
     try:
-        made = settings.database.exists()
+        made = settings.database.exists() if settings.in_file else storeplace.recorded(settings.home) is not None
     except OSError as error:
         raise Unavailable("home_unusable", f"{settings.home}: {error.strerror}; {_ENTER}") from error
     if not made:
@@ -102,7 +118,9 @@ def _first(settings: Settings, store: Store, show: Callable[[dict[str, Any]], No
 def _owner(store: Store) -> tuple[Caller, str] | None:
     try:
         return store.local_owner()
-    except Unavailable:
+    except Unavailable as problem:
+        if problem.code != "not_initialised":
+            raise
         return None
 
 

@@ -86,7 +86,7 @@ class Measured(Measures):
 class Metrics:
     """All that is told of a controller."""
 
-    def __init__(self, store: Store, database: Path, running: Callable[[], int], executor: Executor | None = None) -> None:
+    def __init__(self, store: Store, database: Path | None, running: Callable[[], int], executor: Executor | None = None) -> None:
         """running: how many tasks this process runs."""
         self.readiness: Readiness | None = None
         self.registry = CollectorRegistry()
@@ -149,7 +149,9 @@ class Metrics:
         return told
 
     def _sizes(self) -> dict[str, int]:
-        found = {}
+        found: dict[str, int] = {}
+        if self._database is None:
+            return found
         for name, path in {"database": self._database, "wal": self._database.with_name(self._database.name + "-wal")}.items():
             try:
                 found[name] = path.stat().st_size

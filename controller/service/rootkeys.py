@@ -48,7 +48,7 @@ def check(settings: Settings, *, again: bool = False) -> int:
 
     again: try a PIN once more that was refused. Unavailable, Damaged: what does not open.
     """
-    with _store(settings) as store, root.in_use(settings.home):
+    with _store(settings) as store, root.in_use(settings.home), store.working():
         roots = root.roots(settings.home, settings.root_key_uri, again=again)
         roots[0].opened()
         opened = 0
@@ -67,7 +67,7 @@ def rotate(settings: Settings, to: str | None = None, *, again: bool = False, to
     on record, and everything opens; to None goes on with it. The former root key is not touched. told: called after each master
     key. Conflict(root_not_rotating) where there is nothing to go on with; else as root.make_root() and rewrap().
     """
-    with root.changing(settings.home), _store(settings) as store:
+    with root.changing(settings.home), _store(settings) as store, store.alone():
         before = _on_record(settings)
         if to is None and len(before) == 1:
             raise Conflict("root_not_rotating", "every master key is wrapped by the present root key; --to URI names another")

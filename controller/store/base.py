@@ -1,18 +1,22 @@
 """What every noun of the store stands on: the database, the clock, and events written in the same transaction."""
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from contextvars import Context
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import Connection
 
+from controller.errors import Problem
 from controller.events import acting
 from controller.model import now
-from controller.store import engine, schema, tables
+from controller.store import engine, postgresql, schema, tables
 from controller.store.chain import Chains, Signer
+
+if TYPE_CHECKING:
+    from controller.store.moving import Moved, Told
 
 CHECKPOINT_MILLISECONDS = 500
 
@@ -28,17 +32,26 @@ class Base:
     """The database of a home, and the one way to write down what happened."""
 
     def __init__(self, url: str, clock: Callable[[], datetime] = now) -> None:
-        """Touches no file yet. url: sqlite:///PATH."""
-        self._path: Path = engine.path_of(url)
+        """Touches no file and no server yet. url: sqlite:///PATH, or postgresql://USER@HOST/DATABASE."""
+        # None: on PostgreSQL.
+        self._path: Path | None = None if postgresql.is_address(url) else engine.path_of(url)
         self._engine = engine.connect(url)
         self._now = clock
         self._chains = Chains()
         engine.before_writing(self._engine, self._get_ready)
 
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        return postgresql.shown(self._engine) if self._path is None else str(self._path)
+
     def migrate(self) -> None:
         """Bring the database to this version's tables; makes it, readable by the owner only, where there is none."""
-        engine.make_file(self._path)
+        if self._path is not None:
+            engine.make_file(self._path)
         with engine.writing(self._engine) as connection:
+            if self._path is None:
+                postgresql.usable(connection)
             found = schema.version(connection)
             if found != tables.VERSION:
                 schema.upgrade(connection)
@@ -49,7 +62,12 @@ class Base:
             pass
 
     def checkpoint(self) -> bool:
-        """Have the write-ahead log hold nothing any more; False where a reader kept it from that: come again."""
+        """Have the write-ahead log hold nothing any more; False where a reader kept it from that: come again.
+
+        PostgreSQL sees to its log by itself.
+        """
+        if self._path is None:
+            return True
         with engine.usable(self._path), closing(self._engine.raw_connection()) as connection:
             cursor = connection.cursor()
             # Whoever reads just now is not waited for: nobody else could use the store meanwhile.
@@ -73,13 +91,36 @@ class Base:
                     context.run(self._get_ready)
                 with engine.together(self._engine):
                     return [Done(context.run(verb), None) for context, verb in verbs]
-            except Exception:  # noqa: S110  (each is told its own, when it is called by itself)
-                pass
+            except Exception as error:
+                if isinstance(error, Problem) and error.code == "store_in_doubt":
+                    return [Done(None, error)] * len(verbs)  # once more might be twice
+                # Each is told its own, when it is called by itself.
         return [_done(context, verb) for context, verb in verbs]
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Let go of the files, or of the server."""
         self._engine.dispose()
+
+    def working(self) -> AbstractContextManager[None]:
+        """Work with what is in the database, from whatever home. Conflict(root_rotating) while somebody has it alone.
+
+        This, alone() and serving() are for what a lock in the home does not reach: of SQLite, nothing.
+        """
+        return nullcontext() if self._path is not None else postgresql.working(self._engine)
+
+    def alone(self, wait: bool = False) -> AbstractContextManager[None]:
+        """Have the database alone. Conflict(home_in_use) while anybody works with it, unless wait."""
+        return nullcontext() if self._path is not None else postgresql.alone(self._engine, wait)
+
+    def serving(self) -> AbstractContextManager[None]:
+        """Be the only one who serves the database. Conflict(already_served), also later: then nothing more is written."""
+        return nullcontext() if self._path is not None else postgresql.serving(self._engine)
+
+    def move_to(self, there: "Base", told: "Told" = lambda table, rows: None) -> "list[Moved]":
+        """Copy all of this store into an empty one on PostgreSQL, all or nothing; this one is only read. As moving.move()."""
+        from controller.store import moving  # hardly ever needed, and it takes its time to be loaded
+
+        return moving.move(self._engine, there._engine, told)
 
     def sign_with(self, signer: Signer) -> None:
         """Have events signed from now on. The store stands below the key service, so it is told by who wires both."""

@@ -17,7 +17,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
-from sqlalchemy import Connection, Text, bindparam, func, select
+from sqlalchemy import JSON, Connection, bindparam, func, select
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator
 
 from controller.store import engine, tables
 from controller.store.prepared import Prepared, columns
@@ -109,9 +111,20 @@ def event_message(digest: str) -> bytes:
 
 _HEADS = tables.event_heads
 _LAST_ID: Prepared[int | None] = Prepared(select(func.max(tables.events.c.id)))
-# The detail comes as the text that it is kept as.
+
+
+class Spelt(TypeDecorator[str]):
+    """JSON that comes as the text that it is kept as."""
+
+    impl = JSON
+    cache_ok = True
+
+    def bind_processor(self, dialect: Dialect) -> None:
+        return None
+
+
 _ADD: Prepared[None] = Prepared(
-    tables.events.insert().values(detail=bindparam("spelt", type_=Text)),
+    tables.events.insert().values(detail=bindparam("spelt", type_=Spelt)),
     sets=[each.name for each in tables.events.c if each is not tables.events.c.detail],
 )
 _HEAD = Prepared(select(*columns(_HEADS, Reach)).where(_HEADS.c.tenant_id == bindparam("of")), Reach)

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select, update
 
-from controller.errors import Damaged
+from controller.errors import Damaged, Unavailable
 from controller.model import FINAL, KeyPair, Outcome, Sealed
 from controller.stages import KeptSecret
 from controller.store import engine, rows, schema, tables
@@ -25,6 +25,8 @@ GENERATIONS = 1_000_000
 PAGES_AT_ONCE = 512
 KEYPAIRS_AT_ONCE = 500
 COUNTED = ("tenants", "users", "servers", "keypairs", "secrets", "bindings", "tasks", "events")
+
+BY_PG_DUMP = "PostgreSQL makes its own copies: pg_dump, and the home beside it (docs/postgresql.md)"
 
 Told = Callable[[int, int], None]  # how much is done, of how much
 
@@ -40,8 +42,10 @@ class Copies(Rollouts):
     def copy_to(self, path: Path, told: Told = lambda done, total: None) -> None:
         """Write a consistent copy to a new file of mode 0600, durably; others go on writing meanwhile. told: in pages.
 
-        What was given to open servers with is not in it, nor in its free pages.
+        What was given to open servers with is not in it, nor in its free pages. Unavailable(backup_elsewhere) on PostgreSQL.
         """
+        if self._path is None:
+            raise Unavailable("backup_elsewhere", f"{self.place}: {BY_PG_DUMP}")
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
         # What is in the way is most likely the disk that is written to.
         with (

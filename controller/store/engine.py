@@ -1,4 +1,4 @@
-"""The connection to SQLite: durable, one writer at a time, readable by the owner only."""
+"""Transactions, and the connection to SQLite: durable, one writer at a time, readable by the owner only."""
 
 import json
 import os
@@ -16,6 +16,7 @@ from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.exc import DBAPIError
 
 from controller.errors import Invalid, Unavailable
+from controller.store import postgresql
 
 # How long a writer waits for the other processes that share the home.
 BUSY_SECONDS = 30
@@ -50,7 +51,7 @@ _shared = threading.local()  # connection: of the transaction that several verbs
 def path_of(url: str) -> Path:
     """Return the file behind sqlite:///PATH."""
     if not url.startswith("sqlite:///") or url == "sqlite:///":
-        raise Invalid("store_unknown", f"{url}: the store is a file: give sqlite:///PATH")
+        raise Invalid("store_unknown", "the store is a file, sqlite:///PATH, or a database, postgresql://USER@HOST/DATABASE")
     return Path(url.removeprefix("sqlite:///"))
 
 
@@ -87,6 +88,10 @@ def _make_file(path: Path) -> None:
 
 def connect(url: str) -> Engine:
     """Return an engine whose transactions begin where writing() and reading() say, not where the driver guesses."""
+    if postgresql.is_address(url):
+        engine = postgresql.connect(url)
+        event.listen(engine, "begin", _begin_there)
+        return engine
     # Not the text as it is: in a URL "?" and "%" mean something, in a path they do not.
     engine = sqlalchemy.create_engine(
         URL.create("sqlite", database=str(path_of(url))),
@@ -112,9 +117,9 @@ def writing(engine: Engine) -> Iterator[Connection]:
         yield shared
         return
     with (
-        usable(engine.url.database),
+        usable(engine),
         engine.connect().execution_options(**{_BEGIN: "BEGIN IMMEDIATE"}) as connection,
-        connection.begin(),
+        connection.begin() if engine.dialect.name == "sqlite" else postgresql.transaction(connection),
     ):
         steps: dict[object, LastStep] = {}
         connection.info[_LAST_STEPS] = steps
@@ -158,12 +163,12 @@ def last_step(connection: Connection, of: object, make: Callable[[], S]) -> S:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """One consistent view; never waits for a writer."""
+    """One consistent view, in which nothing is written; never waits for a writer."""
     shared: Connection | None = getattr(_shared, "connection", None)
     if shared is not None and shared.engine is engine:
         yield shared
         return
-    with usable(engine.url.database), engine.connect() as connection, connection.begin():
+    with usable(engine), engine.connect() as connection, connection.begin():
         yield connection
 
 
@@ -174,22 +179,33 @@ def asking(engine: Engine) -> Iterator[Connection]:
     if shared is not None and shared.engine is engine:
         yield shared
         return
-    with usable(engine.url.database), engine.connect() as connection:
+    with usable(engine), engine.connect() as connection:
         yield connection
 
 
 @contextmanager
-def usable(path: str | os.PathLike[str] | None) -> Iterator[None]:
-    """Raise Unavailable(store_unusable), with the file and the next step, where the file or its disk stops the block."""
+def usable(where: str | os.PathLike[str] | Engine) -> Iterator[None]:
+    """Raise Unavailable(store_unusable), with place and next step, where the database, its disk or its server stops the block."""
     try:
         yield
-    except (DBAPIError, sqlite3.Error) as error:
-        cause = error.orig if isinstance(error, DBAPIError) else error
+    except Exception as error:  # the driver for PostgreSQL need not be installed, so what it raises has no name here
+        found = _unusable(where, error)
+        if found is None:
+            raise
+        raise found from error
+
+
+def _unusable(where: str | os.PathLike[str] | Engine, error: Exception) -> Unavailable | None:
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if isinstance(cause, sqlite3.Error):
         # The primary code; the higher bits only say more of the same.
         step = _NEXT_STEP.get(getattr(cause, "sqlite_errorcode", 0) & 0xFF)
-        if step is None:
-            raise
-        raise Unavailable("store_unusable", f"{path}: {cause}; {step}") from error
+        place = where.url.database if isinstance(where, Engine) else where
+        return None if step is None else Unavailable("store_unusable", f"{place}: {cause}; {step}")
+    if cause is None or not isinstance(where, Engine) or where.dialect.name == "sqlite":
+        return None
+    said = postgresql.told(cause)
+    return None if said is None else Unavailable("store_unusable", f"{postgresql.shown(where)}: {said}")
 
 
 def _prepare(driver: sqlite3.Connection, _record: Any) -> None:
@@ -205,3 +221,10 @@ def _prepare(driver: sqlite3.Connection, _record: Any) -> None:
 
 def _begin(connection: Connection) -> None:
     connection.exec_driver_sql(connection.get_execution_options().get(_BEGIN, "BEGIN"))
+
+
+def _begin_there(connection: Connection) -> None:
+    if _BEGIN in connection.get_execution_options():
+        postgresql.begin_writing(connection)
+    else:
+        postgresql.begin_reading(connection)

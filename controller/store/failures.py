@@ -1,10 +1,11 @@
 """Tasks that failed and that nobody has tried again: counted by cause, and looked for; and other things that pages list."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, case, exists, func, select
+from sqlalchemy import ColumnElement, Text, case, cast, exists, func, select
 
 from controller.model import Event, PasswordLogin, Rollout, Server, Task
 from controller.store import engine, rows, tables
@@ -102,9 +103,10 @@ class Failures(Rollouts):
     def labels(self, tenant_id: str) -> list[tuple[dict[str, str], int]]:
         """Return which labels a tenant's servers have together, and how many have just these."""
         table = tables.servers
-        query = select(table.c.labels, func.count()).where(table.c.tenant_id == tenant_id).group_by(table.c.labels)
+        spelt = cast(table.c.labels, Text)  # JSON itself has no equals in PostgreSQL
+        query = select(spelt, func.count()).where(table.c.tenant_id == tenant_id).group_by(spelt)
         with engine.reading(self._engine) as connection:
-            return [(labels, count) for labels, count in connection.execute(query)]
+            return [(json.loads(labels), count) for labels, count in connection.execute(query)]
 
     def servers_taking(
         self, tenant_id: str, password_login: PasswordLogin, after: str = "", limit: int | None = None
@@ -150,7 +152,7 @@ def _stand(tenant_id: str, which: Which) -> Sequence[ColumnElement[bool]]:
     if which.rollout_id is not None:
         where.append(_TASK.c.rollout_id == which.rollout_id)
     if which.server:
-        where.append(_TASK.c.server_name.contains(which.server, autoescape=True))
+        where.append(_TASK.c.server_name.icontains(which.server, autoescape=True))
     if which.label is not None:
         name, value = which.label
         of = tables.servers

@@ -57,7 +57,7 @@ class Counted(Base):
         with engine.reading(self._engine) as connection:
             ages = dict.fromkeys((*AGES, OLDEST), 0)
             age = age_word(now).label("age")
-            for name, count in connection.execute(_bound(age, func.count()).group_by(age)):
+            for name, count in connection.execute(_bound(age, func.count()).group_by("age")):
                 ages[name] = count
             return Figures(
                 at=now,

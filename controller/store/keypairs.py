@@ -126,7 +126,7 @@ class Keypairs(Base):
         if scope is not None:
             query = query.where(table.c.scope == scope)
         if part_of_name:
-            query = query.where(table.c.name.contains(part_of_name, autoescape=True))
+            query = query.where(table.c.name.icontains(part_of_name, autoescape=True))
         with engine.reading(self._engine) as connection:
             return [rows.keypair(found) for found in connection.execute(query).mappings()]
 

@@ -84,7 +84,7 @@ class MasterKeys(Base):
         if state is not None:
             where.append(table.c.state == state)
         if part_of_name:
-            where.append(table.c.alias.contains(part_of_name, autoescape=True))
+            where.append(table.c.alias.icontains(part_of_name, autoescape=True))
         for name, values in (tags or {}).items():
             wanted = [tag.c.key_id == table.c.id, tag.c.tag == name]
             if values:

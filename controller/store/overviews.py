@@ -136,5 +136,5 @@ def _ages(connection: Connection, tenant_id: str, now: datetime) -> list[Aging]:
     query = select(word, func.count(), func.sum(bound.c.logins)).select_from(
         bound.join(keypair, keypair.c.id == bound.c.keypair_id)
     )
-    found = {row[0]: row[1:] for row in connection.execute(query.where(keypair.c.tenant_id == tenant_id).group_by(word))}
-    return [Aging(each, *found.get(each, (0, 0))) for each in (*AGES, OLDEST)]
+    found = {row[0]: row[1:] for row in connection.execute(query.where(keypair.c.tenant_id == tenant_id).group_by("age"))}
+    return [Aging(each, *map(int, found.get(each, (0, 0)))) for each in (*AGES, OLDEST)]

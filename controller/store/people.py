@@ -86,12 +86,12 @@ class People(Base):
 
     def local_owner(self) -> tuple[Caller, str]:
         """Return who owns this home, and the oldest of their access keys. Unavailable(not_initialised) before init."""
-        if not self._path.exists():
-            raise Unavailable("not_initialised", f"{self._path}: there is no database; run kps init")
+        if self._path is not None and not self._path.exists():
+            raise Unavailable("not_initialised", f"{self.place}: there is no database; run kps init")
         with engine.reading(self._engine) as connection:
             owner = _home(connection) if schema.version(connection) else None
         if owner is None:
-            raise Unavailable("not_initialised", f"{self._path}: the home has no owner yet; run kps init")
+            raise Unavailable("not_initialised", f"{self.place}: the home has no owner yet; run kps init")
         return owner
 
     def caller_by_local_home(self) -> Caller:

@@ -37,7 +37,7 @@ def only(*row: Any) -> Any:
 class Prepared(Generic[V]):
     """One statement. Its parameters are the bindparams in it and the columns that it sets; all are given at each execution.
 
-    Executed within a transaction (engine.writing, engine.reading). Raises what the driver does: sqlite3.Error.
+    Executed within a transaction (engine.writing, engine.reading). Raises what the driver does: sqlite3.Error, psycopg.Error.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Prepared(Generic[V]):
         self.statement = statement
         self._make = make
         self._sets = sets
-        self._compiled: _Compiled | None = None
+        self._compiled: dict[str, _Compiled] = {}  # by dialect
 
     def all(self, connection: Connection, **given: Any) -> list[V]:
         """Return what is made of all rows."""
@@ -77,12 +77,14 @@ class Prepared(Generic[V]):
     def run_each(self, connection: Connection, each: Iterable[Mapping[str, Any]]) -> None:
         """Execute it for each of these parameters."""
         compiled = self._of(connection)
-        _driver(connection).executemany(compiled.text, (compiled.values(given) for given in each))
+        _driver(connection).cursor().executemany(compiled.text, (compiled.values(given) for given in each))
 
     def _of(self, connection: Connection) -> "_Compiled":
-        if self._compiled is None:
-            self._compiled = _Compiled(self.statement, connection.dialect, self._sets)
-        return self._compiled
+        dialect = connection.dialect
+        compiled = self._compiled.get(dialect.name)
+        if compiled is None:
+            compiled = self._compiled[dialect.name] = _Compiled(self.statement, dialect, self._sets)
+        return compiled
 
 
 class _Compiled:

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     CheckConstraint,
     Column,
@@ -39,8 +40,11 @@ class Instant(TypeDecorator[datetime]):
         return None if value is None else value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        return None if value is None else value.replace(tzinfo=UTC)
+        return None if value is None else value.replace(tzinfo=UTC)  # where it comes with one, that is UTC
 
+
+# A number that is never used again. An Integer of SQLite has 64 bits, and only that name makes it count by itself.
+Many = Integer().with_variant(BigInteger(), "postgresql")
 
 metadata = MetaData()
 
@@ -296,7 +300,7 @@ bindings = Table(
 
 tasks = Table(
     "tasks", metadata,
-    Column("seq", Integer, primary_key=True),
+    Column("seq", Many, primary_key=True),
     Column("id", String(36), nullable=False, unique=True),
     Column("tenant_id", ForeignKey("tenants.id"), nullable=False),
     Column("user_id", String(32), nullable=False),
@@ -530,9 +534,9 @@ waiting_keys = Table(
 # The chain: controller/store/chain.py. Times are there as they were signed, so that any reader of SQLite can check them.
 events = Table(
     "events", metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", Many, primary_key=True),
     Column("tenant_id", String(32), nullable=False),
-    Column("number", Integer, nullable=False),  # within the tenant: 1, 2, 3 and so on, without gaps
+    Column("number", Many, nullable=False),  # within the tenant: 1, 2, 3 and so on, without gaps
     Column("user_id", String(32)),  # who did it, or asked for the task that did
     Column("task_id", String(36), index=True),
     Column("server_id", String(36)),
@@ -555,9 +559,9 @@ events = Table(
 event_heads = Table(
     "event_heads", metadata,
     Column("tenant_id", String(32), primary_key=True),
-    Column("first", Integer, nullable=False),  # the oldest event kept
+    Column("first", Many, nullable=False),  # the oldest event kept
     Column("previous", String(64), nullable=False),  # digest of the one before it
-    Column("number", Integer, nullable=False),
+    Column("number", Many, nullable=False),
     Column("digest", String(64), nullable=False),
     Column("at", Instant, nullable=False),
     Column("signature", String(88)),
@@ -566,8 +570,8 @@ event_heads = Table(
 event_checkpoints = Table(
     "event_checkpoints", metadata,
     Column("tenant_id", String(32), primary_key=True),
-    Column("number", Integer, primary_key=True),
-    Column("first", Integer, nullable=False),
+    Column("number", Many, primary_key=True),
+    Column("first", Many, nullable=False),
     Column("previous", String(64), nullable=False),
     Column("digest", String(64), nullable=False),
     Column("at", Instant, nullable=False),

@@ -14,7 +14,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 VALUES = frozenset(
     """model policy errors causes events findings settings keyfiles privacy addresses signing answers measures plain
-    doors doorbyhand kps_audit_verify stages""".split()  # noqa: SIM905
+    doors doorbyhand kps_audit_verify stages storeplace""".split()  # noqa: SIM905
 )
 # Only this part may know the queue library.
 QUEUE = ("procrastinate", "dispatch")

@@ -1,9 +1,8 @@
-"""What every store does, whatever keeps it. SQLite is the first."""
+"""What every store does, whatever keeps it: SQLite and PostgreSQL."""
 
 import multiprocessing
 import os
 import signal
-import sqlite3
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +30,7 @@ from controller.model import (
     ServerNotes,
     Task,
 )
-from controller.store import Store
+from controller.store import Store, engine, tables
 from tests.controller import given
 
 START = datetime(2030, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -49,9 +48,9 @@ class Clock:
         self.now += timedelta(seconds=seconds)
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return {"sqlite": f"sqlite:///{tmp_path}/kps.db"}[request.param]
+    return f"sqlite:///{tmp_path}/kps.db" if request.param == "sqlite" else str(request.getfixturevalue("database"))
 
 
 @pytest.fixture
@@ -462,16 +461,13 @@ def test_clearing_asks_about_the_ways_in_and_changes_nothing_when_refused(store:
 OTHER = "9" * 32
 
 
-def add_user(url: str, who: Caller) -> None:
-    path = url.removeprefix("sqlite:///")
-    connection = sqlite3.connect(path)
-    connection.execute("INSERT INTO users (id, tenant_id, name, role) VALUES (?, ?, 'other', 'operator')", (OTHER, who.tenant_id))
-    connection.commit()
-    connection.close()
+def add_user(store: Store, who: Caller) -> None:
+    with engine.writing(store._engine) as connection:
+        connection.execute(tables.users.insert().values(id=OTHER, tenant_id=who.tenant_id, name="other", role="operator"))
 
 
-def test_a_private_key_pair_is_seen_by_its_owner_alone(store: Store, who: Caller, keypair: KeyPair, url: str) -> None:
-    add_user(url, who)
+def test_a_private_key_pair_is_seen_by_its_owner_alone(store: Store, who: Caller, keypair: KeyPair) -> None:
+    add_user(store, who)
     assert store.keypairs(who.tenant_id, OTHER) == []
     with pytest.raises(NotFound):
         store.keypair(who.tenant_id, OTHER, "laptop")
@@ -491,9 +487,9 @@ def test_a_private_key_pair_is_seen_by_its_owner_alone(store: Store, who: Caller
     ],
 )
 def test_a_name_is_one_key_pair_to_everyone_who_may_see_it(
-    store: Store, who: Caller, url: str, first: tuple[str, str], second: tuple[str, str], taken: bool
+    store: Store, who: Caller, first: tuple[str, str], second: tuple[str, str], taken: bool
 ) -> None:
-    add_user(url, who)
+    add_user(store, who)
     store.add_keypair(a_keypair(who, owner_id=first[0], scope=first[1]), Sealed(b"x"))
     again = a_keypair(who, owner_id=second[0], scope=second[1])
     if taken:
@@ -531,7 +527,7 @@ def test_exports_are_on_record(store: Store, who: Caller, keypair: KeyPair) -> N
 
 
 def test_key_pairs_are_read_page_by_page_by_name(store: Store, who: Caller, url: str) -> None:
-    add_user(url, who)
+    add_user(store, who)
     for name in ("b", "a", "Z", "d", "c"):
         store.add_keypair(a_keypair(who, name), Sealed(b"x"))
     store.add_keypair(a_keypair(who, "bb", owner_id=OTHER), Sealed(b"x"))
@@ -992,6 +988,7 @@ def test_processes_that_make_the_store_at_once_make_one(url: str) -> None:
 
 def _finish_and_die(url: str, task: Task, binding: Binding, place: str) -> None:
     """Finish a task and be killed in the middle: after the statement that writes to this place, or at COMMIT."""
+    import psycopg
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
 
@@ -1003,7 +1000,23 @@ def _finish_and_die(url: str, task: Task, binding: Binding, place: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         written = statement.startswith(place)
 
-    event.listen(Engine, "connect", lambda driver, _record: driver.set_trace_callback(begins))
+    class Watched(psycopg.Cursor[Any]):
+        def execute(self, query: Any, *arguments: Any, **more: Any) -> "Watched":
+            begins(str(query))
+            return super().execute(query, *arguments, **more)
+
+        def executemany(self, query: Any, *arguments: Any, **more: Any) -> None:
+            begins(str(query))
+            super().executemany(query, *arguments, **more)
+
+    def watch(driver: Any, _record: Any) -> None:
+        if url.startswith("sqlite"):
+            driver.set_trace_callback(begins)
+        else:
+            driver.cursor_factory = Watched
+
+    event.listen(Engine, "connect", watch)
+    event.listen(Engine, "commit", lambda _connection: url.startswith("sqlite") or begins("COMMIT"))
     store = Store(url, Clock())
     store.finish(task.id, "me", task.generation, OUTCOME, binding=binding, notes={"password_login": "off"})
 

@@ -12,6 +12,7 @@ down_revision = "0002"
 
 ORIGIN = "0" * 64
 AT_ONCE = 1000
+MANY = sa.Integer().with_variant(sa.BigInteger(), "postgresql")
 
 _OLD = (
     "SELECT e.id, e.tenant_id, e.task_id, e.server_id, e.kind, e.phase, e.detail, e.at, t.user_id"
@@ -28,9 +29,9 @@ _HEAD = "INSERT INTO event_heads (tenant_id, first, previous, number, digest, at
 def upgrade() -> None:
     op.create_table(
         "chained_events",
-        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("id", MANY, nullable=False),
         sa.Column("tenant_id", sa.String(length=32), nullable=False),
-        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("number", MANY, nullable=False),
         sa.Column("user_id", sa.String(length=32), nullable=True),
         sa.Column("task_id", sa.String(length=36), nullable=True),
         sa.Column("server_id", sa.String(length=36), nullable=True),
@@ -47,9 +48,9 @@ def upgrade() -> None:
     op.create_table(
         "event_heads",
         sa.Column("tenant_id", sa.String(length=32), nullable=False),
-        sa.Column("first", sa.Integer(), nullable=False),
+        sa.Column("first", MANY, nullable=False),
         sa.Column("previous", sa.String(length=64), nullable=False),
-        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("number", MANY, nullable=False),
         sa.Column("digest", sa.String(length=64), nullable=False),
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("signature", sa.String(length=88), nullable=True),
@@ -58,8 +59,8 @@ def upgrade() -> None:
     op.create_table(
         "event_checkpoints",
         sa.Column("tenant_id", sa.String(length=32), nullable=False),
-        sa.Column("number", sa.Integer(), nullable=False),
-        sa.Column("first", sa.Integer(), nullable=False),
+        sa.Column("number", MANY, nullable=False),
+        sa.Column("first", MANY, nullable=False),
         sa.Column("previous", sa.String(length=64), nullable=False),
         sa.Column("digest", sa.String(length=64), nullable=False),
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),

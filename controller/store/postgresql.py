@@ -1,0 +1,306 @@
+"""The connection to PostgreSQL: one writer at a time, one view for a reader, and words for what is wrong with the server.
+
+Writers wait for one another on an advisory lock, as they do in SQLite on its file (docs/decisions/0090).
+"""
+
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy
+from sqlalchemy import URL, Connection, Engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from controller.errors import Conflict, Invalid, Unavailable
+
+if TYPE_CHECKING:
+    from psycopg import Connection as Driver
+
+WAIT_SECONDS = 30  # for another writer
+# A process that was stopped in the middle of a transaction, or a machine that is gone, keeps the others waiting no longer.
+IDLE_SECONDS = 60
+IN_DOUBT_SECONDS = 20.0  # that the server is asked, ever again, what became of a commit that it did not answer
+OLDEST = 13  # of which pg_xact_status() can be asked by whoever wrote
+_AGAIN_SECONDS = 0.3
+
+# Advisory locks are numbers; the first of two is ours.
+_OURS = 0x6B7073  # "kps"
+_WRITE, _SERVE, _WORK = 1, 2, 3
+_MARK = 0x6B7074  # goes with a number that one process alone knows
+_XACT, _GUARD = "kps_xact", "kps_guard"
+
+_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+# Each statement sees what was committed before it began: so what comes after the lock sees all that those before have written.
+_WRITING = f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock({_OURS}, {_WRITE}); "
+_SESSION = (
+    f"SET timezone = 'UTC'; SET lock_timeout = '{WAIT_SECONDS}s'; "
+    f"SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'; "
+    # What was answered is on the disk, whatever the server does with other databases.
+    "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+)
+_DEFAULTS = {
+    "application_name": "kps", "client_encoding": "UTF8", "connect_timeout": "10", "keepalives_idle": "30", "keepalives_interval": "10",
+    "keepalives_count": "3",
+}  # fmt: skip
+
+_RUNS = "see that PostgreSQL runs and can be reached, then try again"
+_MAY = "see the user in the address, pg_hba.conf, and the password in the file that PGPASSFILE names"
+_MINE = "the user in the address must own the database, or have been granted CREATE on its schema public"
+# What PostgreSQL reports of itself, of its disk or of who may what, and the next step: by SQLSTATE, or by how that begins.
+_NEXT_STEP = {
+    "08": _RUNS,
+    "28": _MAY,
+    "3D": "make the database: createdb --template=template0 --encoding=UTF8 --locale=C NAME",
+    "42501": _MINE,
+    "3F": _MINE,
+    "25006": "this server takes no writes: name the primary in the address",
+    "25P03": "this process was stopped in the middle of what it did, and that was undone; try again",
+    "40": "another transaction was in the way; try again",
+    "53100": "free some space on the disk of the PostgreSQL server, then try again",
+    "53200": "the PostgreSQL server is out of memory: see its log",
+    "53300": "PostgreSQL takes no more connections: raise max_connections, or let others go",
+    "53": "see the log of the PostgreSQL server",
+    "55P03": "another process has held it for long: let it end, then try again",
+    "57014": "PostgreSQL broke it off: see statement_timeout of the user or database, then try again",
+    "57": _RUNS,
+    "58": "see the disk and the log of the PostgreSQL server",
+    "XX001": "the database is damaged: restore it from a dump",
+    "XX002": "an index is damaged: REINDEX DATABASE, and look for what has done that",
+}
+
+
+def is_address(url: str) -> bool:
+    """Whether a store's URL means PostgreSQL."""
+    return url.startswith("postgres")
+
+
+def address(url: str) -> URL:
+    """Return the address of a database. Invalid: store_unknown, store_password_shown."""
+    # What is given may hold a password, so no error repeats it.
+    try:
+        made = make_url(url)
+    except (ArgumentError, ValueError) as error:
+        raise Invalid("store_unknown", "the store's address is none: postgresql://USER@HOST/DATABASE") from error
+    if made.drivername != "postgresql" or not (made.database or "service" in made.query):
+        raise Invalid("store_unknown", "the store's address has to read postgresql://USER@HOST/DATABASE")
+    if made.password is not None or {"password", "sslpassword"} & set(made.query):
+        raise Invalid(
+            "store_password_shown",
+            "the store's address holds a password, which lists of processes and logs would show: take it out, and put it into a "
+            "file of mode 0600 that PGPASSFILE names (HOST:PORT:DATABASE:USER:PASSWORD)",
+        )
+    return made
+
+
+def shown(engine: Engine) -> str:
+    """Return where a database is, for people."""
+    return engine.url.set(drivername="postgresql").render_as_string(hide_password=True)
+
+
+def connect(url: str) -> Engine:
+    """Return an engine for a database; nobody is connected yet. Invalid: store_unknown, postgresql_missing."""
+    made = address(url)
+    try:
+        import psycopg  # noqa: F401
+    except ImportError as error:
+        message = "what speaks to PostgreSQL is not installed: pip install 'kps-fleet[postgresql]'"
+        raise Invalid("postgresql_missing", message) from error
+    engine = sqlalchemy.create_engine(
+        made.set(drivername="postgresql+psycopg"),
+        connect_args={"autocommit": True} | {name: value for name, value in _DEFAULTS.items() if name not in made.query},
+        paramstyle="format",  # by place, as SQLite has it: Prepared fills places
+        pool_pre_ping=True,  # a server that was started anew is found by who comes next, and fails nobody
+        pool_size=8,
+        max_overflow=24,
+        pool_timeout=WAIT_SECONDS,
+        use_native_hstore=False,
+        hide_parameters=True,  # an error would tell what was to be stored
+    )
+    event.listen(engine, "connect", _prepare)
+    return engine
+
+
+def begin_reading(connection: Connection) -> None:
+    """One view for all that is read."""
+    _driver(connection).execute(_READ, prepare=False)
+
+
+def begin_writing(connection: Connection) -> None:
+    """Wait for the write lock; what is read from then on stays true until the transaction ends.
+
+    Unavailable(served_elsewhere) where this process lost what it has to be alone in, and another has it now.
+    """
+    guard: Guard | None = _guards.get(connection.engine)
+    alone = "true" if guard is None else f"NOT pg_try_advisory_xact_lock_shared({_MARK}, {guard.mark})"
+    cursor = _driver(connection).execute(f"{_WRITING}SELECT pg_current_xact_id()::text, {alone}", prepare=False)
+    while cursor.nextset():
+        pass
+    connection.info[_XACT], holds = cursor.fetchone()  # type: ignore[misc]
+    if guard is not None and not holds:
+        guard.take()  # whoever has it meanwhile needs the write lock for anything they do, and that is ours
+
+
+@contextmanager
+def transaction(connection: Connection) -> Iterator[None]:
+    """One transaction that writes. Where the server did not answer the commit, it is asked what became of it.
+
+    Unavailable(store_in_doubt) where it does not answer that either.
+    """
+    begun = connection.begin()
+    try:
+        yield
+    except BaseException:
+        with suppress(DBAPIError):  # of a connection that is lost: the server undoes it
+            begun.rollback()
+        raise
+    written = connection.info[_XACT]
+    try:
+        begun.commit()
+    except DBAPIError as error:
+        if not error.connection_invalidated or not _was_kept(connection.engine, written, error):
+            raise
+
+
+def _was_kept(engine: Engine, written: str, lost: DBAPIError) -> bool:
+    until = time.monotonic() + IN_DOUBT_SECONDS
+    while True:
+        with suppress(DBAPIError), engine.connect() as connection:
+            asked = _driver(connection).execute("SELECT pg_xact_status(%s::xid8)", [written])
+            state = asked.fetchone()[0]  # type: ignore[index]
+            if state in ("committed", "aborted"):
+                return bool(state == "committed")
+        if time.monotonic() > until:
+            message = f"{shown(engine)}: it did not answer whether what was written is kept; look before you repeat it; {_RUNS}"
+            raise Unavailable("store_in_doubt", message) from lost
+        time.sleep(_AGAIN_SECONDS)
+
+
+def told(error: BaseException) -> str | None:
+    """Return what PostgreSQL says of itself and the next step; None where the fault is ours."""
+    import psycopg
+
+    if not isinstance(error, psycopg.Error):
+        return None
+    said = error.diag.message_primary or " ".join(str(error).split())
+    state = error.sqlstate or ""
+    step = _NEXT_STEP.get(state) or _NEXT_STEP.get(state[:2])
+    if step is None and not state and isinstance(error, psycopg.OperationalError):
+        step = _unconnected(said)
+    return None if step is None else f"{said.rstrip('.')}; {step}"
+
+
+def _unconnected(said: str) -> str:
+    # Before there is a connection the words are all that there is; where the server speaks another language: the first.
+    for words, state in (
+        ("password authentication failed", "28"), ("no password supplied", "28"), ("pg_hba.conf", "28"),
+        ("authentication failed", "28"), ("does not exist", "3D" if "database" in said else "28"),
+        ("too many", "53300"), ("remaining connection slots", "53300"),
+    ):  # fmt: skip
+        if words in said:
+            return _NEXT_STEP[state]
+    return _RUNS
+
+
+def usable(connection: Connection) -> None:
+    """Unavailable(store_unsuitable) where the database does not order and keep text as SQLite does."""
+    query = "SELECT pg_encoding_to_char(encoding), datcollate, datctype FROM pg_database WHERE datname = current_database()"
+    encoding, collate, _ = _driver(connection).execute(query).fetchone()  # type: ignore[misc]
+    if encoding != "UTF8" or collate.upper().replace("-", "") not in ("C", "POSIX", "C.UTF8"):
+        raise Unavailable(
+            "store_unsuitable",
+            f"{shown(connection.engine)}: encoding {encoding}, collation {collate}; names are in the order of their bytes here: "
+            "make another database, createdb --template=template0 --encoding=UTF8 --locale=C NAME",
+        )
+
+
+class Guard:
+    """A session whose locks say what this process does with a database; while it is alone in that, no writer goes without it."""
+
+    def __init__(self, engine: Engine, what: int, shared: bool, code: str, why: str) -> None:
+        self.mark = 0
+        self.engine = engine
+        self._what = f"advisory_lock{'_shared' if shared else ''}({_OURS}, {what})"
+        self.shared = shared
+        self._code, self._why = code, why
+        self._session: Driver | None = None
+
+    def take(self, wait: bool = False) -> None:
+        """Take the locks, or take them again. Conflict where somebody else has them, unless wait."""
+        self.let_go()
+        self.mark = secrets.randbits(31)  # another each time: whoever found the last one gone holds it now
+        borrowed = self.engine.raw_connection()
+        session: Driver = borrowed.driver_connection  # type: ignore[assignment]
+        borrowed.detach()  # from the pool: it is nobody else's as long as it lives
+        self._session = session
+        try:
+            if wait:
+                session.execute(f"SELECT pg_{self._what}")
+            lock = f"pg_try_{self._what} AND pg_try_advisory_lock({_MARK}, {self.mark})"
+            held = session.execute(f"SELECT {lock}").fetchone()
+        except BaseException:
+            self.let_go()
+            raise
+        if held is None or not held[0]:
+            self.let_go()
+            raise Conflict(self._code, f"{shown(self.engine)}: {self._why}")
+
+    def let_go(self) -> None:
+        session, self._session = self._session, None
+        if session is None:
+            return
+        with suppress(Exception):  # where it is gone, so are its locks
+            session.execute("SELECT pg_advisory_unlock_all()")  # whoever comes next need not wait until the server sees the end
+        session.close()
+
+
+_guards: dict[Engine, Guard] = {}  # of those that have to be alone
+
+
+@contextmanager
+def working(engine: Engine) -> Iterator[None]:
+    """Work with what is in a database. Conflict(root_rotating) while somebody has it alone."""
+    why = "its root key is being changed, or it is being filled; try again when that is done"
+    yield from _held(Guard(engine, _WORK, True, "root_rotating", why))
+
+
+@contextmanager
+def alone(engine: Engine, wait: bool = False) -> Iterator[None]:
+    """Have a database alone. Conflict(home_in_use) while anybody works with it, unless wait."""
+    why = "a kps works with it; stop kps serve, and let commands end"
+    yield from _held(Guard(engine, _WORK, False, "home_in_use", why), wait)
+
+
+@contextmanager
+def serving(engine: Engine) -> Iterator[None]:
+    """Be the only one who serves a database, on whatever machine. Conflict(already_served).
+
+    Where the server was restarted meanwhile the place is taken again before the next write, or, if another has it, no more is
+    written: Conflict(already_served).
+    """
+    yield from _held(Guard(engine, _SERVE, False, "already_served", "another controller serves this database"))
+
+
+def _held(guard: Guard, wait: bool = False) -> Iterator[None]:
+    guard.take(wait)
+    if not guard.shared:
+        _guards[guard.engine] = guard
+    try:
+        yield
+    finally:
+        if not guard.shared:
+            del _guards[guard.engine]
+        guard.let_go()
+
+
+def _prepare(driver: "Driver", _record: Any) -> None:
+    found = driver.info.server_version // 10000
+    if found < OLDEST:
+        raise Unavailable("store_unsuitable", f"PostgreSQL {found}: it has to be {OLDEST} or newer; upgrade it")
+    driver.execute(_SESSION, prepare=False)
+
+
+def _driver(connection: Connection) -> "Driver":
+    found: Driver = connection.connection.driver_connection  # type: ignore[assignment]
+    return found

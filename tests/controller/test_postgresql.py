@@ -1,0 +1,480 @@
+"""What the store promises on PostgreSQL beyond what every store does: its server goes, comes back, and is shared with nobody."""
+
+import contextvars
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import select
+
+from controller import storeplace
+from controller.errors import Conflict, Invalid, Problem, Unavailable
+from controller.kms import Kms, root
+from controller.model import Caller, Outcome, Sealed
+from controller.service import backup, home, moving, rootkeys
+from controller.settings import Settings
+from controller.store import Store, engine, postgresql, tables
+from controller.store.prepared import Prepared
+from controller.store.tables import metadata
+from tests.controller import given
+from tests.postgresql import Cluster
+
+WHO = Caller("a" * 32, "b" * 32, "c" * 32, "administrator")
+
+
+@pytest.fixture
+def store(database: str) -> Iterator[Store]:
+    store = Store(database)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def who(store: Store) -> Caller:
+    return store.first_tenant(WHO, "home", "administrator", "A" * 20, Sealed(b"sealed"))[0]
+
+
+def test_the_migrations_make_the_tables_of_the_code(store: Store) -> None:
+    with engine.reading(store._engine) as connection:
+        assert compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), metadata) == []
+        index = "SELECT indexdef FROM pg_indexes WHERE indexname = 'one_running_task'"
+        defined = connection.exec_driver_sql(index).scalar_one()
+    assert "UNIQUE" in defined
+    assert "WHERE (status = 'running'" in defined
+
+
+# -- what is refused, and in which words
+
+
+@pytest.mark.parametrize(
+    ("url", "code"),
+    [
+        ("postgresql://kps:hunter2@db/kps", "store_password_shown"),
+        ("postgresql://kps@db/kps?password=hunter2", "store_password_shown"),
+        ("postgresql://kps@db", "store_unknown"),
+        ("postgresql+psycopg2://kps:hunter2@db/kps", "store_unknown"),
+        ("postgresql://kps:hunter2@db:port/kps", "store_unknown"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_refused_and_not_repeated(url: str, code: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        Store(url)
+    assert refused.value.code == code
+    assert "hunter2" not in str(refused.value)
+    assert refused.value.__cause__ is None or "hunter2" not in repr(refused.value.__cause__)
+
+
+def unusable(url: str) -> str:
+    with closing(Store(url)) as store, pytest.raises(Unavailable) as refused:
+        store.migrate()
+    assert "sqlalche.me" not in refused.value.message
+    return refused.value.message
+
+
+def test_what_the_server_refuses_is_told_with_the_next_step(postgresql: Cluster) -> None:
+    assert "createdb" in unusable(postgresql.url("nowhere"))
+    assert "pg_hba.conf" in unusable(postgresql.url("postgres").replace("kps@", "nobody@"))
+    assert "see that PostgreSQL runs" in unusable(f"postgresql://kps@/kps?host={postgresql.place}/none")
+    with postgresql.database() as url:
+        name = url.partition("/t")[2].partition("?")[0]
+        with postgresql.session() as connection:
+            connection.execute("DROP ROLE IF EXISTS guest")
+            connection.execute("CREATE ROLE guest LOGIN")
+        assert "own the database" in unusable(url.replace("kps@", "guest@"))
+        with postgresql.session() as connection:
+            connection.execute(f"ALTER DATABASE t{name} SET default_transaction_read_only = on")
+        assert "name the primary" in unusable(url)
+
+
+def test_a_database_that_orders_names_in_another_way_is_refused(postgresql: Cluster) -> None:
+    with postgresql.session() as connection:
+        connection.execute("DROP DATABASE IF EXISTS sorted")
+        connection.execute("CREATE DATABASE sorted TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'")
+    assert "--encoding=UTF8" in unusable(postgresql.url("sorted"))
+
+
+def test_a_process_that_holds_the_write_lock_for_long_is_named_as_the_cause(store: Store, database: str) -> None:
+    """So short a wait only here: the setting is the session's own."""
+    with engine.writing(store._engine), closing(Store(database)) as other:
+        with closing(other._engine.raw_connection()) as connection:
+            connection.driver_connection.execute("SET lock_timeout = '50ms'")  # type: ignore[union-attr]
+        with pytest.raises(Unavailable, match="another process has held it for long"):
+            other.can_write()
+
+
+# -- one writer, one view
+
+
+def test_what_a_writer_read_stays_true_and_a_reader_sees_one_state(store: Store, who: Caller) -> None:
+    count = select(tables.servers.c.id)
+    with engine.reading(store._engine) as reader:
+        assert reader.execute(count).all() == []
+        with ThreadPoolExecutor(1) as threads:
+            with engine.writing(store._engine) as writer:
+                assert writer.execute(count).all() == []
+                waiting = threads.submit(given.task, store, who)
+                with pytest.raises(TimeoutError):
+                    waiting.result(0.3)
+                assert writer.execute(count).all() == []  # nobody else has written meanwhile
+            waiting.result(30)
+        assert reader.execute(count).all() == []
+        with pytest.raises(Exception, match="read-only"):
+            reader.execute(tables.servers.delete())
+
+
+def test_no_event_is_numbered_twice_by_many_writers(store: Store, who: Caller, database: str) -> None:
+    others = [Store(database) for _ in range(4)]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda n: given.task(others[n % 4], who, f"web-{n}"), range(40)))
+    for other in others:
+        other.close()
+    events = store.events(who.tenant_id)
+    assert [event.number for event in events] == list(range(1, len(events) + 1))
+    assert [event.id for event in events] == sorted(event.id for event in events)
+
+
+# -- the server goes, and comes back
+
+
+def test_a_server_that_goes_is_told_and_one_that_comes_back_is_used(store: Store, who: Caller, postgresql: Cluster) -> None:
+    task = given.task(store, who)
+    for how in (signal.SIGINT, signal.SIGQUIT):
+        postgresql.stop(how)
+        try:
+            for verb in (lambda: store.claim(task.id, "me", 30), lambda: store.task(who.tenant_id, task.id), store.can_write):
+                with pytest.raises(Unavailable, match="see that PostgreSQL runs") as refused:
+                    verb()
+                assert refused.value.code == "store_unusable"
+        finally:
+            postgresql.start()
+        assert store.task(who.tenant_id, task.id) == task  # at once, and with nobody's help
+    assert store.claim(task.id, "me", 30) is not None
+
+
+def test_a_transaction_that_the_server_left_in_the_middle_is_undone_and_told(
+    store: Store, who: Caller, postgresql: Cluster
+) -> None:
+    task = given.task(store, who)
+    ask: Prepared[Any] = Prepared(select(tables.tasks.c.id))
+    with pytest.raises(Unavailable, match="see that PostgreSQL runs"), engine.writing(store._engine) as connection:
+        connection.execute(tables.tasks.delete())
+        postgresql.stop(signal.SIGQUIT)
+        postgresql.start()
+        ask.all(connection)
+    assert store.task(who.tenant_id, task.id) == task
+
+
+@contextmanager
+def cut(cluster: Cluster, place: Path, after: bool) -> Iterator[Path]:
+    """A way to the server that breaks at COMMIT: before the server hears of it, or after it has done it and before it can say so."""
+    path = place / ".s.PGSQL.5432"
+    open_sockets: list[socket.socket] = []
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(os.fspath(path))
+    listener.listen(20)
+    cuts = [True]
+
+    def carry(source: socket.socket, to: socket.socket, other: socket.socket, asks: bool) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                if asks and b"COMMIT\0" in data and cuts:
+                    cuts.clear()
+                    if after:
+                        to.sendall(data)
+                        to.recv(1)  # it has answered
+                    break
+                to.sendall(data)
+        for each in (source, to):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                server = socket.socket(socket.AF_UNIX)
+                server.connect(f"{cluster.place}/.s.PGSQL.5432")
+                open_sockets.extend((client, server))
+                threading.Thread(target=carry, args=(client, server, client, True), daemon=True).start()
+                if not (after and cuts):
+                    threading.Thread(target=carry, args=(server, client, server, False), daemon=True).start()
+                else:
+                    threading.Thread(target=answers, args=(server, client), daemon=True).start()
+
+    def answers(server: socket.socket, client: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                # Looked at, not taken: what answers the COMMIT belongs to who cuts there.
+                server.recv(1, socket.MSG_PEEK)
+                if not cuts:
+                    return
+                client.sendall(server.recv(65536))
+
+    threading.Thread(target=accept, daemon=True).start()
+    try:
+        yield place
+        assert not cuts
+    finally:
+        listener.close()
+        for each in open_sockets:
+            each.close()
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_of_a_commit_that_nobody_answered_the_server_is_asked(
+    store: Store, who: Caller, database: str, postgresql: Cluster, tmp_path: Path, after: bool
+) -> None:
+    """Done once where it was kept, and once where it was not: never twice, and never told wrongly."""
+    task = given.task(store, who)
+    before = store.newest_event()
+    with cut(postgresql, tmp_path, after) as place:
+        with closing(Store(database.replace(str(postgresql.place), str(place)))) as far:
+            verbs = [
+                (contextvars.copy_context(), lambda: far.claim(task.id, "me", 30)),
+                (contextvars.copy_context(), far.can_write),
+            ]
+            claimed, written = far.together(verbs)
+    assert written.raised is None
+    assert claimed.raised is None
+    assert claimed.returned.status == "running"
+    assert store.newest_event() == before + 1
+
+
+def test_where_the_server_stays_away_a_commit_is_in_doubt_and_not_repeated(
+    store: Store, who: Caller, database: str, postgresql: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("controller.store.postgresql.IN_DOUBT_SECONDS", 0.5)
+    task = given.task(store, who)
+    with cut(postgresql, tmp_path, after=False) as place:
+        with closing(Store(database.replace(str(postgresql.place), str(place)))) as far:
+            asked: list[int] = []
+
+            def claims() -> Any:
+                asked.append(1)
+                if len(asked) == 1:
+                    (place / ".s.PGSQL.5432").unlink()  # nobody gets there any more
+                return far.claim(task.id, "me", 30)
+
+            done = far.together([(contextvars.copy_context(), claims), (contextvars.copy_context(), lambda: None)])
+    assert {each.raised.code for each in done if isinstance(each.raised, Problem)} == {"store_in_doubt"}
+    assert len(done) == 2
+    assert len(asked) == 1
+
+
+# -- shared with nobody
+
+
+def test_one_controller_serves_a_database_on_whatever_machine(store: Store, who: Caller, database: str) -> None:
+    with closing(Store(database)) as other:
+        with store.serving():
+            store.can_write()
+            with pytest.raises(Conflict, match="another controller serves") as refused, other.serving():
+                pass
+            assert refused.value.code == "already_served"
+            other.can_write()  # commands go on
+        with other.serving():
+            other.can_write()
+
+
+def test_who_serves_takes_its_place_again_after_a_restart_or_writes_no_more(
+    store: Store, who: Caller, database: str, postgresql: Cluster
+) -> None:
+    with closing(Store(database)) as other, store.serving():
+        postgresql.stop()
+        postgresql.start()
+        store.can_write()
+        with pytest.raises(Conflict), other.serving():
+            pass
+        postgresql.stop()
+        postgresql.start()
+        with other.serving():
+            with pytest.raises(Conflict) as refused:
+                given.task(store, who)
+            assert refused.value.code == "already_served"
+            given.task(other, who)
+        given.task(store, who, "web-2")
+
+
+def test_a_root_key_is_not_changed_while_anybody_works_there(store: Store, database: str) -> None:
+    with closing(Store(database)) as other:
+        with (
+            store.working(),
+            other.working(),
+            closing(Store(database)) as third,
+            pytest.raises(Conflict) as refused,
+            third.alone(),
+        ):
+            pass
+        assert refused.value.code == "home_in_use"
+        with store.alone(), pytest.raises(Conflict) as refused, other.working():
+            pass
+        assert refused.value.code == "root_rotating"
+
+
+# -- a home there
+
+
+def test_a_home_remembers_its_database_and_is_mistaken_for_no_other(tmp_path: Path, database: str) -> None:
+    settings = Settings(home=tmp_path / "home", store_url=database)
+    made = home.initialise(settings)
+    again = Settings(home=settings.home)
+    assert again.database_url == database
+    assert not again.database.exists()
+    assert stat.S_IMODE((settings.home / storeplace.RECORD).stat().st_mode) == 0o600
+    assert home.initialise(again)["access_key"] == made["access_key"]
+    assert rootkeys.check(again) > 0
+    assert rootkeys.rotate(again, "file:second.key").rewrapped > 0
+    with pytest.raises(Unavailable, match="pg_dump"):
+        backup.back_up(again, tmp_path / "b")
+    with pytest.raises(Problem):  # another home has another root key
+        home.initialise(Settings(home=tmp_path / "other", store_url=database))
+    plain = Settings(home=tmp_path / "plain")
+    home.initialise(plain)
+    with pytest.raises(Conflict, match="kps migrate-store"):
+        home.initialise(Settings(home=plain.home, store_url=database))
+
+
+# -- moved there
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Settings:
+    """A home with its own file, and something of most kinds in it."""
+    settings = Settings(home=tmp_path / "full")
+    home.initialise(settings)
+    with closing(Store(settings.database_url)) as store:
+        who = store.caller_by_local_home()
+        for number in range(3):
+            task = given.task(store, who, f"wéb-{number}")
+            claimed = store.claim(task.id, "me", 30)
+            assert claimed is not None
+            ended = Outcome("failed", "unknown", cause="interrupted", evidence={"files": ["ü\u2028", 1.5, None]})
+            store.finish(task.id, "me", claimed.generation, ended)
+        store.add_checkpoint(who.tenant_id)
+    return settings
+
+
+def contents(settings: Settings) -> dict[str, list[Any]]:
+    found = engine.connect(settings.database_url)
+    with engine.reading(found) as connection:
+        told = {
+            table.name: [tuple(row) for row in connection.execute(select(table).order_by(*table.primary_key.columns))]
+            for table in metadata.sorted_tables
+        }
+    found.dispose()
+    return told
+
+
+def test_a_home_moves_with_all_that_it_knows(full: Settings, postgresql: Cluster) -> None:
+    before = contents(full)
+    with postgresql.database() as url:
+        moved = moving.move(full, url)
+        after = Settings(home=full.home)
+        assert after.database_url == url
+        assert contents(after) == before
+        assert {each.table: each.rows for each in moved} == {name: len(rows) for name, rows in before.items()}
+        assert sorted(each.name for each in full.home.glob("kps.db*")) == [storeplace.MOVED]
+        with pytest.raises(Conflict, match="already"):
+            moving.move(full, url)
+        with closing(Store(url)) as store:
+            who = store.caller_by_local_home()
+            kms = Kms(store, *root.roots(full.home))
+            owner, sealed = store.access_key(store.local_owner()[1])
+            kms.open(sealed, home.access_key_context(owner, store.local_owner()[1])).wipe()
+            highest = max(row[0] for row in before["tasks"])
+            assert given.task(store, who, "new").seq == highest + 1
+
+
+def test_a_home_is_not_moved_while_somebody_works_with_it_nor_onto_something(full: Settings, postgresql: Cluster) -> None:
+    with postgresql.database() as url:
+        with root.in_use(full.home), pytest.raises(Conflict) as refused:
+            moving.move(full, url)
+        assert refused.value.code == "home_in_use"
+        home.initialise(Settings(home=full.home.with_name("other"), store_url=url))
+        with pytest.raises(Conflict) as refused:
+            moving.move(full, url)
+        assert refused.value.code == "target_not_empty"
+    assert full.in_file
+
+
+def test_a_move_that_was_kept_and_not_recorded_is_ended_by_the_next_one(
+    full: Settings, postgresql: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with postgresql.database() as url:
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(storeplace, "record", dies)
+            moving.move(full, url)
+        assert full.in_file
+        assert moving.move(full, url)
+        assert Settings(home=full.home).database_url == url
+
+
+def test_what_is_not_there_as_it_was_here_is_not_kept(
+    full: Settings, postgresql: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that changes what it is given; that a trigger does it stands for all other ways."""
+    from controller.store import moving as store_moving
+
+    whole = store_moving._count_on
+
+    def and_spoil(here: Any, there: Any) -> None:
+        whole(here, there)
+        there.exec_driver_sql("UPDATE servers SET port = port + 1 WHERE name = 'wéb-1'")
+
+    monkeypatch.setattr(store_moving, "_count_on", and_spoil)
+    with postgresql.database() as url:
+        with pytest.raises(Problem) as refused:
+            moving.move(full, url)
+        assert refused.value.code == "moved_wrong"
+        with closing(Store(url)) as store, pytest.raises(Unavailable, match="no owner"):
+            store.local_owner()
+    assert full.in_file
+
+
+def test_a_move_killed_in_the_middle_leaves_both_as_they_were(full: Settings, postgresql: Cluster) -> None:
+    before = contents(full)
+    program = """
+import os, signal, sys
+from pathlib import Path
+from controller.service import moving
+from controller.settings import Settings
+
+def told(table, rows):
+    if table == "events":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+moving.move(Settings(home=Path(sys.argv[1])), sys.argv[2], told)
+"""
+    with postgresql.database() as url:
+        done = subprocess.run([sys.executable, "-c", program, full.home, url], check=False)
+        assert done.returncode == -signal.SIGKILL
+        assert full.in_file
+        assert contents(full) == before
+        with closing(Store(url)) as store, pytest.raises(Unavailable, match="no owner"):
+            store.local_owner()
+        until = time.monotonic() + 30
+        while True:  # until the server has seen that its client is gone
+            try:
+                moving.move(full, url)
+                break
+            except Conflict:
+                assert time.monotonic() < until
+                time.sleep(0.05)
+        assert contents(Settings(home=full.home)) == before
