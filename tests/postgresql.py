@@ -33,7 +33,7 @@ def programs() -> Path:
 
 
 class Cluster:
-    """A server that nobody but this machine reaches, over its socket. It keeps nothing that must last, so it does not wait for disks."""
+    """A server that nobody but this machine reaches, over its socket. Nothing in it has to last: it waits for no disk."""
 
     def __init__(self) -> None:
         self._bin = programs()
@@ -101,7 +101,7 @@ class Cluster:
                 connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
     def emptied(self) -> str:
-        """Return the URL of a database with this version's tables, all of them empty: the same one each time, which is quicker."""
+        """Return the URL of a database with this version's tables, all empty: the same one each time, which is quicker."""
         with self.session() as connection:
             if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [_SHARED]).fetchone():
                 connection.execute(f"CREATE DATABASE {_SHARED} TEMPLATE template0")
@@ -112,7 +112,7 @@ class Cluster:
         with self.session(_SHARED) as connection, connection.transaction():
             connection.execute("SET LOCAL session_replication_role = replica")  # references are not looked at
             for table in metadata.tables:
-                connection.execute(f"DELETE FROM {table}")
+                connection.execute(f"DELETE FROM {table}")  # noqa: S608
             for (sequence,) in connection.execute("SELECT oid::regclass::text FROM pg_class WHERE relkind = 'S'").fetchall():
                 connection.execute(f"SELECT setval('{sequence}', 1, false)")
         return self.url(_SHARED)

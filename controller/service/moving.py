@@ -9,7 +9,7 @@ from controller.errors import Conflict, Invalid, Unavailable
 from controller.kms import root
 from controller.service.home import require
 from controller.settings import Settings
-from controller.store import Store, moving, postgresql
+from controller.store import Store, postgresql
 from controller.store.moving import Moved, Told
 
 

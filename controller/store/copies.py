@@ -78,6 +78,11 @@ class Copies(Rollouts):
         with engine.reading(self._engine) as connection:
             return schema.version(connection) == tables.VERSION
 
+    def version(self) -> str | None:
+        """Return the newest migration that it has seen; None where it has no tables of ours."""
+        with engine.reading(self._engine) as connection:
+            return schema.version(connection)
+
     def note_backup(self, tenant_id: str, user_id: str, with_root_key: bool) -> None:
         """Record that everything was copied out, and whether with what opens it."""
         with engine.writing(self._engine) as connection:

@@ -41,8 +41,8 @@ _SESSION = (
     "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 )
 _DEFAULTS = {
-    "application_name": "kps", "client_encoding": "UTF8", "connect_timeout": "10", "keepalives_idle": "30", "keepalives_interval": "10",
-    "keepalives_count": "3",
+    "application_name": "kps", "client_encoding": "UTF8", "connect_timeout": "10",
+    "keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3",
 }  # fmt: skip
 
 _RUNS = "see that PostgreSQL runs and can be reached, then try again"

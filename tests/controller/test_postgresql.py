@@ -15,7 +15,6 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -27,7 +26,7 @@ from controller.kms import Kms, root
 from controller.model import Caller, Outcome, Sealed
 from controller.service import backup, home, moving, rootkeys
 from controller.settings import Settings
-from controller.store import Store, engine, postgresql, tables
+from controller.store import Store, engine, tables
 from controller.store.prepared import Prepared
 from controller.store.tables import metadata
 from tests.controller import given
@@ -170,17 +169,22 @@ def test_a_transaction_that_the_server_left_in_the_middle_is_undone_and_told(
 ) -> None:
     task = given.task(store, who)
     ask: Prepared[Any] = Prepared(select(tables.tasks.c.id))
-    with pytest.raises(Unavailable, match="see that PostgreSQL runs"), engine.writing(store._engine) as connection:
-        connection.execute(tables.tasks.delete())
-        postgresql.stop(signal.SIGQUIT)
-        postgresql.start()
-        ask.all(connection)
+
+    def in_the_middle() -> None:
+        with engine.writing(store._engine) as connection:
+            connection.execute(tables.tasks.delete())
+            postgresql.stop(signal.SIGQUIT)
+            postgresql.start()
+            ask.all(connection)
+
+    with pytest.raises(Unavailable, match="see that PostgreSQL runs"):
+        in_the_middle()
     assert store.task(who.tenant_id, task.id) == task
 
 
 @contextmanager
 def cut(cluster: Cluster, place: Path, after: bool) -> Iterator[Path]:
-    """A way to the server that breaks at COMMIT: before the server hears of it, or after it has done it and before it can say so."""
+    """A way to the server that breaks at COMMIT: before the server hears of it, or when it has done it and cannot say so."""
     path = place / ".s.PGSQL.5432"
     open_sockets: list[socket.socket] = []
     listener = socket.socket(socket.AF_UNIX)
@@ -234,6 +238,12 @@ def cut(cluster: Cluster, place: Path, after: bool) -> Iterator[Path]:
             each.close()
 
 
+def through(place: Path, url: str) -> str:
+    """The same database, reached by way of another directory's socket."""
+    address, _, _ = url.partition("?")
+    return f"{address}?host={place}"
+
+
 @pytest.mark.parametrize("after", [False, True])
 def test_of_a_commit_that_nobody_answered_the_server_is_asked(
     store: Store, who: Caller, database: str, postgresql: Cluster, tmp_path: Path, after: bool
@@ -241,13 +251,9 @@ def test_of_a_commit_that_nobody_answered_the_server_is_asked(
     """Done once where it was kept, and once where it was not: never twice, and never told wrongly."""
     task = given.task(store, who)
     before = store.newest_event()
-    with cut(postgresql, tmp_path, after) as place:
-        with closing(Store(database.replace(str(postgresql.place), str(place)))) as far:
-            verbs = [
-                (contextvars.copy_context(), lambda: far.claim(task.id, "me", 30)),
-                (contextvars.copy_context(), far.can_write),
-            ]
-            claimed, written = far.together(verbs)
+    with cut(postgresql, tmp_path, after) as place, closing(Store(through(place, database))) as far:
+        verbs = [(contextvars.copy_context(), verb) for verb in (lambda: far.claim(task.id, "me", 30), far.can_write)]
+        claimed, written = far.together(verbs)
     assert written.raised is None
     assert claimed.raised is None
     assert claimed.returned.status == "running"
@@ -259,17 +265,16 @@ def test_where_the_server_stays_away_a_commit_is_in_doubt_and_not_repeated(
 ) -> None:
     monkeypatch.setattr("controller.store.postgresql.IN_DOUBT_SECONDS", 0.5)
     task = given.task(store, who)
-    with cut(postgresql, tmp_path, after=False) as place:
-        with closing(Store(database.replace(str(postgresql.place), str(place)))) as far:
-            asked: list[int] = []
+    asked: list[int] = []
+    with cut(postgresql, tmp_path, after=False) as place, closing(Store(through(place, database))) as far:
 
-            def claims() -> Any:
-                asked.append(1)
-                if len(asked) == 1:
-                    (place / ".s.PGSQL.5432").unlink()  # nobody gets there any more
-                return far.claim(task.id, "me", 30)
+        def claims() -> Any:
+            asked.append(1)
+            if len(asked) == 1:
+                (place / ".s.PGSQL.5432").unlink()  # nobody gets there any more
+            return far.claim(task.id, "me", 30)
 
-            done = far.together([(contextvars.copy_context(), claims), (contextvars.copy_context(), lambda: None)])
+        done = far.together([(contextvars.copy_context(), claims), (contextvars.copy_context(), lambda: None)])
     assert {each.raised.code for each in done if isinstance(each.raised, Problem)} == {"store_in_doubt"}
     assert len(done) == 2
     assert len(asked) == 1
@@ -418,9 +423,10 @@ def test_a_move_that_was_kept_and_not_recorded_is_ended_by_the_next_one(
         raise KeyboardInterrupt
 
     with postgresql.database() as url:
-        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as patched:
             patched.setattr(storeplace, "record", dies)
-            moving.move(full, url)
+            with pytest.raises(KeyboardInterrupt):
+                moving.move(full, url)
         assert full.in_file
         assert moving.move(full, url)
         assert Settings(home=full.home).database_url == url

@@ -57,7 +57,10 @@ def look(settings: Settings, process: Process | None = None, clock: Clock = now)
         if store is None:
             findings += [unseen(about, "the database cannot be asked") for about in ("trail", "backup")]
         else:
-            findings += [*records.newest_events(store), *records.backups(store, clock())]
+            findings += records.newest_events(store)
+            # When PostgreSQL was copied last is not on record here.
+            elsewhere = "PostgreSQL's own (pg_dump), with the home beside it; when that was done last is not seen from here"
+            findings += records.backups(store, clock()) if settings.in_file else [well("backup", elsewhere)]
     findings += machine.open_files(settings, process is not None)
     return findings + _certificate(settings, process, clock())
 

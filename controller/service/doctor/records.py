@@ -1,6 +1,7 @@
 """What is on record: the database, the newest part of each tenant's trail, and when all of it was copied last."""
 
 import base64
+import contextlib
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime, timedelta
@@ -14,7 +15,7 @@ from controller.model import Event
 from controller.service import trail
 from controller.service.doctor.finding import Finding, found, refused, well
 from controller.settings import Settings
-from controller.store import Store
+from controller.store import Store, tables
 from controller.store.chain import digest_of, event_message
 from controller.store.events import Wanted
 from controller.store.examined import Examined, examine
@@ -29,6 +30,8 @@ _EVENT = ("tenant_id", "user_id", "task_id", "server_id", "keypair_id", "kind", 
 
 def database(settings: Settings) -> tuple[list[Finding], bool]:
     """Return what is found of the database, and whether it is one that can be asked."""
+    if not settings.in_file:
+        return _on_postgresql(settings)
     try:
         seen = examine(settings.database, BUSY_SECONDS)
     except Problem as problem:
@@ -39,6 +42,22 @@ def database(settings: Settings) -> tuple[list[Finding], bool]:
     size = settings.database.stat().st_size
     told = f"{settings.database}: {_size(size)}, whole, tables of version {seen.version}; write-ahead log {_size(held)}"
     return wrong or [well("database", told)], not (seen.damage or seen.foreign or seen.behind or seen.ahead)
+
+
+def _on_postgresql(settings: Settings) -> tuple[list[Finding], bool]:
+    """Whether it answers, takes what is written, and has our tables: the rest PostgreSQL looks after by itself."""
+    try:
+        with contextlib.closing(Store(settings.database_url)) as store:
+            store.can_write()
+            version, place = store.version(), store.place
+    except Problem as problem:
+        return [refused("database", problem)], False
+    if version == tables.VERSION:
+        return [well("database", f"{place}: it answers and takes what is written, tables of version {version}")], True
+    told = f"{place}: its tables are of version {version or 'none'}"
+    if version is not None and version > tables.VERSION:
+        return [found("database", "store_too_new", told, "use that newer kps")], False
+    return [found("database", "store_old", told, "make a dump (pg_dump); then kps init, or any other command")], False
 
 
 def _wrong(settings: Settings, seen: Examined, held: int) -> Iterator[Finding]:
