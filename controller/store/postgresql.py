@@ -1,6 +1,6 @@
 """The connection to PostgreSQL: one writer at a time, one view for a reader, and words for what is wrong with the server.
 
-Writers wait for one another on an advisory lock, as they do in SQLite on its file (docs/decisions/0090).
+Writers wait for one another on an advisory lock, as they do in SQLite on its file (docs/decisions/0098).
 """
 
 import secrets
