@@ -164,7 +164,7 @@ def test_a_reader_sees_one_state_while_others_write(url: str) -> None:
     made.dispose()
 
 
-@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "postgresql://x/y", "kps.db"])
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "postgresql://x", "mysql://x/y", "kps.db"])
 def test_another_address_is_refused(url: str) -> None:
     with pytest.raises(Invalid):
         Store(url)
