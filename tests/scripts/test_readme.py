@@ -50,7 +50,7 @@ def play(place: Path, first: str) -> None:
         script += f"echo '<<{number}'\n{command}\necho \">>{number} $?\"\n"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KPS_")}
     environment |= {"COLUMNS": "120", "TMPDIR": str(place)}
-    done = subprocess.run(["bash"], input=script, cwd=place, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(["bash"], input=script, cwd=place, env=environment, capture_output=True, text=True, timeout=600)
     for number, (command, shown, code) in enumerate(steps):
         said = re.search(rf"<<{number}\n(.*?)>>{number} (\d+)\n", done.stdout, re.DOTALL)
         assert said is not None, f"{command}: the session stopped: {done.stdout[-2000:]}{done.stderr[-2000:]}"
