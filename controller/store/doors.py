@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, case, delete, func, select, update
 
 from controller.doors import MAY_BE_OPEN, OVER, Door, DoorOrder, DoorRule, DoorState, after
 from controller.errors import Conflict, NotAllowed, NotFound
@@ -208,7 +208,7 @@ class Doors(Tasks):
     def count_doors(self, tenant_id: str | None) -> tuple[int, int]:
         """Return how many doors of a tenant, or (None) of all, are or may be open, and how many of these do not answer for it."""
         table = tables.doors
-        doubted = func.sum((table.c.asks > 0) & (table.c.state == "closing"))
+        doubted = func.sum(case(((table.c.asks > 0) & (table.c.state == "closing"), 1), else_=0))
         query = select(func.count(), doubted).where(table.c.state.in_(MAY_BE_OPEN))
         if tenant_id is not None:
             query = query.where(table.c.tenant_id == tenant_id)

@@ -256,6 +256,7 @@ WITHOUT_CALLER = {
     "Tasks.adopt", "Tasks.drain", "Policies.sweep", "Secrets.sweep", "Feed.after", "Stopping.rest", "Readiness.report",
     # Who comes into the console is found out by these; News.newest tells a number, and nothing of whose.
     "Console.sign_in", "Console.follow", "Console.known", "Console.still", "Console.seen", "Console.sign_out", "News.newest",
+    "Console.canonical", "Console.sessions", "Console.end_session", "Console.change_password",  # of whoever is signed in
     "Keypairs.bound_counts",  # of key pairs that the caller was given
     "Verifications.close",
     "Emergency.sweep", "Doorbell.run", "Doorbell.goodbye", "Doorbell.tell_due",
