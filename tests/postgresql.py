@@ -56,8 +56,13 @@ class Cluster:
         )  # fmt: skip
         words = [word for each in settings for word in ("-c", each)]
         with open(self.place / "log", "ab") as log:
+            # Where the tests are killed it ends too.
             self._server = subprocess.Popen(
-                [self._bin / "postgres", "-D", self.place / "data", *words], stdout=log, stderr=log, cwd=self.place, **self._as
+                ["setpriv", "--pdeathsig", "INT", self._bin / "postgres", "-D", self.place / "data", *words],
+                stdout=log,
+                stderr=log,
+                cwd=self.place,
+                **self._as,
             )
         until = time.monotonic() + _START_SECONDS
         while True:
