@@ -259,6 +259,7 @@ WITHOUT_CALLER = {
     "Console.canonical", "Console.sessions", "Console.end_session", "Console.change_password",  # of whoever is signed in
     "Keypairs.bound_counts",  # of key pairs that the caller was given
     "Verifications.close",
+    "Doctor.findings",  # of the whole home, for its owner alone: tests/controller/test_doctor.py
     "Emergency.sweep", "Doorbell.run", "Doorbell.goodbye", "Doorbell.tell_due",
     "Measured.watch_loop", "Metrics.exposed",  # who may read the figures is decided before: controller/api/scraping.py
 }  # fmt: skip
