@@ -115,6 +115,20 @@ ROWS = (
         "rollouts",
         r"",
     ),
+    Row(
+        "E1",
+        "emergency doors whose controller, network, watcher or server is lost; every flavour opened and closed",
+        "closed within 5 s of the deadline, 100 %; files as before",
+        "doors",
+        r"",
+    ),
+    Row(
+        "E2",
+        "passwords of logins rotated while controller, agents, sessions or servers are lost",
+        "the current or the previous version works at every moment",
+        "passwords",
+        r"",
+    ),
     Row("P3", "another root key, killed at 100 points", "every key opens, 0 ciphertexts changed, 0 opened", "rotation", r""),
     # What no drill measures: the ordinary suite holds it, whole, in each run; by what, stands in the place of a pattern.
     Row(
