@@ -121,19 +121,21 @@ def connection(
 
 def group(
     *select: str,
+    every: bool = False,
     profile: str | None = None,
     home: str | os.PathLike[str] | None = None,
     config: Any = None,
     controller: Controller | None = None,
 ) -> Group:
-    """Return a group of the servers that are selected (names, label=value); of all servers without words.
+    """Return a group of the servers that are selected (names, label=value), or with every=True of all servers.
 
-    It works on all of them at once. To the rest: see connection().
+    It works on all of them at once. Refused: selection_empty where nothing is selected, as by a list that came out empty;
+    selection_twice. To the rest: see connection().
     """
     controller = controller or Controller(profile, home)
     gateways: dict[tuple[str, ...], Connection] = {}
     members = []
-    for way in controller.ways(select):
+    for way in controller.ways(select, every=every):
         made: Connection | None = None
         passed: tuple[str, ...] = ()
         for hop in way[:-1]:

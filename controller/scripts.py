@@ -26,6 +26,7 @@ from controller.cli.where import network
 from controller.client import AsyncKpsClient, KpsClient
 from controller.client.call import Flowing
 from controller.client.reaching import Hop, way, ways
+from controller.client.refusals import Refused
 from controller.settings import Settings
 
 __all__ = ["Controller", "Hop", "client"]
@@ -67,10 +68,12 @@ class Controller:
         with self._client() as kps:
             return kps.play(functools.partial(way, name, login))
 
-    def ways(self, words: Sequence[str]) -> list[list[Hop]]:
-        """Return the ways to all servers that words select; every server without words."""
+    def ways(self, words: Sequence[str], *, every: bool = False) -> list[list[Hop]]:
+        """Return the ways to all servers that words select, or to every server. Refused(selection_empty): neither is said."""
+        if not words and not every:
+            raise Refused(400, "selection_empty", "name a server, give label=value, or say every=True for all of them")
         with self._client() as kps:
-            return kps.play(functools.partial(ways, words, every=not words))
+            return kps.play(functools.partial(ways, words, every=every))
 
     def private_key(self, hop: Hop) -> str:
         """Return the private half for a login as OpenSSH text; the controller records each opening.

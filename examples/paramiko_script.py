@@ -1,6 +1,6 @@
 """paramiko over the servers of a kps controller: python paramiko_script.py web-1 db-1
 
-pip install 'kps-fleet[fabric]'
+What to install: docs/scripts.md.
 """
 
 import sys

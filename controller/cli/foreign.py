@@ -6,6 +6,7 @@ Each is read by who reads such files anyway: asyncssh, `ansible-inventory`. Noth
 import fnmatch
 import getpass
 import json
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ KNOWN_HOSTS_BYTES = 8 * 1024 * 1024
 MOST_HOSTS = 10_000
 _INCLUDES = 16  # readconf.c: READCONF_MAX_DEPTH
 _PATTERN = "*?!,"
+_SETTING = re.compile(r"\s*([A-Za-z0-9]+)(?:\s*=\s*|\s+|$)(.*)", re.DOTALL)  # what -o takes
 _BY_SSH = ("ssh", "smart", "paramiko", "paramiko_ssh", "ansible.builtin.ssh", "ansible.builtin.paramiko_ssh", "kps.fleet.ssh")
 _BEST = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa")
 
@@ -331,7 +333,7 @@ def _of_host(name: str, said: Json, labels: dict[str, str], login: str | None, t
 
 
 def _jumps_of(words: list[str]) -> tuple[list[str], list[str]]:
-    """Return the jump servers that arguments of ssh name, and the other arguments."""
+    """Return the jump servers that arguments of ssh name, and the other options: not their values, which may hold a password."""
     jump: list[str] = []
     others: list[str] = []
     rest = iter(words)
@@ -341,13 +343,14 @@ def _jumps_of(words: list[str]) -> tuple[list[str], list[str]]:
         elif word.startswith(("-J", "-o")):
             word, value = word[:2], word[2:]
         else:
-            others.append(word)
+            others += [word[:2]] if word.startswith("-") else []
             continue
-        name, _, said = ("ProxyJump", "", value) if word == "-J" else value.replace(" ", "=", 1).partition("=")
-        if name.strip().lower() == "proxyjump":
+        found = _SETTING.fullmatch(value)
+        name, said = ("ProxyJump", value) if word == "-J" else found.groups() if found else ("", "")
+        if name.lower() == "proxyjump":
             jump = [each.strip() for each in said.split(",") if each.strip()]
         else:
-            others += [word, value]
+            others.append(f"{word} {name}".rstrip())
     return jump, others
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import os
 import signal
 import tempfile
 from collections.abc import Iterable
@@ -145,7 +146,7 @@ async def ssh_agent(
     """Hold the managed keys that a configuration of `kps ssh-config` names, in an ssh-agent at DIR/agent.
 
     They are in no file. It ends with the command, with Ctrl-C, or when its time is over. Each key that is taken out of custody is
-    on record.
+    on record. Where you have an ssh-agent of your own, SSH_AUTH_SOCK goes on being that one for the command.
     """
     directory = sshfiles.usable(directory)
     ids = sshfiles.key_ids(directory)
@@ -165,7 +166,9 @@ async def ssh_agent(
         if refused and not session.json:
             output.say(f"kps: not given to you: {'; '.join(refused)}", errors=True)
         if words:
-            return sshagent.run(words, {"SSH_AUTH_SOCK": str(agent.path)})
+            # The user's own holds what is not in custody; the configuration names this one.
+            own = os.environ.get("SSH_AUTH_SOCK")
+            return sshagent.run(words, None if own else {"SSH_AUTH_SOCK": str(agent.path)})
         if session.json:
             output.as_json({"socket": str(agent.path), "keypairs": loaded, "minutes": minutes})
         else:

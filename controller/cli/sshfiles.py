@@ -148,7 +148,7 @@ def _host(hop: Hop) -> str:
         f"HostKeyAlias {_word(_KNOWN_AS, hop.known_as, 'id')}",
     ]
     if hop.jump:
-        lines.append("ProxyJump " + ",".join(_word(_NAME, each, "name") for each in hop.jump))
+        lines.append("ProxyJump " + ",".join(_jump(each) for each in hop.jump))
     for kind, settings in _KIND.items():
         allowed = [name for name in OLD_ALGORITHMS[kind] if name in hop.old_algorithms]
         if allowed:
@@ -166,6 +166,14 @@ def _login(directory: Path, hop: Hop) -> str:
     if hop.managed:
         lines.append(f"IdentityAgent {directory}/{AGENT}")
     return "\n    ".join(lines) + "\n"
+
+
+def _jump(name: str) -> str:
+    if name.lower() == "none":  # readconf.c: ProxyJump none, in any case, is no jump server at all
+        raise Declined(
+            REFUSED, "not_for_ssh", f"{name!r}: ssh would take it for no jump server at all; add that server under another name"
+        )
+    return _word(_NAME, name, "name")
 
 
 def _key_file(hop: Hop) -> str:

@@ -146,7 +146,8 @@ INVENTORY: Any = {
         "hostvars": {
             "db": {"ansible_host": "10.0.0.7", "ansible_port": 2222, "ansible_user": {"__ansible_unsafe": "dba"}},
             "web": {
-                "ansible_ssh_common_args": "-J gate -o ControlMaster=auto",
+                "ansible_ssh_common_args": "-J gate -o ControlMaster=auto -4 -p2222 -i ~/.ssh/hunter2",
+                "ansible_ssh_extra_args": "-o 'ProxyCommand sshpass -p hunter2 ssh x' -o ' SetEnv\tA=hunter2' -o =hunter2",
                 "kps_host_key": KEY,
                 "kps_labels": {"stage": "prod"},
             },
@@ -178,8 +179,9 @@ def test_an_inventory_is_taken_over_with_its_groups(tmp_path: Path) -> None:
         "gate": {"name": "gate", "host": "gate", "login": "me", "labels": {}},
     }  # fmt: skip
     assert found.notes == [
-        "web: not taken over of its SSH arguments: -o ControlMaster=auto", "win: left out: it is reached by winrm",
-    ]  # fmt: skip
+        "web: not taken over of its SSH arguments: -o ControlMaster -4 -p -i -o ProxyCommand -o SetEnv -o",
+        "win: left out: it is reached by winrm",
+    ]  # fmt: skip  # not what the options are given: a password may be in it
 
 
 @pytest.mark.parametrize(

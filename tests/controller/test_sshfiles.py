@@ -77,6 +77,17 @@ def test_old_algorithms_are_for_the_server_that_is_allowed_them(tmp_path):
 )
 @pytest.mark.parametrize("field", ["name", "login", "host", "jump", "id", "keypair_id", "host_key"])
 def test_a_hostile_word_is_not_written(tmp_path, field, bad):
+    refused(tmp_path, field, bad)
+
+
+@pytest.mark.parametrize("bad", ["none", "NONE", "None"])
+def test_a_jump_server_whose_name_means_none_is_not_gone_around(tmp_path, bad):
+    refused(tmp_path, "jump", bad)
+    # It is a server like others where nothing is behind it.
+    assert told(tmp_path / "made", [[replace(BOUND, name=bad)]], bad)["hostkeyalias"] == [f"kps-{ID}"]
+
+
+def refused(tmp_path, field, bad):
     value = (bad,) if field == "jump" else f"ssh-ed25519 {bad}" if field == "host_key" else bad
     with pytest.raises(Declined) as declined:
         sshfiles.write(tmp_path / "made", [[replace(BOUND, **{field: value})]], "here")

@@ -171,8 +171,8 @@ def test_an_agent_of_ones_own_waits_and_is_ended(product, three, short):
     assert not (place / "agent").exists()
 
 
-def test_a_key_pair_that_is_not_in_custody_is_the_users_own_agents(make_server, product, short, monkeypatch):
-    server = make_server()
+def test_a_key_pair_that_is_not_in_custody_is_the_users_own_agents(make_server, product, three, short, monkeypatch):
+    server, place = make_server(), short / "made"
     product.add(server)
     pair = product.keypair(managed=False)
     product.succeeds("bind", server, keypair=pair, password=server.root_password, accept_unproved=True)
@@ -183,6 +183,12 @@ def test_a_key_pair_that_is_not_in_custody_is_the_users_own_agents(make_server, 
         subprocess.run(["ssh-add", "-q", "-"], env=environment, input=pair["private_key"], text=True, check=True)
         monkeypatch.setitem(product.environment, "SSH_AUTH_SOCK", str(path))
         assert product.kps("ssh", server.name, "--", "hostname").stdout == f"{server.name}\n"
+        # Within kps ssh-agent that agent is still theirs: one command reaches servers of both kinds.
+        both = [three[0].name, server.name]
+        product.kps("ssh-config", *both, "--output", str(place))
+        script = f"for name in {' '.join(both)}; do ssh -n -F {place}/config $name hostname || exit; done"
+        done = product.kps("ssh-agent", "--from", str(place), "--", "sh", "-c", script)
+        assert done.stdout == "".join(f"{name}\n" for name in both)
         own.terminate()
 
 

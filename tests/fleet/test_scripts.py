@@ -60,6 +60,8 @@ def test_the_examples_run(three, served, tmp_path):
     kernel = one.run(["uname", "-r"]).stdout.strip()
     shown = run(served, FAB, "uptime", "--select", f"part={gate.name}")
     assert [line.partition(": ")[0] for line in shown.splitlines()] == sorted([one.name, two.name])
+    shown = run(served, FAB, "uptime", "--all")
+    assert [line.partition(": ")[0] for line in shown.splitlines()] == sorted(each.name for each in three)
     (tmp_path / "site").write_text("a page\n")
     # From another machine, as somebody with an access key.
     afar = {"KPS_URL": served.url, "KPS_FINGERPRINT": served.fingerprint, "KPS_ACCESS_KEY": served.access_key}
@@ -118,6 +120,19 @@ def test_what_is_not_bound_is_refused_before_anything_is_sent(make_server, serve
         assert refused.value.code == "nothing_bound"
     with pytest.raises(Refused, match="nobody-here"):
         connection("nobody-here", controller=controller)
+    served.kps("server", "remove", server.name)
+
+
+def test_what_selects_nothing_is_not_all_servers(tmp_path):
+    for asked in (lambda: group(*[], home=tmp_path), lambda: Controller(home=tmp_path).ways([])):
+        with pytest.raises(Refused, match="every=True") as refused:
+            asked()
+        assert refused.value.code == "selection_empty"
+    done = subprocess.run(
+        [FAB, "uptime"], env=os.environ | {"KPS_HOME": str(tmp_path)}, cwd=EXAMPLES, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "every=True" in done.stderr
 
 
 def test_what_ansible_prints_of_its_inventory_is_taken_in(tmp_path):
