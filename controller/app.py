@@ -138,7 +138,7 @@ async def opened(
         keys = KeyService.of(store, kms, worker)
         tasks = Tasks(store, dispatch, worker, stopping, deposits)
         background = [
-            asyncio.create_task(sweep(store, worker, settings.lease_seconds, tasks if serving else None)),
+            asyncio.create_task(sweep(store, worker, dispatch, tasks if serving else None)),
             asyncio.create_task(sweep_keys(keys.keys)),
             asyncio.create_task(sweep_ended(store, worker)),
             asyncio.create_task(doorbell.run()),
@@ -224,16 +224,22 @@ def dispatching(settings: Settings, runner: Runner, owner: str) -> InProcess:
     return InProcess(runner, runner.run, owner, settings.concurrency, settings.lease_seconds)
 
 
-async def sweep(store: Store, worker: Executor, lease_seconds: float, tasks: Tasks | None) -> None:
+async def sweep(store: Store, worker: Executor, dispatch: InProcess, tasks: Tasks | None) -> None:
     """End, ever again, the running tasks whose process was heard no more. tasks: begin there what was handed on."""
     while True:
         # A full disk, say, is told by every request; it is not to end this for good.
         with contextlib.suppress(Problem):
             if tasks is not None:
                 await tasks.adopt()
-        await asyncio.sleep(lease_seconds)
+        await asyncio.sleep(dispatch.lease_seconds)
         with contextlib.suppress(Problem):
-            await off_loop(worker, store.interrupt_expired)
+            await end_unheard(store, worker, dispatch)
+
+
+async def end_unheard(store: Store, worker: Executor, dispatch: InProcess) -> None:
+    """End the running tasks whose process was heard no more. That is never this one, however long the store was away."""
+    await dispatch.hold()
+    await off_loop(worker, store.interrupt_expired)
 
 
 async def sweep_ended(store: Store, worker: Executor) -> None:

@@ -11,11 +11,13 @@ import socket
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Protocol
 
+from controller.errors import Problem
 from controller.model import SERVING, Credential, Task
 
 LEASE_SECONDS = 30.0
 _ANOTHER_LOOK_SECONDS = 0.1
 _AFTER_URGENT_SECONDS = 1.0
+_HELD_AGAIN_SECONDS = 1.0  # after the store could not be written
 
 
 class Claims(Protocol):
@@ -79,6 +81,11 @@ class InProcess:
             working = loop.create_task(self._answer(task_id, credentials))
             self._working.add(working)
             working.add_done_callback(self._working.discard)
+
+    async def hold(self) -> None:
+        """Renew, now, the leases of all that is held here; what the store raises."""
+        if self._held:
+            await self._claims.renew(set(self._held), self.owner, self.lease_seconds)
 
     async def idle(self) -> None:
         """Wait until nothing that was rung for is left."""
@@ -157,9 +164,14 @@ class InProcess:
 
     async def _beat(self) -> None:
         """Hold what is held. What was handed on all the same is not ours any more: the server refuses its generation."""
+        wait = self.lease_seconds / 3
         while self._held:
-            await asyncio.sleep(self.lease_seconds / 3)
-            await self._claims.renew(set(self._held), self.owner, self.lease_seconds)
+            await asyncio.sleep(wait)
+            wait = self.lease_seconds / 3
+            try:
+                await self.hold()
+            except Problem:
+                wait = min(wait, _HELD_AGAIN_SECONDS)  # a full disk or a server that is away: every request says so too
 
 
 def _current() -> asyncio.Task[None]:

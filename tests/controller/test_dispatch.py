@@ -2,10 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from controller.app import end_unheard
 from controller.dispatch import InProcess
+from controller.errors import Unavailable
 from controller.kms import Kms
 from controller.model import Caller, Credential, Outcome, Secret, Server, Task, now
 from controller.run import Runner
@@ -24,8 +27,12 @@ class Claims(Runner):
     def __init__(self, store: Store, kms: Kms, settings: Settings, owner: str) -> None:
         super().__init__(store, kms, settings, owner, None)
         self.renewed = asyncio.Event()
+        self.failing = 0  # so many renewals fail
 
     async def renew(self, task_ids: object, owner: str, lease_seconds: float) -> set[str]:
+        if self.failing:
+            self.failing -= 1
+            raise Unavailable("store_unusable", "it is away")
         held = await super().renew(task_ids, owner, lease_seconds)  # type: ignore[arg-type]
         self.renewed.set()
         return held
@@ -129,3 +136,35 @@ def test_what_was_cancelled_while_it_waited_is_not_run(
     asyncio.run(story())
     assert ran == ["web-0", "web-2"]
     assert statuses(store, who) == ["succeeded", "cancelled", "succeeded"]
+
+
+def test_a_store_that_is_away_for_a_while_has_nothing_that_runs_interrupted(
+    store: Store, kms: Kms, settings: Settings, who: Caller, servers: list[Server]
+) -> None:
+    async def story() -> None:
+        begun, go_on = asyncio.Event(), asyncio.Event()
+        claims = Claims(store, kms, settings, "me")
+
+        async def run(task: Task, given: Credential | None) -> None:
+            begun.set()
+            await go_on.wait()
+
+        dispatch = InProcess(claims, run, "me", 1, LEASE_SECONDS)
+        task = ordered(store, who, servers[:1], "me")[0]
+        dispatch.ring([task.id], {})
+        await begun.wait()
+        claims.failing = 1
+        async with asyncio.timeout(10 * LEASE_SECONDS):
+            await claims.renewed.wait()  # all the same, and before anybody else looks
+        with ThreadPoolExecutor(1) as worker:
+            store.renew([task.id], "me", -1)  # away for longer than the lease
+            claims.failing = 1
+            with pytest.raises(Unavailable):
+                await end_unheard(store, worker, dispatch)
+            await end_unheard(store, worker, dispatch)
+        assert statuses(store, who) == ["running"]
+        go_on.set()
+        await dispatch.idle()
+        await dispatch.close()
+
+    asyncio.run(story())
