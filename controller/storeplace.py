@@ -60,9 +60,23 @@ def sync(directory: Path) -> None:
 def address_of(home: Path, given: str | None) -> str:
     """Return where a home keeps what it knows: where it was told to, else as it has on record, else its own file.
 
-    Conflict(store_elsewhere) where it is told another place than the file that it has: nothing would be found there.
+    Conflict(store_elsewhere) where it is told another place than it has, or where its file was moved and nothing says where to:
+    nothing would be found there, or something else.
     """
     on_record = recorded(home)
+    if given is not None and on_record not in (None, given):
+        # What is given may hold a password, so it is not repeated.
+        raise Conflict(
+            "store_elsewhere",
+            f"{home}: it keeps what it knows in {on_record}, and KPS_DATABASE_URL reads otherwise; unset KPS_DATABASE_URL, or, "
+            f"where the same database has another address now, write that into {home / RECORD}",
+        )
+    if given is None and on_record is None and (home / MOVED).exists() and not (home / FILE).exists():
+        raise Conflict(
+            "store_elsewhere",
+            f"{home}: what it knows was moved to PostgreSQL, and {RECORD}, which said where, is gone; "
+            "set KPS_DATABASE_URL to that database, then kps init writes it again",
+        )
     if given is not None and on_record is None and (home / FILE).exists():
         raise Conflict(
             "store_elsewhere",

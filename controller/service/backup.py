@@ -25,7 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
-from controller import opening, secretvalues
+from controller import opening, secretvalues, storeplace
 from controller.errors import AlreadyExists, Conflict, Damaged, Invalid, Problem, Unavailable
 from controller.kms import FileRootKey, Kms, RootKey, open_master, root
 from controller.model import Secret, now
@@ -40,6 +40,7 @@ MANIFEST_BYTES = 64 * 1024
 MOST_ROOTS = 8
 _IN_THE_HOME = re.compile(r"file:[A-Za-z0-9][A-Za-z0-9._-]*")  # a name, and no path
 UNFINISHED = ".kps.db.restoring"
+_OF_A_HOME = (DATABASE, f"{DATABASE}-wal", storeplace.RECORD, storeplace.MOVED)  # each says that there is one already
 
 Told = Callable[[str, int, int], None]  # what is being done, how much of it is done, of how much
 
@@ -160,7 +161,7 @@ def restore(file: Path, settings: Settings, *, told: Told = _untold) -> Restored
     with reading(file) as found:
         make_directory(home)
         with root.changing(home):
-            if any((home / name).exists() for name in (DATABASE, f"{DATABASE}-wal")):
+            if any(os.path.lexists(home / name) for name in _OF_A_HOME):
                 raise Conflict("home_exists", f"{home}: there is a home already, and it stays; give another one with --home")
             with contextlib.ExitStack() as undoing:
                 known = _put_root_keys(found, home, settings.root_key_uri, undoing)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from controller import storeplace
-from controller.errors import Unavailable
+from controller.errors import Conflict, Unavailable
 from controller.kms import Context, Kms, root
 from controller.model import Caller, Sealed, Secret
 from controller.service.auditkeys import AuditKeys
@@ -94,6 +94,11 @@ def new_secret() -> tuple[str, Secret]:
 
 
 def _first(settings: Settings, store: Store, show: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    if (settings.home / storeplace.MOVED).exists():
+        message = (
+            f"{settings.home}: what it knows was moved to PostgreSQL, and {store.place} holds none of it; name that database"
+        )
+        raise Conflict("store_elsewhere", message)
     on_record = root.known(settings.home)
     uri = settings.root_key_uri or (on_record[0].uri if on_record else root.DEFAULT_URI)
     key = root.make_root(uri, settings.home)

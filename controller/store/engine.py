@@ -204,8 +204,7 @@ def _unusable(where: str | os.PathLike[str] | Engine, error: Exception) -> Unava
         return None if step is None else Unavailable("store_unusable", f"{place}: {cause}; {step}")
     if cause is None or not isinstance(where, Engine) or where.dialect.name == "sqlite":
         return None
-    said = postgresql.told(cause)
-    return None if said is None else Unavailable("store_unusable", f"{postgresql.shown(where)}: {said}")
+    return postgresql.unusable(where, cause)
 
 
 def _prepare(driver: sqlite3.Connection, _record: Any) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DataError
 
 from controller import kps_audit_verify as verifier
 from controller.errors import Conflict, Damaged, Invalid
-from controller.store import engine, schema, tables
+from controller.store import engine, postgresql, schema, tables
 from controller.store.chain import Spelt, spelt
 
 ROWS_AT_ONCE = 1000
@@ -35,6 +35,7 @@ def move(source: Engine, target: Engine, told: Told = lambda table, rows: None) 
     Conflict(target_not_empty); Damaged(moved_wrong) where what is there then is not what is here; Invalid(text_not_movable).
     """
     with engine.writing(source) as here, engine.writing(target) as there:
+        postgresql.usable(there)  # else the controller would refuse it afterwards
         there.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
         before = inspect(there).get_table_names()
         if not before:

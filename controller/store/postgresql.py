@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy
 from sqlalchemy import URL, Connection, Engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from controller.errors import Conflict, Invalid, Unavailable
 
@@ -164,9 +164,12 @@ def transaction(connection: Connection) -> Iterator[None]:
 
 
 def _was_kept(engine: Engine, written: str, lost: DBAPIError) -> bool:
+    import psycopg
+
     until = time.monotonic() + IN_DOUBT_SECONDS
     while True:
-        with suppress(DBAPIError), engine.connect() as connection:
+        # Whatever hinders the question, the answer is not known: let out, it would have the caller begin anew.
+        with suppress(SQLAlchemyError, psycopg.Error), engine.connect() as connection:
             asked = _driver(connection).execute("SELECT pg_xact_status(%s::xid8)", [written])
             state = asked.fetchone()[0]  # type: ignore[index]
             if state in ("committed", "aborted"):
@@ -177,8 +180,13 @@ def _was_kept(engine: Engine, written: str, lost: DBAPIError) -> bool:
         time.sleep(_AGAIN_SECONDS)
 
 
-def told(error: BaseException) -> str | None:
-    """Return what PostgreSQL says of itself and the next step; None where the fault is ours."""
+def unusable(engine: Engine, error: BaseException) -> Unavailable | None:
+    """Return what PostgreSQL says of itself, with place and next step (store_unusable); None where the fault is ours."""
+    said = _told(error)
+    return None if said is None else Unavailable("store_unusable", f"{shown(engine)}: {said}")
+
+
+def _told(error: BaseException) -> str | None:
     import psycopg
 
     if not isinstance(error, psycopg.Error):
@@ -227,7 +235,16 @@ class Guard:
         self._session: Driver | None = None
 
     def take(self, wait: bool = False) -> None:
-        """Take the locks, or take them again. Conflict where somebody else has them, unless wait."""
+        """Take the locks, or take them again. Conflict where somebody else has them, unless wait; Unavailable(store_unusable)."""
+        try:
+            self._take(wait)
+        except Exception as error:  # of a driver that need not be installed
+            found = unusable(self.engine, error)
+            if found is None:
+                raise
+            raise found from error
+
+    def _take(self, wait: bool) -> None:
         self.let_go()
         self.mark = secrets.randbits(31)  # another each time: whoever found the last one gone holds it now
         borrowed = self.engine.raw_connection()

@@ -99,11 +99,16 @@ def test_what_the_server_refuses_is_told_with_the_next_step(postgresql: Cluster)
         assert "name the primary" in unusable(url)
 
 
-def test_a_database_that_orders_names_in_another_way_is_refused(postgresql: Cluster) -> None:
+def test_a_database_that_orders_names_in_another_way_is_refused(full: Settings, postgresql: Cluster) -> None:
     with postgresql.session() as connection:
         connection.execute("DROP DATABASE IF EXISTS sorted")
         connection.execute("CREATE DATABASE sorted TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'")
     assert "--encoding=UTF8" in unusable(postgresql.url("sorted"))
+    with pytest.raises(Unavailable, match="--encoding=UTF8"):  # before anything is moved there
+        moving.move(full, postgresql.url("sorted"))
+    assert full.in_file
+    with pytest.raises(Unavailable, match="see that PostgreSQL runs"):
+        moving.move(full, f"postgresql://kps@/kps?host={postgresql.place}/none")
 
 
 def test_a_process_that_holds_the_write_lock_for_long_is_named_as_the_cause(store: Store, database: str) -> None:
@@ -183,21 +188,24 @@ def test_a_transaction_that_the_server_left_in_the_middle_is_undone_and_told(
 
 
 @contextmanager
-def cut(cluster: Cluster, place: Path, after: bool) -> Iterator[Path]:
-    """A way to the server that breaks at COMMIT: before the server hears of it, or when it has done it and cannot say so."""
+def cut(cluster: Cluster, place: Path, after: bool, *more: bytes) -> Iterator[Path]:
+    """A way to the server that breaks at COMMIT: before the server hears of it, or when it has done it and cannot say so.
+
+    Then once more at each of more, before the server hears of it.
+    """
     path = place / ".s.PGSQL.5432"
     open_sockets: list[socket.socket] = []
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(os.fspath(path))
     listener.listen(20)
-    cuts = [True]
+    commit = b"COMMIT\0"
+    cuts = [commit, *more]
 
     def carry(source: socket.socket, to: socket.socket, other: socket.socket, asks: bool) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
-                if asks and b"COMMIT\0" in data and cuts:
-                    cuts.clear()
-                    if after:
+                if asks and cuts and cuts[0] in data:
+                    if cuts.pop(0) == commit and after:
                         to.sendall(data)
                         to.recv(1)  # it has answered
                     break
@@ -214,7 +222,7 @@ def cut(cluster: Cluster, place: Path, after: bool) -> Iterator[Path]:
                 server.connect(f"{cluster.place}/.s.PGSQL.5432")
                 open_sockets.extend((client, server))
                 threading.Thread(target=carry, args=(client, server, client, True), daemon=True).start()
-                if not (after and cuts):
+                if not (after and commit in cuts):
                     threading.Thread(target=carry, args=(server, client, server, False), daemon=True).start()
                 else:
                     threading.Thread(target=answers, args=(server, client), daemon=True).start()
@@ -224,7 +232,7 @@ def cut(cluster: Cluster, place: Path, after: bool) -> Iterator[Path]:
             while True:
                 # Looked at, not taken: what answers the COMMIT belongs to who cuts there.
                 server.recv(1, socket.MSG_PEEK)
-                if not cuts:
+                if commit not in cuts:
                     return
                 client.sendall(server.recv(65536))
 
@@ -258,6 +266,17 @@ def test_of_a_commit_that_nobody_answered_the_server_is_asked(
     assert claimed.raised is None
     assert claimed.returned.status == "running"
     assert store.newest_event() == before + 1
+
+
+def test_a_question_that_nobody_answered_is_asked_again(
+    store: Store, who: Caller, database: str, postgresql: Cluster, tmp_path: Path
+) -> None:
+    task = given.task(store, who)
+    asked = b"pg_xact_status"
+    with cut(postgresql, tmp_path, True, asked, asked) as place, closing(Store(through(place, database))) as far:
+        claimed = far.claim(task.id, "me", 30)
+    assert claimed is not None
+    assert claimed.status == "running"
 
 
 def test_where_the_server_stays_away_a_commit_is_in_doubt_and_not_repeated(
@@ -345,6 +364,11 @@ def test_a_home_remembers_its_database_and_is_mistaken_for_no_other(tmp_path: Pa
     assert rootkeys.rotate(again, "file:second.key").rewrapped > 0
     with pytest.raises(Unavailable, match="pg_dump"):
         backup.back_up(again, tmp_path / "b")
+    other = Settings(home=settings.home, store_url=f"{database}&connect_timeout=4&password=hunter2")
+    with pytest.raises(Conflict, match=r"database\.url") as refused:
+        _ = other.database_url
+    assert refused.value.code == "store_elsewhere"
+    assert "hunter2" not in refused.value.message
     with pytest.raises(Problem):  # another home has another root key
         home.initialise(Settings(home=tmp_path / "other", store_url=database))
     plain = Settings(home=tmp_path / "plain")
@@ -384,7 +408,9 @@ def contents(settings: Settings) -> dict[str, list[Any]]:
     return told
 
 
-def test_a_home_moves_with_all_that_it_knows(full: Settings, postgresql: Cluster) -> None:
+def test_a_home_moves_with_all_that_it_knows(full: Settings, postgresql: Cluster, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    backup.back_up(full, kept)
     before = contents(full)
     with postgresql.database() as url:
         moved = moving.move(full, url)
@@ -395,6 +421,20 @@ def test_a_home_moves_with_all_that_it_knows(full: Settings, postgresql: Cluster
         assert sorted(each.name for each in full.home.glob("kps.db*")) == [storeplace.MOVED]
         with pytest.raises(Conflict, match="already"):
             moving.move(full, url)
+        with pytest.raises(Conflict) as refused:
+            backup.restore(kept, after)
+        assert refused.value.code == "home_exists"
+        (full.home / storeplace.RECORD).unlink()
+        with pytest.raises(Conflict) as refused:
+            backup.restore(kept, after)
+        assert refused.value.code == "home_exists"
+        with pytest.raises(Conflict, match="was moved to PostgreSQL") as refused:
+            home.initialise(after)
+        with postgresql.database() as empty, pytest.raises(Conflict, match="holds none of it"):
+            home.initialise(Settings(home=full.home, store_url=empty))
+        assert not after.database.exists()
+        assert home.initialise(Settings(home=full.home, store_url=url))["secret_key"] is None
+        assert after.database_url == url
         with closing(Store(url)) as store:
             who = store.caller_by_local_home()
             kms = Kms(store, *root.roots(full.home))
