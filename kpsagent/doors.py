@@ -93,8 +93,9 @@ def without(text: str, ours: str) -> str:
 def over(name: str, door: "Door", wall: float, clock: "Tuple[float, str]") -> str:
     """Return why a door is to be closed now: "order" (it was begun), "deadline" or "boot"; "" where it is not.
 
-    Within one boot the clock that never jumps counts; after another, the server's own, and one that is before the opening is not
-    believed.
+    It is over as soon as either clock says so: the one that never jumps stands still while the machine does (a paused guest), and
+    a wall clock may be early until somebody has told it the time (a machine that keeps none). After a boot a wall clock that is
+    before the opening is not believed.
     """
     now, boot = clock
     if name == "closing":
@@ -103,7 +104,7 @@ def over(name: str, door: "Door", wall: float, clock: "Tuple[float, str]") -> st
     if is_this_boot and now >= (door["until"] if name == "open" else door["opening_until"]):
         return "deadline"
     if is_this_boot and boot:
-        return ""
+        return "deadline" if wall >= door["deadline"] else ""
     return "boot" if name == "opening" or not door["opened_at"] <= wall < door["deadline"] else ""
 
 

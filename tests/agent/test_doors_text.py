@@ -3,6 +3,7 @@
 import pytest
 
 from kpsagent import doors, plan, sshd
+from kpsagent.host import Clock, Lock, ReadDoor, Wall, WriteDoor
 
 ENTRY = doors.entry("ab" * 16, 'Include "/run/kps-door"\n')
 TEXTS = ["", "Port 22\n", "no final newline", "\n\n", "Match all\n", "# kps: begin\nUsePAM yes\n# kps: end\nX yes\n"]
@@ -79,7 +80,9 @@ DOOR = {"boot": "b", "until": 100.0, "opening_until": 50.0, "opened_at": 1000, "
 @pytest.mark.parametrize(
     ("name", "wall", "clock", "why"),
     [
-        ("open", 5000.0, (99.0, "b"), ""),  # the wall clock was set: within one boot it counts for nothing
+        ("open", 1089.0, (99.0, "b"), ""),
+        ("open", 1090.0, (20.0, "b"), "deadline"),  # the machine stood still, or its wall clock was early until now
+        ("open", 1.0, (99.0, "b"), ""),  # set back: the other clock counts on
         ("open", 1001.0, (100.0, "b"), "deadline"),
         ("opening", 1001.0, (49.0, "b"), ""),
         ("opening", 1001.0, (50.0, "b"), "deadline"),
@@ -99,3 +102,28 @@ def test_where_no_boot_can_be_told_from_another_both_clocks_count():
     assert doors.over("open", door, 1001.0, (100.0, "")) == "deadline"
     assert doors.over("open", door, 1090.0, (1.0, "")) == "boot"
     assert doors.over("open", door, 1001.0, (1.0, "")) == ""
+
+
+def test_a_door_that_outlived_a_boot_with_an_early_clock_is_closed_once_the_clock_is_right():
+    world = {"wall": 1010.0}  # it was off for hours, and keeps no time
+    written, door = [], dict(DOOR, place="", config="", entry="")
+
+    def answer(effect):
+        if isinstance(effect, WriteDoor):
+            written.append(effect.door)
+        return {Lock: True, ReadDoor: ("open", door), Wall: world["wall"], Clock: (5.0, "c")}.get(type(effect))
+
+    assert driven(doors.at_boot(), answer) is True
+    assert doors.over("open", written[0], 1020.0, (15.0, "c")) == ""
+    assert doors.over("open", written[0], 9000.0, (16.0, "c")) == "deadline"
+
+
+def driven(play, answer):
+    """Drive a play of the agent's by these answers and return what it returns."""
+    said = None
+    while True:
+        try:
+            effect = play.send(said)
+        except StopIteration as end:
+            return end.value
+        said = answer(effect)
