@@ -382,8 +382,8 @@ CAUSES: dict[str, Cause] = {
     ),
     "door_unwatched": Cause(
         "Nothing on this server would be sure to close the door: there is no Python, or nothing that runs at its boot.",
-        "Install python3-minimal and an init that runs /etc/rcS.d, or cron. Or give the login a key: kps bind with its password, "
-        "or kps reset.",
+        "Install python3-minimal and an init that runs /etc/rcS.d, or, where /run is in memory, cron. Or give the login a key: "
+        "kps bind with its password, or kps reset.",
         True,
     ),
     "door_stuck": Cause(

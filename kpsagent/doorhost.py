@@ -77,10 +77,46 @@ def _place() -> "Tuple[str, bool, List[str]]":
             "a door takes an agent that runs as root, and this login may not become root here; give a login that may (sudo)",
         )
     if os.path.exists(ENFORCE):
-        return LASTING, False, arming.boot_ways()
+        return LASTING, False, boot_ways()
+    return PASSING, _run_passes(), boot_ways()
+
+
+def _run_passes() -> bool:
+    """Whether a reboot empties /run."""
     mounts = [line.split() for line in processes.slurp("/proc/self/mounts").split("\n")]
     kinds = [words[2] for words in mounts if words[1:2] == ["/run"]]  # the last one hides the others
-    return PASSING, kinds[-1:] == ["tmpfs"], arming.boot_ways()
+    return kinds[-1:] == ["tmpfs"]
+
+
+def boot_ways() -> "List[str]":
+    """Return what closes a door at the next boot: of arming's ways those that are seen to run here, not only to be there.
+
+    In a container the directories are those of its image, and nothing may ever look into them: then a door would stay open.
+    """
+    runs = {"boot script": _init_runs_scripts, "cron at boot": _cron_runs_at_boot}
+    return [way for way in arming.boot_ways() if way not in runs or runs[way]()]
+
+
+def _init_runs_scripts() -> bool:
+    """Whether process 1 is the init of System V, and told to run /etc/rcS.d. inittab(5)."""
+    rows = [line.split(":") for line in processes.slurp("/etc/inittab").split("\n") if not line.startswith("#")]
+    told = any(row[2:3] == ["sysinit"] and "rcS" in row[-1] for row in rows)
+    # Where there is no /proc its name cannot be seen.
+    return told and processes.slurp("/proc/1/comm").strip() in ("init", "")
+
+
+def _cron_runs_at_boot() -> bool:
+    """Whether a cron runs here that takes its next start for a boot: Debian's leaves a note in /run that it has seen one."""
+    return _run_passes() and any(_is_cron_of_ours(name) for name in os.listdir("/proc") if name.isdigit())
+
+
+def _is_cron_of_ours(pid: str) -> bool:
+    if processes.slurp("/proc/{}/comm".format(pid)).strip() != "cron":
+        return False
+    try:
+        return os.path.samefile("/proc/{}/root".format(pid), "/")  # a container may see the processes of its host
+    except OSError:
+        return False
 
 
 def _write(directory: str, name: str, door: "Any") -> None:
@@ -145,7 +181,7 @@ def _install(agent: str, bundle: bytes) -> None:
 
 
 def _at_boot(directory: str, agent: str) -> "List[str]":
-    kinds = arming.boot_ways()
+    kinds = boot_ways()
     line = " ".join(arming.command(agent, "door-boot", directory))
     if "boot unit" in kinds:
         arming.write(BOOT_UNIT, _UNIT_TEXT.format(command=line).encode(), 0o644)

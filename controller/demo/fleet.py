@@ -11,8 +11,9 @@
 Each server has files of its own and an sshd of its own at port 22 (where something else has it: 2222) of a loopback
 address of its own, 127.77.N.M. Where namespaces are allowed it also has its own processes, host name and /proc, so that
 a reboot is what it is: its first process is killed, everything in it with that, and it boots again from the same files.
-At boot it runs /etc/rcS.d/S* (with "start"), /usr/sbin/sshd with the SSHD_OPTS of /etc/default/ssh, cron where there is
-one, then /etc/rc.local. Where namespaces are not allowed, a server is a chroot: no /proc in it, no host name of its own.
+At boot it runs /etc/rcS.d/S* (with "start", as its /etc/inittab has it), /usr/sbin/sshd with the SSHD_OPTS of
+/etc/default/ssh, cron where there is one, then /etc/rc.local. Where namespaces are not allowed, a server is a chroot: no /proc
+in it, no host name of its own.
 
 A server has what Debian's python3-minimal holds, and not the rest of the standard library.
 """
@@ -279,6 +280,7 @@ class Server:
             "/etc/hosts": f"127.0.0.1 localhost\n{self.host} {self.name}\n",
             "/etc/passwd": passwd,
             "/etc/group": group,
+            "/etc/inittab": "si::sysinit:/etc/init.d/rcS\n",
             "/etc/default/ssh": f'SSHD_OPTS="-o ListenAddress={self.host}:{self.port}"\n',
             "/etc/ssh/sshd_config": self._sshd_config(),
             **{f"/etc/ssh/sshd_config.d/{name}": text for name, text in self.spec.drop_ins.items()},

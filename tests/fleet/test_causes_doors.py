@@ -112,6 +112,34 @@ def test_a_server_on_which_nothing_would_close_a_door_after_a_reboot(make_server
     is_told(doors, lambda: doors.open("alice"))
 
 
+@pytest.mark.cause("door_unwatched")
+@pytest.mark.parametrize("has", ["its image's directories", "an init of another kind", "a cron"])
+def test_a_container_whose_directories_of_the_boot_nothing_looks_into(make_server, is_told, has):
+    """Its /run is on the disk; Debian's cron takes no start but the first for a boot there."""
+    server = make_server(logins=ALICE, sshd_config_top=OFF)
+    inittab = {"an init of another kind": "::sysinit:/etc/rc\n# si::sysinit:/etc/init.d/rcS\n"}.get(has, "")
+    server.write("/etc/inittab", inittab)
+    server.run(["sh", "-c", "mkdir -p /etc/rcS.d /etc/cron.d; cp -a /run /run-on-disk"])
+    mount(server, "none", "/run-on-disk", "/run", "bind")
+    if has != "a cron":
+        server.run(["sh", "-c", "kill $(cat /run/crond.pid)"], check=False)
+    doors = Doors(server)
+    assert "reboot" in is_told(doors, lambda: doors.open("alice"))["message"]
+
+
+def test_in_memory_it_is_the_reboot_that_closes_where_nothing_runs_at_boot(make_server):
+    server = make_server(logins=ALICE, sshd_config_top=OFF)
+    server.run(["sh", "-c", "rm /etc/inittab; kill $(cat /run/crond.pid)"], check=False)
+    task = Doors(server).open("alice", password="pw-alice")
+    assert (task["status"], task["evidence"]["limits"]) == (
+        "succeeded",
+        ["nothing here runs at boot: a reboot closes the door at once, whatever its deadline"],
+    )
+    assert task["evidence"]["armed"] == ["two detached processes"]
+    server.reboot()
+    assert not lets_in(server, "alice")
+
+
 @pytest.mark.cause("door_stuck")
 def test_a_door_that_sshd_cannot_be_told_to_close(doors, told):
     server = doors.server
