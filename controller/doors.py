@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
+from controller.errors import Invalid
 from controller.model import DoorSeen, Task
 
 # asked: a second user has to agree first. closing: it is to be closed, and the server has not said yet that it is. failed: it was
@@ -89,6 +90,18 @@ class Door:
     def confirmed(self) -> bool:
         """Whether how it ended is known, and not only asked for."""
         return self.state in OVER
+
+
+def refuse_too_long(door: Door, seconds: int, longest_seconds: int, at: datetime) -> None:
+    """Invalid(door_too_long): open for so many seconds from now on a door would be open for longer than the limit in all.
+
+    A door that was seen open without its opening having been heard counts from when it was asked for.
+    """
+    been = (at - (door.opened_at or door.created_at)).total_seconds()
+    if been + seconds > longest_seconds:
+        left = max(0, int(longest_seconds - been))
+        told = f"{door.server_name}: open for {int(been)} s by now, and for {longest_seconds} s at most in all"
+        raise Invalid("door_too_long", f"{told}; at most {left} s more, or open it anew", door=door.id)
 
 
 def after(door: Door, task: Task, at: datetime) -> Door:

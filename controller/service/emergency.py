@@ -3,7 +3,7 @@
 import builtins
 import ipaddress
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -12,9 +12,10 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 import structlog
 
 from controller.deposits import Deposits, Order
-from controller.doors import MAY_BE_OPEN, Door, DoorDoes, DoorOrder, DoorRule, DoorState
+from controller.doors import MAY_BE_OPEN, Door, DoorDoes, DoorOrder, DoorRule, DoorState, refuse_too_long
 from controller.errors import Conflict, Invalid, NotFound, Problem
 from controller.model import Caller, Credential, Operation, SealedCredential, Server, Task, now
+from controller.service.doorrules import selection, that_hold
 from controller.service.roles import allow, may_name_places, refusal
 from controller.service.secrets import Made
 from controller.service.servers import LOGIN
@@ -113,17 +114,15 @@ class Emergency:
         taken = {(each.server_id, each.login): each for each in there}
         free = [each for each in servers if (each.id, login or each.login) not in taken]
         if not free:
-            held = taken[servers[0].id, login or servers[0].login]
-            told = (
-                f"{held.server_name}: a door for {held.login} is {held.state} already ({held.id}); extend it, or close it first"
-            )
-            raise Conflict("door_is_open", told, door=held.id)
-        rules = await self._off(self._store.door_rules, who.tenant_id)
+            one = taken[servers[0].id, login or servers[0].login]
+            told = f"{one.server_name}: a door for {one.login} is {one.state} already ({one.id}); extend it, or close it first"
+            raise Conflict("door_is_open", told, door=one.id)
+        held = await self._rules_of(who, free)
         orders, doors = [], [taken[each.id, login or each.login] for each in servers if each not in free]
         for needs_second in (False, True):
-            some = [each for each in free if bool(_that_hold(rules, each)) is needs_second]
+            some = [each for each in free if bool(held[each.id]) is needs_second]
             if some:
-                order = self._order(who, "open", why, for_, [_that_hold(rules, each) for each in some])
+                order = self._order(who, "open", why, for_, [held[each.id] for each in some])
                 made = [
                     _door(order, each, login or each.login, from_, given("door-open", given_.get(each.id)), one_time)
                     for each in some
@@ -162,19 +161,15 @@ class Emergency:
         given_ = _given(who, {each.server_id: each.server_name for each in doors}, opens)
         at = now()
         for door in doors:
-            been = 0.0 if door.opened_at is None else (at - door.opened_at).total_seconds()
-            if been + for_ > self.longest_seconds:
-                left = max(0, int(self.longest_seconds - been))
-                told = f"{door.server_name}: open for {int(been)} s by now, and for {self.longest_seconds} s at most in all"
-                raise Invalid("door_too_long", f"{told}; at most {left} s more, or open it anew", door=door.id)
-        servers = await self._servers_of(doors)
-        rules = await self._off(self._store.door_rules, who.tenant_id)
+            refuse_too_long(door, for_, self.longest_seconds, at)
+        held = await self._rules_of(who, (await self._servers_of(doors)).values())
         orders, changed = [], []
         for needs_second in (False, True):
-            some = [each for each in doors if bool(_that_hold(rules, servers.get(each.server_id))) is needs_second]
+            # A server that left the inventory is under no rule; nothing gets there either.
+            some = [each for each in doors if bool(held.get(each.server_id)) is needs_second]
             if some:
-                held = [_that_hold(rules, servers.get(each.server_id)) for each in some]
-                order = replace(self._order(who, "extend", why, for_, held), doors=[each.id for each in some])
+                under = [held.get(each.server_id, []) for each in some]
+                order = replace(self._order(who, "extend", why, for_, under), doors=[each.id for each in some])
                 tasks = [_task(each, "door-extend", who.user_id, seconds=for_) for each in some] if order.state == "given" else []
                 holder = (self._dispatch.owner, self._dispatch.lease_seconds)
                 await self._off(self._store.extend_doors, order, some, tasks, *holder)
@@ -246,7 +241,7 @@ class Emergency:
         Invalid: selection_unusable, minutes_unusable.
         """
         allow(who, "door.rule", what=servers)
-        label, value = _selection(servers)
+        label, value = selection(servers)
         if not 1 <= minutes <= MOST_MINUTES:
             raise Invalid("minutes_unusable", f"{minutes} minutes; give 1 to {MOST_MINUTES}")
         return await self._off(self._store.set_door_rule, DoorRule(who.tenant_id, label, value, minutes, who.user_id, now()))
@@ -254,7 +249,7 @@ class Emergency:
     async def remove_rule(self, who: Caller, servers: str) -> None:
         """Have doors of these servers opened without a second user. NotFound(door_rule_not_found)."""
         allow(who, "door.rule", what=servers)
-        await self._off(self._store.remove_door_rule, who.tenant_id, *_selection(servers), who.user_id)
+        await self._off(self._store.remove_door_rule, who.tenant_id, *selection(servers), who.user_id)
 
     # -- for whoever serves the home
 
@@ -337,7 +332,7 @@ class Emergency:
             by_server = {task.server_id: self._held[task.id] for task in tasks if task.id in self._held} | given_
             sealed = await self._sealed(tasks, given_)
         holder = (self._dispatch.owner, self._dispatch.lease_seconds)
-        how: dict[str, Any] = {"tasks": tasks, "credentials": sealed}
+        how: dict[str, Any] = {"tasks": tasks, "credentials": sealed, "longest_seconds": self.longest_seconds}
         decided = await self._off(
             self._decided_by, who, order_id, agreed, {**how, "holder": holder[0], "lease_seconds": holder[1]}
         )
@@ -409,6 +404,12 @@ class Emergency:
         for missing in [each for each in ids if each not in found]:
             raise NotFound("door_not_found", f"{missing}: no door of this id", door=missing)
         return [found[each] for each in dict.fromkeys(ids)]
+
+    async def _rules_of(self, who: Caller, servers: Iterable[Server]) -> dict[str, builtins.list[DoorRule]]:
+        """Return the rules that servers are under, by their ids."""
+        rules = await self._off(self._store.door_rules, who.tenant_id)
+        known = await self._off(self._store.servers, who.tenant_id) if rules else []
+        return that_hold(rules, servers, known)
 
     async def _servers_of(self, doors: Sequence[Door]) -> dict[str, Server]:
         found: dict[str, Server] = {}
@@ -485,18 +486,6 @@ def _network(network: str | None) -> str | None:
         return str(ipaddress.ip_network(network))
     except ValueError as error:
         raise Invalid("network_unusable", f"{network}: {error}; give an address or a network, as 203.0.113.0/24") from error
-
-
-def _selection(servers: str) -> tuple[str, str]:
-    label, equals, value = servers.partition("=")
-    if not (label and equals and len(servers) <= 200):
-        raise Invalid("selection_unusable", f"{servers[:200]!r}: a rule is about label=value")
-    return label, value
-
-
-def _that_hold(rules: Sequence[DoorRule], server: Server | None) -> builtins.list[DoorRule]:
-    """Return the rules that a server is under; one that left the inventory is under none."""
-    return [] if server is None else [each for each in rules if server.labels.get(each.label) == each.value]
 
 
 def _given(who: Caller, names: Mapping[str, str], opens: Opens) -> dict[str, Credential]:

@@ -18,6 +18,7 @@ from controller import addresses
 from controller.errors import AlreadyExists, Conflict, Invalid, NotFound, Problem
 from controller.model import OLD_NAMES, Binding, Caller, Event, PasswordLogin, Server
 from controller.service import sight
+from controller.service.doorrules import labelled
 from controller.service.roles import allow, may_name_places, refusal
 from controller.service.worker import off_loop
 from controller.store import Store
@@ -199,6 +200,8 @@ class Servers:
             changes["any_address"] = who.at_home
             for each in servers:
                 self._check_address(replace(each, **changes))
+            # By its host key another entry for the machine is known, wherever this one is moved to; without, by its place alone.
+            await self._refuse_ruled(who, [each for each in servers if each.host_key is None])
         ids = {} if jump is None else {each.name: each.id for each in await self.list(who)}
         for each in servers:
             if jump is not None:
@@ -206,6 +209,15 @@ class Servers:
             if old_algorithms is not None:
                 changes["old_algorithms"] = _old(each.name, old_algorithms)
         return changes
+
+    async def _refuse_ruled(self, who: Caller, servers: Sequence[Server]) -> None:
+        """NotAllowed: the doors of one of these need a second user, and whether they go on to is an administrator's to say."""
+        if not servers or refusal(who.role, who.kind, "door.rule", "tenant") is None:
+            return
+        rules = await off_loop(self._executor, self._store.door_rules, who.tenant_id)
+        for server in servers:
+            if labelled(rules, server):
+                allow(who, "door.rule", what=f"{server.name}: its emergency doors need a second user")
 
     def _check_address(self, server: Server) -> None:
         # A name is looked at when it is looked up, before each connection; behind a jump server that is not done here.
@@ -246,9 +258,13 @@ class Servers:
         return await off_loop(self._executor, self._store.server, who.tenant_id, name)
 
     async def remove(self, who: Caller, name: str, *, force: bool = False) -> None:
-        """Take a server out. Conflict: something is bound there (force: forget that, the key stays there), or runs."""
+        """Take a server out. Conflict: something is bound there (force: forget that, the key stays there), or runs.
+
+        NotAllowed(administrator_needed): doors there need a second user, and taken in anew they might not.
+        """
         allow(who, "server.change")
         server = await self.get(who, name)
+        await self._refuse_ruled(who, [server])
         may_take = refusal(who.role, who.kind, "binding.take", "other") is None
         await off_loop(
             self._executor, self._store.remove_server, server.id, who.user_id, forget_bindings=force, forget_strangers=may_take

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, case, delete, func, select, update
 
-from controller.doors import MAY_BE_OPEN, OVER, Door, DoorOrder, DoorRule, DoorState, after
+from controller.doors import MAY_BE_OPEN, OVER, Door, DoorOrder, DoorRule, DoorState, after, refuse_too_long
 from controller.errors import Conflict, NotAllowed, NotFound
 from controller.events import acting
 from controller.model import DOOR_OPERATIONS, SealedCredential, Task
@@ -80,11 +80,13 @@ class Doors(Tasks):
         holder: str | None = None,
         lease_seconds: float = 0,
         credentials: Sequence[SealedCredential] = (),
+        longest_seconds: int | None = None,
     ) -> DoorOrder:
         """Record what a second user says to an order, and where they agree keep its tasks.
 
-        NotAllowed(approved_by_requester); Conflict: door_order_decided (somebody has said already), approval_expired. Whoever
-        asked may take it back, and that is a refusal.
+        longest_seconds: that a door may be open in all, looked at again for what is extended, as time went by since it was
+        asked for. NotAllowed(approved_by_requester); Invalid(door_too_long); Conflict: door_order_decided (somebody has said
+        already), approval_expired. Whoever asked may take it back, and that is a refusal.
         """
         with engine.writing(self._engine) as connection:
             order = _order(connection, tenant_id, order_id)
@@ -105,7 +107,9 @@ class Doors(Tasks):
                 return decided
             if decided.does == "extend":
                 for door in doors:
-                    _must_be(connection, door, {"open"})
+                    found = _must_be(connection, door, {"open"})
+                    if longest_seconds is not None:
+                        refuse_too_long(found, decided.seconds, longest_seconds, at)
             else:
                 for door in doors:
                     self._keep_door(connection, door, replace(door, state="opening"))

@@ -1,0 +1,52 @@
+"""For which servers a second user has to agree before a door of theirs is opened."""
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+
+from controller import addresses
+from controller.doors import DoorRule
+from controller.errors import Invalid
+from controller.model import Server
+
+
+def selection(servers: str) -> tuple[str, str]:
+    """Return the label and the value that a rule is about. Invalid(selection_unusable)."""
+    label, equals, value = servers.partition("=")
+    if not (label and equals and len(servers) <= 200):
+        raise Invalid("selection_unusable", f"{servers[:200]!r}: a rule is about label=value")
+    return label, value
+
+
+def labelled(rules: Sequence[DoorRule], server: Server) -> list[DoorRule]:
+    """Return the rules that a server is under by its own labels."""
+    return [each for each in rules if server.labels.get(each.label) == each.value]
+
+
+def that_hold(rules: Sequence[DoorRule], servers: Iterable[Server], known: Iterable[Server]) -> dict[str, list[DoorRule]]:
+    """Return the rules that each of these servers is under, by its id. known: all servers of the tenant.
+
+    A machine stays under its rules by whatever name it is in the inventory: those of another entry with the same host key,
+    or with the same host and port, hold too. Whatever jump servers lead there, as the way says nothing about the machine.
+    """
+    of_machine: dict[object, list[DoorRule]] = {}
+    if rules:
+        for each in known:
+            for mark in _marks(each):
+                of_machine.setdefault(mark, []).extend(labelled(rules, each))
+    held = {}
+    for server in servers:
+        found = labelled(rules, server) + [rule for mark in _marks(server) for rule in of_machine.get(mark, ())]
+        held[server.id] = [rule for rule in rules if rule in found]
+    return held
+
+
+def _marks(server: Server) -> list[object]:
+    """Return by what another entry for the same machine is known."""
+    host = addresses.meant(server.host)
+    if host is None:
+        place = server.host.lower().removesuffix(".")
+    else:
+        address = ipaddress.ip_address(host)
+        place = str(getattr(address, "ipv4_mapped", None) or address)
+    key = [] if server.host_key is None else [tuple(server.host_key.split()[:2])]
+    return [(place, server.port), *key]
