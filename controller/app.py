@@ -101,10 +101,11 @@ async def opened(
         worker = closing.enter_context(ThreadPoolExecutor(1, "store"))
         store = Store(settings.database_url)
         closing.callback(store.close)
-        store.migrate()
+        # Whoever is refused has changed nothing.
         closing.enter_context(store.working())
         if serving:
             closing.enter_context(store.serving())
+        store.migrate()
         roots = root.roots(settings.home, settings.root_key_uri)
         if serving:
             try:

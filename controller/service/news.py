@@ -9,6 +9,8 @@ from controller.service.roles import allow
 from controller.service.worker import off_loop
 from controller.store import Store
 
+_MOST_ASKED = 1000
+
 
 class News:
     """What has happened in the caller's tenant, by its kinds alone.
@@ -46,7 +48,11 @@ class News:
         """Return what the store says; once for all who ask the same while nothing newer was seen."""
         key = (tenant_id, after, newest)
         if key not in self._asked:
-            self._asked = {each: said for each, said in self._asked.items() if each[2] == newest}
+            # From which event on is the caller's to say: nobody has as much kept here as they like.
+            full = len(self._asked) >= _MOST_ASKED
+            self._asked = {
+                each: said for each, said in self._asked.items() if each[2] == newest and not (full and said.done())
+            }  # fmt: skip
             self._asked[key] = asyncio.ensure_future(off_loop(self._executor, self._store.kinds_after, tenant_id, after))
         asked = self._asked[key]
         try:

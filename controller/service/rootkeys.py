@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from controller.errors import Conflict, Unavailable
@@ -48,7 +49,7 @@ def check(settings: Settings, *, again: bool = False) -> int:
 
     again: try a PIN once more that was refused. Unavailable, Damaged: what does not open.
     """
-    with _store(settings) as store, root.in_use(settings.home), store.working():
+    with _store(settings, Store.working) as store, root.in_use(settings.home):
         roots = root.roots(settings.home, settings.root_key_uri, again=again)
         roots[0].opened()
         opened = 0
@@ -67,7 +68,7 @@ def rotate(settings: Settings, to: str | None = None, *, again: bool = False, to
     on record, and everything opens; to None goes on with it. The former root key is not touched. told: called after each master
     key. Conflict(root_not_rotating) where there is nothing to go on with; else as root.make_root() and rewrap().
     """
-    with root.changing(settings.home), _store(settings) as store, store.alone():
+    with root.changing(settings.home), _store(settings, Store.alone) as store:
         before = _on_record(settings)
         if to is None and len(before) == 1:
             raise Conflict("root_not_rotating", "every master key is wrapped by the present root key; --to URI names another")
@@ -102,11 +103,14 @@ def _on_record(settings: Settings) -> list[root.Known]:
 
 
 @contextlib.contextmanager
-def _store(settings: Settings) -> Iterator[Store]:
+def _store(
+    settings: Settings, held: Callable[[Store], AbstractContextManager[None]] = lambda store: nullcontext()
+) -> Iterator[Store]:
     require(settings)
     store = Store(settings.database_url)
     try:
-        store.migrate()
-        yield store
+        with held(store):
+            store.migrate()
+            yield store
     finally:
         store.close()

@@ -185,7 +185,10 @@ def asking(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def usable(where: str | os.PathLike[str] | Engine) -> Iterator[None]:
-    """Raise Unavailable(store_unusable), with place and next step, where the database, its disk or its server stops the block."""
+    """Raise Unavailable(store_unusable), with place and next step, where the database, its disk or its server stops the block.
+
+    On PostgreSQL also Invalid(text_unusable), where it was given a text that it cannot keep or look for.
+    """
     try:
         yield
     except Exception as error:  # the driver for PostgreSQL need not be installed, so what it raises has no name here
@@ -195,7 +198,7 @@ def usable(where: str | os.PathLike[str] | Engine) -> Iterator[None]:
         raise found from error
 
 
-def _unusable(where: str | os.PathLike[str] | Engine, error: Exception) -> Unavailable | None:
+def _unusable(where: str | os.PathLike[str] | Engine, error: Exception) -> Invalid | Unavailable | None:
     cause = error.orig if isinstance(error, DBAPIError) else error
     if isinstance(cause, sqlite3.Error):
         # The primary code; the higher bits only say more of the same.

@@ -37,13 +37,19 @@ _WRITING = f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock(
 _SESSION = (
     f"SET timezone = 'UTC'; SET lock_timeout = '{WAIT_SECONDS}s'; "
     f"SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'; "
+    # The locks of a machine that is gone are let go as soon; over a Unix socket these mean nothing.
+    "SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3; SET tcp_user_timeout = 30000; "
+    # From 14 on: what holds a place says nothing for long.
+    "SELECT set_config('idle_session_timeout', '0', false) WHERE current_setting('idle_session_timeout', true) IS NOT NULL; "
     # What was answered is on the disk, whatever the server does with other databases.
     "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 )
 _DEFAULTS = {
-    "application_name": "kps", "client_encoding": "UTF8", "connect_timeout": "10",
+    "application_name": "kps", "client_encoding": "UTF8", "connect_timeout": "5", "tcp_user_timeout": "15000",
     "keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3",
 }  # fmt: skip
+
+_TEXTS = ("22021", "22P05")  # character_not_in_repertoire, untranslatable_character
 
 _RUNS = "see that PostgreSQL runs and can be reached, then try again"
 _MAY = "see the user in the address, pg_hba.conf, and the password in the file that PGPASSFILE names"
@@ -180,8 +186,16 @@ def _was_kept(engine: Engine, written: str, lost: DBAPIError) -> bool:
         time.sleep(_AGAIN_SECONDS)
 
 
-def unusable(engine: Engine, error: BaseException) -> Unavailable | None:
-    """Return what PostgreSQL says of itself, with place and next step (store_unusable); None where the fault is ours."""
+def unusable(engine: Engine, error: BaseException) -> Invalid | Unavailable | None:
+    """Return what PostgreSQL says of itself, with place and next step (store_unusable); None where the fault is ours.
+
+    Invalid(text_unusable) where it was given a text with a NUL in it.
+    """
+    import psycopg
+
+    # psycopg itself refuses to send it, and has no SQLSTATE then.
+    if isinstance(error, psycopg.DataError) and (error.sqlstate in _TEXTS or "NUL" in str(error)):
+        return Invalid("text_unusable", "a text that was given holds a NUL: take it out")
     said = _told(error)
     return None if said is None else Unavailable("store_unusable", f"{shown(engine)}: {said}")
 

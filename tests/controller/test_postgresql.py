@@ -1,5 +1,6 @@
 """What the store promises on PostgreSQL beyond what every store does: its server goes, comes back, and is shared with nobody."""
 
+import asyncio
 import contextvars
 import os
 import signal
@@ -18,9 +19,10 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import select
+from sqlalchemy import inspect, select
 
 from controller import storeplace
+from controller.app import opened
 from controller.errors import Conflict, Invalid, Problem, Unavailable
 from controller.kms import Kms, root
 from controller.model import Caller, Outcome, Sealed
@@ -109,6 +111,24 @@ def test_a_database_that_orders_names_in_another_way_is_refused(full: Settings, 
     assert full.in_file
     with pytest.raises(Unavailable, match="see that PostgreSQL runs"):
         moving.move(full, f"postgresql://kps@/kps?host={postgresql.place}/none")
+
+
+def test_a_text_with_a_nul_is_the_fault_of_who_gave_it(store: Store, who: Caller) -> None:
+    for verb in (lambda: store.task(who.tenant_id, "a\0b"), lambda: given.task(store, who, "web\0")):
+        with pytest.raises(Invalid) as refused:
+            verb()
+        assert refused.value.code == "text_unusable"
+
+
+def test_a_session_is_not_ended_for_its_silence_and_a_silent_server_is_given_up(postgresql: Cluster) -> None:
+    with postgresql.database() as url, postgresql.session() as connection:
+        connection.execute(f"ALTER DATABASE {url.partition('@/')[2].partition('?')[0]} SET idle_session_timeout = '1h'")
+        with closing(Store(url)) as store, closing(store._engine.raw_connection()) as session:
+            driver = session.driver_connection
+            assert driver is not None
+            assert driver.execute("SHOW idle_session_timeout").fetchone() == ("0",)
+            told = driver.info.get_parameters()
+    assert (told["connect_timeout"], told["tcp_user_timeout"]) == ("5", "15000")
 
 
 def test_a_process_that_holds_the_write_lock_for_long_is_named_as_the_cause(store: Store, database: str) -> None:
@@ -312,6 +332,26 @@ def test_one_controller_serves_a_database_on_whatever_machine(store: Store, who:
             other.can_write()  # commands go on
         with other.serving():
             other.can_write()
+
+
+def test_a_controller_that_is_refused_has_changed_nothing(tmp_path: Path, postgresql: Cluster) -> None:
+    settings = Settings(home=tmp_path / "home")
+    settings.home.mkdir(mode=0o700)
+
+    async def serve() -> None:
+        async with opened(settings, serving=True):
+            pass
+
+    with postgresql.database() as url, closing(Store(url)) as other:
+        storeplace.record(settings.home, url)
+        with other.serving(), pytest.raises(Conflict) as refused:
+            asyncio.run(serve())
+        assert refused.value.code == "already_served"
+        with other.alone(), pytest.raises(Conflict) as refused:
+            rootkeys.check(settings)
+        assert refused.value.code == "root_rotating"
+        with engine.reading(other._engine) as connection:
+            assert inspect(connection).get_table_names() == []
 
 
 def test_who_serves_takes_its_place_again_after_a_restart_or_writes_no_more(
