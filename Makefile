@@ -24,6 +24,7 @@ test: test-packages $(MADE)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS); status=$$?; wait; exit $$status
 
 check: $(MADE)
+	@[ -z "$$CI" ] || command -v shellcheck >/dev/null || scripts/need shellcheck
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -49,6 +50,7 @@ deb: dist
 
 # ARGS: more for docker build, such as --build-arg BASE=...
 image: dist
+	@command -v docker >/dev/null || scripts/need docker.io
 	docker build -f docker/Dockerfile -t kps:latest $(ARGS) .
 
 bench: packages $(MADE)
@@ -58,7 +60,7 @@ bench: packages $(MADE)
 # Drills: each prints a table, ends with one line of figures, and fails where a goal is missed. ARGS=--sample for a few minutes of each.
 fleet faults causes fuzz rotation formats restarts rollouts passwords doors installs: test-packages $(MADE)
 	@case $@ in fleet|doors) scripts/need docker.io debootstrap ;; esac
-	@[ $@ != installs ] || scripts/need docker.io debootstrap python3
+	@[ $@ != installs ] || scripts/need docker.io docker-compose debootstrap python3 python3-venv
 	$(BIN)/python -m tests.drills.$@ $(ARGS)
 
 clean:

@@ -111,7 +111,7 @@ def connect(url: str) -> Engine:
     try:
         import psycopg  # noqa: F401
     except ImportError as error:
-        message = "what speaks to PostgreSQL is not installed: pip install 'kps-fleet[postgresql]'"
+        message = "what speaks to PostgreSQL is not installed; install kps with its extra postgresql: docs/packages.md"
         raise Invalid("postgresql_missing", message) from error
     engine = sqlalchemy.create_engine(
         made.set(drivername="postgresql+psycopg"),

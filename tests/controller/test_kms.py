@@ -310,6 +310,23 @@ def test_a_file_that_others_may_touch_is_refused(path: Path, mode: int) -> None:
         FileRootKey.make(path)
 
 
+def test_what_systemd_hands_over_as_a_credential_is_taken_though_its_group_shows(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.chmod(0o440)  # the mask of the ACL by which the service reads it
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(path.parent))
+    FileRootKey(path)
+    for mode in (0o460, 0o444, 0o442, 0o441):
+        path.chmod(mode)
+        with pytest.raises(Unavailable):
+            FileRootKey(path)
+    path.chmod(0o440)
+    for elsewhere in (str(path.parent.parent), os.path.relpath(path.parent), ""):
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", elsewhere)
+        with pytest.raises(Unavailable):
+            FileRootKey(path)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 def test_a_file_of_somebody_else_is_refused(path: Path) -> None:
     os.chown(path, 12345, -1)

@@ -84,7 +84,7 @@ def test_without_the_library_it_says_what_to_install(
 ) -> None:
     for module in ("pkcs11", "boto3", "botocore.exceptions"):
         monkeypatch.setitem(sys.modules, module, None)
-    assert f"pip install 'kps-fleet[{extra}]'" in refusal(uri, tmp_path)
+    assert f"install kps with its extra {extra}" in refusal(uri, tmp_path)
 
 
 # -- opened at its first use

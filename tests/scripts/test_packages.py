@@ -1,6 +1,7 @@
 """What is given to others: archives, installed where no checkout is; the unit, the man page, the completion, the container."""
 
 import ast
+import fcntl
 import os
 import re
 import shutil
@@ -20,6 +21,8 @@ from tests.scripts import test_readme
 ROOT = Path(__file__).parents[2]
 LOCK = ROOT / "packaging/runtime.lock"
 UNIT = ROOT / "packaging/systemd/kps.service"
+OF_RUNS = (".git", ".venv", ".cache", ".*_cache", ".hypothesis", "build", "dist", "__pycache__")
+KEPT_THERE = ("docker/root.key", "examples/terraform/terraform.tfstate", "examples/terraform/.terraform/plan", "examples/tls.pem")
 # systemd-analyze's figure, 0 to 10: what is left is what a controller is for, connections to anywhere, and rlimits of its own.
 MOST_EXPOSED = 1.5
 
@@ -28,10 +31,20 @@ place = test_readme.place
 
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The sdist and the wheel of this tree."""
-    into = tmp_path_factory.mktemp("dist")
-    run(sys.executable, ROOT / "scripts/make-dist", into)
-    (sdist,), (wheel,) = into.glob("*.tar.gz"), into.glob("*.whl")
+    """The sdist and the wheel of this tree, in which somebody keeps what is nobody else's; made once for all workers."""
+    base = tmp_path_factory.getbasetemp()
+    place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "archives"
+    with open(f"{place}.busy", "w") as busy:
+        fcntl.flock(busy, fcntl.LOCK_EX)
+        if not (place / "made").exists():
+            shutil.rmtree(place, ignore_errors=True)
+            shutil.copytree(ROOT, place / "tree", ignore=shutil.ignore_patterns(*OF_RUNS))
+            for name in KEPT_THERE:
+                (place / "tree" / name).parent.mkdir(exist_ok=True)
+                (place / "tree" / name).touch()
+            run(sys.executable, place / "tree/scripts/make-dist", place / "dist")
+            (place / "made").touch()
+    (sdist,), (wheel,) = (place / "dist").glob("*.tar.gz"), (place / "dist").glob("*.whl")
     return sdist, wheel
 
 
@@ -80,6 +93,13 @@ def test_the_source_archive_has_all_of_the_tree(archives: tuple[Path, Path]) -> 
     with tarfile.open(archives[0]) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
     assert {name for name in listed.stdout.split("\0") if name and (ROOT / name).exists()} - held == set()
+
+
+def test_no_archive_takes_along_what_somebody_keeps_in_the_tree(archives: tuple[Path, Path]) -> None:
+    with tarfile.open(archives[0]) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    assert held & set(KEPT_THERE) == set()
+    assert "examples/terraform/main.tf" in held
 
 
 def test_the_wheel_has_every_file_of_the_packages_and_nothing_else(archives: tuple[Path, Path]) -> None:
@@ -156,6 +176,15 @@ def test_the_unit_uses_no_word_that_systemd_does_not_know(tmp_path: Path) -> Non
         UNIT.read_text().replace("/usr/bin/kps", "/bin/true").replace("User=kps", "User=root").replace("Group=kps\n", "")
     )
     assert run(program("systemd-analyze", "systemd"), "verify", "--man=no", copy) == ""
+
+
+@pytest.mark.parametrize(("there", "starts"), [("kps.db", True), ("database.url", True), ("root.key", False)])
+def test_the_unit_starts_wherever_a_home_is_in_a_file_or_in_postgresql(tmp_path: Path, there: str, starts: bool) -> None:
+    (tmp_path / there).touch()
+    wanted = re.findall(r"^Condition\w+=.*$", UNIT.read_text().replace("/var/lib/kps-controller", str(tmp_path)), re.MULTILINE)
+    assert wanted
+    asked = subprocess.run([program("systemd-analyze", "systemd"), "condition", *wanted], capture_output=True, text=True)
+    assert (asked.returncode == 0) is starts, asked.stderr
 
 
 def test_all_that_names_the_services_home_means_the_same() -> None:

@@ -11,5 +11,7 @@ def load(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        message = f"this kind of root key needs {module}, which is not installed; pip install 'kps-fleet[{extra}]'"
+        message = (
+            f"this kind of root key needs {module}, which is not installed; install kps with its extra {extra}: docs/packages.md"
+        )
         raise Unavailable("root_key_support_missing", message) from error

@@ -1,4 +1,7 @@
-"""Files that are their owner's alone: the root key's, and the one with a token's PIN."""
+"""Files that are their owner's alone: the root key's, and the one with a token's PIN.
+
+One that systemd hands to a service as a credential is that service's alone too, though root's: systemd.exec(5), LoadCredential=.
+"""
 
 import os
 import stat
@@ -22,7 +25,8 @@ def read(path: Path, what: str, code: str, most: int) -> bytearray:
     try:
         found = os.fstat(descriptor)
         mode = stat.S_IMODE(found.st_mode)
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or mode & 0o077:
+        alone = found.st_uid == os.geteuid() and not mode & 0o077
+        if not stat.S_ISREG(found.st_mode) or not (alone or _is_credential(path, found)):
             raise Unavailable(
                 f"{code}_exposed",
                 f"{path}: mode {mode:04o}, owner {found.st_uid}; the {what} must be a file of user {os.geteuid()}, mode 0600; "
@@ -37,3 +41,9 @@ def read(path: Path, what: str, code: str, most: int) -> bytearray:
         return content
     finally:
         os.close(descriptor)
+
+
+def _is_credential(path: Path, found: os.stat_result) -> bool:
+    """Whether systemd put a file there for this service: root's, and shown to it by an ACL, whose mask the group's bits are."""
+    given = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    return os.path.isabs(given) and path.parent == Path(given) and found.st_uid in (0, os.geteuid()) and not found.st_mode & 0o027

@@ -69,7 +69,11 @@ def _wrong(settings: Settings) -> Iterator[Finding]:
             told = f"{above}: mode {stat.S_IMODE(seen.st_mode):04o}, owner {_name(seen.st_uid)}"
             yield found("home", "home_path_open", told, f"chmod go-w {shlex.quote(str(above))}, or have the home elsewhere")
     for entry in sorted(os.scandir(home), key=lambda each: each.name):
-        yield from _of_file(Path(entry.path), entry.stat(follow_symlinks=False), me)
+        try:
+            status = entry.stat(follow_symlinks=False)
+        except FileNotFoundError:  # as SQLite's journals come and go
+            continue
+        yield from _of_file(Path(entry.path), status, me)
 
 
 def _of_file(path: Path, seen: os.stat_result, me: int) -> Iterator[Finding]:

@@ -1,9 +1,11 @@
 """Whether a process has taken the home, as it is seen from outside."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from controller.errors import Problem
+from controller.service.doctor.files import MOUNTS
 from controller.service.doctor.finding import Finding, found, well
 from controller.service.home import require
 from controller.settings import Settings
@@ -25,8 +27,26 @@ def absent(settings: Settings, locks: Path = Path("/proc/locks")) -> Iterator[Fi
 def _locked(path: Path, locks: Path) -> bool:
     """Whether somebody has the lock of a file. Not tried: whoever starts just then would find it taken."""
     try:
-        number = path.stat().st_ino
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        try:
+            number = f"{_file_system(descriptor)}:{os.fstat(descriptor).st_ino} "
+        finally:
+            os.close(descriptor)
         lines = locks.read_text().split("\n")
     except OSError:
         return False
-    return any(" FLOCK " in line and f":{number} " in line for line in lines)
+    return any(" FLOCK " in line and number in line for line in lines)
+
+
+def _file_system(descriptor: int) -> str:
+    """Return the number of the file system that a file is on, as /proc/locks has it; "" where it is not told.
+
+    By its mount: what stat(2) calls the device is another one for each subvolume of btrfs.
+    """
+    about = Path(f"/proc/self/fdinfo/{descriptor}").read_text()
+    mount = next((line.split()[1] for line in about.split("\n") if line.startswith("mnt_id:")), None)
+    for fields in (line.split(" ", 3) for line in MOUNTS.read_text(errors="replace").split("\n")):
+        if fields[0] == mount:
+            major, minor = map(int, fields[2].split(":"))
+            return f" {major:02x}:{minor:02x}"
+    return ""
