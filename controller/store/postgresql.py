@@ -136,16 +136,17 @@ def begin_reading(connection: Connection) -> None:
 def begin_writing(connection: Connection) -> None:
     """Wait for the write lock; what is read from then on stays true until the transaction ends.
 
-    Unavailable(served_elsewhere) where this process lost what it has to be alone in, and another has it now.
+    Conflict(already_served, root_rotating) where this process lost its place, and another has it now.
     """
-    guard: Guard | None = _guards.get(connection.engine)
-    alone = "true" if guard is None else f"NOT pg_try_advisory_xact_lock_shared({_MARK}, {guard.mark})"
-    cursor = _driver(connection).execute(f"{_WRITING}SELECT pg_current_xact_id()::text, {alone}", prepare=False)
+    guards = _guards.get(connection.engine, [])[:]
+    held = "".join(f", NOT pg_try_advisory_xact_lock_shared({_MARK}, {each.mark})" for each in guards)
+    cursor = _driver(connection).execute(f"{_WRITING}SELECT pg_current_xact_id()::text{held}", prepare=False)
     while cursor.nextset():
         pass
-    connection.info[_XACT], holds = cursor.fetchone()  # type: ignore[misc]
-    if guard is not None and not holds:
-        guard.take()  # whoever has it meanwhile needs the write lock for anything they do, and that is ours
+    connection.info[_XACT], *holds = cursor.fetchone()  # type: ignore[misc]
+    for guard, holds_it in zip(guards, holds, strict=True):
+        if not holds_it:
+            guard.take()  # whoever has it meanwhile needs the write lock for anything they do, and that is ours
 
 
 @contextmanager
@@ -238,13 +239,12 @@ def usable(connection: Connection) -> None:
 
 
 class Guard:
-    """A session whose locks say what this process does with a database; while it is alone in that, no writer goes without it."""
+    """A session whose locks say what this process does with a database; while it does that, it writes nothing without them."""
 
     def __init__(self, engine: Engine, what: int, shared: bool, code: str, why: str) -> None:
         self.mark = 0
         self.engine = engine
         self._what = f"advisory_lock{'_shared' if shared else ''}({_OURS}, {what})"
-        self.shared = shared
         self._code, self._why = code, why
         self._session: Driver | None = None
 
@@ -286,7 +286,7 @@ class Guard:
         session.close()
 
 
-_guards: dict[Engine, Guard] = {}  # of those that have to be alone
+_guards: dict[Engine, list[Guard]] = {}
 
 
 @contextmanager
@@ -315,13 +315,13 @@ def serving(engine: Engine) -> Iterator[None]:
 
 def _held(guard: Guard, wait: bool = False) -> Iterator[None]:
     guard.take(wait)
-    if not guard.shared:
-        _guards[guard.engine] = guard
+    _guards[guard.engine] = [*_guards.get(guard.engine, []), guard]
     try:
         yield
     finally:
-        if not guard.shared:
-            del _guards[guard.engine]
+        left = [each for each in _guards.pop(guard.engine) if each is not guard]
+        if left:
+            _guards[guard.engine] = left
         guard.let_go()
 
 

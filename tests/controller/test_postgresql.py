@@ -373,6 +373,23 @@ def test_who_serves_takes_its_place_again_after_a_restart_or_writes_no_more(
         given.task(store, who, "web-2")
 
 
+def test_who_works_there_takes_its_place_again_after_a_restart(
+    store: Store, who: Caller, database: str, postgresql: Cluster
+) -> None:
+    with closing(Store(database)) as other, store.working():
+        postgresql.stop()
+        postgresql.start()
+        store.can_write()
+        with pytest.raises(Conflict), other.alone():
+            pass
+        postgresql.stop()
+        postgresql.start()
+        with other.alone(), pytest.raises(Conflict) as refused:
+            store.can_write()
+        assert refused.value.code == "root_rotating"
+        store.can_write()
+
+
 def test_a_root_key_is_not_changed_while_anybody_works_there(store: Store, database: str) -> None:
     with closing(Store(database)) as other:
         with (

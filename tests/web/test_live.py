@@ -109,3 +109,19 @@ def test_many_who_wait_ask_the_store_once(tmp_path: Path) -> None:
     asyncio.run(story())
     home.close()
     assert 1 <= len(asked) <= 4
+
+
+def test_what_is_asked_while_nothing_happens_is_not_kept_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("controller.service.news._MOST_ASKED", 5)
+    home = World(tmp_path / "home")
+    tenant = home.tenant()
+
+    async def story() -> None:
+        newest = home.store.newest_event()
+        for number in range(20):  # after which event, is theirs to say
+            found, _ = await home.news.after(tenant, newest + number, 0)
+            assert found == {}
+
+    asyncio.run(story())
+    home.close()
+    assert len(home.news._asked) <= 5
