@@ -240,6 +240,8 @@ async def approve(
         known = {str(each["server"]) for each in await client.doors() if each["order_id"] == order} if password_stdin else set()
         request = {"credentials": credentials(sorted(known), password_stdin, password_of), **key}
         decided = await _answered(client.decide_doors(order, "approve", request))
+        if not session.json:
+            output.say(f"agreed: {_asked_what(decided['order'], decided['doors'])}", wrap=True)
         which = "task_id" if decided["order"]["does"] == "open" else "last_task_id"
         return await _show_asked(session, client, {"orders": [decided["order"]], "doors": decided["doors"]}, which)
 
@@ -524,7 +526,17 @@ def _show_waiting(orders: "Sequence[a.DoorOrder]", doors: Sequence[Known]) -> No
         output.say(
             f"\n{servers}: waits until {_at(each['approve_until'])} for a second user ({', '.join(each['rules'])})", wrap=True
         )
+        output.say(f"  {_asked_what(each, doors)}", wrap=True)
         output.say(f"  kps emergency approve {each['id']}")
+
+
+def _asked_what(order: "a.DoorOrder", doors: Sequence[Known]) -> str:
+    """Say what somebody agrees to with an order: which logins, from where, for how long and why."""
+    them = [each for each in doors if each["id"] in order["doors"]]
+    logins = ", ".join(sorted({str(each["login"]) for each in them}))
+    networks = ", ".join(sorted({str(each["network"] or "everywhere") for each in them}))
+    does = "to open" if order["does"] == "open" else "to stay open from then on"
+    return f"{does} for {_left(order['seconds'])}: login {logins}, from {networks} ({order['reason']})"
 
 
 def _show_paths(task: Known) -> None:

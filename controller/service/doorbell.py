@@ -30,7 +30,7 @@ GOODBYE_SECONDS = 5.0  # for what a command that runs in its own process has to 
 LOOK_SECONDS = 5.0  # between two looks at what waits to be told
 LEAST_SECRET, MOST_SECRET = 16, 256
 _AGAIN_SECONDS = (10, 30, 60, 300, 900, 3600, 4 * 3600, 8 * 3600)
-_AT_ONCE = 16
+_AT_ONCE = 16  # tenants; and what one of them is told before it is looked again
 _URL = re.compile(r"https?://[!-~]{1,2000}")
 
 P = ParamSpec("P")
@@ -67,13 +67,17 @@ class Doorbell:
     # -- where a tenant is told
 
     async def set_hook(self, who: Caller, url: str, secret: Secret) -> DoorHook:
-        """Tell the tenant at a URL from now on, signed with a secret. Invalid: url_unusable, secret_unusable."""
+        """Tell the tenant at a URL from now on, signed with a secret; whoever was told until now hears of that first.
+
+        Invalid: url_unusable, secret_unusable.
+        """
         allow(who, "door.rule", what="alerts")
         _check_url(url, who.at_home)
         if not LEAST_SECRET <= len(secret) <= MOST_SECRET:
             raise Invalid("secret_unusable", f"the secret has {len(secret)} bytes; give {LEAST_SECRET} to {MOST_SECRET}")
         sealed = await self._off(self._kms.seal, who.tenant_id, secret, _context(who.tenant_id, url))
         hook = DoorHook(who.tenant_id, url, sealed, who.user_id, who.at_home, now())
+        await self._goes(who, "door_hook_set", {"url": url, "user_id": who.user_id})
         await self._off(self._store.set_door_hook, hook)
         return hook
 
@@ -83,8 +87,9 @@ class Doorbell:
         return await self._off(self._store.door_hook, who.tenant_id)
 
     async def remove_hook(self, who: Caller) -> None:
-        """Tell the tenant nowhere any more. NotFound(door_hook_not_found)."""
+        """Tell the tenant nowhere any more; whoever was told until now hears of that first. NotFound(door_hook_not_found)."""
         allow(who, "door.rule", what="alerts")
+        await self._goes(who, "door_hook_removed", {"user_id": who.user_id})
         await self._off(self._store.remove_door_hook, who.tenant_id, who.user_id)
 
     # -- telling
@@ -120,21 +125,45 @@ class Doorbell:
                 await self.tell_due()
 
     async def tell_due(self) -> None:
-        """Tell what is to be told by now. What is not taken is told later, and after a day no more: that is an event."""
-        while due := await self._off(self._store.door_alerts, _AT_ONCE):
-            await asyncio.gather(*map(self._told, due))
+        """Tell what is to be told by now. What is not taken is told later, and after nine times no more: that is an event.
 
-    async def _told(self, alert: DoorAlert) -> None:
+        Where one is not taken the tenant's others wait for the next look: a dead listener holds up nobody else's.
+        """
+        turn = asyncio.Semaphore(_AT_ONCE)
+
+        async def told(tenant_id: str) -> None:
+            async with turn:
+                await self._tell(tenant_id)
+
+        await asyncio.gather(*map(told, await self._off(self._store.door_alert_tenants)))
+
+    # -- steps
+
+    async def _goes(self, who: Caller, kind: str, detail: dict[str, str]) -> None:
+        """Tell whoever was told until now what waits, and that it is somebody else, or nobody, from now on; for some seconds."""
+        await self._off(self._store.door_hook_goes, who.tenant_id, kind, detail)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GOODBYE_SECONDS):
+                await self._tell(who.tenant_id)
+
+    async def _tell(self, tenant_id: str) -> None:
+        while due := await self._off(self._store.door_alerts, _AT_ONCE, tenant_id):
+            for alert in due:
+                if not await self._told(alert):
+                    return
+
+    async def _told(self, alert: DoorAlert) -> bool:
         try:
             why = await self._sent(alert)
         except Problem as problem:
             why = problem.message
         if not why:
             await self._off(self._store.door_alert_told, alert)
-            return
+            return True
         again = now() + timedelta(seconds=_AGAIN_SECONDS[alert.tries]) if alert.tries < len(_AGAIN_SECONDS) else None
         log.warning("door alert not taken", alert=alert.id, tries=alert.tries + 1, why=why)
         await self._off(self._store.door_alert_not_told, alert, why, again)
+        return False
 
     async def _sent(self, alert: DoorAlert) -> str:
         """Send one, and return why it was not taken; "": it was."""

@@ -75,8 +75,8 @@ class Emergency:
         self._deposits = deposits
         self.longest_seconds = int(longest_hours * 3600)
         self._rung = rung
-        # What came for doors that wait for a second user, by the task that opens them: where it could not be sealed, say.
-        self._held: dict[str, Credential] = {}
+        # What came for doors that wait for a second user, by their order and server: where it could not be sealed, say.
+        self._held: dict[str, dict[str, Credential]] = {}
 
     async def open(
         self,
@@ -173,7 +173,10 @@ class Emergency:
                 tasks = [_task(each, "door-extend", who.user_id, seconds=for_) for each in some] if order.state == "given" else []
                 holder = (self._dispatch.owner, self._dispatch.lease_seconds)
                 await self._off(self._store.extend_doors, order, some, tasks, *holder)
-                self._ring(tasks, given_)
+                if order.state == "given":
+                    self._ring(tasks, given_)
+                else:
+                    self._hold(order, some, given_)
                 orders.append(order)
                 changed += [replace(each, closing_task_id=task.id) for each, task in zip(some, tasks, strict=False)] or some
         self._rung()
@@ -184,9 +187,9 @@ class Emergency:
         allow(who, "door.close")
         doors = await self._those(who, ids)
         given_ = _given(who, {each.server_id: each.server_name for each in doors}, opens)
-        asked = {each.order_id for each in doors if each.state == "asked"}
-        for order_id in asked:
-            await self._decide(who, order_id, agreed=False)
+        asked = [each for each in doors if each.state == "asked"]
+        for order_id in {each.order_id for each in asked}:
+            await self._take_back(who, order_id, [each for each in asked if each.order_id == order_id])
         there = [each for each in doors if each.state != "asked"]
         tasks = [_task(each, "door-close", who.user_id) for each in there]
         if there:
@@ -255,8 +258,8 @@ class Emergency:
 
     async def sweep(self) -> None:
         """End what nobody agreed to in time, and ask the servers of doors whose time is over whether they are closed."""
-        if await self._off(self._store.lapse_doors):
-            self._held.clear()  # rarely, and only what is asked for in this very process is lost with it
+        for order_id in await self._off(self._store.lapse_doors):
+            self._held.pop(order_id, None)
             self._rung()
         await self._change_passwords()
         due = await self._off(self._store.doors_to_ask)
@@ -308,8 +311,23 @@ class Emergency:
         if begun:
             self._ring(begun, given_)
         else:
-            self._held |= {task.id: given_[task.server_id] for task in tasks if task.server_id in given_}
+            self._hold(order, doors, given_)
         return list(doors)
+
+    def _hold(self, order: DoorOrder, doors: Sequence[Door], given_: Mapping[str, Credential]) -> None:
+        held = {each.server_id: given_[each.server_id] for each in doors if each.server_id in given_}
+        if held:
+            self._held[order.id] = held
+
+    async def _take_back(self, who: Caller, order_id: str, some: Sequence[Door]) -> None:
+        """Have doors not be opened that nobody has agreed to yet; the whole order where none of its doors would be left."""
+        order, doors = await self._off(self._store.door_order, who.tenant_id, order_id)
+        if {each.id for each in doors} <= {each.id for each in some}:
+            await self._decide(who, order_id, agreed=False)
+            return
+        if who.user_id != order.user_id:
+            allow(who, "door.approve", what=order_id)
+        await self._off(self._store.take_back_doors, order_id, some, who.user_id)
 
     async def _decide(
         self, who: Caller, order_id: str, *, agreed: bool, opens: Opens = _nothing
@@ -329,15 +347,14 @@ class Emergency:
                 for each in doors
             ]
             tasks = [_task(each, doing, order.user_id, seconds=order.seconds) for each in doors]
-            by_server = {task.server_id: self._held[task.id] for task in tasks if task.id in self._held} | given_
+            by_server = self._held.get(order_id, {}) | given_
             sealed = await self._sealed(tasks, given_)
         holder = (self._dispatch.owner, self._dispatch.lease_seconds)
         how: dict[str, Any] = {"tasks": tasks, "credentials": sealed, "longest_seconds": self.longest_seconds}
         decided = await self._off(
             self._decided_by, who, order_id, agreed, {**how, "holder": holder[0], "lease_seconds": holder[1]}
         )
-        for door in doors:
-            self._held.pop(door.task_id, None)
+        self._held.pop(order_id, None)
         if tasks:
             self._ring(tasks, by_server)
         self._rung()

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 
 from controller.errors import NotFound
 from controller.model import Sealed
@@ -46,6 +47,11 @@ class DoorHooks(Doors):
             found = one(connection, tables.door_hooks, tables.door_hooks.c.tenant_id == tenant_id)
         return None if found is None else DoorHook(**{**found, "sealed": Sealed(found["sealed"])})
 
+    def door_hook_goes(self, tenant_id: str, kind: str, detail: dict[str, Any]) -> None:
+        """Have whoever is told until now told that it is another one, or nobody, from now on; where anybody is."""
+        with engine.writing(self._engine) as connection:
+            self._alert(connection, tenant_id, kind, detail)
+
     def set_door_hook(self, hook: DoorHook) -> None:
         """Tell a tenant there from now on."""
         table = tables.door_hooks
@@ -56,17 +62,29 @@ class DoorHooks(Doors):
             self._event(connection, hook.tenant_id, "door_hook_set", {"url": hook.url, "user_id": hook.user_id})
 
     def remove_door_hook(self, tenant_id: str, user_id: str) -> None:
-        """Tell a tenant of no door any more, nor what waits to be told. NotFound(door_hook_not_found)."""
+        """Tell a tenant of no door any more, nor what waits to be told: that is an event. NotFound(door_hook_not_found)."""
         with engine.writing(self._engine) as connection:
             if not connection.execute(delete(tables.door_hooks).where(tables.door_hooks.c.tenant_id == tenant_id)).rowcount:
                 raise NotFound("door_hook_not_found", "nobody is told of doors; there is nothing to take away")
-            connection.execute(delete(tables.door_alerts).where(tables.door_alerts.c.tenant_id == tenant_id))
+            lost = connection.execute(delete(tables.door_alerts).where(tables.door_alerts.c.tenant_id == tenant_id)).rowcount
+            if lost:
+                self._event(connection, tenant_id, "door_alert_lost", {"alerts": lost, "why": "nobody is told any more"})
             self._event(connection, tenant_id, "door_hook_removed", {"user_id": user_id})
 
-    def door_alerts(self, limit: int) -> list[DoorAlert]:
-        """Return what is to be told by now, of all tenants, the oldest first."""
+    def door_alert_tenants(self) -> list[str]:
+        """Return the tenants who are to be told something by now, whoever waits longest first."""
+        table = tables.door_alerts
+        query = select(table.c.tenant_id).where(table.c.next_at <= self._now())
+        with engine.reading(self._engine) as connection:
+            found = connection.execute(query.group_by(table.c.tenant_id).order_by(func.min(table.c.seq)))
+            return list(found.scalars())
+
+    def door_alerts(self, limit: int, tenant_id: str | None = None) -> list[DoorAlert]:
+        """Return what is to be told by now, to a tenant or (None) to all, the oldest first."""
         table = tables.door_alerts
         query = select(table).where(table.c.next_at <= self._now()).order_by(table.c.seq).limit(limit)
+        if tenant_id is not None:
+            query = query.where(table.c.tenant_id == tenant_id)
         with engine.reading(self._engine) as connection:
             return [DoorAlert(**found) for found in connection.execute(query).mappings()]
 

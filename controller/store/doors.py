@@ -114,7 +114,9 @@ class Doors(Tasks):
                 for door in doors:
                     self._keep_door(connection, door, replace(door, state="opening"))
                 self._keep_credentials(connection, credentials)
-            self._add_held(connection, tasks, holder, lease_seconds)
+            # What was taken back meanwhile is opened by nobody.
+            still = [each for each in tasks if each.request.get("door_id") in decided.doors]
+            self._add_held(connection, still, holder, lease_seconds)
             return decided
 
     def close_doors(self, doors: Sequence[Door], tasks: Sequence[Task], holder: str, lease_seconds: float) -> None:
@@ -146,13 +148,28 @@ class Doors(Tasks):
             found = _door(connection, door.tenant_id, door.id)
             self._keep_door(connection, found, replace(found, state="closing", ask_at=None, note=note))
 
-    def lapse_doors(self) -> int:
-        """End the orders to which nobody has agreed in time; returns how many."""
+    def take_back_doors(self, order_id: str, doors: Sequence[Door], user_id: str) -> None:
+        """Take some doors out of an order to which nobody has agreed yet; the others go on waiting.
+
+        Conflict(door_order_decided): it does not wait any more.
+        """
+        gone = {each.id for each in doors}
+        with engine.writing(self._engine) as connection:
+            order = _order(connection, doors[0].tenant_id, order_id)
+            if order.state != "asked":
+                raise Conflict("door_order_decided", f"order {order.id} is {order.state}; nothing is to be said to it any more")
+            self._keep_order(connection, replace(order, doors=[each for each in order.doors if each not in gone]))
+            some = [each for each in _of_order(connection, order) if each.id in gone]
+            self._order_event(connection, replace(order, decided_by=user_id), some, "door_refused")
+            self._not_opened(connection, order, some, "refused")
+
+    def lapse_doors(self) -> list[str]:
+        """End the orders to which nobody has agreed in time; returns their ids."""
         table, at = tables.door_orders, self._now()
         due = (table.c.state == "asked", table.c.approve_until <= at)
         with engine.reading(self._engine) as connection:
             if one(connection, table, *due) is None:
-                return 0
+                return []
         with engine.writing(self._engine) as connection:
             found = [rows.door_order(row) for row in connection.execute(select(table).where(*due)).mappings()]
             for order in found:
@@ -161,7 +178,7 @@ class Doors(Tasks):
                 doors = _of_order(connection, lapsed)
                 self._order_event(connection, lapsed, doors, "door_lapsed")
                 self._not_opened(connection, lapsed, doors, "lapsed")
-            return len(found)
+            return [order.id for order in found]
 
     # -- to be read
 
@@ -254,6 +271,7 @@ class Doors(Tasks):
             connection.execute(tables.door_rules.insert().values(rows.row(kept)))
             detail = {"servers": rule.where, "minutes": rule.minutes, "user_id": rule.user_id}
             self._event(connection, rule.tenant_id, "door_rule_set", detail)
+            self._alert(connection, rule.tenant_id, "door_rule_set", detail)
             return kept
 
     def remove_door_rule(self, tenant_id: str, label: str, value: str, user_id: str) -> None:
@@ -261,7 +279,9 @@ class Doors(Tasks):
         with engine.writing(self._engine) as connection:
             if not connection.execute(_rule(delete(tables.door_rules), tenant_id, label, value)).rowcount:
                 raise NotFound("door_rule_not_found", f"{label}={value}: no rule about these servers")
-            self._event(connection, tenant_id, "door_rule_removed", {"servers": f"{label}={value}", "user_id": user_id})
+            detail = {"servers": f"{label}={value}", "user_id": user_id}
+            self._event(connection, tenant_id, "door_rule_removed", detail)
+            self._alert(connection, tenant_id, "door_rule_removed", detail)
 
     # -- steps inside a transaction
 

@@ -116,9 +116,14 @@ _DOUBTFUL_THERE = Prepared(
     Task,
 )
 # What goes ahead of all others of its tenant, and somebody holds: whoever was to run the rest is dead.
+# Nothing is held up by doors longer than this, on however many servers they are opened: an unbind may be as urgent.
+_HELD_UP = timedelta(seconds=60)
+# Whether a door is closed is asked all the same: that is how one that is open too long is found.
+_NOT_HELD_UP = (*URGENT, "door-status")
 _URGENT_WAITS: Prepared[int] = Prepared(
     select(_TASK.c.seq)
     .where(text(tables.URGENT_WAITS), _TASK.c.tenant_id == bindparam("tenant"), _TASK.c.lease_until > bindparam("at"))
+    .where(_TASK.c.created_at > bindparam("since"))
     .limit(1)
 )
 _RETRY_OF: Prepared[str] = Prepared(select(_TASK.c.id).where(_TASK.c.retry_of == bindparam("of")))
@@ -170,7 +175,7 @@ class Tasks(Passwords, Bindings, Inventory):
     def claim(self, task_id: str, owner: str, lease_seconds: float) -> Task | None:
         """Take a ready task to run it, or return None: it is not ready, another task of its server runs, or an urgent one waits.
 
-        An urgent one goes ahead of all others of its tenant, on whatever server they are. Raises the server's generation.
+        An urgent one goes for a minute ahead of all others of its tenant, on whatever server. Raises the server's generation.
         A task of the server whose lease ran out is interrupted on the way.
         """
         table = tables.tasks
@@ -179,7 +184,8 @@ class Tasks(Passwords, Bindings, Inventory):
             if task is None:
                 return None
             at = self._now()
-            if task.operation not in URGENT and _URGENT_WAITS.first(connection, tenant=task.tenant_id, at=at) is not None:
+            held_up = task.operation not in _NOT_HELD_UP
+            if held_up and _URGENT_WAITS.first(connection, tenant=task.tenant_id, at=at, since=at - _HELD_UP) is not None:
                 return None
             if _OTHERS_THERE.first(connection, of=task.server_id, but=task_id, at=at) is not None:
                 self._interrupt(connection, of_server(task.server_id), table.c.id != task_id)

@@ -104,8 +104,14 @@ def _row(door: Door, users: dict[str, str]) -> dict[str, Any]:
 
 
 def _waiting(page: Asked, order: DoorOrder, doors: dict[str, Door], users: dict[str, str]) -> dict[str, Any]:
+    them = [doors[id] for id in order.doors if id in doors]
+    minutes, seconds = divmod(order.seconds, 60)
     return {
         "order": order,
+        # What is agreed to, whole: which logins, from where, for how long.
+        "logins": sorted({each.login for each in them}),
+        "networks": sorted({each.network or "everywhere" for each in them}),
+        "for": f"{minutes} min" + (f" {seconds:02} s" if seconds else ""),
         "servers": sorted({doors[id].server_name for id in order.doors if id in doors}),
         "by": users.get(order.user_id, ""),
         "mine": order.user_id == page.who.user_id,

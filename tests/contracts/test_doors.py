@@ -1,5 +1,6 @@
 """What every store does about emergency doors."""
 
+import json
 import uuid
 from dataclasses import replace
 from datetime import timedelta
@@ -250,8 +251,8 @@ def test_nobody_agrees_too_late(store: Store, who: Caller, server: Server, clock
     with pytest.raises(Conflict) as refused:
         store.decide_doors(who.tenant_id, order.id, SECOND, agreed=True, tasks=[a_task(door)])
     assert refused.value.code == "approval_expired"
-    assert store.lapse_doors() == 1
-    assert store.lapse_doors() == 0
+    assert store.lapse_doors() == [order.id]
+    assert store.lapse_doors() == []
     assert store.door(who.tenant_id, door.id).state == "lapsed"
     assert store.credential(a_task(door)) is None  # nothing that opens a server is left
     assert kinds(store, who) == ["door_asked", "door_lapsed"]
@@ -293,6 +294,22 @@ def test_nothing_is_begun_while_an_urgent_task_waits_for_somebody_alive(
     assert store.claim(waiting.id, "you", 30) is not None
 
 
+def test_whether_a_door_is_closed_is_asked_all_the_same_and_nothing_is_held_up_for_ever(
+    store: Store, who: Caller, server: Server, clock: Clock
+) -> None:
+    door = opened(store, who, server)
+    other, third = store.add_servers([given.a_server(who, "web-2"), given.a_server(who, "web-3")])
+    order = an_order(who, store)
+    waits = a_door(order, other)
+    store.add_doors(order, [waits], [a_task(waits)], "me", 300)
+    (ordinary,) = store.add_tasks([given.a_task(third)], "you", 300)
+    look = closing(store, door, "door-status")
+    assert store.claim(look.id, "me", 30) is not None
+    assert store.claim(ordinary.id, "you", 30) is None
+    clock.forward(60)
+    assert store.claim(ordinary.id, "you", 30) is not None
+
+
 # -- who is told
 
 
@@ -315,3 +332,30 @@ def test_what_happens_waits_to_be_told_where_somebody_wants_to_be(
     assert [each.tries for each in store.door_alerts(100)] == [1]
     store.remove_door_hook(who.tenant_id, who.user_id)
     assert (store.door_alerts(100), store.door_hook(who.tenant_id)) == ([], None)
+    assert kinds(store, who)[-2:] == ["door_alert_lost", "door_hook_removed"]
+
+
+def test_who_is_told_is_told_of_rules_too(store: Store, who: Caller, clock: Clock) -> None:
+    store.set_door_hook(DoorHook(who.tenant_id, "https://x", Sealed(b"s"), who.user_id, False, clock.now))
+    store.set_door_rule(DoorRule(who.tenant_id, "env", "prod", 15, who.user_id, given.START))
+    store.remove_door_rule(who.tenant_id, "env", "prod", who.user_id)
+    told = [json.loads(each.body) for each in store.door_alerts(100)]
+    assert [each["event"] for each in told] == ["door_rule_set", "door_rule_removed"]
+    assert store.door_alert_tenants() == [who.tenant_id]
+
+
+def test_a_door_that_is_taken_back_leaves_its_order_to_the_others(store: Store, who: Caller, server: Server) -> None:
+    other = store.add_servers([given.a_server(who, "web-2")])[0]
+    order = an_order(who, store, asked=True)
+    one, two = a_door(order, server), a_door(order, other)
+    store.add_doors(replace(order, doors=[one.id, two.id]), [one, two])
+    store.take_back_doors(order.id, [one], who.user_id)
+    assert store.door(who.tenant_id, one.id).state == "refused"
+    assert kinds(store, who) == ["door_asked", "door_refused"]
+    # Whoever agrees just now has read the order as it was.
+    tasks = [a_task(one), a_task(two)]
+    store.decide_doors(who.tenant_id, order.id, SECOND, agreed=True, tasks=tasks, holder="me", lease_seconds=30)
+    assert [store.door(who.tenant_id, each.id).state for each in (one, two)] == ["refused", "opening"]
+    assert [task.id for task in store.tasks(who.tenant_id)] == [two.task_id]
+    with pytest.raises(Conflict):
+        store.take_back_doors(order.id, [two], who.user_id)

@@ -94,17 +94,46 @@ def test_what_is_not_taken_is_told_later_and_stops_no_door(world: World, boss: C
         await world.doorbell.tell_due()
 
     run(story())
-    assert len(listener.heard) == 2  # and nobody was sent elsewhere
+    assert len(listener.heard) == 1  # the other waits, and nobody was sent elsewhere
     assert world.store.doors(boss.tenant_id)[0].state == "opening"
     store, before = world.store, world.store._now
     store._now = lambda: before().replace(year=before().year + 1)
     try:
-        assert [each.tries for each in store.door_alerts(10)] == [1, 1]
+        assert [each.tries for each in store.door_alerts(10)] == [1, 0]
         listener.answer = 200
         run(world.doorbell.tell_due())
         assert store.door_alerts(10) == []
     finally:
         store._now = before
+
+
+def test_whoever_is_told_hears_that_it_is_somebody_else_from_now_on(world: World, boss: Caller, listener: Listener) -> None:
+    async def story() -> None:
+        await world.doorbell.set_hook(boss, listener.url, Secret(SECRET))
+        await asked(world, boss)
+        await world.doorbell.set_hook(boss, listener.url + "/other", Secret(SECRET))
+        await world.doorbell.remove_hook(boss)
+
+    run(story())
+    told = [json.loads(body)["event"] for _, body in listener.heard]
+    assert told == ["door_asked", "door_ordered", "door_hook_set", "door_hook_removed"]
+
+
+def test_a_listener_that_takes_nothing_holds_up_nobody_elses(world: World, boss: Caller, listener: Listener) -> None:
+    other = world.tenant()
+
+    async def story() -> None:
+        await world.doorbell.set_hook(boss, "http://127.0.0.1:1/", Secret(SECRET))
+        await world.doorbell.set_hook(other, listener.url, Secret(SECRET))
+        for _ in range(20):
+            await asked(world, boss)
+        await asked(world, other)
+        await world.doorbell.tell_due()
+
+    run(story())
+    assert len(listener.heard) == 2
+    assert sum(each.tries for each in world.store.door_alerts(100, boss.tenant_id)) == 0  # the one that was tried waits
+    assert len(world.store.door_alerts(100, boss.tenant_id)) == 39
 
 
 def test_only_the_owner_of_the_home_has_it_told_on_the_controllers_own_machine(

@@ -305,6 +305,50 @@ def test_whoever_asked_takes_it_back(world: World, alice: Caller, server: Server
     refused(world.emergency.refuse(alice, order.id), Conflict, "door_order_decided")
 
 
+@pytest.mark.usefixtures("ruled")
+def test_closing_one_door_that_was_asked_for_takes_back_that_one(
+    world: World, alice: Caller, bob: Caller, server: Server
+) -> None:
+    (order,), doors = run(world.emergency.open(alice, [prod(world, server), prod(world, server)], reason="x", seconds=60))
+    run(world.emergency.close(alice, [doors[0].id]))
+    assert [each.id for each in run(world.emergency.list(alice))] == [doors[1].id]
+    run(world.emergency.approve(bob, order.id))
+    assert [each.id for each in world.store.tasks(alice.tenant_id)] == [doors[1].task_id]
+
+
+@pytest.mark.usefixtures("ruled")
+def test_a_delegated_user_is_no_second_one(world: World, alice: Caller, server: Server) -> None:
+    (order,), _ = run(world.emergency.open(alice, [server], reason="x", seconds=60))
+    robot = world.user(alice, "operator", "delegated")
+    refused(world.emergency.approve(robot, order.id), NotAllowed, "delegated_acts_for_others")
+
+
+@pytest.mark.usefixtures("ruled")
+def test_what_came_to_extend_a_door_outlives_another_orders_lapse(
+    world: World, alice: Caller, bob: Caller, server: Server, later: Callable[[float], None]
+) -> None:
+    rung: list[dict[str, Credential]] = []
+
+    class Heard(Dispatch):
+        def ring(self, task_ids: Any, credentials: Any, *, urgent: bool = False) -> None:
+            rung.append(dict(credentials))
+
+    short, kept, other = Emergency(world.store, Heard()), prod(world, server), prod(world, server)
+    (order,), (door,) = run(short.open(alice, [kept], reason="x", seconds=3600))
+    run(short.approve(bob, order.id))
+    opened(world, door.task_id, door.id)
+    run(short.open(alice, [other], reason="x", seconds=60))
+    later(14 * 60)
+    given = Credential(password=Secret("open sesame"))
+    (order,), _ = run(short.extend(alice, [door.id], 3600, "x", opens=lambda name: given))
+    later(60)
+    run(short.sweep())
+    assert "lapsed" in [each.state for each in run(short.list(alice, all=True))]
+    rung.clear()
+    run(short.approve(bob, order.id))
+    assert rung == [{kept.id: given}]
+
+
 def test_rules_say_which_servers(world: World, boss: Caller) -> None:
     refused(world.emergency.set_rule(boss, "zone", 15), Invalid, "selection_unusable")
     refused(world.emergency.set_rule(boss, "zone=prod", 0), Invalid, "minutes_unusable")

@@ -83,3 +83,18 @@ def test_who_may_not_has_no_button_and_is_refused(settings: Settings, monkeypatc
         assert ("role_reads_only" in answer.text) == (not may)
 
     visit(settings, story, role)
+
+
+def test_who_agrees_is_shown_what_they_agree_to(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub(monkeypatch, {})
+
+    async def story(visitor: Visitor) -> None:
+        fleet, who = visitor.fleet, visitor.fleet.owner
+        await servers(visitor, 1)
+        server = await fleet.servers.add(who, "db-1", "192.0.2.77", labels={"zone": "prod"})
+        await fleet.emergency.set_rule(who, "zone=prod", 15)
+        await fleet.emergency.open(who, [server], reason="no key", seconds=90, login="deploy", network="203.0.113.0/24")
+        shown = (await visitor.get(HERE)).text
+        assert "Login deploy, from 203.0.113.0/24, for 1 min 30 s. A second user" in shown
+
+    visit(settings, story, "operator")
