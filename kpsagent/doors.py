@@ -17,6 +17,7 @@ from .host import (
     Delete,
     DisarmDoor,
     DropDoor,
+    EndHalfOpen,
     Lock,
     MoveDoor,
     Read,
@@ -139,6 +140,7 @@ def closed(name: str, door: "Door", why: str, anyway: bool = True) -> "Play":
     if changed or anyway:
         # Where sshd was stopped while the door was open, somebody meant that; of our edit it can't have died then.
         yield from reload_after_undo(dict(door, boot="") if door["opened"] else door)
+        yield EndHalfOpen(door["login"], door["connection"])  # for these the door is open until sshd itself has them go
     if left:
         raise left[0]
     return door

@@ -204,6 +204,10 @@ controller. With boot, something of the next boot is put in place too. -> list o
 DisarmDoor = namedtuple("DisarmDoor", "")
 DisarmDoor.__doc__ = "Nothing that ArmDoor put in place is left."
 
+EndHalfOpen = namedtuple("EndHalfOpen", "login connection")
+EndHalfOpen.__doc__ = """Connections to the sshd of this one that have not got in yet, and could as this login, are ended, where
+that can be told; no other is. -> how many were."""
+
 OF_DOORS = (DoorPlace, AskBeside, Wall, ReadDoor, WriteDoor, MoveDoor, DropDoor, ArmDoor, DisarmDoor)
 
 # -- the rope ----------------------------------------------------------------------------------------------------------

@@ -175,6 +175,13 @@ class LocalHost:
 
         return sessions.end(effect.session)
 
+    def _EndHalfOpen(self, effect: "Any") -> int:
+        if self.at_rest:
+            return 0
+        from . import halfopen  # shipped with doors only
+
+        return halfopen.end(effect.login, effect.connection)
+
     # -- our own state -----------------------------------------------------------------------------------------------
 
     def _path(self, name: str) -> str:

@@ -24,7 +24,7 @@ _BEFORE = (
 # What few runs need, and is shipped to those only.
 _FOR_SOME = ("password", "reset", "revoke", "pam", "doctor", "preview", "doors", "doororders")
 _AFTER = ("transaction", "accounts", "files", "processes", "arming", "sessions", "local")
-_OF_DOORS = ("doorhost", "doorwatch")  # they stand on all of these
+_OF_DOORS = ("halfopen", "doorhost", "doorwatch")  # they stand on all of these
 
 _LOADER = """\
 import sys, types

@@ -1,0 +1,127 @@
+"""Connections to sshd that have not got in yet: each keeps the configuration of when it was made, whatever is read since.
+
+Told by sshd's own titles, which OpenSSH has since 3.3; where there are none, or no /proc, nobody is ended. A connection is
+`sshd: [accepted]` until it names a login, then `sshd: alice [priv]`, with `sshd: alice [net]` below it until it has got in.
+Since OpenSSH 9.8 these begin with sshd-session and sshd-auth. Shipped for doors only. sshd.c, monitor.c, auth2.c.
+"""
+
+import os
+import signal
+import time
+
+from . import processes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, List, Optional, Set, Tuple
+
+    Table = Dict[int, Tuple[int, str]]  # of sshd's processes: pid -> (parent, when it began, in ticks since boot)
+
+_SSHD = ("sshd", "sshd-session", "sshd-auth")
+_ACCEPTED, _MONITOR, _NET = "[accepted]", " [priv]", " [net]"
+_ROUNDS = 10  # for what has been forked, and has not written its title yet
+
+
+def end(login: str, connection: "Optional[List[str]]") -> int:
+    """End each connection to the sshd of this one that could get in yet as this login; return how many were.
+
+    Never one that has got in, ours among them, nor one of another login's. Safe to be called again.
+    """
+    if not connection or not os.path.exists("/proc/1/stat"):
+        return 0
+    ended = 0
+    for _ in range(_ROUNDS):
+        table = _table()
+        found = [pid for pid in _of(table, connection) if pid not in _ancestors()]
+        for pid in found:
+            if _is_half_open(table, pid, login):
+                ended += _killed(table, pid)
+        if not any(_is_new(pid) for pid in found):
+            break
+        time.sleep(0.02)
+    return ended
+
+
+def _table() -> "Table":
+    found = {}  # type: Table
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            program, words = _stat(name)
+            if program in _SSHD and words[0] != "Z":
+                found[int(name)] = (int(words[1]), words[19])
+    return found
+
+
+def _stat(pid: "object") -> "Tuple[str, List[str]]":
+    before, _, after = processes.slurp("/proc/{}/stat".format(pid)).rpartition(")")
+    words = after.split()
+    return (before.partition("(")[2], words) if len(words) > 19 else ("", [])
+
+
+def _ancestors() -> "Set[int]":
+    found, pid = set(), os.getpid()  # type: Set[int], int
+    while pid > 0 and pid not in found:
+        found.add(pid)
+        words = _stat(pid)[1]
+        pid = int(words[1]) if words else 0
+    return found
+
+
+def _of(table: "Table", connection: "List[str]") -> "List[int]":
+    """Return the processes that serve a connection to this sshd: below the one that listens, or at its port."""
+    listening = set(processes.listening_inodes(connection[2], int(connection[3])))
+    taken = _taken(int(connection[3]))
+    held = {pid: processes.sockets_of(pid) for pid in table}
+    listeners = {pid for pid in table if held[pid] & listening}
+    return [pid for pid in table if pid not in listeners and (table[pid][0] in listeners or held[pid] & taken) and _is_here(pid)]
+
+
+def _taken(port: int) -> "Set[str]":
+    """Return the inodes of the connections to this port."""
+    rows = [line.split() for name in ("tcp", "tcp6") for line in processes.slurp("/proc/self/net/" + name).split("\n")[1:]]
+    return {row[9] for row in rows if len(row) > 9 and row[3] == "01" and int(row[1].rpartition(":")[2], 16) == port}
+
+
+def _is_here(pid: int) -> bool:
+    """Whether it is no process of a container's, which has logins of its own."""
+    try:
+        return os.path.samefile("/proc/{}/root".format(pid), "/")
+    except OSError:
+        return False  # it has ended
+
+
+def _title(pid: int) -> "Tuple[str, str]":
+    name, _, rest = processes.slurp("/proc/{}/cmdline".format(pid)).rstrip("\0 ").partition(": ")
+    return name, rest
+
+
+def _is_new(pid: int) -> bool:
+    """Whether it has not written its title yet."""
+    return _title(pid)[0] not in ("", *_SSHD)
+
+
+def _is_half_open(table: "Table", pid: int, login: str) -> bool:
+    name, state = _title(pid)
+    if name not in _SSHD:
+        return False
+    # Of one that has got in the process of the network is no more: the monitor's title alone stays as it was.
+    is_before = any(_title(child) in [(each, login + _NET) for each in _SSHD] for child in _below(table, pid))
+    return state == _ACCEPTED or (state == login + _MONITOR and is_before)
+
+
+def _below(table: "Table", pid: int) -> "List[int]":
+    return [child for child in table if table[child][0] == pid]
+
+
+def _killed(table: "Table", pid: int) -> bool:
+    """Kill the monitor, without which nobody gets in, and then what still talks for it; return whether that could be done."""
+    gone = False
+    for each in [pid] + _below(table, pid):
+        words = _stat(each)[1]
+        if words and words[19] == table[each][1]:
+            try:
+                os.kill(each, signal.SIGKILL)
+                gone = True
+            except (ProcessLookupError, PermissionError):
+                continue  # it has ended by itself
+    return gone
