@@ -177,7 +177,8 @@ def test_a_key_pair_that_is_not_in_custody_is_the_users_own_agents(make_server, 
     pair = product.keypair(managed=False)
     product.succeeds("bind", server, keypair=pair, password=server.root_password, accept_unproved=True)
     path = short / "own"
-    with subprocess.Popen(["ssh-agent", "-D", "-a", path], stdout=subprocess.DEVNULL) as own:
+    with subprocess.Popen(["ssh-agent", "-D", "-a", path], stdout=subprocess.DEVNULL) as own, contextlib.ExitStack() as ends:
+        ends.callback(own.terminate)  # else a failure would wait for it
         until(path.exists, what="the ssh-agent")
         environment = os.environ | {"SSH_AUTH_SOCK": str(path)}
         subprocess.run(["ssh-add", "-q", "-"], env=environment, input=pair["private_key"], text=True, check=True)
@@ -189,7 +190,6 @@ def test_a_key_pair_that_is_not_in_custody_is_the_users_own_agents(make_server, 
         script = f"for name in {' '.join(both)}; do ssh -n -F {place}/config $name hostname || exit; done"
         done = product.kps("ssh-agent", "--from", str(place), "--", "sh", "-c", script)
         assert done.stdout == "".join(f"{name}\n" for name in both)
-        own.terminate()
 
 
 @pytest.mark.parametrize("command", [("ssh",), ("ssh-config",)])
