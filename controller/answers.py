@@ -472,6 +472,7 @@ class Door(TypedDict):
 
     confirmed: how it ended is known. task_id: the task that opens it, once the order is given; last_task_id: the last one that
     closes it, or asks whether it is closed. closed_by: order, deadline or boot. note: why it stands so, or an empty string.
+    password_works: it is over, and the one-time password that was made for it was not seen changed yet.
     """
 
     id: str
@@ -493,6 +494,7 @@ class Door(TypedDict):
     closed_at: Time | None
     closed_by: str | None
     last_task_id: str | None
+    password_works: bool
     note: str
 
 
@@ -518,10 +520,14 @@ class DoorWithOrder(Door):
 
 
 class DoorsAsked(TypedDict):
-    """Orders, and all their doors. What needs a second user is an order of its own."""
+    """Orders, and all their doors. What needs a second user is an order of its own.
+
+    passwords: those that were made for doors, in this answer and nowhere else.
+    """
 
     orders: list[DoorOrder]
     doors: list[Door]
+    passwords: list["DoorPassword"]
 
 
 class DecidedDoors(TypedDict):

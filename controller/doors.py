@@ -17,6 +17,7 @@ OVER: frozenset[DoorState] = frozenset({"closed", "failed", "refused", "lapsed"}
 MAY_BE_OPEN: frozenset[DoorState] = frozenset({"opening", "open", "closing"})
 # Ahead of all that waits; an order to look is not.
 URGENT = ("door-open", "door-extend", "door-close")
+BEGUN_WITHIN = timedelta(minutes=15)  # after its password was ordered: whoever asked for the door waits for that, and goes on
 FIRST_ASKED = timedelta(seconds=2)  # after the deadline: the server closes by itself, and is given a moment
 _ASKED_AGAIN = (3, 10, 30, 60, 300, 600)  # seconds; the last one for ever
 _ASKED_FOR = timedelta(days=2)  # after the deadline; from then on somebody has to ask by hand
@@ -84,7 +85,18 @@ class Door:
     ask_at: datetime | None = None  # when it is asked next, by whoever serves the home
     note: str = ""  # why it stands as it does, where that needs saying
     given: dict[str, Any] = field(default_factory=dict)  # which kinds of credential came for it, as its task keeps it
-    one_time: bool = False  # a password was made for it, which is changed once it is over
+    one_time: bool = False  # a password was made for it, and works until it is changed, which is done once the door is over
+    rotation_id: str | None = None  # by which that password is being changed
+
+    @property
+    def password_works(self) -> bool:
+        """Whether it is over, and the password that was made for it was not seen changed: whoever was shown it still knows it."""
+        return self.one_time and self.state in OVER
+
+    @property
+    def unbegun(self) -> bool:
+        """Whether its password is being set, and whoever asked has still to say that it is to be opened by that."""
+        return self.state == "opening" and self.ask_at is not None
 
     @property
     def confirmed(self) -> bool:

@@ -19,7 +19,8 @@ Ids = Annotated[list[Name], Field(max_length=10_000)]
 class NewDoors(Opening):
     """network: from where the doors open, in CIDR notation; without it, from everywhere. login: else each server's own.
 
-    one_time: a password was made for each (POST /door-passwords), which is changed once the door is over.
+    one_time: a password is made for each and set there first; the doors are opened by POST /door-orders/{id}/begin. It is changed
+    once the door is over.
     """
 
     servers: list[Name] = Field(default_factory=list, max_length=10_000)
@@ -29,14 +30,6 @@ class NewDoors(Opening):
     login: Name | None = None
     network: Annotated[str, Field(max_length=64)] | None = None
     one_time: bool = False
-
-
-class NewDoorPasswords(Opening):
-    """login: else each server's own."""
-
-    servers: list[Name] = Field(default_factory=list, max_length=10_000)
-    all: bool = False
-    login: Name | None = None
 
 
 class ExtendedDoors(Opening):
@@ -51,6 +44,10 @@ class ClosedDoors(Opening):
     """doors: by their ids."""
 
     doors: Ids
+
+
+class BegunDoors(Opening):
+    """What opens the servers, and the one-time password of each."""
 
 
 class ApprovedDoors(Opening):
@@ -95,6 +92,7 @@ def door(found: Door) -> Json:
         "closed_at": instant(found.closed_at),
         "closed_by": found.closed_by,
         "last_task_id": found.closing_task_id,
+        "password_works": found.password_works,
         "note": found.note,
     }
 
@@ -131,9 +129,10 @@ def order(found: DoorOrder) -> Json:
     }
 
 
-def asked(orders: Sequence[DoorOrder], doors: Sequence[Door]) -> Json:
-    """Return what was asked for."""
-    return {"orders": [order(each) for each in orders], "doors": [door(each) for each in doors]}
+def asked(orders: Sequence[DoorOrder], doors: Sequence[Door], passwords: Sequence[Made] = ()) -> Json:
+    """Return what was asked for; the passwords that were made for it are wiped."""
+    told = {"orders": [order(each) for each in orders], "doors": [door(each) for each in doors]}
+    return told | {"passwords": [made(each) for each in passwords]}
 
 
 def decided(found: DoorOrder, doors: Sequence[Door]) -> Json:

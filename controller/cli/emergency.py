@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 SAMPLE = 3  # servers of a drill, where nothing else is said
 DRILL_SECONDS = 60
+WORKS_STILL = "its one-time password still works: it was not changed yet"
 _DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s?)?")
 _ENDED_WELL = following.ENDED_WELL
 
@@ -99,20 +100,11 @@ async def open_(
             warn_of_old_algorithms(chosen)
         request: Json = {"servers": names, "seconds": wanted, "reason": reason, "login": login, "network": network}
         given = credentials(names, password_stdin, password_of)
-        made: Mapping[str, Known] = {}
+        asking = {k: v for k, v in request.items() if v is not None} | {"credentials": given} | key
         if set_password:
-            made = await _passwords(session, client, {"servers": names, "login": login, "credentials": given} | key)
-            # By the password that was made it is proved; what opens the server today is kept beside it.
-            request |= {"one_time": True, "servers": [name for name in names if name in made]}
-            whose = {name: {"password": each["password"], "password_of": each["login"]} for name, each in made.items()}
-            given = {name: whose.get(name, each) for name, each in given.items()} | whose
-            if not made:
-                return exits.SOME_NOT
-        asked = await _answered(
-            client.open_doors({k: v for k, v in request.items() if v is not None} | {"credentials": given} | key)
-        )
-        code = await _show_asked(session, client, asked, "task_id", made)
-        return code if len(made) == len(names) or not set_password else exits.SOME_NOT
+            return await _open_by_password(session, client, asking, given, key)
+        asked = await _answered(client.open_doors(asking))
+        return await _show_asked(session, client, asked, "task_id")
 
 
 @command(emergency, "extend", 'kps emergency extend web-1 --for 20m --reason "not through yet"')
@@ -216,6 +208,7 @@ async def show(
             "closed by": found["closed_by"],
             "task": found["task_id"],
             "note": found["note"],
+            **({"one-time password": WORKS_STILL} if found["password_works"] else {}),
         }
     )
 
@@ -435,25 +428,42 @@ async def _doors(
     return list(dict.fromkeys(ids)), {"credentials": credentials(names, password_stdin, password_of)}
 
 
-async def _passwords(session: Session, client: "AsyncKpsClient", request: Json) -> dict[str, Known]:
-    """Have one-time passwords set, and return those that were, by server; says why the others were not."""
-    given = {name: value for name, value in request.items() if value is not None}
-    made = {str(each["server"]): each for each in await _answered(client.make_door_passwords(given))}
-    ended = await _until_over(session, client, [str(each["task_id"]) for each in made.values()])
-    for task in ended:
-        if task["status"] not in _ENDED_WELL:
-            output.say(f"kps: {task['server']}: no password was set: {task['cause']}: {task['message']}", errors=True)
-            del made[str(task["server"])]
-    return dict(made)
-
-
-async def _show_asked(
-    session: Session, client: "AsyncKpsClient", asked: Mapping[str, Any], which: str, made: Mapping[str, Known] | None = None
+async def _open_by_password(
+    session: Session, client: "AsyncKpsClient", asking: Json, given: Mapping[str, Any], key: Mapping[str, Any]
 ) -> int:
+    """Have one-time passwords set and the doors opened by them; whatever comes between, those that were set are shown."""
+    asked = await _answered(client.open_doors(asking | {"one_time": True}))
+    (order,) = asked["orders"]
+    made: dict[str, Known] = {str(each["server"]): each for each in asked["passwords"]}
+    try:
+        for task in await _until_over(session, client, [str(each["task_id"]) for each in made.values()]):
+            if task["status"] not in _ENDED_WELL:
+                output.say(f"kps: {task['server']}: no password was set: {task['cause']}: {task['message']}", errors=True)
+                del made[str(task["server"])]
+        # By the password that was made it is proved; what opens the server today is kept beside it.
+        whose = {name: {"password": each["password"], "password_of": each["login"]} for name, each in made.items()}
+        also = {name: each for name, each in given.items() if name in made}
+        begun = await _answered(client.begin_doors(order["id"], {"credentials": also | whose, **key}))
+    except BaseException:
+        _show_passwords(made)
+        raise
+    doors = [each for each in begun["doors"] if each["server"] in made and not each["confirmed"]]
+    ids = [str(each["id"]) for each in begun["doors"]]
+    code = await _followed(session, client, ids, [str(each["task_id"]) for each in doors], [], made)
+    return code if len(doors) == len(ids) else exits.SOME_NOT
+
+
+def _show_passwords(made: Mapping[str, Known]) -> None:
+    """Print passwords that may be set, where what was to come after did not: nobody else can say them."""
+    for each in made.values():
+        output.say(f"{each['server']}: one-time password of {each['login']}, shown only now: {each['password']}", errors=True)
+
+
+async def _show_asked(session: Session, client: "AsyncKpsClient", asked: Mapping[str, Any], which: str) -> int:
     """Follow what was begun, and show it with what waits. which: of a door, the field with the task that does it."""
     begun = [str(each[which]) for each in asked["doors"] if _is_given(asked, each) and each[which]]
     waiting = [each for each in asked["orders"] if each["state"] == "asked"]
-    return await _followed(session, client, [str(each["id"]) for each in asked["doors"]], begun, waiting, made)
+    return await _followed(session, client, [str(each["id"]) for each in asked["doors"]], begun, waiting)
 
 
 def _is_given(asked: Mapping[str, Any], door: Known) -> bool:
@@ -517,6 +527,8 @@ def _table(doors: Sequence[Known]) -> None:
     for each in doors:
         if each["note"]:
             output.say(f"{each['server']}: {each['note']}", wrap=True)
+        if each["password_works"]:
+            output.say(f"{each['server']}: {WORKS_STILL} ({each['login']})", wrap=True)
 
 
 def _show_waiting(orders: "Sequence[a.DoorOrder]", doors: Sequence[Known]) -> None:

@@ -16,13 +16,11 @@ class DoorVerbs:
 
     @Verb
     def open_doors(self, request: Mapping[str, Any]) -> Call[a.DoorsAsked]:
-        """Open doors, or ask for them where a second user has to agree; returns the orders and their doors."""
-        return Call("POST", "/doors", body=dict(request))
+        """Open doors, or ask for them where a second user has to agree; returns the orders and their doors.
 
-    @Verb
-    def make_door_passwords(self, request: Mapping[str, Any]) -> Call[list[a.DoorPassword]]:
-        """Make one-time passwords, and have them set; returns them, this once, with the tasks that do it."""
-        return Call("POST", "/door-passwords", body=dict(request))
+        one_time: passwords are made and set first; returns them, this once, with the tasks that do it. Then begin_doors().
+        """
+        return Call("POST", "/doors", body=dict(request))
 
     @Verb
     def doors(self, *, every: bool = False) -> Call[list[a.Door]]:
@@ -48,6 +46,11 @@ class DoorVerbs:
     def door_orders(self) -> Call[list[a.DoorOrder]]:
         """Return what a second user has to agree to."""
         return Call("GET", "/door-orders")
+
+    @Verb
+    def begin_doors(self, order_id: str, request: Mapping[str, Any] | None = None) -> Call[a.DecidedDoors]:
+        """Open the doors whose one-time passwords are set by now; returns their order and all its doors."""
+        return Call("POST", f"/door-orders/{segment(order_id)}/begin", body=dict(request or {}))
 
     @Verb
     def decide_doors(

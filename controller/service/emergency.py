@@ -6,15 +6,14 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
-from datetime import datetime, timedelta
-from typing import Any, ParamSpec, Protocol, TypeVar
-
-import structlog
+from datetime import timedelta
+from typing import Any, ParamSpec, TypeVar
 
 from controller.deposits import Deposits, Order
-from controller.doors import MAY_BE_OPEN, Door, DoorDoes, DoorOrder, DoorRule, DoorState, refuse_too_long
+from controller.doors import BEGUN_WITHIN, MAY_BE_OPEN, Door, DoorDoes, DoorOrder, DoorRule, refuse_too_long
 from controller.errors import Conflict, Invalid, NotFound, Problem
 from controller.model import Caller, Credential, Operation, SealedCredential, Server, Task, now
+from controller.service.doorpasswords import DoorPasswords, Passwords
 from controller.service.doorrules import selection, that_hold
 from controller.service.roles import allow, may_name_places, refusal
 from controller.service.secrets import Made
@@ -27,23 +26,12 @@ MOST_DOORS = 10_000  # of one order
 MOST_REASON = 500
 MOST_MINUTES = 24 * 60
 MOST_PASSWORDS = 1000
-AFTER_REFUSED = timedelta(seconds=30)
 _PATTERN = frozenset("*?!,")  # of sshd's Match User, which would open more than one login
 
 Opens = Callable[[str], Credential | None]  # what opens a server, by its name, where anything was given for it
 
 P = ParamSpec("P")
 T = TypeVar("T")
-log = structlog.get_logger("kps.doors")
-
-
-class Passwords(Protocol):
-    """Makes one-time passwords, and changes them again (controller/service/secrets.py)."""
-
-    async def make_password(self, who: Caller, server: Server, login: str, credential: Credential | None = None) -> Made: ...
-    async def change_password(
-        self, who: Caller, server: Server, login: str, credential: Credential | None = None
-    ) -> Task | None: ...
 
 
 def _nothing(server: str) -> None:
@@ -68,7 +56,7 @@ class Emergency:
         passwords: makes one-time passwords, and changes them again.
         """
         self._passwords = passwords
-        self._not_before: dict[str, datetime] = {}  # by door: what could not be changed is not tried all the time
+        self._made = DoorPasswords(store, passwords, executor)
         self._store = store
         self._dispatch = dispatch
         self._executor = executor
@@ -88,65 +76,112 @@ class Emergency:
         login: str | None = None,
         network: str | None = None,
         opens: Opens = _nothing,
-        one_time: bool = False,
     ) -> tuple[builtins.list[DoorOrder], builtins.list[Door]]:
         """Open a door on each of the servers, ahead of everything that waits; returns the orders, and their doors.
 
         Where a rule says that a second user has to agree, the door is asked for in an order of its own, and opened once one has.
-        login: else each server's own. network: in CIDR notation. one_time: make_passwords() has
-        made a password for each, which is changed once the door is over. A server whose login has a door
+        login: else each server's own. network: in CIDR notation. A server whose login has a door
         already keeps that: Conflict(door_is_open) where all have. Invalid: reason_missing, door_too_long, door_too_short,
         login_is_pattern, login_unusable, network_unusable, no_servers, too_many_servers.
         """
-        allow(who, "door.open")
-        why, for_ = _reason(reason), self._seconds(seconds)
-        from_ = _network(network)
-        _check_login(login)
-        if not servers:
-            raise Invalid("no_servers", "name at least one server")
-        if len(servers) > MOST_DOORS:
-            raise Invalid("too_many_servers", f"at most {MOST_DOORS} doors with one order, not {len(servers)}; select fewer")
-        for server in servers:
-            if server.tenant_id != who.tenant_id:
-                raise NotFound("server_not_found", f"{server.name}: no server of this name", server=server.name)
+        why, for_, from_ = self._meant(who, servers, reason, seconds, login, network)
         given_ = _given(who, {each.id: each.name for each in servers}, opens)
         there = await self._off(self._store.doors, who.tenant_id, states=("asked", "opening", "open"))
         taken = {(each.server_id, each.login): each for each in there}
         free = [each for each in servers if (each.id, login or each.login) not in taken]
         if not free:
-            one = taken[servers[0].id, login or servers[0].login]
-            told = f"{one.server_name}: a door for {one.login} is {one.state} already ({one.id}); extend it, or close it first"
-            raise Conflict("door_is_open", told, door=one.id)
+            raise _has_one(taken[servers[0].id, login or servers[0].login])
         held = await self._rules_of(who, free)
         orders, doors = [], [taken[each.id, login or each.login] for each in servers if each not in free]
         for needs_second in (False, True):
             some = [each for each in free if bool(held[each.id]) is needs_second]
             if some:
                 order = self._order(who, "open", why, for_, [held[each.id] for each in some])
-                made = [
-                    _door(order, each, login or each.login, from_, given("door-open", given_.get(each.id)), one_time)
-                    for each in some
-                ]
+                made = [_door(order, each, login or each.login, from_, given("door-open", given_.get(each.id))) for each in some]
                 orders.append(replace(order, doors=[each.id for each in made]))
                 doors += await self._asked(who, orders[-1], made, given_)
         self._rung()
         return orders, doors
 
-    async def make_passwords(
-        self, who: Caller, servers: Sequence[Server], login: str | None = None, opens: Opens = _nothing
-    ) -> builtins.list[Made]:
-        """Make a one-time password for a login of each server, kept as a secret and set there by a task, for a door to come.
+    async def open_by_password(
+        self,
+        who: Caller,
+        servers: Sequence[Server],
+        *,
+        reason: str,
+        seconds: int,
+        login: str | None = None,
+        network: str | None = None,
+        opens: Opens = _nothing,
+    ) -> tuple[DoorOrder, builtins.list[Door], builtins.list[Made]]:
+        """Order a door on each of the servers, and for each a one-time password, set by a task and kept; then begin().
 
-        To be shown to who asked, this once. Works while the root key is away: it is sealed when that is back.
+        The passwords are to be shown to who asked, this once; they are changed once the door is over, however that came. All
+        that open() refuses is refused before any is made, and so is a server that has a door (door_is_open) or where a second
+        user has to agree: Conflict(password_before_approval). A door for which none could be made has failed, with its note;
+        where none could for any, what hindered the first is raised. Works while the root key is away.
         """
-        allow(who, "door.open")
-        _check_login(login)
-        if self._passwords is None:
+        why, for_, from_ = self._meant(who, servers, reason, seconds, login, network)
+        passwords = self._passwords
+        if passwords is None:
             raise Invalid("option_unknown", "no passwords are made here")
         if len(servers) > MOST_PASSWORDS:
             raise Invalid("too_many_servers", f"at most {MOST_PASSWORDS} passwords at once, not {len(servers)}")
         given_ = _given(who, {each.id: each.name for each in servers}, opens)
-        return [await self._passwords.make_password(who, each, login or each.login, given_.get(each.id)) for each in servers]
+        held = await self._rules_of(who, servers)
+        for server in servers:
+            if found := held[server.id]:
+                told = f"{server.name}: a second user has to agree here ({found[0].where}), and no password is set before that"
+                raise Conflict("password_before_approval", f"{told}; ask without one", server=server.name)
+        order = self._order(who, "open", why, for_, [])
+        made = [_door(order, each, login or each.login, from_, given("door-open", given_.get(each.id))) for each in servers]
+        doors = [replace(each, one_time=True, ask_at=order.created_at + BEGUN_WITHIN) for each in made]
+        order = replace(order, doors=[each.id for each in doors])
+        await self._off(self._store.add_doors, order, doors)  # refuses a server that has one
+        self._rung()
+        done: builtins.list[Made] = []
+        hindered: Problem | None = None
+        for door, server in zip(doors, servers, strict=True):
+            try:
+                done.append(await passwords.make_password(who, server, door.login, given_.get(server.id)))
+            except Problem as problem:
+                hindered = hindered or problem
+                await self._off(self._store.drop_door, door, f"no password was made: {problem.message}", one_time=False)
+        self._rung()
+        if hindered is not None and not done:
+            raise hindered
+        return order, await self._off(self._store.doors, who.tenant_id, ids=order.doors), done
+
+    async def begin(self, who: Caller, order_id: str, opens: Opens = _nothing) -> tuple[DoorOrder, builtins.list[Door]]:
+        """Open the doors whose one-time passwords are set by now; those of which none was set have failed.
+
+        By whoever has ordered them. opens: the password is given with what opens the server today. Conflict: password_not_set (a
+        task is setting one still), door_not_open (it was begun).
+        """
+        allow(who, "door.open")
+        order, doors = await self._off(self._store.door_order, who.tenant_id, order_id)
+        if order.user_id != who.user_id:
+            raise NotFound("door_order_not_found", f"{order_id}: no order for doors of this id", order=order_id)
+        waiting = [each for each in doors if each.unbegun]
+        if not waiting:
+            raise Conflict("door_not_open", f"order {order_id}: none of its doors waits to be begun", order=order_id)
+        given_ = _given(who, {each.server_id: each.server_name for each in waiting}, opens)
+        states = {each.id: await self._off(self._made.state, each) for each in waiting}
+        for door in (each for each in waiting if states[each.id] == "running"):
+            told = "its one-time password is being set; wait until that task has ended"
+            raise Conflict("password_not_set", f"{door.server_name}: {told}", door=door.id)
+        for door in (each for each in waiting if states[each.id] != "done"):
+            await self._off(self._store.drop_door, door, "no password was set; see its task", one_time=True)
+        there = [each for each in waiting if states[each.id] == "done"]
+        there = [replace(each, given=given("door-open", given_.get(each.server_id))) for each in there]
+        tasks = [_task(each, "door-open", who.user_id) for each in there]
+        sealed = await self._sealed(tasks, given_)
+        if there:
+            holder = (self._dispatch.owner, self._dispatch.lease_seconds)
+            await self._off(self._store.begin_doors, there, tasks, *holder, sealed)
+            self._ring(tasks, given_)
+        self._rung()
+        return order, await self._off(self._store.doors, who.tenant_id, ids=order.doors)
 
     async def extend(
         self, who: Caller, ids: Collection[str], seconds: int, reason: str, opens: Opens = _nothing
@@ -190,8 +225,11 @@ class Emergency:
         asked = [each for each in doors if each.state == "asked"]
         for order_id in {each.order_id for each in asked}:
             await self._take_back(who, order_id, [each for each in asked if each.order_id == order_id])
-        there = [each for each in doors if each.state != "asked"]
+        for door in (each for each in doors if each.unbegun):
+            await self._off(self._store.drop_door, door, "taken back before it was opened", one_time=True)
+        there = [each for each in doors if each.state != "asked" and not each.unbegun]
         tasks = [_task(each, "door-close", who.user_id) for each in there]
+        await self._made.change_with(there, given_)
         if there:
             await self._off(self._store.close_doors, there, tasks, self._dispatch.owner, self._dispatch.lease_seconds)
             self._ring(tasks, given_)
@@ -210,10 +248,16 @@ class Emergency:
         return await self._decide(who, order_id, agreed=False)
 
     async def list(self, who: Caller, *, all: bool = False, limit: int | None = None) -> builtins.list[Door]:
-        """Return the doors that are, may be, or are to be open, the newest first; all: those that are over too."""
+        """Return the doors that are, may be, or are to be open, the newest first; all: those that are over too.
+
+        After them come those that are over, and whose one-time passwords work still.
+        """
         allow(who, "door.see")
-        states: Collection[DoorState] | None = None if all else {"asked", *MAY_BE_OPEN}
-        return await self._off(self._store.doors, who.tenant_id, states=states, limit=limit)
+        if all:
+            return await self._off(self._store.doors, who.tenant_id, limit=limit)
+        there = await self._off(self._store.doors, who.tenant_id, states={"asked", *MAY_BE_OPEN}, limit=limit)
+        known = [each for each in await self._off(self._store.doors_with_passwords) if each.tenant_id == who.tenant_id]
+        return (there + known)[:limit]
 
     async def get(self, who: Caller, id: str) -> tuple[Door, DoorOrder]:
         """Return one door, and the order that asked for it."""
@@ -261,10 +305,13 @@ class Emergency:
         for order_id in await self._off(self._store.lapse_doors):
             self._held.pop(order_id, None)
             self._rung()
-        await self._change_passwords()
+        await self._made.sweep()
         due = await self._off(self._store.doors_to_ask)
         if not due:
             return
+        for door in (each for each in due if each.unbegun):
+            await self._off(self._store.drop_door, door, "nobody went on once its password was ordered", one_time=True)
+        due = [each for each in due if not each.unbegun]
         servers = await self._servers_of(due)
         for door in (each for each in due if each.server_id not in servers):
             told = "its server is not in the inventory any more; nobody can ask it"
@@ -277,27 +324,6 @@ class Emergency:
         self._rung()
 
     # -- steps
-
-    async def _change_passwords(self) -> None:
-        """Have the one-time passwords changed of doors that are over: they open nothing any more."""
-        at = now()
-        for door in await self._off(self._store.doors_with_passwords):
-            if self._passwords is None or at < self._not_before.get(door.id, at):
-                continue
-            self._not_before[door.id] = at + AFTER_REFUSED
-            try:
-                user = await self._off(self._store.user, door.tenant_id, door.user_id)
-                tenant = await self._off(self._store.tenant, door.tenant_id)
-                server = await self._off(self._store.server_by_id, door.server_id)
-                who = Caller(tenant.id, tenant.projects[0], user.id, user.role, user.kind)
-                await self._passwords.change_password(who, server, door.login)
-            except NotFound:
-                pass  # the server, or whoever asked, is gone: nobody can
-            except Problem as problem:
-                log.warning("door password", door=door.id, code=problem.code, message=problem.message)
-                continue
-            await self._off(self._store.door_password_changed, door)
-            self._not_before.pop(door.id, None)
 
     async def _asked(
         self, who: Caller, order: DoorOrder, doors: Sequence[Door], given_: Mapping[str, Credential]
@@ -414,6 +440,22 @@ class Emergency:
             raise Invalid("door_too_long", told, longest_seconds=self.longest_seconds)
         return seconds
 
+    def _meant(
+        self, who: Caller, servers: Sequence[Server], reason: str, seconds: int, login: str | None, network: str | None
+    ) -> tuple[str, int, str | None]:
+        """Return why, for how many seconds and from where doors are to be open; refuses what cannot be meant."""
+        allow(who, "door.open")
+        why, for_, from_ = _reason(reason), self._seconds(seconds), _network(network)
+        _check_login(login)
+        if not servers:
+            raise Invalid("no_servers", "name at least one server")
+        if len(servers) > MOST_DOORS:
+            raise Invalid("too_many_servers", f"at most {MOST_DOORS} doors with one order, not {len(servers)}; select fewer")
+        for server in servers:
+            if server.tenant_id != who.tenant_id:
+                raise NotFound("server_not_found", f"{server.name}: no server of this name", server=server.name)
+        return why, for_, from_
+
     async def _those(self, who: Caller, ids: Collection[str]) -> builtins.list[Door]:
         if not ids:
             raise Invalid("no_doors", "name at least one door, or a server that has one")
@@ -439,7 +481,7 @@ class Emergency:
         return await off_loop(self._executor, verb, *args, **kwargs)
 
 
-def _door(order: DoorOrder, server: Server, login: str, network: str | None, kinds: dict[str, Any], one_time: bool) -> Door:
+def _door(order: DoorOrder, server: Server, login: str, network: str | None, kinds: dict[str, Any]) -> Door:
     _check_login(login)
     return Door(
         id=uuid.uuid4().hex,
@@ -456,8 +498,12 @@ def _door(order: DoorOrder, server: Server, login: str, network: str | None, kin
         task_id=str(uuid.uuid4()),
         state="asked" if order.state == "asked" else "opening",
         given=kinds,
-        one_time=one_time,
     )
+
+
+def _has_one(held: Door) -> Conflict:
+    told = f"{held.server_name}: a door for {held.login} is {held.state} already ({held.id}); extend it, or close it first"
+    return Conflict("door_is_open", told, door=held.id)
 
 
 def _task(door: Door, operation: Operation, user_id: str, seconds: int | None = None) -> Task:

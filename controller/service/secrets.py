@@ -250,46 +250,29 @@ class Secrets:
 
         It is sealed first, as a version of the secret that is the login's password; where there is none that is made, called
         SERVER-LOGIN. Works while the key service is away: then the value is laid by, and sealed when that is back.
-        The task (Made.task) sets it; it works once that has succeeded, and until change_password(). As rotate() otherwise.
+        The task (Made.task) sets it; it works once that has succeeded, and until change_password(). As rotate() otherwise, but
+        it is always a new one: what was made before and has not come to its server is not for who asks now to see.
         """
         allow(who, "secret.rotate", "account", f"{login} on {server.name}")
         _refuse_foreign(who, server)
-        secret = await self._off(self._store.password_of, who.tenant_id, server.id, login)
-        if secret is None:
-            _check_login(login)
-            wanted = KeptSecret(
-                id=str(uuid.uuid4()),
-                tenant_id=who.tenant_id,
-                owner_id=who.user_id,
-                scope="account",
-                name=await self._free_name(who, server, login),
-                kind="password",
-                created_at=self._now(),
-                description="made for an emergency",
-            )
-            wanted = _of_login(wanted, server, login)
-            secret = await self._off(lambda: self._store.add_secret(wanted, None, binary=False, expires_at=None))
-        rotation, task, password = await self._rotated(who, secret, "emergency", credential)
+        secret = await self._of(who, server, login)
+        rotation, task, password = await self._rotated(who, secret, "emergency", credential, anew=True)
         return Made(secret, rotation, task, password)
 
-    async def change_password(self, who: Caller, server: Server, login: str, credential: Credential | None = None) -> Task | None:
+    async def change_password(
+        self, who: Caller, server: Server, login: str, credential: Credential | None = None
+    ) -> SecretRotation:
         """Change again what make_password() has made, so that it works no more; nobody is shown the new one.
 
-        Returns the task that does it; None where there is no such secret. What fails is tried again by itself.
-        Conflict: secret_busy, secret_pending: what was made may not have come there yet. That is tried first; ask again then.
+        Returns the rotation: once that is done what was made works no more, whether it had come to the server or not. What fails
+        is tried again by itself, whoever asked for it. Where the secret was deleted it is made anew. Conflict: secret_busy.
         """
         _refuse_foreign(who, server)
-        secret = await self._off(self._store.password_of, who.tenant_id, server.id, login)
-        if secret is None:
-            return None
+        secret = await self._of(who, server, login)
         allow(who, "secret.rotate", secret.scope, secret.name)
-        pending = secret.version > 0 and secret.works != secret.version
-        _, task, password = await self._rotated(who, secret, "emergency", credential)
+        rotation, _, password = await self._rotated(who, secret, "emergency", credential, anew=True)
         password.wipe()
-        if pending:  # that task sets the one that was shown: it must not be taken for the end of it
-            told = f"v{secret.version} has not come to {secret.server_name} yet; that is tried first, and changed then"
-            raise Conflict("secret_pending", f"{secret.name}: {told}", secret=secret.name, task=task.id)
-        return task
+        return rotation
 
     async def rotations(self, who: Caller, name: str | None = None, *, failed: bool = False) -> builtins.list[SecretRotation]:
         """Return the rotations of passwords, the oldest first: of one, or of all; failed: those alone. Kept 30 days."""
@@ -313,12 +296,31 @@ class Secrets:
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
+    async def _of(self, who: Caller, server: Server, login: str) -> KeptSecret:
+        """Return the secret that is a login's password, made where there is none."""
+        secret = await self._off(self._store.password_of, who.tenant_id, server.id, login)
+        if secret is None:
+            _check_login(login)
+            wanted = KeptSecret(
+                id=str(uuid.uuid4()),
+                tenant_id=who.tenant_id,
+                owner_id=who.user_id,
+                scope="account",
+                name=await self._free_name(who, server, login),
+                kind="password",
+                created_at=self._now(),
+                description="made for an emergency",
+            )
+            wanted = _of_login(wanted, server, login)
+            secret = await self._off(lambda: self._store.add_secret(wanted, None, binary=False, expires_at=None))
+        return secret
+
     async def _due(self, secret: KeptSecret, failed: SecretRotation | None) -> None:
         """Rotate a password whose time has come; what hinders that is on record with its rotation, and looked at again."""
         user_id = failed.user_id if failed is not None else secret.rotated_for
         try:
-            who = await self._off(self._acting_for, secret, str(user_id))
             by: RotationBy = "schedule" if failed is None else failed.by
+            who = await self._off(self._acting_for, secret, str(user_id), by)
             (await self._rotated(who, secret, by, None))[2].wipe()
         except Problem as problem:
             if failed is not None:
@@ -326,9 +328,14 @@ class Secrets:
                 await self._off(self._store.hold_secret_rotation, failed, again, problem.message)
             raise
 
-    def _acting_for(self, secret: KeptSecret, user_id: str) -> Caller:
-        """Return as whom a password is rotated by itself. NotFound, Conflict(user_may_not): who asked may do it no more."""
+    def _acting_for(self, secret: KeptSecret, user_id: str, by: RotationBy) -> Caller:
+        """Return as whom a password is rotated by itself. NotFound, Conflict(user_may_not): who asked may do it no more.
+
+        What was made in an emergency is changed by our own authority, most of all where whoever asked is gone: they know it.
+        """
         tenant = self._store.tenant(secret.tenant_id)
+        if by == "emergency":
+            return Caller(tenant.id, tenant.projects[0], user_id, "administrator")
         user = self._store.user(secret.tenant_id, user_id)
         if not user.enabled or refusal(user.role, user.kind, "secret.rotate", secret.scope) is not None:
             message = f"{user.name}, for whom {secret.name} is rotated, may not do so any more; set the schedule anew"
@@ -336,12 +343,16 @@ class Secrets:
         return Caller(tenant.id, tenant.projects[0], user.id, user.role, user.kind)
 
     async def _rotated(
-        self, who: Caller, secret: KeptSecret, by: RotationBy, credential: Credential | None
+        self, who: Caller, secret: KeptSecret, by: RotationBy, credential: Credential | None, *, anew: bool = False
     ) -> tuple[SecretRotation, Task, Secret]:
-        """Return the rotation that was begun, its task, and the password that it sets."""
+        """Return the rotation that was begun, its task, and the password that it sets.
+
+        anew: always a new one, though the newest has not come to its server yet; which then may have neither of the two that are
+        marked, but one that is kept still.
+        """
         _refuse_text(secret)
         server = await self._off(self._server, secret)
-        pending = secret.version > 0 and secret.works != secret.version
+        pending = not anew and secret.version > 0 and secret.works != secret.version
         if pending:
             version = secret.version
             _, password = await self._off(self._opened, secret, version, secretvalues.SET, who.user_id)

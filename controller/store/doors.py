@@ -130,6 +130,33 @@ class Doors(Tasks):
                 )
             self._add_held(connection, tasks, holder, lease_seconds)
 
+    def begin_doors(
+        self,
+        doors: Sequence[Door],
+        tasks: Sequence[Task],
+        holder: str,
+        lease_seconds: float,
+        credentials: Sequence[SealedCredential] = (),
+    ) -> None:
+        """Keep the tasks that open doors whose passwords are set by now: all or none. Conflict(door_not_open): one was begun."""
+        with engine.writing(self._engine) as connection:
+            for door in doors:
+                found = _must_be(connection, door, {"opening"})
+                if not found.unbegun:
+                    raise Conflict("door_not_open", f"{found.server_name}: the door is being opened already", door=found.id)
+                self._keep_door(connection, found, replace(found, ask_at=None))
+                self._door_event(connection, found, "door_begun")
+            self._keep_credentials(connection, credentials)
+            self._add_held(connection, tasks, holder, lease_seconds)
+
+    def drop_door(self, door: Door, note: str, *, one_time: bool) -> None:
+        """End a door that was not begun, and say why. one_time: the password for it may have come to the server."""
+        with engine.writing(self._engine) as connection:
+            found = _door(connection, door.tenant_id, door.id)
+            if found.unbegun:
+                ended = replace(found, state="failed", closed_at=self._now(), ask_at=None, note=note, one_time=one_time)
+                self._keep_door(connection, found, ended)
+
     def ask_doors(self, doors: Sequence[Door], tasks: Sequence[Task], holder: str, lease_seconds: float) -> None:
         """Have servers asked, by these tasks, whether doors are closed; a door whose time is over is closing from now on."""
         of = {task.request["door_id"]: task.id for task in tasks}
@@ -222,9 +249,17 @@ class Doors(Tasks):
             return [rows.door(found) for found in connection.execute(query).mappings()]
 
     def door_password_changed(self, door: Door) -> None:
-        """Record that what changes a door's one-time password was begun; what comes of that is the secret's."""
+        """Record that a door's one-time password works no more."""
+        self._password_over(door, "door_password_changed", "")
+
+    def door_password_left(self, door: Door, note: str) -> None:
+        """Record that nobody can change a door's one-time password any more, and why."""
+        self._password_over(door, "door_password_left", note)
+
+    def door_password_changing(self, door: Door, rotation_id: str) -> None:
+        """Record by which rotation a door's one-time password is changed; what comes of that is the rotation's to say."""
         with engine.writing(self._engine) as connection:
-            connection.execute(update(tables.doors).where(tables.doors.c.id == door.id).values(one_time=False))
+            connection.execute(update(tables.doors).where(tables.doors.c.id == door.id).values(rotation_id=rotation_id))
 
     def count_doors(self, tenant_id: str | None) -> tuple[int, int]:
         """Return how many doors of a tenant, or (None) of all, are or may be open, and how many of these do not answer for it."""
@@ -296,6 +331,15 @@ class Doors(Tasks):
         if door.server_id != ended.server_id or (door.confirmed and ended.operation != "door-open"):
             return  # it is over, whatever comes of a task that came later
         self._keep_door(connection, door, after(door, ended, self._now()))
+
+    def _password_over(self, door: Door, kind: str, note: str) -> None:
+        with engine.writing(self._engine) as connection:
+            found = _door(connection, door.tenant_id, door.id)
+            if not found.one_time:
+                return
+            ended = replace(found, one_time=False, rotation_id=None, note=note or found.note)
+            connection.execute(update(tables.doors).where(tables.doors.c.id == door.id).values(rows.row(ended)))
+            self._door_event(connection, ended, kind)
 
     def _keep_door(self, connection: Connection, before: Door, door: Door) -> None:
         """Keep a door as it is now, with an event where that is something new."""

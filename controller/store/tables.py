@@ -630,6 +630,7 @@ doors = Table(
     Column("note", Text, nullable=False),
     Column("given", JSON, nullable=False),
     Column("one_time", Boolean, nullable=False),
+    Column("rotation_id", String(36)),
     Index("doors_by_state", "state", "tenant_id"),
     Index("doors_by_time", "tenant_id", "created_at"),
 )  # fmt: skip

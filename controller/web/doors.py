@@ -98,7 +98,7 @@ def _row(door: Door, users: dict[str, str]) -> dict[str, Any]:
         "door": door,
         "by": users.get(door.user_id, ""),
         "told": "closing, not confirmed" if door.state == "closing" else door.state,
-        "kind": {"open": "warn", "opening": "warn", "closing": "bad"}.get(door.state, ""),
+        "kind": {"open": "warn", "opening": "warn", "closing": "bad"}.get(door.state, "bad" if door.password_works else ""),
         "left": f"{left // 60} min {left % 60:02} s" if left else "",
     }
 

@@ -15,7 +15,7 @@ NO_EVENT = {
     "drop_credentials": "what has run out by itself",
     "drop_secret_rotations": "what has been over for long; how it went is an event",
     "drop_import_tokens": "what has run out by itself",
-    "door_password_changed": "the rotation that does it is an event",
+    "door_password_changing": "the rotation that does it is an event",
     "door_alert_told": "what was told is an event already",
     "add_checkpoint": "a statement about the events",
 }

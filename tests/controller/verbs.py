@@ -131,7 +131,11 @@ VERBS: dict[str, tuple[str, Call]] = {
     "RolloutPlans.looks": ("not found", lambda w, me, it: w.rollout_plans.looks(me, it.rollout.id)),
     "RolloutPlans.start": ("not found", lambda w, me, it: w.rollout_plans.start(me, it.rollout.id, {})),
     "Emergency.open": ("not found", lambda w, me, it: w.emergency.open(me, [it.server], reason="x", seconds=60)),
-    "Emergency.make_passwords": ("not found", lambda w, me, it: w.emergency.make_passwords(me, [it.server], "root")),
+    "Emergency.open_by_password": (
+        "not found",
+        lambda w, me, it: w.emergency.open_by_password(me, [it.server], reason="x", seconds=60),
+    ),
+    "Emergency.begin": ("not found", lambda w, me, it: w.emergency.begin(me, it.door.order_id)),
     "Emergency.extend": ("not found", lambda w, me, it: w.emergency.extend(me, [it.door.id], 60, "x")),
     "Emergency.close": ("not found", lambda w, me, it: w.emergency.close(me, [it.door.id])),
     "Emergency.approve": ("not found", lambda w, me, it: w.emergency.approve(me, it.door.order_id)),

@@ -119,7 +119,7 @@ ANSWERS: dict[str, Answer] = {
     "POST /policies/{name}/resume": Answer(a.Policy),
     "POST /policies/{name}/run": Answer(list[a.Rotation]),
     "POST /doors": Answer(a.DoorsAsked),
-    "POST /door-passwords": Answer(list[a.DoorPassword]),
+    "POST /door-orders/{id}/begin": Answer(a.DecidedDoors),
     "GET /doors": Answer(list[a.Door]),
     "GET /doors/{id}": Answer(a.DoorWithOrder),
     "POST /doors/extend": Answer(a.DoorsAsked),

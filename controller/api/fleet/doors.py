@@ -1,6 +1,6 @@
 """Emergency doors: password login for one login of a server, for minutes, closed by the server itself."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
@@ -19,24 +19,11 @@ async def open_doors(fleet: Serving, who: Asking, asked: doorshapes.NewDoors) ->
     strangers = sorted(asked.credentials.keys() - {one.name for one in chosen})
     if strangers:
         raise Invalid("credential_for_others", f"credentials for servers that were not selected: {', '.join(strangers)}")
-    orders, doors = await fleet.emergency.open(
-        who,
-        chosen,
-        reason=asked.reason,
-        seconds=asked.seconds,
-        login=asked.login,
-        network=asked.network,
-        opens=asked.opens,
-        one_time=asked.one_time,
-    )
-    return doorshapes.asked(orders, doors)
-
-
-@router.post("/door-passwords", status_code=202)
-async def make_door_passwords(fleet: Serving, who: Asking, asked: doorshapes.NewDoorPasswords) -> list[Json]:
-    """Make a one-time password for a login of each server, to be set there by a task and kept as a secret; told this once."""
-    chosen = await fleet.servers.select(who, asked.servers, asked.all)
-    return [doorshapes.made(each) for each in await fleet.emergency.make_passwords(who, chosen, asked.login, asked.opens)]
+    how: Any = {name: getattr(asked, name) for name in ("reason", "seconds", "login", "network", "opens")}
+    if not asked.one_time:
+        return doorshapes.asked(*await fleet.emergency.open(who, chosen, **how))
+    order, doors, made = await fleet.emergency.open_by_password(who, chosen, **how)
+    return doorshapes.asked([order], doors, made)
 
 
 @router.get("/doors")
@@ -69,6 +56,12 @@ async def show_door(fleet: Serving, who: Asking, id: str) -> Json:
 async def list_door_orders(fleet: Serving, who: Asking) -> list[Json]:
     """List what a second user has to agree to, the newest first."""
     return [doorshapes.order(each) for each in await fleet.emergency.orders(who)]
+
+
+@router.post("/door-orders/{id}/begin", status_code=202)
+async def begin_doors(fleet: Serving, who: Asking, id: str, asked: doorshapes.BegunDoors) -> Json:
+    """Open the doors of an order whose one-time passwords are set by now."""
+    return doorshapes.decided(*await fleet.emergency.begin(who, id, asked.opens))
 
 
 @router.post("/door-orders/{id}/approve", status_code=202)
