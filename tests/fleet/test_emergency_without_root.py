@@ -57,8 +57,12 @@ def test_with_the_token_taken_away_a_door_opens_and_its_password_is_sealed_later
     again = served()
     try:
         until(lambda: _shown(environment, made["secret"]) == made["password"], 60)
+        set_by_it = server.run(["sh", "-c", "grep ^alice: /etc/shadow"]).stdout
         kps("emergency", "close", server.name, "--identity", str(key))
         assert not lets_in(server, "alice", made["password"])
+        # No managed key gets in: with the key that came to close it another password was set, as the server's own file says.
+        until(lambda: not kps("emergency", "show", server.name)["password_works"], 90)
+        assert server.run(["sh", "-c", "grep ^alice: /etc/shadow"]).stdout != set_by_it
     finally:
         ended(again)
     assert made["password"].encode() not in (tmp_path / "home/kps.db").read_bytes()
