@@ -16,8 +16,10 @@ NO_EVENT = {
     "drop_secret_rotations": "what has been over for long; how it went is an event",
     "drop_import_tokens": "what has run out by itself",
     "door_password_changing": "the rotation that does it is an event",
+    "door_hook_goes": "that it goes, and what is lost with it, are events of what comes next",
     "door_alert_told": "what was told is an event already",
     "add_checkpoint": "a statement about the events",
+    "move": "every row as it is, the events among them: a new one would be no copy",
 }
 
 
