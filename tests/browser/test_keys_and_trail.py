@@ -63,7 +63,7 @@ def test_a_key_pair_is_imported_by_keyboard_exported_and_cleared(signed_in: Sign
 
 def test_the_trail_is_verified_and_saved(signed_in: SignedIn) -> None:
     page = signed_in("auditor")
-    page.get_by_role("link", name="Audit").click()
+    page.get_by_role("link", name="Audit", exact=True).click()
     shot(page, "audit")
     page.get_by_role("link", name="Verify").click()
     with page.expect_download() as checkpoint:

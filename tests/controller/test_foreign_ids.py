@@ -145,12 +145,19 @@ async def one_of_everything(http: httpx.AsyncClient, whose: str) -> dict[str, li
     await post("/kms/aliases", {"alias": f"alias/{whose}", "key": key["id"]})
     grant = await post(f"/kms/keys/{key['id']}/grants", {"grantee": user["name"], "operations": ["encrypt-data"]})
     access_key = await post("/access-keys", {"user": user["name"]})
+    secrets = [{"name": f"{whose}-{each}-secret", "scope": each, "value": "of no use"} for each in ("account", "private")]
+    kept = [(await post("/secrets", each))["name"] for each in secrets]
+    asked = await post("/doors", {"servers": [server["name"]], "reason": "tried", "seconds": 600})
     temporary, token = await post("/temporary-keys", {}), await post("/tokens", {})
     return {
         "keypairs": pairs,
         "servers": [server["id"], server["name"]],
         "tasks": [task["id"]],
         "rollouts": [rollout["id"]],
+        "secrets": kept,
+        "stages": [f"{whose}-stage"],
+        "doors": [each["id"] for each in asked["doors"]],
+        "door-orders": [each["id"] for each in asked["orders"]],
         "policies": [policy],
         "failed-tasks": [task["id"]],
         "plans": [plan["id"]],

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from controller.client import AsyncKpsClient, verbs
+from controller.client import AsyncKpsClient, call
 from controller.model import Caller, Outcome, Sealed, Server, Task, now
 from controller.settings import Settings
 from controller.store import Store
@@ -182,7 +182,7 @@ def test_our_own_client_asks_page_after_page(
     for number in range(6):
         store.add_keypair(a_keypair(who, f"pair-{number}"), Sealed(b"x"))
     tasks = [failed(store, server) for server in servers]
-    monkeypatch.setattr(verbs, "PAGE", size)
+    monkeypatch.setattr(call, "PAGE", size)
 
     async def story() -> None:
         from controller.app import in_process

@@ -28,7 +28,12 @@ def marked(function):
 
 def caused():
     """Every test that causes something, with the codes."""
-    for path in [*sorted(HERE.glob("test_causes_*.py")), HERE / "test_revoke.py", HERE / "test_sdk.py"]:
+    for path in [
+        *sorted(HERE.glob("test_causes_*.py")),
+        HERE / "test_passwords.py",
+        HERE / "test_revoke.py",
+        HERE / "test_sdk.py",
+    ]:
         for name, function in vars(importlib.import_module(f"tests.fleet.{path.stem}")).items():
             if name.startswith("test_") and (codes := marked(function)):
                 yield function, codes

@@ -132,7 +132,7 @@ ANSWERS: dict[str, Answer] = {
     "DELETE /door-rules": Answer(),
     "GET /door-alerts": Answer(a.DoorHook),
     "PUT /door-alerts": Answer(a.DoorHook),
-    "DELETE /door-alerts": Answer(),
+    "DELETE /door-alerts": Answer(refuses=(404,)),
     "GET /rotations": Answer(list[a.Rotation]),
     "GET /rotations/due": Answer(list[a.DueKey]),
     "POST /rotations/run": Answer(list[a.Rotation]),
