@@ -200,8 +200,7 @@ def test_a_one_time_password_works_until_it_is_changed_again(make_server, tmp_pa
             made.password.wipe()
             assert await asyncio.to_thread(judge.password_login_works, server, "root", shown)
             again = await fleet.secrets.change_password(boss, found, "root")
-            assert again is not None
-            assert (await until_ended(fleet, boss, again.id)).status == "succeeded"
+            assert (await until_ended(fleet, boss, again.task_id)).status == "succeeded"
             assert not await asyncio.to_thread(judge.password_login_works, server, "root", shown)
             _, value = await fleet.secrets.open(boss, made.secret.name)
             assert await asyncio.to_thread(judge.password_login_works, server, "root", value.open().decode())
