@@ -77,7 +77,7 @@ $(MADE): requirements.lock pyproject.toml
 lock:
 	printf 'setuptools>=77\n' | uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev \
 		--no-emit-index-url --no-header --upgrade --output-file requirements.lock pyproject.toml -
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra hsm --extra aws \
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra hsm --extra aws --extra postgresql \
 		--no-emit-index-url --no-header --upgrade --constraint requirements.lock --output-file packaging/runtime.lock pyproject.toml
 	printf 'setuptools>=77\n' | uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header --upgrade --constraint requirements.lock --output-file packaging/build.lock -

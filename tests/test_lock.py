@@ -30,7 +30,7 @@ def test_the_lock_holds_what_the_project_asks_for(requirement):
 
 
 @pytest.mark.parametrize(
-    "requirement", [each for extra in ("hsm", "aws") for each in PROJECT["project"]["optional-dependencies"][extra]]
+    "requirement", [each for extra in ("hsm", "aws", "postgresql") for each in PROJECT["project"]["optional-dependencies"][extra]]
 )
 def test_what_is_packaged_can_do_all_that_a_controller_can(requirement):
     assert re.split(r"[^\w-]", requirement)[0] in RUNTIME_PINS
