@@ -115,6 +115,7 @@ class Ansible:
             "ANSIBLE_CALLBACK_PLUGINS": str(PLAYS),
             "ANSIBLE_CALLBACKS_ENABLED": "told",
             "ANSIBLE_FORKS": "3",
+            "ANSIBLE_TIMEOUT": "60",  # ssh's for a greeting, which a jump server in between and strace may make late
             "ANSIBLE_SSH_ARGS": "-o ControlMaster=no",  # a socket of ssh would have too long a path here
             "ANSIBLE_LOG_PATH": str(place / "ansible.log"),
             "ANSIBLE_LOCALHOST_WARNING": "false",

@@ -228,12 +228,13 @@ def test_ansible_connects_with_managed_keys_that_are_in_no_file(ansible, served,
     assert known["kps_host_key"]["__ansible_unsafe"] in inner.host_key
     assert known["kps_keypair"] == {"__ansible_unsafe": keypair["name"]}
 
-    # No key was opened for that. Now each is, once, and what is written meanwhile is watched: each call that writes, with where
-    # to, and each file on this machine's file systems, whoever wrote it and however.
+    # No key was opened for that. Now each is, once, and what is written meanwhile is watched: each call that writes or opens,
+    # with where to, and each file on this machine's file systems, whoever wrote it and however.
     pieces = pieces_of(served.private(keypair))
     opened = served.ask("GET", "/audit/events", params={"kind": "keypair_opened", "keypair": keypair["name"]})
     trace = ansible.place / "trace"
-    words = ["strace", "-f", "-y", "-s", "8192", "-o", trace, "-e", "trace=execve,write,writev,pwrite64,pwritev,sendto,sendmsg"]
+    calls = "trace=execve,openat,write,writev,pwrite64,pwritev,sendto,sendmsg"
+    words = ["strace", "-f", "-y", "-s", "8192", "-o", trace, "-e", calls]
     command = [*words, ansible.programs / "ansible", "all", "-i", about, "-m", "ping"]
     places = {os.stat(each).st_dev: Path(each) for each in ("/tmp", "/dev/shm", "/run", ansible.place, ansible.place / "home")}
     with Watch([*places.values()], pieces) as watch:
@@ -241,8 +242,13 @@ def test_ansible_connects_with_managed_keys_that_are_in_no_file(ansible, served,
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count('"ping": "pong"') == 2
     assert watch.holding == {str(trace)}  # what strace wrote down, so the watch sees what it is there to see
-    assert re.search(rf'execve.* "-W", "\[{inner.host}\]:{inner.port}", "{gate.host}"', trace.read_text(errors="replace"))
-    keys = [line for line in trace.read_text(errors="replace").splitlines() if "PRIVATE KEY" in line]
+    traced = trace.read_text(errors="replace")
+    assert re.search(rf'execve.* "-W", "\[{inner.host}\]:{inner.port}", "{gate.host}"', traced)
+    # Two workers tell ssh of the gate: what one writes for it is never half there for the ssh of the other.
+    read = re.findall(r'openat\(.*"\S+/kps-\w+/\w+\.(?:pub|known|json)", .*', traced)
+    assert [line for line in read if "O_RDONLY" in line]
+    assert not [line for line in read if "O_WRONLY" in line]
+    keys = [line for line in traced.splitlines() if "PRIVATE KEY" in line]
     assert keys  # it was given to ssh-add by a pipe, so the watch sees what it is there to see
     assert not [line for line in keys if re.search(r"\(\d+</(?!dev/)", line)], keys
     after = served.ask("GET", "/audit/events", params={"kind": "keypair_opened", "keypair": keypair["name"]})

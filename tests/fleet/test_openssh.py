@@ -177,9 +177,9 @@ def test_a_key_pair_that_is_not_in_custody_is_the_users_own_agents(make_server, 
     pair = product.keypair(managed=False)
     product.succeeds("bind", server, keypair=pair, password=server.root_password, accept_unproved=True)
     path = short / "own"
-    with subprocess.Popen(["ssh-agent", "-D", "-a", path], stdout=subprocess.DEVNULL) as own, contextlib.ExitStack() as ends:
+    with subprocess.Popen(["ssh-agent", "-D", "-a", path], stdout=subprocess.PIPE) as own, contextlib.ExitStack() as ends:
         ends.callback(own.terminate)  # else a failure would wait for it
-        until(path.exists, what="the ssh-agent")
+        assert str(path).encode() in own.stdout.readline()  # by then it listens; the socket is there before that
         environment = os.environ | {"SSH_AUTH_SOCK": str(path)}
         subprocess.run(["ssh-add", "-q", "-"], env=environment, input=pair["private_key"], text=True, check=True)
         monkeypatch.setitem(product.environment, "SSH_AUTH_SOCK", str(path))

@@ -165,8 +165,8 @@ class Connection(ssh.Connection):
             if not runs.loaded(run, public):
                 runs.load(run, exported(controller, keypair), self.get_option("kps_key_seconds"))
         at = runs.place(run, f"{name} {login}")
-        Path(f"{at}.pub").write_text(f"{public}\n")
-        Path(f"{at}.known").write_text(f"kps-{server['id']} {server['host_key']}\n")
+        runs.put(Path(f"{at}.pub"), f"{public}\n")
+        runs.put(Path(f"{at}.known"), f"kps-{server['id']} {server['host_key']}\n")
         settings = {
             "IdentityAgent": literal(run / "agent"),
             "IdentitiesOnly": "yes",

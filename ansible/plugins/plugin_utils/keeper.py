@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keeps an ssh-agent for one run of Ansible: it ends with that, however that ends, and the keys with it.
 
-Run as a program: keeper.py DIRECTORY PID. The socket is DIRECTORY/agent; PID is Ansible's main process.
+Run as a program: keeper.py DIRECTORY PID. The socket is DIRECTORY/agent; PID is Ansible's main process. It prints a line when the
+agent listens there, and none where it does not.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import subprocess
 import sys
 import time
 
-READY_SECONDS = 10
 LOOK_AGAIN_SECONDS = 0.5
 CLOSE_SECONDS = 5
 
@@ -35,6 +35,8 @@ def keep(directory, pid):
     agent_pid = None
     try:
         agent_pid = int(agent.stdout.readline() or 0)
+        if agent_pid:
+            os.write(sys.stdout.fileno(), b"listens\n")
         while agent_pid and _began(agent_pid) and began and _began(pid) == began:
             time.sleep(LOOK_AGAIN_SECONDS)  # Ansible is not our child: nobody tells us when it ends
     finally:

@@ -12,14 +12,12 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from ansible import constants as C
 from ansible.errors import AnsibleConnectionFailure
 
 KEEPER = Path(__file__).with_name("keeper.py")
-READY_SECONDS = 10
 
 
 def directory():
@@ -36,17 +34,16 @@ def directory():
         found = Path(tempfile.mkdtemp(prefix="kps-"))
         main = multiprocessing.parent_process()
         pid = os.getpid() if main is None else main.pid
-        subprocess.Popen(
+        keeper = subprocess.Popen(
             [sys.executable, str(KEEPER), str(found), str(pid)],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
-        until = time.monotonic() + READY_SECONDS
-        while not (found / "agent").exists():
-            if time.monotonic() > until:
+        # Not until there is a socket: it is there before anybody listens.
+        with keeper.stdout as told:
+            if not told.readline():
                 raise AnsibleConnectionFailure("no ssh-agent could be started; is OpenSSH's client installed?")
-            time.sleep(0.02)
         said.write_text(str(found))
         return found
 
@@ -66,9 +63,13 @@ def kept(run, name):
 
 def keep(run, name, what):
     """Keep what concerns a host for the rest of this run."""
-    at = Path(f"{place(run, name)}.json")
-    new = at.with_suffix(f".{os.getpid()}")
-    new.write_text(json.dumps(what))
+    put(Path(f"{place(run, name)}.json"), json.dumps(what))
+
+
+def put(at, text):
+    """Write a file whole, in the place of what is there: the ssh of another worker may be reading that."""
+    new = at.with_name(f"{at.name}.{os.getpid()}")
+    new.write_text(text)
     new.replace(at)
 
 
