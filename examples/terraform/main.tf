@@ -41,7 +41,8 @@ provider "huaweicloud" {
   project_id  = var.project_id
   domain_id   = var.tenant_id
   cacert_file = "tls.crt"             # of the controller's home
-  auth_url    = "${var.controller}v3" # so that nothing is asked of the public cloud
+  auth_url    = "${var.controller}v3" # here and below: so that nothing is asked of the public cloud, nor signed for it
+  cloud       = "kps.invalid"
   endpoints = {
     kps = var.controller
   }
