@@ -5,44 +5,73 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from controller.doors import Door, DoorOrder
+from controller.doors import OVER, Door, DoorOrder
 from controller.errors import Invalid
-from controller.model import Credential, now
+from controller.model import now
+from controller.service.doorrules import that_hold
 from controller.service.roles import allow
 from controller.web.asking import Asked, Page
 from controller.web.door import ROOT
+from controller.web.given import given
 
 EMERGENCY = f"{ROOT}/emergency/"
 MOST_SHOWN = 200
+OVER_SHOWN = 8  # of the last doors, those that are over
 _MOST_MINUTES = 24 * 60
 
 router = APIRouter(prefix="/emergency/doors")
 
 
-@router.post("/open")
-async def open_(page: Page) -> Response:
-    """Open doors on the servers that are named, or ask for them."""
+@router.get("/new")
+async def ask(page: Page, servers: str = "", reason: str = "", minutes: str = "", login: str = "", network: str = "") -> Response:
+    """Show which doors would be opened, and ask."""
     allow(page.who, "door.open")
-    form = page.form
-    words = form.text("servers").replace(",", " ").split()
+    words = servers.replace(",", " ").split()
     if not words:
         raise Invalid("no_servers", "name at least one server, or a selection as zone=prod")
     chosen = await page.fleet.servers.select(page.who, words)
-    identity = await form.file("identity_file")
-    password, passphrase = form.secret("password"), form.secret("passphrase")
-    if password is not None and len(chosen) > 1:
+    for_ = _minutes(minutes)
+    rules = await page.fleet.emergency.rules(page.who)
+    held = that_hold(rules, chosen, await page.fleet.servers.list(page.who) if rules else [])
+    there = {(each.server_id, each.login) for each in await page.fleet.emergency.list(page.who) if not each.confirmed}
+    return await page.show(
+        "emergency/open.html",
+        "emergency",
+        "Open a door" if len(chosen) == 1 else f"Open {len(chosen)} doors",
+        crumbs=[("Emergency", EMERGENCY)],
+        names=[each.name for each in chosen],
+        logins=[login.strip()] if login.strip() else sorted({each.login for each in chosen}),
+        taken=[each.name for each in chosen if (each.id, login.strip() or each.login) in there],
+        second=[each.name for each in chosen if held[each.id]],
+        rules=sorted({each.where for some in held.values() for each in some}),
+        minutes=for_,
+        network=network.strip(),
+        reason=reason.strip(),
+        sent={"server": [each.name for each in chosen], "reason": reason, "minutes": for_, "login": login, "network": network},
+        here_path=EMERGENCY,
+    )
+
+
+@router.post("/open")
+async def open_(page: Page) -> Response:
+    """Open doors on the servers that were shown, or ask for them."""
+    allow(page.who, "door.open")
+    form = page.form
+    names = [name for name in form.all("server") if "=" not in name]
+    if not names:
+        raise Invalid("no_servers", "name at least one server, or a selection as zone=prod")
+    chosen = await page.fleet.servers.select(page.who, names)
+    credential = await given(form)
+    if credential is not None and credential.password is not None and len(chosen) > 1:
         raise Invalid("password_for_several", "a password is tried on one server only; open the doors one by one, or give a key")
-    given = None
-    if password is not None or identity is not None:
-        given = Credential(password=password, identity=identity, passphrase=passphrase if identity is not None else None)
     orders, doors = await page.fleet.emergency.open(
         page.who,
         chosen,
         reason=form.text("reason"),
-        seconds=60 * _minutes(page),
+        seconds=60 * _minutes(form.text("minutes")),
         login=form.text("login", most=65) or None,
         network=form.text("network", most=64) or None,
-        opens=lambda name: given,
+        opens=lambda name: credential,
     )
     waits = sum(len(each.doors) for each in orders if each.state == "asked")
     begun = len(doors) - waits
@@ -54,7 +83,9 @@ async def open_(page: Page) -> Response:
 async def extend(page: Page, id: str) -> Response:
     """Have a door stay open for so long from now."""
     allow(page.who, "door.open")
-    orders, _ = await page.fleet.emergency.extend(page.who, [id], 60 * _minutes(page), page.form.text("reason"))
+    orders, _ = await page.fleet.emergency.extend(
+        page.who, [id], 60 * _minutes(page.form.text("minutes")), page.form.text("reason")
+    )
     waits = any(each.state == "asked" for each in orders)
     return page.go(EMERGENCY, "Asked for: a second user has to agree" if waits else "The door is being extended")
 
@@ -84,9 +115,11 @@ async def shown(page: Asked, users: dict[str, str]) -> dict[str, Any]:
     """Return what the page of emergencies shows of doors."""
     doors = await page.fleet.emergency.list(page.who, limit=MOST_SHOWN)
     orders = await page.fleet.emergency.orders(page.who)
+    last = await page.fleet.emergency.list(page.who, all=True, limit=MOST_SHOWN)
     names = {each.id: each for each in doors}
     return {
         "doors": [_row(each, users) for each in doors],
+        "over": [_ended(each, users) for each in last if each.state in OVER and not each.password_works][:OVER_SHOWN],
         "waiting": [_waiting(page, each, names, users) for each in orders],
         "longest_minutes": page.fleet.emergency.longest_seconds // 60,
     }
@@ -100,7 +133,19 @@ def _row(door: Door, users: dict[str, str]) -> dict[str, Any]:
         "told": "closing, not confirmed" if door.state == "closing" else door.state,
         "kind": {"open": "warn", "opening": "warn", "closing": "bad"}.get(door.state, "bad" if door.password_works else ""),
         "left": f"{left // 60} min {left % 60:02} s" if left else "",
+        "seconds": left,
     }
+
+
+_CLOSED_BY = {"order": "by an order", "deadline": "by the server, at its deadline", "boot": "by the server, as it booted"}
+
+
+def _ended(door: Door, users: dict[str, str]) -> dict[str, Any]:
+    """Return what is told of a door that is over: what became of it, and the task that says more."""
+    told = _CLOSED_BY.get(door.closed_by or "", "") if door.state == "closed" else door.note
+    task = door.task_id if door.state == "failed" else door.closing_task_id
+    kind = {"closed": "good", "failed": "bad"}.get(door.state, "warn")
+    return {"door": door, "by": users.get(door.user_id, ""), "told": told, "kind": kind, "task": task}
 
 
 def _waiting(page: Asked, order: DoorOrder, doors: dict[str, Door], users: dict[str, str]) -> dict[str, Any]:
@@ -118,8 +163,10 @@ def _waiting(page: Asked, order: DoorOrder, doors: dict[str, Door], users: dict[
     }
 
 
-def _minutes(page: Asked) -> int:
-    found = page.form.number("minutes") or 0
-    if not 1 <= found <= _MOST_MINUTES:
-        raise Invalid("door_too_short" if found < 1 else "door_too_long", f"minutes: give 1 to {_MOST_MINUTES}")
-    return found
+def _minutes(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise Invalid("invalid", "minutes: give a whole number")
+    if not 1 <= int(text) <= _MOST_MINUTES:
+        code = "door_too_short" if int(text) < 1 else "door_too_long"
+        raise Invalid(code, f"minutes: give 1 to {_MOST_MINUTES}")
+    return int(text)

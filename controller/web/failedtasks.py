@@ -9,7 +9,7 @@ from starlette.responses import Response
 from controller.causes import CAUSES, handling
 from controller.errors import Invalid, NotFound
 from controller.events import KINDS
-from controller.model import Event, Server, Task
+from controller.model import DOOR_OPERATIONS, Event, Server, Task
 from controller.service.failures import Done
 from controller.service.roles import allow
 from controller.web.asking import Asked, Page, fit_path
@@ -268,6 +268,7 @@ def _row(task: Task) -> dict[str, Any]:
         "otherwise": _otherwise(task.cause, bool(_asked_with(task))),
         # Who retries it is told a password, once: that is for a terminal.
         "tells": task.operation == "reset" and bool(task.request.get("set_password")),
+        "door": task.operation in DOOR_OPERATIONS,
     }
 
 

@@ -2,9 +2,11 @@
 
 from playwright.sync_api import Page, expect
 
+from controller.demo.fleet import Login
 from tests.browser.conftest import SignedIn, shot
 from tests.browser.served import Served
 from tests.fleet.conftest import MakeServer
+from tests.fleet.test_emergency import lets_in
 
 MOST = 150  # presses of Tab from one end of a page to the other
 SECONDS = 60_000
@@ -75,6 +77,35 @@ def test_a_key_pair_is_bound(signed_in: SignedIn, served: Served, make_server: M
             shot(page, "keyboard-plan")
     expect(page.get_by_role("status").filter(has_text="finished")).to_be_visible(timeout=SECONDS)
     assert "typed" in server.read("/root/.ssh/authorized_keys")
+
+
+def test_a_door_is_opened_extended_and_closed(signed_in: SignedIn, served: Served, make_server: MakeServer) -> None:
+    server = make_server(logins=(Login("alice", "pw-alice"),))
+    served.add(server)
+    order = {"keypair": served.keypair(scope="account"), "password": server.root_password, "accept_lockout": ["alice"]}
+    served.succeeds("bind", server, **order)
+    page = signed_in("operator")
+    press(page, "Emergency")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Emergency")
+    press(page, "Open a door")
+    for field, typed in (("Servers", server.name), ("Why", "by keys alone"), ("Login", "alice")):
+        go_to(page, field)
+        page.keyboard.type(typed)
+    press(page, "Show what would be opened")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Open a door")
+    go_to(page, "Password")
+    page.keyboard.type("pw-alice")
+    press(page, "Open it")
+    open_doors, ended = (page.get_by_role("region", name=name) for name in ("Emergency doors", "Doors that are over"))
+    expect(open_doors.get_by_text("open", exact=True)).to_be_visible(timeout=SECONDS)
+    assert lets_in(server, "alice", "pw-alice")
+    go_to(page, "Minutes from now")
+    page.keyboard.type("45")  # in the place of what is there: it is selected
+    press(page, f"Extend the door of alice on {server.name}")
+    expect(open_doors).to_contain_text("in 44 min", timeout=SECONDS)
+    press(page, f"Close the door of alice on {server.name}")
+    expect(ended).to_contain_text("closed by an order", timeout=SECONDS)
+    assert not lets_in(server, "alice", "pw-alice")
 
 
 def test_what_is_open_and_where_the_keyboard_is_stay_when_a_page_refreshes_itself(signed_in: SignedIn, served: Served) -> None:

@@ -36,7 +36,8 @@ FIELDS = {
 
 # What is asked of a page that shows nothing else.
 ASKED = {
-    "/orders/new": "?server={server}", "/failed-tasks/again": "?task={task}", "/failed-tasks/delete": "?task={task}",
+    "/orders/new": "?server={server}", "/emergency/doors/new": "?servers={server}&reason=why&minutes=10",
+    "/failed-tasks/again": "?task={task}", "/failed-tasks/delete": "?task={task}",
 }  # fmt: skip
 
 

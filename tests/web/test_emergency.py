@@ -98,3 +98,44 @@ def test_who_agrees_is_shown_what_they_agree_to(settings: Settings, monkeypatch:
         assert "Login deploy, from 203.0.113.0/24, for 1 min 30 s. A second user" in shown
 
     visit(settings, story, "operator")
+
+
+def test_only_the_doors_that_were_shown_are_opened(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub(monkeypatch, {})
+
+    async def story(visitor: Visitor) -> None:
+        fleet, who = visitor.fleet, visitor.fleet.owner
+        await servers(visitor, 2, zone="a")
+        assert "no_servers" in (await visitor.get(f"{HERE}doors/new?reason=why&minutes=10")).text
+        assert "door_too_short" in (await visitor.get(f"{HERE}doors/new?servers=web-1&reason=why&minutes=0")).text
+        path = f"{HERE}doors/new?servers=zone=a&reason=why&minutes=10&network=203.0.113.0/24"
+        shown = (await visitor.get(path)).text
+        for told in ("Open 2 doors", "web-1, web-2", "203.0.113.0/24", "10 min"):
+            assert told in shown
+        await servers(visitor, 1, zone="a")  # that page does not know it
+        fields = {"server": ["web-1", "web-2"], "reason": "why", "minutes": "10", "network": "203.0.113.0/24"}
+        refused = await visitor.send(f"{HERE}doors/open", fields | {"password": "secret"}, page=path)
+        assert "password_for_several" in refused.text
+        for words in ([], ["zone=a"]):
+            assert "no_servers" in (await visitor.send(f"{HERE}doors/open", fields | {"server": words}, page=path)).text
+        assert await fleet.emergency.list(who, all=True) == []
+        assert "2 being opened" in (await visitor.send(f"{HERE}doors/open", fields, page=path)).text
+        made = await fleet.emergency.list(who, all=True)
+        assert [(each.server_name, each.network) for each in made] == [(f"web-{n}", "203.0.113.0/24") for n in (1, 2)]
+
+    visit(settings, story, "operator")
+
+
+def test_who_asks_is_told_which_servers_have_a_door_already(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub(monkeypatch, {})
+
+    async def story(visitor: Visitor) -> None:
+        fleet, who = visitor.fleet, visitor.fleet.owner
+        await servers(visitor, 2, zone="a")
+        await fleet.emergency.set_rule(who, "zone=a", 15)
+        await fleet.emergency.open(who, [await fleet.servers.get(who, "web-2")], reason="no key", seconds=60)
+        shown = (await visitor.get(f"{HERE}doors/new?servers=web-1 web-2&reason=why&minutes=10")).text
+        assert "There is one already, which stays as it is: web-2." in shown
+        assert "A second user has to agree first, by zone=a: web-1, web-2." in shown
+
+    visit(settings, story, "operator")

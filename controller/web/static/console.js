@@ -136,3 +136,14 @@ document.addEventListener("change", (event) => {
     if (box.type === "checkbox" && box.name === all.dataset.all) box.checked = all.checked;
   }
 });
+
+// How long a door is open still, counted on from what the page was sent with: by this machine's own running clock, whatever its date.
+const ends = new WeakMap();
+function count() {
+  for (const each of document.querySelectorAll("[data-left]")) {
+    if (!ends.has(each)) ends.set(each, performance.now() + 1000 * each.dataset.left);
+    const left = Math.max(0, Math.round((ends.get(each) - performance.now()) / 1000));
+    each.textContent = `${Math.floor(left / 60)} min ${String(left % 60).padStart(2, "0")} s`;
+  }
+}
+if (main) { count(); setInterval(count, 1000); }
