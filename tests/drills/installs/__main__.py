@@ -1,6 +1,7 @@
 """`make installs`: the README's way from an empty machine to a bound server, the service as systemd runs it, the image.
 
-All of it in Docker: an empty Debian 12 with systemd as process 1, then the controller's own image as docker/compose.yaml has it.
+All of it in Docker: an empty Debian 12, and a 13, with systemd as process 1; then the controller's own image as
+docker/compose.yaml has it.
 """
 
 import argparse
@@ -12,14 +13,17 @@ from tests.drills.figures import Report
 from tests.drills.fleet.docker import DockerUnavailable, answering
 from tests.drills.installs import image, machine
 
-PARTS = {"machine": machine.part, "image": image.part}
+PARTS = {"debian-12": machine.older, "debian-13": machine.newer, "image": image.part}
+OF_A_SAMPLE = ("debian-12",)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="make installs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sample", action="store_true", help="the package is built here, not on the empty machine; no image")
+    parser.add_argument(
+        "--sample", action="store_true", help="the package is built here, not on the empty machine; no Debian 13, no image"
+    )
     parser.add_argument("--only", nargs="+", choices=sorted(PARTS), default=list(PARTS), help="these parts only")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     given = parser.parse_args()
@@ -27,7 +31,7 @@ def main() -> int:
     try:
         with answering() as client, tempfile.TemporaryDirectory(prefix="kps-") as directory:
             for name in given.only:
-                if name == "image" and given.sample:
+                if given.sample and name not in OF_A_SAMPLE:
                     continue
                 (place := Path(directory, name)).mkdir()
                 PARTS[name](report, client, place, given.sample)

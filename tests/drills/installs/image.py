@@ -22,6 +22,7 @@ import yaml
 from tests.drills.figures import Figure, Report, zero
 from tests.drills.fleet import flavours
 from tests.drills.fleet.docker import DockerUnavailable
+from tests.drills.installs import machine
 from tests.drills.installs.machine import ROOT, archive, quietly
 from tests.scripts.test_readme import play, session
 
@@ -146,10 +147,14 @@ def looked_at(report: Report, client: docker.DockerClient, name: str) -> None:
     may = [each for each in ("CapPrm", "CapEff", "CapBnd", "CapAmb") if int(about[each], 16)]
     written = said("for at in / /etc /usr /var /run; do touch $at/x 2>/dev/null && echo $at; done").split()
     builds = said("for each in pip pip3 gcc cc make git; do command -v $each; done; find /usr/lib/kps/lib -name pip").split()
+    speaks = said("python -I -c 'import psycopg; print(psycopg.pq.__impl__)'").strip()
+    authorities = int(said(f"python -I -c '{machine.AUTHORITIES_KNOWN}'") or 0)
     report.add(
         Figure("image: user", int(about["Uid"].split()[0]), USER, USER),
         zero("image: sets of capabilities that are not empty", len(may)),
         Figure("image: may gain no rights", int(about["NoNewPrivs"]), 1, 1),
         zero("image: places outside home and /tmp that can be written", len(written)),
         zero("image: programs in it that build others", len(builds)),
+        Figure("image: speaks to PostgreSQL", int(speaks == "binary"), 1, 1),
+        Figure("image: authorities whose certificates it knows", authorities, at_least=1),
     )
