@@ -99,6 +99,7 @@ async def show(page: Page, name: str, before: Annotated[int | None, Query(ge=0, 
         operations=OPERATIONS,
         may_order=page.may("binding.order"),
         may_change=page.may("server.change"),
+        after_reset=_after_reset,
         keypairs=[
             (each.name, each.name) for each in await page.fleet.keypairs.list(page.who) if page.may("keypair.use", each.scope)
         ]
@@ -220,6 +221,13 @@ def _logins(server: Server, bound: list[Any]) -> list[tuple[str, list[Any]]]:
     for binding, keypair in bound:
         by_login.setdefault(binding.login, []).append((binding, keypair))
     return list(by_login.items())
+
+
+def _after_reset(waits: Mapping[str, Any]) -> str:
+    """Return what the first proof after a reset takes away from a login."""
+    count = len(waits.get("remove", ()))
+    keys = "one old key" if count == 1 else f"{count} old keys" if count else ""
+    return " and ".join(filter(None, (keys, "password login" if waits.get("close_passwords") else ""))) or "nothing"
 
 
 def _host_key(server: Server) -> tuple[str, str] | None:

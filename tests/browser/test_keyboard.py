@@ -5,6 +5,7 @@ from playwright.sync_api import Page, expect
 from controller.demo.fleet import Login
 from tests.browser.conftest import SignedIn, shot
 from tests.browser.served import Served
+from tests.fleet import judge
 from tests.fleet.conftest import MakeServer
 from tests.fleet.test_emergency import lets_in
 
@@ -106,6 +107,34 @@ def test_a_door_is_opened_extended_and_closed(signed_in: SignedIn, served: Serve
     press(page, f"Close the door of alice on {server.name}")
     expect(ended).to_contain_text("closed by an order", timeout=SECONDS)
     assert not lets_in(server, "alice", "pw-alice")
+
+
+def test_a_server_is_reset_by_its_disk(signed_in: SignedIn, served: Served, make_server: MakeServer) -> None:
+    server = make_server()
+    served.add(server)
+    server.stop()
+    served.kps("server", "set", server.name, "--shut-down", str(server.mounted_root()))
+    served.kps("keypair", "create", "rescue", "--scope", "account")
+    page = signed_in("operator")
+    heading = page.get_by_role("heading", level=1)
+    press(page, "Servers")
+    expect(heading).to_have_text("Servers")
+    press(page, server.name)
+    expect(heading).to_have_text(server.name)
+    go_to(page, "Key pair")
+    page.keyboard.type("rescue")
+    go_to(page, "To confirm, type the server's name")
+    page.keyboard.type(server.name)
+    press(page, f"Reset {server.name}")
+    history = page.get_by_role("region", name="Tasks, the newest first")
+    expect(history).to_contain_text("succeeded", timeout=SECONDS)
+    server.start()
+    private = served.ask("POST", "/keypairs/rescue/export")["private_key"]
+    assert judge.key_login_works(server, "root", private)
+    press(page, "Look now")
+    expect(history.get_by_role("row").filter(has_text="check")).to_contain_text("succeeded", timeout=SECONDS)
+    expect(page.get_by_text("off", exact=True)).to_be_visible()
+    assert not judge.password_login_works(server, "root", server.root_password)
 
 
 def test_what_is_open_and_where_the_keyboard_is_stay_when_a_page_refreshes_itself(signed_in: SignedIn, served: Served) -> None:

@@ -19,7 +19,8 @@ document.addEventListener("htmx:beforeRequest", (event) => {
   const part = event.target;
   if (!part.matches("[data-live]")) return;
   const busy = part.querySelector("input:checked:not([data-default]), details[open] form, :focus:is(input, select, textarea)");
-  if (busy) {
+  const typed = [...part.querySelectorAll("input, textarea")].some((each) => each.value !== each.defaultValue);
+  if (busy || typed) {
     event.preventDefault();
     part.classList.add("outdated");
   }
