@@ -13,7 +13,7 @@ from tests.drills.figures import Report
 from tests.drills.fleet.docker import DockerUnavailable, answering
 from tests.drills.installs import image, machine
 
-PARTS = {"debian-12": machine.older, "debian-13": machine.newer, "image": image.part}
+PARTS = {"debian-12": machine.older, "debian-13": machine.newer, "image": image.older, "image-13": image.newer}
 OF_A_SAMPLE = ("debian-12",)
 
 

@@ -26,7 +26,7 @@ from tests.drills.installs import machine
 from tests.drills.installs.machine import ROOT, archive, quietly
 from tests.scripts.test_readme import play, session
 
-SUITE = "bookworm"
+OLDER, NEWER = ("bookworm", "3.11"), ("trixie", "3.13")  # a suite, and its Python
 USER = 10001
 TAG = "kps:drill"
 HEALTHY_SECONDS = 90
@@ -54,16 +54,26 @@ exit 1
 """
 
 
-def part(report: Report, client: docker.DockerClient, place: Path, _: bool) -> None:
-    """The part."""
+def older(report: Report, client: docker.DockerClient, place: Path, _: bool) -> None:
+    """The image on Debian 12, as the Dockerfile has it unless told otherwise."""
+    part(report, client, place, *OLDER, "image")
+
+
+def newer(report: Report, client: docker.DockerClient, place: Path, _: bool) -> None:
+    """The image on Debian 13."""
+    part(report, client, place, *NEWER, "image on Debian 13")
+
+
+def part(report: Report, client: docker.DockerClient, place: Path, suite: str, python: str, called: str) -> None:
+    """An image on a suite of Debian. called: at the head of each figure."""
     if shutil.which("docker-compose") is None:
         raise DockerUnavailable("the image is tried as docker/compose.yaml has it: apt-get install docker-compose")
     archive(place)
     begun = time.monotonic()
-    built(client, place)
+    built(client, place, suite, python)
     report.add(
-        Figure("image: built in", round(time.monotonic() - begun), unit=" s"),
-        Figure("image: size", round(client.images.get(TAG).attrs["Size"] / 1e6), unit=" MB"),
+        Figure(f"{called}: built in", round(time.monotonic() - begun), unit=" s"),
+        Figure(f"{called}: size", round(client.images.get(TAG).attrs["Size"] / 1e6), unit=" MB"),
     )
     place.chmod(0o755)
     with composed(place) as (compose, wrapper):
@@ -72,18 +82,29 @@ def part(report: Report, client: docker.DockerClient, place: Path, _: bool) -> N
             missed = 0
         except AssertionError as error:
             missed = 1
-            report.misses.append(f"image: {error}")
-        report.add(zero("image: sessions of the README that went otherwise", missed))
-        report.add(Figure("image: commands in it", len(session())))
+            report.misses.append(f"{called}: {error}")
+        report.add(zero(f"{called}: sessions of the README that went otherwise", missed))
+        report.add(Figure(f"{called}: commands in it", len(session())))
         if not missed:
             listed = subprocess.run([*compose, "ps", "-q", "controller"], check=True, capture_output=True, text=True)
-            looked_at(report, client, listed.stdout.strip())
+            looked_at(report, client, listed.stdout.strip(), called)
 
 
-def built(client: docker.DockerClient, place: Path) -> None:
+def built(client: docker.DockerClient, place: Path, suite: str, python: str) -> None:
     """Build the image from wheels: the way to a package index from here need not lead there from a container."""
-    base = flavours.bare(client, SUITE)
-    words = (sys.executable, "-m", "pip", "download", "-q", "--require-hashes", "--only-binary", ":all:")
+    base = flavours.bare(client, suite)
+    words = (
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "-q",
+        "--require-hashes",
+        "--only-binary",
+        ":all:",
+        "--python-version",
+        python,
+    )
     quietly(*words, "-r", ROOT / "packaging/runtime.lock", "-d", place / "dist/wheels")
     for name in ("packaging/lay", "packaging/runtime.lock", "docker/healthy", "docker/Dockerfile"):
         (place / name).parent.mkdir(exist_ok=True)
@@ -137,7 +158,7 @@ def composed(place: Path) -> Iterator[tuple[list[str], Path]]:
         key.unlink()
 
 
-def looked_at(report: Report, client: docker.DockerClient, name: str) -> None:
+def looked_at(report: Report, client: docker.DockerClient, name: str, called: str) -> None:
     """What the container may do, and what lies in it."""
 
     def said(command: str) -> str:
@@ -150,11 +171,11 @@ def looked_at(report: Report, client: docker.DockerClient, name: str) -> None:
     speaks = said("python -I -c 'import psycopg; print(psycopg.pq.__impl__)'").strip()
     authorities = int(said(f"python -I -c '{machine.AUTHORITIES_KNOWN}'") or 0)
     report.add(
-        Figure("image: user", int(about["Uid"].split()[0]), USER, USER),
-        zero("image: sets of capabilities that are not empty", len(may)),
-        Figure("image: may gain no rights", int(about["NoNewPrivs"]), 1, 1),
-        zero("image: places outside home and /tmp that can be written", len(written)),
-        zero("image: programs in it that build others", len(builds)),
-        Figure("image: speaks to PostgreSQL", int(speaks == "binary"), 1, 1),
-        Figure("image: authorities whose certificates it knows", authorities, at_least=1),
+        Figure(f"{called}: user", int(about["Uid"].split()[0]), USER, USER),
+        zero(f"{called}: sets of capabilities that are not empty", len(may)),
+        Figure(f"{called}: may gain no rights", int(about["NoNewPrivs"]), 1, 1),
+        zero(f"{called}: places outside home and /tmp that can be written", len(written)),
+        zero(f"{called}: programs in it that build others", len(builds)),
+        Figure(f"{called}: speaks to PostgreSQL", int(speaks == "binary"), 1, 1),
+        Figure(f"{called}: authorities whose certificates it knows", authorities, at_least=1),
     )
