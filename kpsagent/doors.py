@@ -13,6 +13,7 @@ bound while a door is open. sshd_config(5).
 from . import sshd
 from .errors import Changed, Failed
 from .host import (
+    ArmDoor,
     Clock,
     Delete,
     DisarmDoor,
@@ -252,28 +253,33 @@ def disarmed() -> "Play":
 
 
 def at_boot() -> "Play":
-    """Close a door whose time is over, or that never was open, before sshd starts; return whether one is to be watched."""
+    """Close a door whose time is over, or that never was open, before sshd starts; one that stays is watched, then open again."""
     locked = yield Lock(False)
     found = yield ReadDoor()
     if found is None:
         if locked:
             yield DisarmDoor()
-        return False
+        return
     name, door = found
     wall, clock = (yield Wall()), (yield Clock())
     why = over(name, door, wall, clock)
+    try:
+        yield ArmDoor(False)  # also where it is closed now: that may fail, or be killed
+    except Exception:
+        why = why or "boot"  # what nobody would watch does not stay
     if why:
         door = yield from closed(name, door, "boot" if why == "deadline" else why)
         if locked:
             yield from finished(door)
-        return not locked
+        return
     if door["boot"] != clock[1]:
         door = dict(door, boot=clock[1], until=clock[0] + door["deadline"] - wall)
         yield WriteDoor(name, door)
-    if door["place"] and (yield Read(door["place"], None)).text is None:
+    found = yield ReadDoor()
+    is_open = found is not None and found[0] == "open"  # a watcher may have been quicker
+    if is_open and door["place"] and (yield Read(door["place"], None)).text is None:
         yield Replace(door["place"], None, None, door["match"], False)
         yield from reload_after_undo(dict(door, boot=""))
-    return True
 
 
 def closed_at_rest() -> "Play":

@@ -70,9 +70,9 @@ def _left(name: str, door: "Any") -> float:
 
 def boot(directory: str) -> None:
     """Close a door whose time is over before sshd starts, and have any other watched. A boot waits for the first try only."""
-    done, stands = _played(directory, doors.at_boot())
-    if standing_door(directory) is not None and (stands or not done):
-        arm(directory, b"", False)
+    done, _ = _played(directory, doors.at_boot())
+    if not done and standing_door(directory) is not None:
+        arm(directory, b"", False)  # where it failed before it came to that, too
 
 
 def _played(directory: str, play: "Any") -> "Any":

@@ -30,6 +30,7 @@ from scenarios import ACCOUNTS, CLOSED, OWNER_SAYS_NO, PASSWORDS, disk
 from kpsagent import plan as plans
 from kpsagent.doors import at_boot, unattended
 from kpsagent.errors import Stop
+from kpsagent.host import ArmDoor
 from kpsagent.transaction import drive, operation
 
 NUMBER, OTHER = "ab" * 16, "cd" * 16
@@ -123,23 +124,24 @@ class Tried:
             self.closed(world)
 
     def _reboots(self, world: World, again: bool) -> None:
-        """It boots in time, and when the time is over; what runs at boot is killed, too."""
+        """It boots in time, and when the time is over, before sshd starts or after it; what runs at boot is killed, too."""
         for late in (False, True):
-            booting = world.copy()
-            booting.clock = 5.0
-            booting.wall += SECONDS + 1 if late else 3
-            if {f"{STATE}/door-agent", DOOR_AT_BOOT} <= set(booting.disk) and door_in(booting):
-                if again:
-                    for crash in crashes(booting.copy(), at_boot):
-                        started = crash.sshd_started()
-                        # A boot that was killed leaves it to the next one: what goes with the power is closed by that.
-                        assert not (late and started.logs_in(ALICE))
-                stands = drive(at_boot(), closing_host(booting))
-                booting.door_watchers = stands and door_in(booting) is not None
-            started = booting.sshd_started()
-            self.watched(started)
-            assert not (late and started.logs_in(ALICE))
-            self._to_its_end(started, False)
+            for is_before in (True, False):
+                booting = world.copy() if is_before else world.sshd_started()
+                booting.clock = 5.0
+                booting.wall += SECONDS + 1 if late else 3
+                if {f"{STATE}/door-agent", DOOR_AT_BOOT} <= set(booting.disk) and door_in(booting):
+                    for crash in crashes(booting.copy(), at_boot) if again else ():
+                        self._booted(crash.killed(), late)
+                    drive(at_boot(), closing_host(booting))
+                self._to_its_end(self._booted(booting, late), False)
+
+    def _booted(self, world: World, late: bool) -> World:
+        """Start sshd and return the server; a boot that was killed leaves it to the next: what goes with the power is closed."""
+        started = world.sshd_started()
+        self.watched(started)
+        assert not (late and started.logs_in(ALICE))
+        return started
 
     def _played(self, world: World, play: Callable[[], Any], again: bool) -> None:
         if again:
@@ -254,6 +256,22 @@ def test_whatever_happens_at_whichever_effect_a_door_is_closed_or_watched_and_in
         tried.order(lambda: opened(kind, CONFIGS[config]), what, [ALICE])
     assert points["crashes"] > 300
     assert points["faults"] > 150
+
+
+@pytest.mark.parametrize("is_before", [True, False])
+@pytest.mark.parametrize("kind", ["listener", "each"])
+def test_at_a_boot_at_which_nobody_can_be_started_to_watch_the_door_is_closed(kind, is_before):
+    tried = Tried(kind, CLOSED, Counter())
+    world = opened(kind, CLOSED).unpowered()
+    world = world if is_before else world.sshd_started()
+
+    def nobody_starts(_: int, effect: Any) -> None:
+        tried.watched(world)
+        if isinstance(effect, ArmDoor):
+            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    drive(at_boot(), ModelHost(world, before=nobody_starts))
+    tried.closed(world.sshd_started())
 
 
 def test_the_model_sees_what_is_included_and_where_it_ends():
