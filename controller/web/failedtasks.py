@@ -15,7 +15,7 @@ from controller.service.roles import allow
 from controller.web.asking import Asked, Page, fit_path
 from controller.web.door import ROOT
 from controller.web.given import given
-from controller.web.here import here
+from controller.web.here import Buttons, here
 from controller.web.selecting import SINCE, Selected, Shown
 
 HERE = f"{ROOT}/failed-tasks"
@@ -161,7 +161,7 @@ async def shown(page: Page, id: str) -> Response:
         task=task,
         row=_row(task),
         handling=_with_id(task),
-        doing=here(_with_id(task), f"\u201c{_otherwise(task.cause, bool(_asked_with(task)))}\u201d"),
+        doing=here(_with_id(task), _buttons(task.cause, bool(_asked_with(task)))),
         about=CAUSES.get(task.cause or ""),
         request=_facts({name: value for name, value in task.request.items() if name not in ("keypair_id", "replaces_id")}),
         evidence=_facts({name: value for name, value in task.evidence.items() if name != "plan"}, _LONGEST),
@@ -249,7 +249,7 @@ def _card(cause: str, failing: Any, tasks: list[Task], selected: Selected) -> di
         "unclear": failing.unclear,
         "meaning": "" if known is None else known.meaning,
         "handling": told,
-        "here": here(told, f"\u201c{_otherwise(cause, gave)}\u201d"),
+        "here": here(told, _buttons(cause, gave)),
         "retryable": known is None or known.retryable,
         "opens": cause in _OPENS or gave,
         "otherwise": _otherwise(cause, gave),
@@ -277,6 +277,10 @@ def _otherwise(cause: str | None, gave: bool) -> str:
     if cause in _OPENS:
         return "Retry with another password or key"
     return "Retry, and give again what opens it" if gave else "Retry otherwise"
+
+
+def _buttons(cause: str | None, gave: bool) -> Buttons:
+    return Buttons(f"\u201c{_otherwise(cause, gave)}\u201d")
 
 
 def _asked_with(task: Task) -> list[str]:

@@ -20,6 +20,7 @@ from controller.web import rolloutorders
 from controller.web.asking import Asked, Page
 from controller.web.door import ROOT
 from controller.web.given import given
+from controller.web.here import Buttons, here
 from controller.web.selecting import Shown
 
 HERE = f"{ROOT}/rollouts"
@@ -106,7 +107,7 @@ async def shown(page: Page, id: str) -> Response:
         "rate": rate,
         "left": _duration(waiting / rate) if rate else "",
         "took": None if rollout.finished_at is None else _duration((rollout.finished_at - rollout.created_at).total_seconds()),
-        "causes": [_cause(cause, count) for cause, count in sorted(counts["causes"].items(), key=lambda each: -each[1])],
+        "causes": [_cause(cause, count, rollout.plans) for cause, count in sorted(counts["causes"].items(), key=lambda each: -each[1])],
         "asked_by": (await _users(page)).get(rollout.user_id, rollout.user_id),
         "request": _request(rollout),
         "strategy": _strategy(rollout),
@@ -288,10 +289,17 @@ def _bar(states: dict[str, int]) -> list[dict[str, Any]]:
     return parts
 
 
-def _cause(cause: str, count: int) -> dict[str, Any]:
+_REACH = "another port or jump servers, which stay with the servers"
+_BUTTONS = Buttons("\u201cOtherwise\u201d", reach=_REACH)
+# What a plan could not look at is among the failed tasks, and tried again there: the plan is then as that went.
+_OF_PLANS = Buttons("\u201cRetry otherwise\u201d among its failed tasks", "\u201cRetry\u201d among its failed tasks")
+
+
+def _cause(cause: str, count: int, plans: bool) -> dict[str, Any]:
     known = CAUSES.get(cause)
-    told = {"meaning": known.meaning, "handling": handling(cause)} if known else {"meaning": "", "handling": ""}
-    return {"cause": cause, "servers": count, **told}
+    told = handling(cause) if known else ""
+    doing = here(told, _OF_PLANS if plans else _BUTTONS)
+    return {"cause": cause, "servers": count, "meaning": known.meaning if known else "", "handling": told, "here": doing}
 
 
 def _request(rollout: Rollout) -> list[tuple[str, str]]:

@@ -54,6 +54,10 @@ def test_a_plan_is_shown_and_what_was_planned_is_begun(settings: Settings, monke
         assert "2 servers: web-1, web-2" in shown
         assert "+new &#34;&gt;&lt;script&gt;" in shown
         assert "<script>" not in shown
+        assert "\u201cRetry otherwise\u201d among its failed tasks takes it" in shown
+        among = re.search(r'href="(/console/failed-tasks/[^"]*wrong_password)"', shown)
+        assert among is not None
+        assert "Retry bind on web-3 otherwise" in (await visitor.get(among.group(1).replace("&amp;", "&"))).text
         assert "is erased by now" in shown, "a password was given for it, and is needed once more"
         stale = await visitor.send(f"{path}/start", {"finished": "x"}, page=path)
         assert "plan_outdated" in stale.text
@@ -123,13 +127,15 @@ def test_its_page_tells_how_it_went_and_failures_are_tried_again(settings: Setti
         shown = (await visitor.get(HERE + id)).text
         for told in ("3 of 3 at their end", 'aria-label="1 succeeded, 2 failed of 3"', "disk_full", "By zone", '<svg xmlns="'):
             assert told in shown
+        for told in ("\u201cOtherwise\u201d takes it.", "In this console: \u201cRetry\u201d asks once more."):
+            assert told in shown
         ElementTree.fromstring(shown[shown.index("<svg xmlns=") :].partition("</svg>")[0] + "</svg>")  # noqa: S314
         assert "<style" not in shown
         outcomes.clear()
         given.clear()
         asked = {"cause": "wrong_password", "password": "new", "port": "2222"}
         form = f"{HERE}{id}/retry?cause=wrong_password"
-        assert "<strong>1 servers</strong> that failed by" in (await visitor.get(form)).text
+        assert "<strong>1 server</strong> that failed by" in (await visitor.get(form)).text
         assert "1 server is tried again" in (await visitor.press(form, f"{HERE}{id}/retry", asked)).text
         await over(visitor, id)
         assert {name: each and each.password for name, each in given.items()} == {"web-3": Secret("new")}
