@@ -1,8 +1,9 @@
 """Fills a home as a large one stands after years: servers, key pairs, bindings, tasks of many rollouts, and events of all that.
 
 What there is: servers in four zones; 300 key pairs of the account and 40 of the owner; a binding on nine servers in ten, two
-thirds of them of one key pair; password login on, off, and not known; and rollouts over all servers, as many as the tasks take.
-One task in fifty failed, with what a real one has as evidence. Each task has three signed events.
+thirds of them of one key pair; password login on, off, and not known; and rollouts over all servers, as many as the tasks take:
+the first a plan, the last ones stopped. One task in fifty failed, with what a real one has as evidence. Each task has three
+signed events.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ import itertools
 import uuid
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import update
 
@@ -49,13 +51,15 @@ def fill(home: Path, servers: int, tasks: int) -> None:
     for number in range(-(-tasks // servers)):
         size = min(servers, tasks - number * servers)
         at = begun + timedelta(days=_DAYS) * (number * servers + size) / tasks
-        state = "stopped" if number >= -(-tasks // servers) - _STOPPED else "finished"
+        state = "stopped" if number and number >= -(-tasks // servers) - _STOPPED else "finished"
+        # As somebody asks for it who does not know yet what would come of it.
+        request = {"keypair": "ops"} | ({"plan": True} if number == 0 and tasks > servers else {})
         old = Rollout(
-            str(uuid.uuid4()), who.tenant_id, who.user_id, "bind", {"keypair": "ops"}, Strategy.read(ALL).told(), size, False, at,
+            str(uuid.uuid4()), who.tenant_id, who.user_id, "bind", request, Strategy.read(ALL).told(), size, False, at,
             state, "2 of the last 100 failed" if state == "stopped" else "", finished_at=None if state == "stopped" else at,
         )  # fmt: skip
         made = [
-            _task(who, each, old.id, at - timedelta(seconds=place * 7), next(numbers)) for place, each in enumerate(known[:size])
+            _task(who, each, old, at - timedelta(seconds=place * 7), next(numbers)) for place, each in enumerate(known[:size])
         ]
         _write(store, old, made)
         write_events(store, who, made)
@@ -104,19 +108,39 @@ def _server(who: Caller, number: int) -> Server:
     return Server(str(uuid.uuid4()), who.tenant_id, f"web-{number:06}", host, labels=labels, password_login=password_login)
 
 
-def _task(who: Caller, server: Server, rollout_id: str, at: datetime, number: int) -> Task:
+def _task(who: Caller, server: Server, rollout: Rollout, at: datetime, number: int) -> Task:
     failed = number % FAILED_EACH == FAILED_EACH - 1
     cause = _CAUSES[number // FAILED_EACH % len(_CAUSES)] if failed else None
     found = {"login": "root", "tried": ["publickey", "password"], "banner": _BANNER, "file": "/etc/ssh/sshd_config:88"}
     proof = {"way": "key", "login": "root", "method": "logged_in"}
-    state = "as_asked" if not failed else "unknown" if number % (FAILED_EACH * 7) == FAILED_EACH - 1 else "as_before"
+    went_well: dict[str, Any] = {} if not rollout.plans else {"seen": f"{number % 7:064x}", "plan": _planned(number)}
+    state = (
+        ("as_before" if rollout.plans else "as_asked")
+        if not failed
+        else "unknown"
+        if number % (FAILED_EACH * 7) == FAILED_EACH - 1
+        else "as_before"
+    )
     return Task(
-        str(uuid.uuid4()), who.tenant_id, who.user_id, server.id, server.name, "root", "bind", {"keypair": "ops"}, at,
+        str(uuid.uuid4()), who.tenant_id, who.user_id, server.id, server.name, "root", "bind", rollout.request, at,
         seq=number + 1, status="failed" if failed else "succeeded", server_state=state, phase="connect" if failed else "done",
         cause=cause, message=f"{server.name}: {cause} at {server.host}; look there" if failed else "",
-        evidence=found if failed else {}, proofs=[] if failed else [proof], retryable=failed, started_at=at, finished_at=at,
-        rollout_id=rollout_id,
+        evidence=found if failed else went_well, proofs=[] if failed or rollout.plans else [proof], retryable=failed,
+        started_at=at, finished_at=at,
+        rollout_id=rollout.id,
     )  # fmt: skip
+
+
+def _planned(number: int) -> dict[str, Any]:
+    """Return what would be changed: the same on most servers, and on the others an older key goes, each time another one."""
+    file, key = "/root/.ssh/authorized_keys", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI"
+    gone = [f"-{key}{number:043d} old"] if number % 9 == 0 else []
+    settings = ["+# kps: begin", "+PasswordAuthentication no", "+KbdInteractiveAuthentication no", "+# kps: end"]
+    changes = [
+        {"kind": "keys", "path": file, "diff": ["@@ -1 +1 @@", *gone, f"+{key}{'A' * 43} ops"]},
+        {"kind": "block", "path": "/etc/ssh/sshd_config", "diff": ["@@ -0,0 +1,4 @@", *settings]},
+    ]
+    return {"changes": changes, "locked_out": []}
 
 
 def _binding(server: Server, pairs: list[KeyPair], number: int) -> Binding:

@@ -147,10 +147,13 @@ def _known(home: Path) -> tuple[str, list[str]]:
         with engine.reading(store._engine) as connection:
             failed = connection.execute(select(task.c.seq, task.c.id).where(task.c.status == "failed").order_by(task.c.seq)).all()
             events = connection.execute(select(func.max(event.c.number)).where(event.c.tenant_id == who.tenant_id)).scalar_one()
-        rollout = store.rollouts(who.tenant_id)[-1].id
+        rollouts = store.rollouts(who.tenant_id)
     finally:
         verbs.close()
         store.close()
+    rollout, plan = rollouts[-1].id, next((each.id for each in rollouts if each.plans), None)
+    # One of more than 500 servers is begun on the rollout's page; the order's shows the first 500 of it.
+    plans = [] if plan is None else [f"/console/rollouts/{plan}", f"/console/orders/plans/{plan}"]
     last, middle, size = names[-min(101, len(names))], names[len(names) // 2], len(names)
     failures, of_one = "/console/failed-tasks/", "/console/failed-tasks/?cause=wrong_password"
     return token.open().decode(), [
@@ -169,6 +172,8 @@ def _known(home: Path) -> tuple[str, list[str]]:
         f"/console/emergency/?after={last}", "/console/audit/", f"/console/audit/?before={events // 100}",
         "/console/audit/?kind=task_finished", f"/console/audit/?kind=task_finished&server={middle}", "/console/audit/?user=admin",
         "/console/audit/?since=2020-01-01", "/console/audit/?keypair=ops", "/console/audit/verify", "/console/keys/",
+        "/console/emergency/doors/new?servers=zone%3Da&reason=why&minutes=10", *plans,
+        *(f"{each}?after={size - 201}" for each in plans[:1]),
     ]  # fmt: skip
 
 

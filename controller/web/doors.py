@@ -22,6 +22,12 @@ _MOST_MINUTES = 24 * 60
 router = APIRouter(prefix="/emergency/doors")
 
 
+@router.get("/")
+async def counted(page: Page) -> Response:
+    """Say whether any door is open: what is on every page, and on this one nothing else, for open pages ask for it anew."""
+    return await page.show("emergency/doors.html", "emergency", "Doors", crumbs=[("Emergency", EMERGENCY)])
+
+
 @router.get("/new")
 async def ask(page: Page, servers: str = "", reason: str = "", minutes: str = "", login: str = "", network: str = "") -> Response:
     """Show which doors would be opened, and ask."""

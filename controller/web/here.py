@@ -1,4 +1,4 @@
-"""What the console itself can do of what the handling of a failure says, which speaks of commands: which button, on which page."""
+"""What the console itself does of what the handling of a failure says in commands: by which button, on which page."""
 
 import re
 from dataclasses import dataclass

@@ -101,7 +101,7 @@ async def show_plan(page: Page, id: str) -> Response:
     held, problem = await _held(page, id) if ready and whole else ({}, "")
     looks = await page.fleet.rollout_plans.looks(page.who, id, -1, MOST_SHOWN)
     able = [look for look in looks if look.seen is not None and look.cause is None]
-    others = [look for look in looks if look not in able]
+    others = [look for look in looks if look.seen is None or look.cause is not None]
     return await page.show(
         "orders/plan.html",
         "servers",

@@ -107,7 +107,9 @@ async def shown(page: Page, id: str) -> Response:
         "rate": rate,
         "left": _duration(waiting / rate) if rate else "",
         "took": None if rollout.finished_at is None else _duration((rollout.finished_at - rollout.created_at).total_seconds()),
-        "causes": [_cause(cause, count, rollout.plans) for cause, count in sorted(counts["causes"].items(), key=lambda each: -each[1])],
+        "causes": [
+            _cause(cause, count, rollout.plans) for cause, count in sorted(counts["causes"].items(), key=lambda each: -each[1])
+        ],
         "asked_by": (await _users(page)).get(rollout.user_id, rollout.user_id),
         "request": _request(rollout),
         "strategy": _strategy(rollout),

@@ -219,6 +219,27 @@ def test_its_report_is_a_file_that_a_browser_keeps(settings: Settings, monkeypat
     visit(settings, story, "auditor")
 
 
+def test_a_plan_comes_by_page_also_where_a_page_has_nothing_that_can_be_done(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub(monkeypatch, {"web-1": WRONG, "web-2": WRONG, "web-3": SEEN})
+    monkeypatch.setattr(rollouts, "LOOKS", 2)
+
+    async def story(visitor: Visitor) -> None:
+        await ready(visitor)
+        planned = await visitor.send(f"{HERE}plan", FORM, page=f"{HERE}new")
+        await over(visitor, planned.url.path.rpartition("/")[2])
+        first = (await visitor.get(planned.url.path)).text
+        assert "1 to 2 of 3" in first
+        assert ("On 1 of 3 servers" in first, "1 server: web-3" in first) == (True, False)
+        following = re.search(r'href="([^"]+)" rel="next"', first)
+        assert following is not None
+        second = (await visitor.get(following.group(1))).text
+        assert ("3 to 3 of 3" in second, "1 server: web-3" in second, 'rel="next"' in second) == (True, True, False)
+
+    visit(settings, story, "operator")
+
+
 def test_rollouts_and_their_servers_come_by_page(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     stub(monkeypatch, {})
     monkeypatch.setattr(rollouts, "PAGE", 2)
