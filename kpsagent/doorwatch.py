@@ -26,9 +26,19 @@ def main(verb: str, arguments: "List[str]") -> None:
     elif verb == "door-boot":
         boot(directory)
     else:
-        held = claimed(directory, arguments[1])
-        if held is not None:
-            watch(directory, arguments[1])
+        attend(directory, arguments[1])
+
+
+def attend(directory: str, role: str) -> None:
+    """Watch, where nobody does in this role; and go on whatever fails (no process to be had, no memory, a disk that errs)."""
+    held = claimed(directory, role)
+    while held is not None:
+        try:
+            watch(directory, role)
+            return
+        except Exception as error:
+            _said(error)
+            time.sleep(_SOON)
 
 
 def watch(directory: str, role: str) -> None:
@@ -81,8 +91,15 @@ def _played(directory: str, play: "Any") -> "Any":
     try:
         return True, drive(play, host)
     except Exception as error:
-        print("kps: door: {}".format(error), file=sys.stderr)  # to the system's log, where there is one
+        _said(error)
         return False, False
     finally:
         host.close()
         os.chdir("/")
+
+
+def _said(error: "Exception") -> None:
+    try:
+        print("kps: door: {}".format(error), file=sys.stderr)  # to the system's log, where there is one
+    except OSError:
+        return  # nobody hears
