@@ -1,8 +1,9 @@
 """The pictures of the console in README and docs, made anew: real servers, real failures, and a large home for the overview.
 
-    python -m tests.browser.pictures [--home DIRECTORY]
+    python -m tests.browser.pictures [--home DIRECTORY] [overview] [failures] [emergencies]
 
---home: one that benchmarks/home.py has filled; else one of 10,000 servers is filled for this, which takes a minute or two.
+Without names all of them. --home: one that benchmarks/home.py has filled; else one of 10,000 servers is filled for this, which
+takes a minute or two.
 """
 
 import argparse
@@ -24,19 +25,27 @@ SECONDS = 60_000
 def main() -> None:
     asks = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     asks.add_argument("--home", type=Path)
+    asks.add_argument("names", nargs="*", choices=["overview", *REAL])
     asked = asks.parse_args()
+    wanted = set(asked.names or ["overview", *REAL])
     with tempfile.TemporaryDirectory() as place, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        home = asked.home or Path(place) / "large"
-        if not home.exists():
-            fill(home, 10_000, 100_000)
-        with Served(home) as served:
-            page = entered(browser, served)
-            kept(page, "overview")
-            page.context.close()
-        with Served(Path(place) / "home", allow_networks="127.0.0.0/8") as served, Fleet() as fleet:
-            failures(browser, served, fleet)
+        if "overview" in wanted:
+            overview(browser, asked.home or Path(place) / "large")
+        for name in wanted & REAL.keys():
+            with Served(Path(place) / name, allow_networks="127.0.0.0/8") as served, Fleet() as fleet:
+                REAL[name](browser, served, fleet)
         browser.close()
+
+
+def overview(browser: Browser, home: Path) -> None:
+    """Take a picture of how a large fleet stands."""
+    if not home.exists():
+        fill(home, 10_000, 100_000)
+    with Served(home) as served:
+        page = entered(browser, served)
+        kept(page, "overview")
+        page.context.close()
 
 
 def entered(browser: Browser, served: Served, **how: object) -> Page:
@@ -88,6 +97,46 @@ def failures(browser: Browser, served: Served, fleet: Fleet) -> None:
     kept(page, "console-plan")
     page.context.close()
 
+
+def emergencies(browser: Browser, served: Served, fleet: Fleet) -> None:
+    """Open doors, and reset a server by its disk; and take pictures of both."""
+    people = (Login("deploy", "s3cret"),)
+    web, cache, lost = (
+        fleet.add(Spec(name=name, root_password=PASSWORD, logins=people)) for name in ("web-1", "cache-1", "db-1")
+    )
+    for name in ("ops-2025", "ops-2026"):
+        served.kps("keypair", "create", name, "--scope", "account")
+    for each in (web, cache, lost):
+        served.add(each, labels={"env": "prod", "tier": each.name.partition("-")[0]})
+        order = {"keypair": {"name": "ops-2025"}, "password": PASSWORD, "accept_lockout": ["deploy"]}
+        served.succeeds("bind", each, **order)
+    why = ("--login", "deploy", "--for", "30m", "--reason")
+    served.kps("emergency", "open", cache.name, *why, "the deployment's key expired")
+    served.kps("emergency", "close", cache.name)
+    page = entered(browser, served)
+    page.goto(f"{served.url}/console/emergency/")
+    page.get_by_text("Open a door", exact=True).click()
+    fields = {"Servers": web.name, "Why": "no key gets in since the update", "Login": "deploy", "From": "127.0.0.0/8"}
+    for label, text in fields.items():
+        page.get_by_label(label, exact=True).fill(text)
+    page.get_by_role("button", name="Show what would be opened").click()
+    page.get_by_label("Password", exact=True).fill("s3cret")
+    page.get_by_role("button", name="Open it").click()
+    expect(page.get_by_role("region", name="Emergency doors").get_by_text("open", exact=True)).to_be_visible(timeout=SECONDS)
+    kept(page, "console-door")
+    served.kps("emergency", "close", web.name)
+    lost.stop()
+    served.kps("server", "set", lost.name, "--shut-down", str(lost.mounted_root()))
+    page.goto(f"{served.url}/console/servers/{lost.name}")
+    page.get_by_label("Key pair", exact=True).select_option("ops-2026")
+    page.get_by_label("To confirm, type the server's name").fill(lost.name)
+    page.get_by_role("button", name=f"Reset {lost.name}").click()
+    expect(page.get_by_text("nobody has proved that yet")).to_be_visible(timeout=SECONDS)
+    kept(page, "console-reset")
+    page.context.close()
+
+
+REAL = {"failures": failures, "emergencies": emergencies}
 
 if __name__ == "__main__":
     main()
