@@ -183,8 +183,8 @@ async def show(
 ) -> None:
     """Show one door: the newest of a server, or one by its id."""
     async with session.client() as client:
-        known = await client.doors(every=True)
-        found = await client.door(next((str(each["id"]) for each in known if door in (each["server"], each["id"])), door))
+        newest = next(iter(await client.doors(every=True, server=door)), None)
+        found = await client.door(door if newest is None else str(newest["id"]))
         users = {each["id"]: each["name"] for each in await client.users()}
     if session.json:
         output.as_json(found)
@@ -282,11 +282,11 @@ async def drill(
                 await client.decide_doors(order["id"], "refuse")
         begun = {str(each["id"]): each for each in asked["doors"] if _is_given(asked, each)}
         opened = await _until_over(session, client, [str(each["task_id"]) for each in begun.values()])
-        ours = [each for each in await client.doors() if str(each["id"]) in begun and each["state"] == "open"]
+        ours = [each for each in await client.doors(begun) if each["state"] == "open"]
         closing = await client.close_doors([str(each["id"]) for each in ours]) if ours else []
         closed = await _until_over(session, client, [str(each["last_task_id"]) for each in closing])
         whole = time.monotonic() - began
-        after = {str(each["id"]): each for each in await client.doors(every=True)}
+        after = {str(each["id"]): each for each in await client.doors(str(each["id"]) for each in asked["doors"])}
     tasks = {"open": {str(t["server"]): t for t in opened}, "close": {str(t["server"]): t for t in closed}}
     rows = [_drilled(each, tasks, after) for each in asked["doors"]]
     if session.json:
@@ -481,7 +481,7 @@ async def _followed(
 ) -> int:
     session.started = list(task_ids)
     ended = await _until_over(session, client, task_ids)
-    known = {str(each["id"]): each for each in await client.doors(every=True)}
+    known = {str(each["id"]): each for each in await client.doors(door_ids)}
     doors = [known[id] for id in door_ids if id in known]
     failed = [task for task in ended if task["status"] not in _ENDED_WELL]
     if session.json:

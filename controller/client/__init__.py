@@ -8,10 +8,11 @@ with KpsClient.over_network(remote) as kps:
     print(kps.servers(["stage=prod"]))
 """
 
+from controller.client.call import IDS_PER_REQUEST
 from controller.client.clients import ANSWER_SECONDS, AsyncKpsClient, KpsClient
 from controller.client.refusals import ClockDiffers, NotTrusted, Refused, Unreachable
 from controller.client.remote import Remote
-from controller.client.verbs import ENDINGS, IDS_PER_REQUEST, WAIT_SECONDS, Json, Verbs
+from controller.client.verbs import ENDINGS, WAIT_SECONDS, Json, Verbs
 
 __all__ = [
     "ANSWER_SECONDS",

@@ -21,6 +21,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 PAGE = 1000  # of a list, in one answer
+IDS_PER_REQUEST = 200  # keeps the request line below the 16 KiB that servers commonly take
 AGAIN_AFTER_SECONDS = (0.2, 1.0)  # a question to which no answer came: so often, and no more
 TOO_MANY_SECONDS = 1.0  # before a request that came too soon is made again
 TOO_MANY_TIMES = 10
@@ -171,3 +172,13 @@ def pages(path: str, params: Iterable[tuple[str, str]] = (), after: str = "name"
         found += page
         if len(page) < PAGE:  # a few more come where what belongs together is not parted
             return found
+
+
+def by_ids(path: str, ids: Iterable[str], params: Iterable[tuple[str, str]] = ()) -> Flow[list[Any]]:
+    """Return what there is of these ids, asked for in as many requests as that takes."""
+    wanted = list(ids)
+    found: list[Any] = []
+    for first in range(0, len(wanted), IDS_PER_REQUEST):
+        some = [("id", each) for each in wanted[first : first + IDS_PER_REQUEST]]
+        found += yield from Call("GET", path, params=[*params, *some])
+    return found

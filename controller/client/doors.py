@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from controller.client.call import Call, Verb, segment
+from controller.client.call import PAGE, Call, Flow, Verb, by_ids, pages, segment
 
 if TYPE_CHECKING:
     from controller import answers as a
@@ -23,9 +23,15 @@ class DoorVerbs:
         return Call("POST", "/doors", body=dict(request))
 
     @Verb
-    def doors(self, *, every: bool = False) -> Call[list[a.Door]]:
-        """Return the doors that are, may be, or are to be open; every: those that are over too, the newest first."""
-        return Call("GET", "/doors", params=[("all", "true")] if every else [])
+    def doors(self, ids: Iterable[str] | None = None, *, every: bool = False, server: str | None = None) -> Flow[list[a.Door]]:
+        """Return the doors that are, may be, or are to be open, the newest first; every: those that are over too.
+
+        ids: these, however they stand. server: on this one alone.
+        """
+        if ids is not None:
+            return (yield from by_ids("/doors", ids))
+        params = [("all", "true")] if every else []
+        return (yield from pages("/doors", params + ([] if server is None else [("server", server)]), "id"))
 
     @Verb
     def door(self, door_id: str) -> Call[a.DoorWithOrder]:
@@ -38,9 +44,14 @@ class DoorVerbs:
         return Call("POST", "/doors/extend", body=dict(request))
 
     @Verb
-    def close_doors(self, door_ids: Iterable[str], request: Mapping[str, Any] | None = None) -> Call[list[a.Door]]:
-        """Close doors, and return them."""
-        return Call("POST", "/doors/close", body={"doors": list(door_ids), **(request or {})})
+    def close_doors(self, door_ids: Iterable[str], request: Mapping[str, Any] | None = None) -> Flow[list[a.Door]]:
+        """Close doors, however many, and return them; where one request for some of them is refused, those of before it are."""
+        wanted = list(door_ids)
+        found: list[a.Door] = []
+        for first in range(0, len(wanted), PAGE):
+            some = {"doors": wanted[first : first + PAGE], **(request or {})}
+            found += yield from Call("POST", "/doors/close", body=some)
+        return found
 
     @Verb
     def door_orders(self) -> Call[list[a.DoorOrder]]:

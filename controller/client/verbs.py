@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from controller.client.call import Call, Flow, Verb, pages, segment
+from controller.client.call import Call, Flow, Verb, by_ids, pages, segment
 from controller.client.console import ConsoleVerbs
 from controller.client.doors import DoorVerbs
 from controller.client.masterkeys import MasterKeyVerbs
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
-IDS_PER_REQUEST = 200  # keeps the request line below the 16 KiB that servers commonly take
 WAIT_SECONDS = 20  # of one long poll
 ENDINGS = frozenset({"task_finished", "task_cancelled", "task_interrupted"})
 
@@ -312,11 +311,7 @@ class Verbs(MasterKeyVerbs, SecretVerbs, ConsoleVerbs, DoorVerbs):
             params.append(("running", "true"))
         if not wanted:
             return (yield from pages("/tasks", params, "number"))
-        found: list[a.Task] = []
-        for first in range(0, len(wanted), IDS_PER_REQUEST):
-            some = [("id", task_id) for task_id in wanted[first : first + IDS_PER_REQUEST]]
-            found += yield from Call("GET", "/tasks", params=params + some)
-        return found
+        return (yield from by_ids("/tasks", wanted, params))
 
     @Verb
     def task(self, task_id: str) -> Call[a.Task]:

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar
 
 from controller.deposits import Deposits, Order
-from controller.doors import BEGUN_WITHIN, MAY_BE_OPEN, Door, DoorDoes, DoorOrder, DoorRule, refuse_too_long
+from controller.doors import BEGUN_WITHIN, MAY_BE_OPEN, Door, DoorDoes, DoorOrder, DoorRule, DoorState, refuse_too_long
 from controller.errors import Conflict, Invalid, NotFound, Problem
 from controller.model import Caller, Credential, Operation, SealedCredential, Server, Task, now
 from controller.service.doorpasswords import DoorPasswords, Passwords
@@ -247,17 +247,27 @@ class Emergency:
         """Say no to what somebody asked for; whoever asked takes it back so. Conflict: approval_expired, door_order_decided."""
         return await self._decide(who, order_id, agreed=False)
 
-    async def list(self, who: Caller, *, all: bool = False, limit: int | None = None) -> builtins.list[Door]:
-        """Return the doors that are, may be, or are to be open, the newest first; all: those that are over too.
+    async def list(
+        self,
+        who: Caller,
+        *,
+        all: bool = False,
+        server: str | None = None,
+        ids: Collection[str] | None = None,
+        after: str = "",
+        limit: int | None = None,
+    ) -> builtins.list[Door]:
+        """Return doors, the newest first: of those after one of them, the first so many.
 
-        After them come those that are over, and whose one-time passwords work still.
+        Those that are, may be, or are to be open, or whose one-time passwords work still; all: the others too. server: on this
+        one alone. ids: these, however they stand.
         """
         allow(who, "door.see")
-        if all:
-            return await self._off(self._store.doors, who.tenant_id, limit=limit)
-        there = await self._off(self._store.doors, who.tenant_id, states={"asked", *MAY_BE_OPEN}, limit=limit)
-        known = [each for each in await self._off(self._store.doors_with_passwords) if each.tenant_id == who.tenant_id]
-        return (there + known)[:limit]
+        states: Collection[DoorState] | None = None if all or ids is not None else {"asked", *MAY_BE_OPEN}
+        return await self._off(
+            self._store.doors, who.tenant_id,
+            states=states, or_password_works=True, server=server, ids=ids, after=after, limit=limit,
+        )  # fmt: skip
 
     async def get(self, who: Caller, id: str) -> tuple[Door, DoorOrder]:
         """Return one door, and the order that asked for it."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, case, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, and_, case, delete, func, or_, select, tuple_, update
 
 from controller.doors import MAY_BE_OPEN, OVER, Door, DoorOrder, DoorRule, DoorState, after, refuse_too_long
 from controller.errors import Conflict, NotAllowed, NotFound
@@ -24,6 +24,7 @@ _CAME: dict[DoorState, str] = {
 }  # fmt: skip
 # A door that could be opened twice at once.
 _TAKEN: frozenset[DoorState] = frozenset({"asked", "opening", "open"})
+_PASSWORD_WORKS = and_(tables.doors.c.state.in_(OVER), tables.doors.c.one_time)  # Door.password_works
 
 
 class Doors(Tasks):
@@ -214,19 +215,32 @@ class Doors(Tasks):
         tenant_id: str | None,
         *,
         states: Collection[DoorState] | None = None,
+        or_password_works: bool = False,
+        server: str | None = None,
         ids: Collection[str] | None = None,
+        after: str = "",
         limit: int | None = None,
     ) -> list[Door]:
-        """Return doors, the newest first: of a tenant or (None) of all, in these states, of these ids."""
+        """Return doors, the newest first: of a tenant or (None) of all, in these states, on this server, of these ids.
+
+        or_password_works: and those that are over, and whose one-time passwords work still. after: a door's id; of those that
+        come after it, the first so many. NotFound: there is none of this id.
+        """
         table = tables.doors
         query = select(table).order_by(table.c.created_at.desc(), table.c.server_name, table.c.id)
         if tenant_id is not None:
             query = query.where(table.c.tenant_id == tenant_id)
         if states is not None:
-            query = query.where(table.c.state.in_(states))
+            query = query.where(
+                or_(table.c.state.in_(states), _PASSWORD_WORKS) if or_password_works else table.c.state.in_(states)
+            )
+        if server is not None:
+            query = query.where(table.c.server_name == server)
         if ids is not None:
             query = query.where(table.c.id.in_(ids))
         with engine.reading(self._engine) as connection:
+            if after:
+                query = query.where(_comes_after(connection, tenant_id, after))
             return [rows.door(found) for found in connection.execute(query.limit(limit)).mappings()]
 
     def door(self, tenant_id: str, door_id: str) -> Door:
@@ -244,7 +258,7 @@ class Doors(Tasks):
     def doors_with_passwords(self) -> list[Door]:
         """Return the doors, of all tenants, that are over, and whose one-time passwords were not changed since."""
         table = tables.doors
-        query = select(table).where(table.c.state.in_(OVER), table.c.one_time).order_by(table.c.closed_at)
+        query = select(table).where(_PASSWORD_WORKS).order_by(table.c.closed_at)
         with engine.reading(self._engine) as connection:
             return [rows.door(found) for found in connection.execute(query).mappings()]
 
@@ -433,6 +447,16 @@ def _door(connection: Connection, tenant_id: str, door_id: str) -> Door:
     if found is None:
         raise NotFound("door_not_found", f"{door_id}: no door of this id", door=door_id)
     return rows.door(found)
+
+
+def _comes_after(connection: Connection, tenant_id: str | None, door_id: str) -> ColumnElement[bool]:
+    """Return what is true of the doors that a list has after this one."""
+    table = tables.doors
+    found = one(connection, table, table.c.id == door_id, *([] if tenant_id is None else [table.c.tenant_id == tenant_id]))
+    if found is None:
+        raise NotFound("door_not_found", f"{door_id}: no door of this id", door=door_id)
+    then, later = found["created_at"], tuple_(table.c.server_name, table.c.id) > tuple_(found["server_name"], found["id"])
+    return or_(table.c.created_at < then, and_(table.c.created_at == then, later))
 
 
 def _order(connection: Connection, tenant_id: str, order_id: str) -> DoorOrder:

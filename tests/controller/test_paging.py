@@ -2,15 +2,23 @@
 
 import asyncio
 import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import update
 
 from controller.client import AsyncKpsClient, call
+from controller.client import doors as client_doors
+from controller.doors import Door, DoorState
 from controller.model import Caller, Outcome, Sealed, Server, Task, now
 from controller.settings import Settings
-from controller.store import Store
+from controller.store import Store, tables
+from tests.contracts.test_doors import a_door, an_order
+from tests.contracts.test_doors import a_task as a_door_task
 from tests.contracts.test_store import a_keypair, a_server, a_task
 from tests.controller.test_gate import Signed, through
 
@@ -201,7 +209,66 @@ def test_our_own_client_asks_page_after_page(
     asyncio.run(story())
 
 
-@pytest.mark.parametrize("path", ["/servers", "/keypairs", "/tasks"])
+@pytest.mark.parametrize("size", [1, 2, 5, 6, 1000])
+def test_doors_are_listed_and_closed_to_the_last_one(
+    settings: Settings, store: Store, who: Caller, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers = store.add_servers([a_server(who, f"web-{number}") for number in range(6)])
+    known = some_doors(store, who, servers[:1], "closed", ago=timedelta(days=2), one_time=True)
+    over = some_doors(store, who, servers[:2], "closed", ago=timedelta(days=1))
+    first = some_doors(store, who, servers[:4], "opening")
+    second = some_doors(store, who, servers[4:], "asked")
+    wanted = [each.id for each in (*second, *first)]  # the newest first
+    monkeypatch.setattr(call, "PAGE", size)
+    monkeypatch.setattr(client_doors, "PAGE", size)
+    monkeypatch.setattr(call, "IDS_PER_REQUEST", size)
+
+    async def story() -> None:
+        from controller.app import in_process
+
+        async with in_process(settings) as served, AsyncKpsClient.in_process(served) as client:
+            listed = [str(each["id"]) for each in await client.doors()]
+            assert listed == [*wanted, known[0].id]
+            assert [each["id"] for each in await client.doors(every=True)] == [*wanted, *(each.id for each in over + known)]
+            of_one = [each["id"] for each in await client.doors(every=True, server="web-0")]
+            assert of_one == [first[0].id, over[0].id, known[0].id]
+            assert sorted(each["id"] for each in await client.doors([over[1].id, *wanted])) == sorted([over[1].id, *wanted])
+            assert await client.doors([]) == []
+            closed = await client.close_doors(wanted)
+            assert {each["id"]: each["state"] for each in closed} == {
+                **{each.id: "closing" for each in first},
+                **{each.id: "refused" for each in second},
+            }
+
+    asyncio.run(story())
+
+
+def some_doors(
+    store: Store, who: Caller, servers: Sequence[Server], state: DoorState, *, ago: timedelta = timedelta(), **more: Any
+) -> list[Door]:
+    """Return new doors of one order, in the order in which they are listed."""
+    asked = state == "asked"
+    order = replace(an_order(who, store, asked=asked), created_at=store._now() - ago)
+    doors = [a_door(order, each, **more) for each in servers]
+    order = replace(order, doors=[each.id for each in doors])
+    store.add_doors(order, doors, [] if asked else [a_door_task(each) for each in doors], "me", 30)
+    if state == "closed":
+        with store._engine.begin() as connection:
+            connection.execute(update(tables.doors).where(tables.doors.c.order_id == order.id).values(state=state))
+    return doors
+
+
+@pytest.mark.parametrize("after", ["", "0" * 32])
+def test_there_is_nothing_after_a_door_that_there_is_not(settings: Settings, made: Any, mine: Signed, after: str) -> None:
+    async def story(http: httpx.AsyncClient) -> None:
+        answer = await http.get("/fleet/v1/doors", params={"after": after}, auth=mine)
+        assert answer.status_code == (404 if after else 200)
+        assert not after or answer.json()["code"] == "door_not_found"
+
+    through(settings, story)
+
+
+@pytest.mark.parametrize("path", ["/servers", "/keypairs", "/tasks", "/doors"])
 def test_our_own_lists_are_bounded(settings: Settings, made: Any, mine: Signed, path: str) -> None:
     async def story(http: httpx.AsyncClient) -> None:
         for wrong in ({"limit": "0"}, {"limit": "1001"}, {"after": "n" * 256}):

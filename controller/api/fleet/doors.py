@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 
 from controller.api import doorshapes, shapes
-from controller.api.fleet.asking import Asking, Limit, Serving
+from controller.api.fleet.asking import PAGE, AfterName, Asking, Limit, Serving, Words
 from controller.api.shapes import Json
 from controller.errors import Invalid
 
@@ -27,9 +27,21 @@ async def open_doors(fleet: Serving, who: Asking, asked: doorshapes.NewDoors) ->
 
 
 @router.get("/doors")
-async def list_doors(fleet: Serving, who: Asking, all: bool = False, limit: Limit = 1000) -> list[Json]:
-    """List the doors that are, may be, or are to be open, the newest first; all: those that are over too, so many at most."""
-    return [doorshapes.door(each) for each in await fleet.emergency.list(who, all=all, limit=limit)]
+async def list_doors(
+    fleet: Serving,
+    who: Asking,
+    id: Words,
+    all: bool = False,
+    server: Annotated[str | None, Query(min_length=1, max_length=255)] = None,
+    after: AfterName = "",
+    limit: Limit = PAGE,
+) -> list[Json]:
+    """List doors, the newest first: those that are, may be, or are to be open, or whose one-time passwords work still.
+
+    all: the others too. id: these, however they stand. after: a door's id; of those that come after it, the first so many.
+    """
+    found = await fleet.emergency.list(who, all=all, server=server, ids=id or None, after=after, limit=limit)
+    return [doorshapes.door(each) for each in found]
 
 
 @router.post("/doors/extend", status_code=202)
