@@ -2,7 +2,7 @@
 
 from . import sshd
 from .doors import before_first_match, closed, entry, finished, goes_on, is_plain, match, tidied
-from .errors import Changed, Failed, Lost, Refused, Stop
+from .errors import Changed, Failed, Lost, Refused, shown
 from .host import (
     ArmDoor,
     AskBeside,
@@ -82,11 +82,11 @@ def operation(plan: Plan, story: "Dict[str, Any]", prove: "Callable[..., Play]",
             return (yield from _extended(plan, door, state, story))
         if plan.operation == "door-close":
             return (yield from _closed(plan, door, state, story, prove))
-        story["logins"] = password_logins((yield from _looked(plan)))
         if door is not None:
             story["door"] = door_told(door)
         elif "door" in state:
             story["door"] = door_told(state["door"], "closed")
+        yield from _logins(plan, story)
         return dict(story, status="unchanged", server_state="as_asked")
     except Exception as stop:
         if not opening:
@@ -97,6 +97,14 @@ def operation(plan: Plan, story: "Dict[str, Any]", prove: "Callable[..., Play]",
 def _looked(plan: Plan) -> "Play":
     # As for a diagnosis: files of keys that cannot be read stand in nobody's way here.
     return (yield from look(plan._replace(diagnose="")))
+
+
+def _logins(plan: Plan, story: "Dict[str, Any]") -> "Play":
+    """Have the story tell who gets in by password. Where that cannot be seen (the login is gone), the door is told of all the same."""
+    try:
+        story["logins"] = password_logins((yield from _looked(plan)))
+    except Exception as stop:
+        story["notes"] = shown(["who gets in by password could not be looked at: {}".format(stop)])
 
 
 def _other(door: "Door") -> Refused:
@@ -142,33 +150,41 @@ def _closed(
     plan: Plan, door: "Optional[Door]", state: "Dict[str, Any]", story: "Dict[str, Any]", prove: "Callable[..., Play]"
 ) -> "Play":
     last = state.get("door") or {}
+    done = {"status": "succeeded", "server_state": "as_asked", "phase": "done"}
     if door is None and last.get("id") == plan.door["id"]:
-        story["logins"] = password_logins((yield from _looked(plan)))
-        return dict(story, status="unchanged", server_state="as_asked", phase="done", door=door_told(last, "closed"))
+        yield from _logins(plan, story)
+        return dict(story, **dict(done, status="unchanged", door=door_told(last, "closed")))
     if door is None or door["id"] != plan.door["id"]:
         raise _unknown(plan, door)
     yield Say("narrow", {"steps": 1})
     story["phase"] = "narrow"
     try:
         door = yield from closed("open", door, "order")
-        yield from finished(door, _succeeded(plan, state))
     except Exception as stop:
         raise goes_on(stop)
+    # It is closed: whatever goes wrong from here on is told beside that.
     story["door"] = door_told(door, "closed")
-    seen = yield from _looked(plan)
-    story["logins"] = password_logins(seen)
-    result = dict(story, status="succeeded", server_state="as_asked", phase="done")
-    asked = sshd.passwords_asked(seen.effective[plan.login][addresses(plan)[0]])
     try:
-        if not asked:
+        yield from finished(door, _succeeded(plan, state))
+        yield from _refused(plan, story, prove)
+        yield ReadJournal()  # the nonce goes
+    except Exception as stop:
+        story["leftover"] = str(stop)  # a watcher, or the next order, tidies up
+    return dict(story, **done)
+
+
+def _refused(plan: Plan, story: "Dict[str, Any]", prove: "Callable[..., Play]") -> "Play":
+    """Have it shown from outside that no password is asked for any more, where none is to be; or note why it was not."""
+    try:
+        seen = yield from _looked(plan)
+        refuse_broken(seen)
+        story["logins"] = password_logins(seen)
+        if not sshd.passwords_asked(seen.effective[plan.login][addresses(plan)[0]]):
             now, _ = yield Clock()
             question = Question("password", plan.login, "refused", "refused", None, None)
             yield from prove(plan, "narrow", [question], now + plan.deadline_seconds, story, False)
-    except Stop as stop:
-        # It is closed; that it is refused from there could not be seen.
-        result["notes"] = ["closed, and not seen from outside: {}".format(stop.message)]
-    yield ReadJournal()  # the nonce goes
-    return dict(result, proofs=story["proofs"])
+    except Exception as stop:
+        story["notes"] = shown(["closed, and not seen from outside: {}".format(stop)])
 
 
 # -- opening -----------------------------------------------------------------------------------------------------------

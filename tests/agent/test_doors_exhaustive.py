@@ -181,6 +181,12 @@ class Tried:
         told = result.get("door")
         if what == "open" and result["status"] == "succeeded":
             assert (told or {}).get("state") == "open"
+        if what == "close":
+            stands = door_in(world) is not None or result["phase"] == "look"
+            hold(stands or result["status"] != "failed", f"closed, and told as failed: {result}")
+            hold(
+                result["status"] == "failed" or (told or {}).get("state") == "closed", f"told as closed, and not shown: {result}"
+            )
         for crash in [*seen, world]:
             self.crashed(crash, before is None)
         return host.count

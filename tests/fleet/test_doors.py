@@ -236,3 +236,15 @@ def test_a_reset_of_the_disk_closes_the_door_that_stands_on_it(doors):
     assert server.read(CONFIG) == before
     assert nothing_left(server) == []
     assert not lets_in(server, "alice")
+
+
+@pytest.mark.parametrize("what", ["close", "status"])
+def test_the_door_of_a_login_that_is_no_more_is_closed_and_told_as_closed(doors, what):
+    door = doors.open("alice", password="pw-alice")["door"]
+    doors.server.run(["sed", "-i", "/^alice:/d", "/etc/passwd"])
+    task = doors.order("close", "alice", door)
+    assert (task["status"], task["server_state"], task["door"]["state"]) == ("succeeded", "as_asked", "closed")
+    assert task["evidence"]["notes"] == ["closed, and not seen from outside: there is no login alice on this server"]
+    until_gone(doors.server)
+    again = doors.order(what, "alice", door)
+    assert (again["status"], again["door"]) == ("unchanged", task["door"])
