@@ -100,7 +100,7 @@ def _looked(plan: Plan) -> "Play":
 
 
 def _logins(plan: Plan, story: "Dict[str, Any]") -> "Play":
-    """Have the story tell who gets in by password. Where that cannot be seen (the login is gone), the door is told of all the same."""
+    """Have the story tell who gets in by password; where that cannot be seen, the door is told of all the same."""
     try:
         story["logins"] = password_logins((yield from _looked(plan)))
     except Exception as stop:
