@@ -188,8 +188,9 @@ def write_events(store: Store, who: Caller, tasks: Sequence[Task]) -> None:
 
 
 def _server(who: Caller, number: int) -> Server:
-    host = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
-    return Server(str(uuid.uuid4()), who.tenant_id, f"web-{number:06}", host, labels={"zone": "abcd"[number % 4]})
+    # What is in doubt is asked for, ever again, by whoever serves this home: of this machine, where nobody listens.
+    host = f"127.{1 + (number >> 16)}.{number >> 8 & 255}.{number & 255}"
+    return Server(str(uuid.uuid4()), who.tenant_id, f"web-{number:06}", host, port=1, labels={"zone": "abcd"[number % 4]})
 
 
 def _ended(who: Caller, server: Server, rollout_id: str, number: int) -> Task:
