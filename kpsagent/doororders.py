@@ -18,7 +18,6 @@ from .host import (
     ReadDoor,
     ReadJournal,
     ReadState,
-    Reload,
     Replace,
     Say,
     Unread,
@@ -26,7 +25,7 @@ from .host import (
     WriteDoor,
     WriteState,
 )
-from .look import MOST_LOGINS, as_main, config_files, look, sources
+from .look import MOST_LOGINS, as_main, config_files, look, refuse_pending, sources
 from .plan import (
     ELSEWHERE,
     Plan,
@@ -45,7 +44,7 @@ from .plan import (
     refuse_stale,
     refuse_unread,
 )
-from .undo import recover
+from .undo import recover, reload_after_edit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -429,14 +428,14 @@ def _opened(plan: Plan, draft: "Door", story: "Dict[str, Any]", prove: "Callable
     story.update(phase="widen", armed=door["watchers"])
     yield Say("widen", {"steps": 1})
     yield from _still_opening(door, deadline)
-    if door["place"]:
-        yield Replace(door["place"], None, None, door["match"], False)
     daemon = Daemon(*door["daemon"])
     if daemon.how == "listener":
-        refuse_unread((yield Unread(daemon, draft["pid_file"], draft["sources"])))
+        yield from refuse_pending(daemon, draft["pid_file"], draft["sources"])
+    if door["place"]:
+        yield Replace(door["place"], None, None, door["match"], False)
     yield from _still_opening(door, deadline)
     yield Replace(door["config"], None, draft["text"], draft["after"], False)
-    yield from _reloaded(daemon)
+    yield from reload_after_edit(daemon)
     questions = _questions(plan, draft)
     story["phase"] = "prove"
     if questions:
@@ -465,14 +464,6 @@ def _still_opening(door: "Door", deadline: float) -> "Play":
     found = yield ReadDoor()
     if found is None or found[0] != "opening" or found[1]["id"] != door["id"]:
         raise Lost("deadline_passed", "the server has begun to close the door before it was open")
-
-
-def _reloaded(daemon: "Any") -> "Play":
-    check = yield AskSshd(daemon, ["-t"], None)
-    if check.code != 0:
-        raise Failed("sshd_config_invalid", "sshd -t after our edit: {}".format(check.err[-300:].strip()))
-    if daemon.how == "listener" and not (yield Reload(daemon, False)):
-        raise Failed("reload_failed", "sshd did not listen anew after it was told to re-read its configuration")
 
 
 def _questions(plan: Plan, draft: "Door") -> "List[Question]":

@@ -1,7 +1,7 @@
 """What there is on the server, for decide(): effects that read and change nothing."""
 
 from . import sshd
-from .errors import Failed, Refused, Stop
+from .errors import Changed, Failed, Refused, Stop
 from .host import MAIN_CONFIG, AskSshd, FindAccount, FindDaemon, Glob, ListAccounts, Read, Unread, Walk
 from .plan import (
     DROP_IN,
@@ -149,6 +149,18 @@ def config_files(path: str, text: "Optional[str]") -> "Play":
                 inner.append((name, (yield Read(name, None)).text))
         waiting = inner + waiting
     return found
+
+
+def refuse_pending(daemon: "Any", pid_file: str, paths: "List[str]") -> "Play":
+    """Raise Changed where somebody edited sshd's configuration meanwhile: a reload of ours would put that into force."""
+    pending = yield Unread(daemon, pid_file, paths)
+    if pending:
+        raise Changed(
+            "sshd_config_changed",
+            "{}: somebody else changed it during the operation, and our reload would put that into force. Reload sshd yourself "
+            "and see that it is right, then retry".format(", ".join(pending[:3])),
+            path=pending[0],
+        )
 
 
 def sources(texts: "List[Tuple[str, str]]") -> "List[str]":

@@ -14,7 +14,6 @@ from .ground import grounds
 from .host import (
     Arm,
     Ask,
-    AskSshd,
     Clock,
     Delete,
     Door,
@@ -28,18 +27,16 @@ from .host import (
     Read,
     ReadJournal,
     ReadState,
-    Reload,
     Replace,
     Say,
     SetLabel,
     SetMode,
     SetOwner,
     SetPassword,
-    Unread,
     WriteJournal,
     WriteNonce,
 )
-from .look import config_files, cut_off, look, refuse_cut_off
+from .look import config_files, cut_off, look, refuse_cut_off, refuse_pending
 from .plan import (
     Plan,
     Question,
@@ -56,7 +53,7 @@ from .plan import (
     refuse_stale,
 )
 from .removal import end_sessions, finish_revoke, refuse_owed, sessions_of, told_of, without_owed
-from .undo import finish, recover, reverted, undo
+from .undo import finish, recover, reload_after_edit, reverted, undo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -370,7 +367,7 @@ def _final(steps: "List[Step]", seen: Seen) -> "Optional[str]":
 def _do_all(steps: "List[Step]", seen: Seen, deadline: float, begun: "List[Step]") -> "Play":
     for step in steps:
         if step.kind == "block" and seen.watched is not None:
-            yield from _refuse_pending(seen)
+            yield from refuse_pending(seen.daemon, *seen.watched)
         yield Listening(deadline)
         begun.append(step)
         try:
@@ -378,19 +375,7 @@ def _do_all(steps: "List[Step]", seen: Seen, deadline: float, begun: "List[Step]
         except OSError as error:
             raise from_os_error(error, step.path)
         if step.kind == "block":
-            yield from _reload(seen.daemon)
-
-
-def _refuse_pending(seen: Seen) -> "Play":
-    """Raise Changed where somebody edited sshd's configuration meanwhile: a reload of ours would put that into force."""
-    pending = yield Unread(seen.daemon, *seen.watched)
-    if pending:
-        raise Changed(
-            "sshd_config_changed",
-            "{}: somebody else changed it during the operation, and our reload would put that into force. Reload sshd yourself "
-            "and see that it is right, then retry".format(", ".join(pending[:3])),
-            path=pending[0],
-        )
+            yield from reload_after_edit(seen.daemon)
 
 
 def _do(step: Step, account: "Any") -> "Play":
@@ -409,16 +394,6 @@ def _do(step: Step, account: "Any") -> "Play":
         yield Delete(step.path, owner, step.before)
     else:
         yield Replace(step.path, owner, step.before, step.after, False)
-
-
-def _reload(daemon: "Any") -> "Play":
-    if daemon.how != "listener":
-        return
-    check = yield AskSshd(daemon, ["-t"], None)
-    if check.code != 0:
-        raise Failed("sshd_config_invalid", "sshd -t after our edit: {}".format(check.err[-300:].strip()))
-    if not (yield Reload(daemon, False)):
-        raise Failed("reload_failed", "sshd did not listen anew after it was told to re-read its configuration")
 
 
 def _prove(

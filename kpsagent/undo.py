@@ -204,6 +204,17 @@ def _lines_undone(now: str, before: str, after: str) -> str:
     return "\n".join(lines)
 
 
+def reload_after_edit(daemon: "Any") -> "Play":
+    """Have sshd run on the file that we have edited."""
+    if daemon.how != "listener":
+        return  # each connection has the file read anew
+    check = yield AskSshd(daemon, ["-t"], None)
+    if check.code != 0:
+        raise Failed("sshd_config_invalid", "sshd -t after our edit: {}".format(check.err[-300:].strip()))
+    if not (yield Reload(daemon, False)):
+        raise Failed("reload_failed", "sshd did not listen anew after it was told to re-read its configuration")
+
+
 def reload_after_undo(journal: "Dict[str, Any]") -> "Play":
     """Have sshd run on the restored file. A file that sshd does not accept is never loaded: the running one is then better."""
     before = Daemon(*journal["daemon"])

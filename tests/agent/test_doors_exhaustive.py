@@ -30,7 +30,7 @@ from scenarios import ACCOUNTS, CLOSED, OWNER_SAYS_NO, PASSWORDS, disk
 from kpsagent import plan as plans
 from kpsagent.doors import at_boot, unattended
 from kpsagent.errors import Stop
-from kpsagent.host import ArmDoor
+from kpsagent.host import ArmDoor, Replace
 from kpsagent.transaction import drive, operation
 
 NUMBER, OTHER = "ab" * 16, "cd" * 16
@@ -278,6 +278,25 @@ def test_at_a_boot_at_which_nobody_can_be_started_to_watch_the_door_is_closed(ki
 
     drive(at_boot(), ModelHost(world, before=nobody_starts))
     tried.closed(world.sshd_started())
+
+
+def test_what_somebody_edits_meanwhile_is_put_into_force_by_nobody_and_nothing_is_written():
+    world = fresh("listener", CLOSED)
+    theirs = CLOSED + "X11Forwarding yes\n"
+    written = []
+
+    def edited(_: int, effect: Any) -> None:
+        if isinstance(effect, ArmDoor):  # all was looked at before
+            world.put(CONFIG, world.disk[CONFIG]._replace(text=theirs))
+        if isinstance(effect, Replace):
+            written.append(effect)
+
+    host = ModelHost(world, Rope([ALICE]), edited)
+    result = drive(operation(plan("open")), host)
+    assert (result["status"], result["cause"]) == ("failed", "sshd_config_changed")
+    assert not written
+    assert (world.disk[CONFIG].text, world.loaded) == (theirs, CLOSED)
+    assert door_in(world) is None
 
 
 def test_the_model_sees_what_is_included_and_where_it_ends():
