@@ -56,6 +56,7 @@ from kpsagent.errors import Failed, Refused, Stop
 
 T = TypeVar("T")
 _SETTLE_SECONDS = 8.0
+_SETTLE_APART_SECONDS = 0.02  # hundreds of servers that stay away, asked all at once, would hold up whoever looks at a page
 _TIDY_SECONDS = 1.0
 _LOOK_AGAIN_SECONDS = 20.0
 # What a server's journal says of an operation that has ended, in our words.
@@ -169,8 +170,12 @@ class Runner:
             async with places:
                 return await self.settle(task)
 
-        done = await asyncio.gather(*map(settled, wanted))
-        return [task for task, known in zip(wanted, done, strict=True) if not known]
+        async with asyncio.TaskGroup() as group:
+            works = []
+            for task in wanted:
+                works.append((task, group.create_task(settled(task))))
+                await asyncio.sleep(_SETTLE_APART_SECONDS)
+        return [task for task, work in works if not work.result()]
 
     @contextlib.asynccontextmanager
     async def _one_at_a_time(self, server_id: str) -> AsyncIterator[None]:
