@@ -81,7 +81,7 @@ class Lab:
             if not _asked(server, "alice"):
                 return Trial(loss, server.name, 0.0, "it was not open")
             LOSSES[loss](self, server, deadline)
-            late = _closed(server, deadline)
+            late = _closed(server, deadline, boots=LOSSES[loss] is _reboot)
             if _gets_in(server):
                 return Trial(loss, server.name, late, "the password gets in after it was closed")
             return Trial(loss, server.name, late, self._left(server))
@@ -122,10 +122,10 @@ def _gets_in(server: Server) -> bool:
             time.sleep(0.2)
 
 
-def _closed(server: Server, deadline: float) -> float:
+def _closed(server: Server, deadline: float, boots: bool) -> float:
     """Poll until sshd asks for a password no more, and return how late that was; closed a second before its time is none.
 
-    From the deadline, or where the server is still booting then, from when its sshd is first heard.
+    From the deadline, or where the server boots and is still at it then, from when its sshd is first heard.
     """
     silent = deadline
     while True:
@@ -136,7 +136,7 @@ def _closed(server: Server, deadline: float) -> float:
                     raise AssertionError(f"closed {deadline - looked:.1f} s before its deadline")
                 return max(0.0, looked - max(deadline, silent))
         except judge.Puzzled:
-            silent = looked  # it is booting, or reloading: whom nobody hears lets nobody in
+            silent = looked if boots else silent  # what nobody hears otherwise has not been seen to be closed
         if looked > deadline + 30:
             return looked - deadline
         time.sleep(0.2)
