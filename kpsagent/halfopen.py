@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 _SSHD = ("sshd", "sshd-session", "sshd-auth")
 _ACCEPTED, _MONITOR, _NET = "[accepted]", " [priv]", " [net]"
-_ROUNDS = 10  # for what has been forked, and has not written its title yet
+# For what has been forked, and has not written its title yet: on a busy machine that is not in the first tenths of a second, and
+# whoever is passed over may get in. The door is closed by then, so waiting costs nobody anything.
+_ROUNDS = 150
 
 
 def end(login: str, connection: "Optional[List[str]]") -> int:
