@@ -82,6 +82,11 @@ class InProcess:
             self._working.add(working)
             working.add_done_callback(self._working.discard)
 
+    def called_off(self, task_id: str) -> None:
+        """Say that a task is not to be run any more: nothing waits for it to go first, though it has no place yet to see that."""
+        self._held.discard(task_id)
+        self._waits_no_more(task_id)
+
     async def hold(self) -> None:
         """Renew, now, the leases of all that is held here; what the store raises."""
         if self._held:

@@ -65,6 +65,9 @@ class Dispatch(Protocol):
     def ring(self, task_ids: Collection[str], credentials: Mapping[str, Credential], *, urgent: bool = False) -> None:
         """Say that these tasks wait, with what opens their servers, by server id. urgent: ahead of all that are not."""
 
+    def called_off(self, task_id: str) -> None:
+        """Say that a task that waited is not to be run any more."""
+
     @property
     def running(self) -> int:
         """How many tasks run."""
@@ -191,6 +194,7 @@ class Tasks:
         """Cancel a task that nobody has begun, take a failed one off the list; Conflict(task_not_failed) for any other."""
         allow(who, "task.change")
         if await off_loop(self._executor, self._store.cancel, who.tenant_id, id, "cancelled before it was begun"):
+            self._dispatch.called_off(id)
             return "cancelled"
         await off_loop(self._executor, self._store.delete_failed, who.tenant_id, [id])
         return "deleted"

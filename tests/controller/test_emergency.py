@@ -404,5 +404,52 @@ def test_urgent_tasks_go_first_though_many_wait(world: World, boss: Caller) -> N
     assert began[first : first + 20] == ["door-open"] * 20
 
 
+def test_an_urgent_task_that_was_called_off_holds_nobody_up(world: World, boss: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for a place that another one has, and whoever waits for it looks by itself only in an hour."""
+    from controller import dispatch as dispatching
+    from controller.run import Runner
+    from controller.service.tasks import Tasks
+
+    monkeypatch.setattr(dispatching, "_AFTER_URGENT_SECONDS", 3600)
+
+    async def story() -> list[str]:
+        began: list[str] = []
+        looked, go_on, checked = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        class Claims(Runner):
+            async def claim(self, task_id: str, owner: str, lease_seconds: float) -> Task | None:
+                found = await super().claim(task_id, owner, lease_seconds)
+                if found is None:
+                    looked.set()
+                return found
+
+        claims = Claims(world.store, world.kms, world.settings, "me", None)
+
+        async def ran(task: Task, given: Credential | None) -> None:
+            began.append(task.operation)
+            if task.operation == "check":
+                checked.set()
+            else:
+                await go_on.wait()
+            await claims.off(world.store.finish, task.id, "me", task.generation, Outcome("succeeded", "as_asked"))
+
+        dispatch = dispatching.InProcess(claims, ran, "me", 1, 30)
+        emergency = Emergency(world.store, dispatch)
+        servers = [world.server(boss) for _ in range(3)]
+        _, (_, waits) = await emergency.open(boss, servers[:2], reason="x", seconds=60)
+        (ordinary,) = world.store.add_tasks([_ordinary(boss, servers[2])], "me", 30)
+        dispatch.ring([ordinary.id], {})
+        await looked.wait()  # and had to wait
+        assert await Tasks(world.store, dispatch).delete(boss, waits.task_id) == "cancelled"
+        async with asyncio.timeout(30):
+            await checked.wait()
+        go_on.set()
+        await dispatch.idle()
+        await dispatch.close()
+        return began
+
+    assert run(story()) == ["door-open", "check"]
+
+
 def _ordinary(who: Caller, server: Server) -> Task:
     return Task(str(uuid.uuid4()), who.tenant_id, who.user_id, server.id, server.name, "root", "check", {}, now())

@@ -75,6 +75,9 @@ class Dispatch:
     def ring(self, task_ids: Collection[str], credentials: Mapping[str, Credential], *, urgent: bool = False) -> None:
         """Say nothing to nobody."""
 
+    def called_off(self, task_id: str) -> None:
+        """Let it be."""
+
 
 class Dead(Dispatch):
     """Takes tasks for a process that is no more: nothing waits for them."""
