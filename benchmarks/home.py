@@ -83,8 +83,10 @@ async def _keypairs(store: Store, kms: Kms, settings: Settings, who: Caller) -> 
         for number, each in enumerate(made):
             made_at = now() - timedelta(days=40 + number * 397 % 400)
             connection.execute(update(tables.keypairs).where(tables.keypairs.c.id == each.id).values(created_at=made_at))
+    # Paused: what is due is told on pages, and whoever serves the home begins no rotation to servers that are nowhere.
     store.set_policy(
-        Policy(str(uuid.uuid4()), who.tenant_id, who.user_id, "yearly", None, None, 365, [30], 7, {}, now()), who.user_id
+        Policy(str(uuid.uuid4()), who.tenant_id, who.user_id, "yearly", None, None, 365, [30], 7, {}, now(), paused=True),
+        who.user_id,
     )
     return made
 

@@ -38,7 +38,8 @@ async def ask(page: Page, servers: str = "", reason: str = "", minutes: str = ""
     chosen = await page.fleet.servers.select(page.who, words)
     for_ = _minutes(minutes)
     rules = await page.fleet.emergency.rules(page.who)
-    held = that_hold(rules, chosen, await page.fleet.servers.list(page.who) if rules else [])
+    # With no rule there is no need to look by what else a machine is known.
+    held = that_hold(rules, chosen, await page.fleet.servers.list(page.who)) if rules else {}
     there = {(each.server_id, each.login) for each in await page.fleet.emergency.list(page.who) if not each.confirmed}
     return await page.show(
         "emergency/open.html",
@@ -48,7 +49,7 @@ async def ask(page: Page, servers: str = "", reason: str = "", minutes: str = ""
         names=[each.name for each in chosen],
         logins=[login.strip()] if login.strip() else sorted({each.login for each in chosen}),
         taken=[each.name for each in chosen if (each.id, login.strip() or each.login) in there],
-        second=[each.name for each in chosen if held[each.id]],
+        second=[each.name for each in chosen if held.get(each.id)],
         rules=sorted({each.where for some in held.values() for each in some}),
         minutes=for_,
         network=network.strip(),
