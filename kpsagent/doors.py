@@ -11,11 +11,10 @@ bound while a door is open. sshd_config(5).
 """
 
 from . import sshd
-from .errors import Changed, Failed
+from .errors import Failed
 from .host import (
     ArmDoor,
     Clock,
-    Delete,
     DisarmDoor,
     DropDoor,
     EndHalfOpen,
@@ -26,13 +25,12 @@ from .host import (
     ReadJournal,
     ReadState,
     Replace,
-    Sweep,
     Wall,
     WriteDoor,
     WriteState,
 )
 from .plan import door_told
-from .undo import reload_after_undo
+from .undo import reload_after_undo, rewritten
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +41,6 @@ if TYPE_CHECKING:
 
 MARK = "# kps: door"
 _END = MARK + " end"
-_TRIES = 3
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.@+-")
 
 
@@ -149,38 +146,17 @@ def closed(name: str, door: "Door", why: str, anyway: bool = True) -> "Play":
 
 def _file_gone(door: "Door") -> "Play":
     """Take the file of the entry away; return whether it was there."""
-    if not door["place"]:
-        return False
-    for _ in range(_TRIES):
-        now = (yield Read(door["place"], None)).text
-        if now is None:
-            return False
-        try:
-            yield Delete(door["place"], None, now)
-            return True
-        except (Changed, FileNotFoundError):
-            continue
-    raise Failed("undo_incomplete", "{}: somebody else keeps changing it".format(door["place"]))
+    return bool(door["place"]) and (yield from rewritten(door["place"], None, lambda now: None))
 
 
 def _lines_out(door: "Door") -> "Play":
     """Take our lines out of the main file; return whether any were there."""
-    path = door["config"]
-    yield Sweep(path, None)
-    for _ in range(_TRIES):
-        now = (yield Read(path, None)).text
-        wanted = now if now is None else without(now, door["entry"])
-        if now is None or wanted == now:
-            return False
-        try:
-            if not wanted and not door["before"]:
-                yield Delete(path, None, now)
-            else:
-                yield Replace(path, None, now, wanted, True)
-            return True
-        except (Changed, FileNotFoundError):
-            continue
-    raise Failed("undo_incomplete", "{}: somebody else keeps changing it".format(path))
+
+    def wanted(now: "Optional[str]") -> "Optional[str]":
+        text = now if now is None else without(now, door["entry"])
+        return None if text == "" and text != now and not door["before"] else text
+
+    return (yield from rewritten(door["config"], None, wanted))
 
 
 def finished(door: "Door", state: "Optional[Dict[str, Any]]" = None) -> "Play":

@@ -32,7 +32,7 @@ from .removal import each_removal, still_owed, try_owed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Generator, List, Optional  # noqa: F401 - in a comment
+    from typing import Any, Callable, Dict, Generator, List, Optional  # noqa: F401 - in a comment
 
     Play = Generator[Any, Any, Any]
 
@@ -159,27 +159,34 @@ def _undo_step(step: Step, account: "Any", journal: "Dict[str, Any]") -> "Play":
         except Changed:
             return  # not as we left it: not ours to change
     else:
-        yield from _undo_text(step, owner)
+        yield from rewritten(step.path, owner, lambda now: undone(step, now))
         if step.kind == "block":
             yield from reload_after_undo(journal)
 
 
-def _undo_text(step: Step, owner: "Any") -> "Play":
-    yield Sweep(step.path, owner)
+def rewritten(path: str, owner: "Any", wanted: "Callable[[Optional[str]], Optional[str]]") -> "Play":
+    """Have a file hold what wanted makes of its text (None: no file), whoever else writes in it; nothing of ours stays beside it.
+
+    Returns whether it had to be changed.
+    """
+    yield Sweep(path, owner)
     for _ in range(_TRIES):
-        now = (yield Read(step.path, owner)).text
-        wanted = undone(step, now)
-        if wanted == now:
-            return
+        now = (yield Read(path, owner)).text
+        new = wanted(now)
+        if new == now:
+            return False
         try:
-            if wanted is None:
-                yield Delete(step.path, owner, now)
+            if new is None:
+                yield Delete(path, owner, now)
             else:
-                yield Replace(step.path, owner, now, wanted, True)
-            return
+                yield Replace(path, owner, now, new, True)
+            return True
         except Changed:
-            continue  # somebody else writes at the same time: look again
-    raise Failed("undo_incomplete", "somebody else keeps changing it")
+            continue  # look again
+        except FileNotFoundError:
+            if now is None:
+                raise  # it is the directory that is gone
+    raise Failed("undo_incomplete", "{}: somebody else keeps changing it".format(path))
 
 
 def undone(step: Step, now: "Optional[str]") -> "Optional[str]":

@@ -23,6 +23,7 @@ from model_host import (
     World,
     between,
     directory,
+    temporary,
     whole,
 )
 from scenarios import ACCOUNTS, CLOSED, OWNER_SAYS_NO, PASSWORDS, disk
@@ -88,7 +89,7 @@ class Tried:
     def closed(self, world: World) -> None:
         assert not world.logs_in(ALICE)
         left = {path for path in world.disk if path.startswith(STATE + "/")} - {f"{STATE}/state.json"}
-        left |= {path for path in (DOOR, DOOR_AT_BOOT) if path in world.disk}
+        left |= {path for path in (DOOR, DOOR_AT_BOOT, temporary(DOOR), temporary(CONFIG)) if path in world.disk}
         assert not left, left
         assert not world.door_watchers
         assert world.disk[CONFIG] == self.before.disk[CONFIG]
