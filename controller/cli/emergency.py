@@ -1,6 +1,6 @@
 """Emergency doors: kps emergency."""
 
-import asyncio
+import functools
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -103,7 +103,7 @@ async def open_(
         asking = {k: v for k, v in request.items() if v is not None} | {"credentials": given} | key
         if set_password:
             return await _open_by_password(session, client, asking, given, key)
-        asked = await _answered(client.open_doors(asking))
+        asked = await following.answered(client.open_doors(asking), lambda each: _hear(session, _given(each)))
         return await _show_asked(session, client, asked, "task_id")
 
 
@@ -124,7 +124,9 @@ async def extend(
     key = key_of(identity, None, None, password_stdin, passphrase_stdin)
     async with session.client() as client:
         ids, given = await _doors(client, doors, every, {"open"}, password_stdin, password_of)
-        asked = await _answered(client.extend_doors({"doors": ids, "seconds": duration(for_), "reason": reason, **given, **key}))
+        request: Json = {"doors": ids, "seconds": duration(for_), "reason": reason, **given, **key}
+        heard = functools.partial(_hear, session, which="last_task_id")
+        asked = await following.answered(client.extend_doors(request), lambda each: heard(_given(each)))
         return await _show_asked(session, client, asked, "last_task_id")
 
 
@@ -152,7 +154,8 @@ async def close(
     key = key_of(identity, None, None, password_stdin, passphrase_stdin)
     async with session.client() as client:
         ids, given = await _doors(client, doors, every, {"asked", "opening", "open", "closing"}, password_stdin, password_of)
-        found = await _answered(client.close_doors(ids, {**given, **key}))
+        heard = functools.partial(_hear, session, which="last_task_id")
+        found = await following.answered(client.close_doors(ids, {**given, **key}), heard)
         tasks = [str(each["last_task_id"]) for each in found if each["state"] == "closing" and each["last_task_id"]]
         return await _followed(session, client, [str(each["id"]) for each in found], tasks, [])
 
@@ -232,10 +235,12 @@ async def approve(
     async with session.client() as client:
         known = {str(each["server"]) for each in await client.doors() if each["order_id"] == order} if password_stdin else set()
         request = {"credentials": credentials(sorted(known), password_stdin, password_of), **key}
-        decided = await _answered(client.decide_doors(order, "approve", request))
+        decided = await following.answered(
+            client.decide_doors(order, "approve", request), lambda each: _hear(session, each["doors"], _tasks_of(each["order"]))
+        )
         if not session.json:
             output.say(f"agreed: {_asked_what(decided['order'], decided['doors'])}", wrap=True)
-        which = "task_id" if decided["order"]["does"] == "open" else "last_task_id"
+        which = _tasks_of(decided["order"])
         return await _show_asked(session, client, {"orders": [decided["order"]], "doors": decided["doors"]}, which)
 
 
@@ -276,15 +281,18 @@ async def drill(
         given = credentials(names, password_stdin, password_of)
         request: Json = {"servers": names, "seconds": DRILL_SECONDS, "reason": reason, "credentials": given, **key}
         began = time.monotonic()
-        asked = await client.open_doors(request | ({"login": login} if login else {}))
+        request |= {"login": login} if login else {}
+        asked = await following.answered(client.open_doors(request), lambda each: _hear(session, _given(each)))
         for order in asked["orders"]:
             if order["state"] == "asked":
                 await client.decide_doors(order["id"], "refuse")
-        begun = {str(each["id"]): each for each in asked["doors"] if _is_given(asked, each)}
-        opened = await _until_over(session, client, [str(each["task_id"]) for each in begun.values()])
+        begun = {str(each["id"]): each for each in _given(asked)}
+        opened = await _ended(session, client, [str(each["task_id"]) for each in begun.values()])
         ours = [each for each in await client.doors(begun) if each["state"] == "open"]
-        closing = await client.close_doors([str(each["id"]) for each in ours]) if ours else []
-        closed = await _until_over(session, client, [str(each["last_task_id"]) for each in closing])
+        heard = functools.partial(_hear, session, which="last_task_id")
+        closes = client.close_doors([str(each["id"]) for each in ours], {"credentials": given, **key})
+        closing = await following.answered(closes, heard)
+        closed = await _ended(session, client, [str(each["last_task_id"]) for each in closing])
         whole = time.monotonic() - began
         after = {str(each["id"]): each for each in await client.doors(str(each["id"]) for each in asked["doors"])}
     tasks = {"open": {str(t["server"]): t for t in opened}, "close": {str(t["server"]): t for t in closed}}
@@ -393,16 +401,6 @@ def duration(text: str) -> int:
     return hours * 3600 + minutes * 60 + seconds
 
 
-async def _answered(asking: Any) -> Any:
-    """Return the answer to what opens or closes something; an interruption waits for it, so that what was begun is known."""
-    answer = asyncio.ensure_future(asking)
-    try:
-        return await asyncio.shield(answer)
-    except asyncio.CancelledError:
-        await answer
-        raise
-
-
 async def _doors(
     client: "AsyncKpsClient",
     words: Sequence[str] | None,
@@ -431,44 +429,61 @@ async def _doors(
 async def _open_by_password(
     session: Session, client: "AsyncKpsClient", asking: Json, given: Mapping[str, Any], key: Mapping[str, Any]
 ) -> int:
-    """Have one-time passwords set and the doors opened by them; whatever comes between, those that were set are shown."""
-    asked = await _answered(client.open_doors(asking | {"one_time": True}))
-    (order,) = asked["orders"]
-    made: dict[str, Known] = {str(each["server"]): each for each in asked["passwords"]}
+    """Have one-time passwords set and the doors opened by them; whatever comes between, those that were made are shown."""
+    made: dict[str, Known] = {}  # by server; what was shown is taken out
+
+    def heard(asked: "a.DoorsAsked") -> None:
+        made.update({str(each["server"]): each for each in asked["passwords"]})
+        session.started = [str(each["task_id"]) for each in asked["passwords"]]
+
     try:
-        for task in await _until_over(session, client, [str(each["task_id"]) for each in made.values()]):
+        asked = await following.answered(client.open_doors(asking | {"one_time": True}), heard)
+        (order,) = asked["orders"]
+        for task in await _ended(session, client, session.started):
             if task["status"] not in _ENDED_WELL:
                 output.say(f"kps: {task['server']}: no password was set: {task['cause']}: {task['message']}", errors=True)
                 del made[str(task["server"])]
         # By the password that was made it is proved; what opens the server today is kept beside it.
         whose = {name: {"password": each["password"], "password_of": each["login"]} for name, each in made.items()}
         also = {name: each for name, each in given.items() if name in made}
-        begun = await _answered(client.begin_doors(order["id"], {"credentials": also | whose, **key}))
-    except BaseException:
-        _show_passwords(made)
-        raise
-    doors = [each for each in begun["doors"] if each["server"] in made and not each["confirmed"]]
-    ids = [str(each["id"]) for each in begun["doors"]]
-    code = await _followed(session, client, ids, [str(each["task_id"]) for each in doors], [], made)
-    return code if len(doors) == len(ids) else exits.SOME_NOT
+        opens = {"credentials": also | whose, **key}
+        begun = await following.answered(client.begin_doors(order["id"], opens), lambda each: _hear(session, each["doors"]))
+        doors = [each for each in begun["doors"] if each["server"] in made and not each["confirmed"]]
+        ids = [str(each["id"]) for each in begun["doors"]]
+        code = await _followed(session, client, ids, [str(each["task_id"]) for each in doors], [], made)
+        return code if len(doors) == len(ids) else exits.SOME_NOT
+    finally:
+        _show_passwords(made, errors=True)
 
 
-def _show_passwords(made: Mapping[str, Known]) -> None:
-    """Print passwords that may be set, where what was to come after did not: nobody else can say them."""
-    for each in made.values():
-        output.say(f"{each['server']}: one-time password of {each['login']}, shown only now: {each['password']}", errors=True)
+def _show_passwords(made: dict[str, Known], *, errors: bool = False) -> None:
+    """Print passwords, each this once, and take them out: nobody else can say them. errors: as what was to come after did not."""
+    for name, each in list(made.items()):
+        output.say(f"{name}: one-time password of {each['login']}, shown only now: {each['password']}", errors=errors)
+        del made[name]
+
+
+def _hear(session: Session, doors: Sequence[Known], which: str = "task_id") -> None:
+    """Remember the tasks that are begun, for who interrupts. which: of a door, the field with the task that is meant."""
+    session.started = [str(each[which]) for each in doors if each[which] and not each["confirmed"]]
 
 
 async def _show_asked(session: Session, client: "AsyncKpsClient", asked: Mapping[str, Any], which: str) -> int:
     """Follow what was begun, and show it with what waits. which: of a door, the field with the task that does it."""
-    begun = [str(each[which]) for each in asked["doors"] if _is_given(asked, each) and each[which]]
+    begun = [str(each[which]) for each in _given(asked) if each[which]]
     waiting = [each for each in asked["orders"] if each["state"] == "asked"]
     return await _followed(session, client, [str(each["id"]) for each in asked["doors"]], begun, waiting)
 
 
-def _is_given(asked: Mapping[str, Any], door: Known) -> bool:
+def _given(asked: Mapping[str, Any]) -> list[Known]:
+    """Return the doors for which nobody else has to agree, or somebody has."""
     given = {id for each in asked["orders"] if each["state"] in ("given", "approved") for id in each["doors"]}
-    return door["id"] in given
+    return [each for each in asked["doors"] if each["id"] in given]
+
+
+def _tasks_of(order: Known) -> str:
+    """Return the field of a door with the task that does what was ordered."""
+    return "task_id" if order["does"] == "open" else "last_task_id"
 
 
 async def _followed(
@@ -477,21 +492,22 @@ async def _followed(
     door_ids: Sequence[str],
     task_ids: Sequence[str],
     waiting: "Sequence[a.DoorOrder]",
-    made: Mapping[str, Known] | None = None,
+    passwords_made: dict[str, Known] | None = None,
 ) -> int:
+    made = {} if passwords_made is None else passwords_made
     session.started = list(task_ids)
-    ended = await _until_over(session, client, task_ids)
+    ended = await _ended(session, client, task_ids)
     known = {str(each["id"]): each for each in await client.doors(door_ids)}
     doors = [known[id] for id in door_ids if id in known]
     failed = [task for task in ended if task["status"] not in _ENDED_WELL]
     if session.json:
-        passwords = [{name: each[name] for name in ("server", "login", "secret", "password")} for each in (made or {}).values()]
+        passwords = [{name: each[name] for name in ("server", "login", "secret", "password")} for each in made.values()]
         told = {"doors": doors, "orders": waiting, "tasks": [following.result(task, None) for task in ended]}
-        output.as_json(told | ({"passwords": passwords} if made else {}))
+        output.as_json(told | ({"passwords": passwords} if passwords else {}))
+        made.clear()
     else:
         _table(doors)
-        for each in (made or {}).values():
-            output.say(f"{each['server']}: one-time password of {each['login']}, shown only now: {each['password']}")
+        _show_passwords(made)
         for task in failed:
             output.say("")
             following.explain(task)
@@ -500,12 +516,9 @@ async def _followed(
     return exits.SOME_NOT if failed or waiting else exits.ALL_AS_ASKED
 
 
-async def _until_over(session: Session, client: "AsyncKpsClient", ids: Sequence[str]) -> list[Known]:
-    if not ids:
-        return []
-    started = await client.tasks(ids)
-    with following.bar_for(len(started)) as bar:
-        return await following.until_ended(client, started, bar, following.Patience(session))
+async def _ended(session: Session, client: "AsyncKpsClient", ids: Sequence[str]) -> list[Known]:
+    """Return tasks as they ended, by their ids."""
+    return await following.wait(session, client, await client.tasks(ids)) if ids else []
 
 
 def _table(doors: Sequence[Known]) -> None:

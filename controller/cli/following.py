@@ -151,8 +151,8 @@ def bar_for(total: int) -> Iterator[Bar]:
         yield Shown()
 
 
-async def begin(session: Session, asking: Coroutine[Any, Any, Sequence[Known]]) -> Sequence[Known]:
-    """Return the tasks that the controller answers with.
+async def answered(asking: Coroutine[Any, Any, T], heard: Callable[[T], None]) -> T:
+    """Return what the controller answers to an order; heard is told it first.
 
     An interruption waits for that answer, so that it can be told what goes on.
     """
@@ -160,13 +160,22 @@ async def begin(session: Session, asking: Coroutine[Any, Any, Sequence[Known]]) 
     try:
         await asyncio.shield(answer)
     finally:
-        started = await answer
+        found = await answer
+        heard(found)
+    return found
+
+
+async def begin(session: Session, asking: Coroutine[Any, Any, Sequence[Known]]) -> Sequence[Known]:
+    """Return the tasks that the controller answers with; an interruption waits for them."""
+
+    def heard(started: Sequence[Known]) -> None:
         session.started = [str(task["id"]) for task in started]
-    return started
+
+    return await answered(asking, heard)
 
 
-async def follow(session: Session, client: "AsyncKpsClient", started: Sequence[Known], key_file: Path | None = None) -> int:
-    """Wait for tasks, print how each ended, and return the exit code. key_file: the private key that was given for them.
+async def wait(session: Session, client: "AsyncKpsClient", started: Sequence[Known]) -> list[Known]:
+    """Return tasks as they ended, in the order in which they were started, with a bar meanwhile.
 
     Declined: controller_lost where the controller ended before they did; where it answers and says no, its own code.
     """
@@ -174,12 +183,20 @@ async def follow(session: Session, client: "AsyncKpsClient", started: Sequence[K
 
     try:
         with bar_for(len(started)) as bar:
-            ended = await until_ended(client, started, bar, Patience(session))
+            return await until_ended(client, started, bar, Patience(session))
     except Unreachable as lost:
         raise Declined(exits.UNAVAILABLE, "controller_lost", f"{lost}; {left_behind(started)}") from lost
     except Refused as refused:  # as of an access key that has ended meanwhile
         told = f"{refused.message}; the controller goes on with {_named(started)}"
         raise Declined(exits.of_status(refused.status), refused.code, told) from refused
+
+
+async def follow(session: Session, client: "AsyncKpsClient", started: Sequence[Known], key_file: Path | None = None) -> int:
+    """Wait for tasks, print how each ended, and return the exit code. key_file: the private key that was given for them.
+
+    Declined: as wait().
+    """
+    ended = await wait(session, client, started)
     passwords = {task["id"]: task["password"] for task in started if "password" in task}
     results = [result(task, passwords.get(task["id"])) for task in ended]
     if session.json:

@@ -12,7 +12,7 @@ import typer
 from controller.cli import inputs, options, output
 from controller.cli.command import command, group
 from controller.cli.exits import ALL_AS_ASKED, SOME_NOT, usage
-from controller.cli.following import follow
+from controller.cli.following import begin, follow
 from controller.cli.operations import credentials, key_of
 from controller.cli.session import Session
 from controller.model import Scope
@@ -278,9 +278,11 @@ async def rotate(
         secret = await client.secret(name)
         server = str(secret["server"])
         given = credentials([server], password_stdin, password_of).get(server, {}) | key if secret["server"] else key
-        begun = await client.rotate_secret(name, given or None)
-        session.started = [begun["task"]["id"]]
-        return await follow(session, client, [begun["task"]], identity)
+
+        async def task() -> "list[a.Task]":
+            return [(await client.rotate_secret(name, given or None))["task"]]
+
+        return await follow(session, client, await begin(session, task()), identity)
 
 
 @command(rotation, "every", "kps secret rotation every web-1-root 30d", "kps secret rotation every web-1-root 12h")

@@ -1,0 +1,110 @@
+"""kps emergency: what was begun, and which passwords were made, is told though somebody interrupts; drills."""
+
+import json
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+import controller.app
+from controller.dispatch import InProcess
+from controller.model import Credential, Task
+from controller.run import Runner
+from controller.service.emergency import Emergency
+from controller.settings import Settings
+from tests.controller.faces import SUCCEEDED, here
+
+Kps = Callable[..., Result]
+OPEN = ("emergency", "open", "web-1", "--for", "5m", "--reason", "x")
+SHOWN = re.compile(r"web-1: one-time password of root, shown only now: (\S+)\n")
+
+
+def interrupt() -> None:
+    """Press Ctrl-C."""
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.fixture
+def given() -> list[tuple[str, str, Credential | None]]:
+    """The operation, the server and what was given of each task that was begun."""
+    return []
+
+
+@pytest.fixture
+def interrupted_by() -> set[str]:
+    """The operations whose beginning is when somebody interrupts."""
+    return set()
+
+
+@pytest.fixture
+def kps(settings: Settings, made: Any, given: list[Any], interrupted_by: set[str], monkeypatch: pytest.MonkeyPatch) -> Kps:
+    """Run kps in this process, on a home whose servers do all as asked."""
+
+    def dispatching(settings: Settings, runner: Runner, owner: str) -> InProcess:
+        store = runner._store
+
+        async def run(task: Task, credential: Credential | None) -> None:
+            given.append((task.operation, task.server_name, credential))
+            if task.operation in interrupted_by:
+                interrupt()
+            await runner.off(store.finish, task.id, owner, task.generation, SUCCEEDED)
+
+        return InProcess(runner, run, owner, settings.concurrency)
+
+    monkeypatch.setattr(controller.app, "dispatching", dispatching)
+
+    def run(*words: str | Path, stdin: str | None = None, code: int = 0) -> Result:
+        result = here(settings.home, *map(str, words), stdin=stdin)
+        assert result.exit_code == code, (result.stdout, result.stderr)
+        return result
+
+    for server in ("web-1", "web-2"):
+        run("server", "add", server, "192.0.2.1", "--trust-on-first-use")
+    return run
+
+
+@pytest.mark.parametrize("operation", ["password-set", "door-open"])
+def test_who_interrupts_is_shown_the_password_that_was_made(kps: Kps, interrupted_by: set[str], operation: str) -> None:
+    interrupted_by.add(operation)
+    result = kps(*OPEN, "--set-password", code=130)
+    assert result.stdout == ""
+    assert len(SHOWN.findall(result.stderr)) == 1
+
+
+def test_who_interrupts_before_the_controller_has_answered_is_shown_it_too(kps: Kps, monkeypatch: pytest.MonkeyPatch) -> None:
+    opens = Emergency.open_by_password
+
+    async def slow(*given: Any, **named: Any) -> Any:
+        interrupt()
+        return await opens(*given, **named)
+
+    monkeypatch.setattr(Emergency, "open_by_password", slow)
+    result = kps(*OPEN, "--set-password", code=130)
+    assert len(SHOWN.findall(result.stderr)) == 1
+
+
+@pytest.mark.parametrize("words", [(), ("--json",)])
+def test_a_password_is_shown_once_where_nobody_interrupts(kps: Kps, given: list[Any], words: tuple[str, ...]) -> None:
+    result = kps(*OPEN, "--set-password", *words)
+    (password,) = [each.password.open().decode() for operation, _, each in given if operation == "door-open"]
+    assert result.output.count(password) == 1
+    assert password in result.stdout
+    if words:
+        assert [each["password"] for each in json.loads(result.stdout)["passwords"]] == [password]
+
+
+def test_a_drill_closes_with_what_it_opened_with(kps: Kps, given: list[Any]) -> None:
+    words = ("emergency", "drill", "--select", "web-1", "--select", "web-2", "--password-stdin", "--json")
+    told = json.loads(kps(*words, stdin="web-1\tone\nweb-2\ttwo\n").stdout)
+    assert [each["state"] for each in told["servers"]] == ["closed", "closed"]
+    came = {(operation, server): each.password.open().decode() for operation, server, each in given}
+    assert came == {
+        (operation, server): password
+        for operation in ("door-open", "door-close")
+        for server, password in (("web-1", "one"), ("web-2", "two"))
+    }
