@@ -282,15 +282,18 @@ class _Job:
                 self.order = await self._order()
             self.order.plan["password_hash"] = await asyncio.to_thread(passwords.hashed, self.new_password)
         try:
-            async with self._reached() as target:
+            async with self._reached(await self._hops()) as target:
                 return await self._online(target)
         except NotConnected as refused:
-            if self.task.operation not in DOOR_OPERATIONS or refused.cause not in _NOT_REACHED:
+            if self.task.operation not in DOOR_OPERATIONS or self.handed_over or refused.cause not in _NOT_REACHED:
                 raise
             return await self._by_detour(refused)
 
     async def _by_detour(self, refused: NotConnected) -> tuple[Outcome, dict[str, Any]]:
-        """Do the same through other jump servers than its own: in an emergency that way may be the one that is broken."""
+        """Do the same through other jump servers than its own: in an emergency that way may be the one that is broken.
+
+        Only while no agent has the order: it is not given twice.
+        """
         tried = [{"via": "its own way", "cause": refused.cause}]
         own = {self.server.id, *self.server.jumps}
         for jump in (each for each in await self.runner.off(self.store.jump_servers, self.task.tenant_id) if each.id not in own):
@@ -298,12 +301,17 @@ class _Job:
                 break
             self.server, self.road = replace(self.server, jumps=[jump.id]), []
             try:
-                async with self._reached() as target:
+                hops = await self._hops()
+            except ValueError:  # it would be reached through the server itself
+                continue
+            try:
+                async with self._reached(hops) as target:
                     outcome, changes = await self._online(target)
             except NotConnected as again:
                 tried.append({"via": jump.name, "cause": again.cause})
-                continue
-            except ValueError:  # it would be reached through the server itself
+                if self.handed_over:
+                    again.evidence["paths"] = tried
+                    raise
                 continue
             return replace(outcome, evidence={**outcome.evidence, "paths": [*tried, {"via": jump.name, "cause": ""}]}), changes
         refused.evidence["paths"] = tried
@@ -437,9 +445,8 @@ class _Job:
         return route(self.server, known)
 
     @contextlib.asynccontextmanager
-    async def _reached(self) -> AsyncIterator[Target]:
+    async def _reached(self, hops: list[Server]) -> AsyncIterator[Target]:
         """Give the server as it is to be reached, with a place at each jump server on the way; what is opened there is closed."""
-        hops = await self._hops()
         async with self.runner.places.taken(hop.id for hop in hops):
             try:
                 yield await self._target(self.server, await self._way_through(hops))
@@ -805,7 +812,7 @@ class _Job:
         self.order = await self._order()
         if not self.order.ways:
             return None
-        async with self._reached() as target:
+        async with self._reached(await self._hops()) as target:
             return await self._told_at(target)
 
     async def _told_at(self, target: Target) -> tuple[ServerState, dict[str, Any]] | None:

@@ -372,6 +372,36 @@ def test_what_came_for_a_door_is_there_once_somebody_has_agreed(world: World, al
     assert rung == [{server.id: given}]
 
 
+# -- another way
+
+
+@pytest.mark.parametrize("has_it", ["by its own way", "by a detour"])
+def test_once_an_agent_has_the_order_no_other_way_is_tried(
+    world: World, boss: Caller, monkeypatch: pytest.MonkeyPatch, has_it: str
+) -> None:
+    from controller.run import Runner, _Job
+    from controller.transport.connect import NotConnected
+
+    server = world.server(boss)
+    for _ in range(3):
+        jump = world.server(boss)
+        world.store.add_servers([replace(server, id=str(uuid.uuid4()), name=world.name("behind"), jumps=[jump.id])])
+    _, (door,) = run(world.emergency.open(boss, [server], reason="x", seconds=60))
+    (task,) = world.store.tasks(boss.tenant_id, ids=[door.task_id])
+    job = _Job(Runner(world.store, world.kms, world.settings, "me", None), task, None)
+    came_by: list[list[str]] = []
+
+    async def lost(target: Any) -> Any:
+        came_by.append(job.server.jumps)
+        job.handed_over = has_it == "by its own way" or len(came_by) > 1
+        raise NotConnected("connection_closed", "it was closed")
+
+    monkeypatch.setattr(job, "_online", lost)
+    with pytest.raises(NotConnected):
+        run(job.done())
+    assert len(came_by) == (1 if has_it == "by its own way" else 2)
+
+
 # -- first of all
 
 

@@ -160,3 +160,23 @@ def test_a_one_time_password_opens_the_door_and_works_no_more_once_it_is_closed(
     log = (product.home / "serve.log").read_text()
     assert made["password"] not in log
     assert made["password"] not in json.dumps(product.ask("GET", "/events", params=[("after", 0)]))
+
+
+def test_another_jump_server_is_tried_where_the_server_s_own_one_is_down(make_server, hurried):
+    own, other = make_server(), make_server()
+    for jump in (own, other):
+        hurried.add(jump)
+        hurried.succeeds("bind", jump, keypair=hurried.keypair(), password=jump.root_password, keep_password_login=True)
+    server = make_server(logins=LOGINS, sshd_config_top="PasswordAuthentication yes\nPermitRootLogin yes\n")
+    behind = make_server()
+    hurried.add(server, jump=[own.name])
+    hurried.add(behind, jump=[other.name])  # so it is known as a jump server
+    hurried.succeeds("bind", server, keypair=hurried.keypair(), password=server.root_password, accept_lockout=["alice", "bob"])
+    own.stop()
+    told = json.loads(hurried.kps("emergency", "open", server.name, "--login", "alice", "--for", "10m", *WHY, "--json").stdout)
+    assert lets_in(server, "alice", "pw-alice")
+    (door,) = told["doors"]
+    task = hurried.task(door["task_id"])
+    assert task["status"] == "succeeded"
+    first, last = task["evidence"]["paths"]
+    assert (first["cause"], last) == ("jump_unreachable", {"via": other.name, "cause": ""})
