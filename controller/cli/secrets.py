@@ -77,13 +77,17 @@ async def create(
     """
     if login is not None and server is None:
         raise usage("--login goes with --server")
+    if value_stdin and server is None:
+        raise usage("--value-stdin goes with --server; the value of another secret comes from stdin anyway")
+    if value_stdin and file is not None:
+        raise usage("--value-stdin and --file exclude each other: one value is kept")
     if server is not None and scope == "private":
         raise usage("a server's password is the account's; leave --scope out")
     request: Json = {"name": name, "description": description}
     if server is not None:
         request["server"] = server
         request |= {} if login is None else {"login": login}
-        if value_stdin and file is None:
+        if value_stdin:
             request["value"] = inputs.secret_from_stdin("password")
         elif file is not None:
             request |= _value(file, "password")

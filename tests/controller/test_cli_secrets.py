@@ -180,3 +180,12 @@ def test_the_program_itself_reads_what_it_keeps_from_a_pipe(settings: Settings, 
     done = program(settings.home, "secret", "create", "piped", "--json", stdin="from a pipe\n")
     assert done.returncode == 0, done.stderr
     assert kps("secret", "show", "piped").stdout == "from a pipe"
+
+
+@pytest.mark.parametrize("also", [("--server", "web-1", "--file"), ("--file",), ()])
+def test_two_sources_of_one_value_are_refused(kps: Kps, tmp_path: Path, also: tuple[str, ...]) -> None:
+    file = tmp_path / "value"
+    file.write_text("two")
+    words = (*also, str(file)) if also else ()
+    assert code_of(kps("secret", "create", "db", "--value-stdin", *words, "--json", stdin="one\n", code=2)) == "usage"
+    assert parsed(kps("secret", "list", "--json")) == []
