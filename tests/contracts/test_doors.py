@@ -306,8 +306,19 @@ def test_whether_a_door_is_closed_is_asked_all_the_same_and_nothing_is_held_up_f
     look = closing(store, door, "door-status")
     assert store.claim(look.id, "me", 30) is not None
     assert store.claim(ordinary.id, "you", 30) is None
-    clock.forward(60)
+    clock.forward(299)
+    assert store.claim(ordinary.id, "you", 30) is None
+    clock.forward(1)
     assert store.claim(ordinary.id, "you", 30) is not None
+
+
+def test_what_revokes_a_key_waits_for_no_door(store: Store, who: Caller, server: Server) -> None:
+    other = store.add_servers([given.a_server(who, "web-2")])[0]
+    order = an_order(who, store)
+    door = a_door(order, server)
+    store.add_doors(order, [door], [a_task(door)], "me", 300)
+    (revoking,) = store.add_tasks([replace(given.a_task(other), operation="unbind", request={"revoke": True})], "you", 300)
+    assert store.claim(revoking.id, "you", 30) is not None
 
 
 # -- who is told
