@@ -8,9 +8,9 @@ from sqlalchemy import Connection, delete, select, update
 
 from controller.errors import Conflict, NotFound
 from controller.model import Rollout, RolloutState
-from controller.policy import Aged, Policy
+from controller.policy import Aged, Policy, Rotation
 from controller.store import engine, rows, tables
-from controller.store.queries import keypair_of, one
+from controller.store.queries import one
 from controller.store.rotations import Rotations, servers_of, under_way
 
 PAUSED = "its policy was paused"
@@ -107,16 +107,21 @@ class Policies(Rotations):
             for keypair_id, server_id in connection.execute(bound.where(keypairs.c.tenant_id == policy.tenant_id)):
                 here[keypair_id] += server_id in inside
                 all_[keypair_id] += 1
+            rotating: dict[str, Rotation] = {}
+            made_by: dict[str, Rotation] = {}
+            for each in under_way(connection, tables.rotations.c.tenant_id == policy.tenant_id):  # the oldest counts
+                made_by.setdefault(each.new_id, each)
+                if each.policy_id == policy.id:
+                    rotating.setdefault(each.old_id, each)
             found = []
-            for keypair_id, logins in here.items():
-                if not logins:
+            for row in connection.execute(select(keypairs).where(keypairs.c.tenant_id == policy.tenant_id)).mappings():
+                if not here[row["id"]]:
                     continue
-                keypair = keypair_of(connection, keypair_id)
-                ours = under_way(connection, tables.rotations.c.old_id == keypair_id, policy_id=policy.id)
-                makers = under_way(connection, tables.rotations.c.new_id == keypair_id)
+                keypair = rows.keypair(row)
+                maker = made_by.get(keypair.id)
                 found.append(
                     Aged(
-                        keypair_id,
+                        keypair.id,
                         keypair.name,
                         keypair.owner_id,
                         keypair.scope,
@@ -124,10 +129,10 @@ class Policies(Rotations):
                         keypair.type,
                         keypair.managed,
                         keypair.created_at,
-                        logins,
-                        all_[keypair_id] - logins,
-                        ours[0] if ours else None,
-                        makers[0].id if makers else None,
+                        here[keypair.id],
+                        all_[keypair.id] - here[keypair.id],
+                        rotating.get(keypair.id),
+                        None if maker is None else maker.id,
                     )
                 )
             return sorted(found, key=lambda each: (each.created_at, each.name))

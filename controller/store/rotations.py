@@ -182,10 +182,10 @@ class Rotations(Keypairs, Custody, Rollouts):
 def servers_of(connection: Connection, policy: Policy) -> frozenset[str]:
     """Return the ids of a policy's servers."""
     table = tables.servers
+    if policy.label is None:
+        return frozenset(connection.execute(select(table.c.id).where(table.c.tenant_id == policy.tenant_id)).scalars())
     query = select(table.c.id, table.c.labels).where(table.c.tenant_id == policy.tenant_id)
-    return frozenset(
-        found.id for found in connection.execute(query) if policy.label is None or found.labels.get(policy.label) == policy.value
-    )
+    return frozenset(found.id for found in connection.execute(query) if found.labels.get(policy.label) == policy.value)
 
 
 def under_way(connection: Connection, which: ColumnElement[bool], *, policy_id: str | None = None) -> list[Rotation]:
