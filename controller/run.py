@@ -166,16 +166,13 @@ class Runner:
         wanted = [task for task in tasks if due(task)]
         places = asyncio.Semaphore(self._settings.concurrency)
 
-        async def settled(task: Task) -> bool:
+        async def settled(number: int, task: Task) -> bool:
+            await asyncio.sleep(number * _SETTLE_APART_SECONDS)
             async with places:
                 return await self.settle(task)
 
-        async with asyncio.TaskGroup() as group:
-            works = []
-            for task in wanted:
-                works.append((task, group.create_task(settled(task))))
-                await asyncio.sleep(_SETTLE_APART_SECONDS)
-        return [task for task, work in works if not work.result()]
+        done = await asyncio.gather(*(settled(number, task) for number, task in enumerate(wanted)))
+        return [task for task, known in zip(wanted, done, strict=True) if not known]
 
     @contextlib.asynccontextmanager
     async def _one_at_a_time(self, server_id: str) -> AsyncIterator[None]:
