@@ -1,14 +1,13 @@
 """Emergency doors: kps emergency."""
 
 import functools
-import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from controller.cli import completion, exits, following, inputs, options, output
+from controller.cli import completion, durations, exits, following, inputs, options, output
 from controller.cli.command import command, group
 from controller.cli.exits import usage
 from controller.cli.operations import check_choice, credentials, key_of, warn_of_old_algorithms
@@ -23,7 +22,6 @@ Json = dict[str, Any]
 SAMPLE = 3  # servers of a drill, where nothing else is said
 DRILL_SECONDS = 60
 WORKS_STILL = "its one-time password still works: it was not changed yet"
-_DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s?)?")
 _ENDED_WELL = following.ENDED_WELL
 
 emergency = group(
@@ -90,7 +88,7 @@ async def open_(
     if agent:
         session.at_home("--agent")
     key = key_of(identity, agent, certificate, password_stdin, passphrase_stdin)
-    wanted = duration(for_)
+    wanted = durations.seconds("--for", for_)
     async with session.client() as client:
         chosen = await client.servers(servers or (), every=every)
         names = [str(server["name"]) for server in chosen]
@@ -124,7 +122,7 @@ async def extend(
     key = key_of(identity, None, None, password_stdin, passphrase_stdin)
     async with session.client() as client:
         ids, given = await _doors(client, doors, every, {"open"}, password_stdin, password_of)
-        request: Json = {"doors": ids, "seconds": duration(for_), "reason": reason, **given, **key}
+        request: Json = {"doors": ids, "seconds": durations.seconds("--for", for_), "reason": reason, **given, **key}
         heard = functools.partial(_hear, session, which="last_task_id")
         asked = await following.answered(client.extend_doors(request), lambda each: heard(_given(each)))
         return await _show_asked(session, client, asked, "last_task_id")
@@ -390,15 +388,6 @@ async def remove_alerts(session: Session) -> None:
 
 
 # -- steps
-
-
-def duration(text: str) -> int:
-    """Return seconds of a time as 30m, 90s, 1h30m or 90."""
-    found = _DURATION.fullmatch(text.strip())
-    if found is None or not any(found.groups()):
-        raise usage(f"--for {text}: write a time as 30m, 90s or 1h30m")
-    hours, minutes, seconds = (int(each or 0) for each in found.groups())
-    return hours * 3600 + minutes * 60 + seconds
 
 
 async def _doors(

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 LARGEST = 256 << 20  # bytes of a file
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NAMED = 10  # servers in a line
 _STYLE = {"+": "green", "-": "red"}
@@ -31,14 +30,6 @@ _STYLE = {"+": "green", "-": "red"}
 Out = Annotated[
     Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write the plan there; a file of this name stays.")
 ]
-
-
-def seconds_of(text: str) -> int:
-    """Return how many seconds 90m, 8h or 3d are."""
-    found = re.fullmatch(r"(\d{1,7})([smhd])", text, re.ASCII)
-    if found is None or not 60 <= int(found[1]) * _UNITS[found[2]] <= 30 * 86_400:
-        raise usage(f"--good-for {text}: give a time from 1m to 30d, as 90m, 8h or 3d")
-    return int(found[1]) * _UNITS[found[2]]
 
 
 def check_out(path: Path) -> None:

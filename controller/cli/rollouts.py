@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from controller.cli import exits, inputs, options, output, rolloutbar, rolloutplans
+from controller.cli import durations, exits, inputs, options, output, rolloutbar, rolloutplans
 from controller.cli.command import command, group
 from controller.cli.exits import usage
 from controller.cli.operations import credentials
@@ -87,7 +87,7 @@ async def plan(
     session: Session,
     asked: Asked,
     *,
-    good_for: Annotated[str, option("--good-for", "TIME", "How long it may be started, as 90m, 8h or 3d.")] = "24h",
+    good_for: Annotated[str, option("--good-for", "TIME", "How long it may be started: 1m to 30d.")] = "24h",
     out: rolloutplans.Out = None,
 ) -> int:
     """Look at many servers, and say what a rollout would do on each; nothing is written there.
@@ -97,7 +97,7 @@ async def plan(
     """
     asked.check()
     key = asked.key()
-    seconds = rolloutplans.seconds_of(good_for)
+    seconds = durations.seconds("--good-for", good_for)
     if out is not None:
         rolloutplans.check_out(out)
     async with session.client() as client:

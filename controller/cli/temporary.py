@@ -1,13 +1,11 @@
 """What users are given for a while: kps temporary-key, kps token."""
 
-import re
 from typing import Annotated, Any
 
 import typer
 
-from controller.cli import completion, output
+from controller.cli import completion, durations, output
 from controller.cli.command import command, group
-from controller.cli.exits import usage
 from controller.cli.session import Session
 
 Json = dict[str, Any]
@@ -23,8 +21,6 @@ tokens = group(
     "kps token list",
 )
 
-_UNITS = {"m": 60, "h": 3600, "d": 24 * 3600}
-
 OfUser = Annotated[
     str | None, typer.Option("--user", metavar="NAME", help="Whose; without it yours.", autocompletion=completion.users)
 ]
@@ -32,14 +28,6 @@ ListedOf = Annotated[
     str | None,
     typer.Option("--user", metavar="NAME", help="Only theirs; without it all that you may see.", autocompletion=completion.users),
 ]
-
-
-def seconds(text: str) -> int:
-    """Return how long a time like 30m, 8h or 7d is."""
-    found = re.fullmatch(r"([0-9]{1,6})([mhd])", text)
-    if found is None:
-        raise usage(f"--for {text}: give a time as 30m, 8h or 7d")
-    return int(found[1]) * _UNITS[found[2]]
 
 
 @command(
@@ -66,7 +54,7 @@ async def create_temporary_key(
     Secret key and security token are shown now and never again.
     """
     async with session.client() as client:
-        made = await client.create_temporary_key({"access_key": access_key, "seconds": seconds(lasting)})
+        made = await client.create_temporary_key({"access_key": access_key, "seconds": durations.seconds("--for", lasting)})
     if session.json:
         output.as_json(made)
         return
@@ -126,7 +114,9 @@ async def create_token(
 ) -> None:
     """Make a token. Whoever shows it is its user. It is shown now and never again."""
     async with session.client() as client:
-        made = await client.create_token({"user": user, "seconds": seconds(lasting), "description": description})
+        made = await client.create_token(
+            {"user": user, "seconds": durations.seconds("--for", lasting), "description": description}
+        )
     if session.json:
         output.as_json(made)
         return

@@ -93,12 +93,12 @@ def test_what_is_given_for_a_while_from_the_first_to_the_last_command(home: Path
     assert "report" in kps(home, "token", "list").stdout
     assert parsed(kps(home, "token", "revoke", given["id"], "--json")) == {"id": given["id"], "revoked": True}
     assert error_of(kps(home, "token", "revoke", given["id"], "--json", code=3))["code"] == "token_not_found"
-    assert "kpst_" in kps(home, "token", "create").stdout
+    assert "kpst_" in kps(home, "token", "create", "--for", "1h30m").stdout
     told = kps(home, "audit", "export").stdout + kps(home, "token", "list", "--json").stdout
     assert not [each for each in secrets if each in told]
-    for wrong in ("1", "h", "-1h", "1.5h", "1h30m", "9999999h"):
+    for wrong in ("h", "-1h", "1.5h", "1h30", "30m1h", "9999999h"):
         assert error_of(kps(home, "token", "create", "--for", wrong, "--json", code=2))["code"] == "usage"
-    for kind, far in (("temporary-key", "25h"), ("token", "31d"), ("token", "0m")):
+    for kind, far in (("temporary-key", "25h"), ("token", "31d"), ("token", "0m"), ("token", "59")):
         kps(home, kind, "create", "--for", far, "--json", code=2)
 
 
