@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     Table = Dict[int, Tuple[int, str]]  # of sshd's processes: pid -> (parent, when it began, in ticks since boot)
 
 _SSHD = ("sshd", "sshd-session", "sshd-auth")
-_ACCEPTED, _MONITOR, _NET = "[accepted]", " [priv]", " [net]"
-# For what has been forked, and has not written its title yet: on a busy machine that is not in the first tenths of a second, and
-# whoever is passed over may get in. The door is closed by then, so waiting costs nobody anything.
+_LISTENER, _ACCEPTED, _MONITOR, _NET = " [listener]", "[accepted]", " [priv]", " [net]"
+# For what has been forked, and has not written its own title yet: on a busy machine that is not in the first tenths of a second,
+# and whoever is passed over may get in. The door is closed by then, so waiting costs nobody anything.
 _ROUNDS = 150
 
 
@@ -74,7 +74,9 @@ def _of(table: "Table", connection: "List[str]") -> "List[int]":
     listening = set(processes.listening_inodes(connection[2], int(connection[3])))
     taken = _taken(int(connection[3]))
     held = {pid: processes.sockets_of(pid) for pid in table}
-    listeners = {pid for pid in table if held[pid] & listening}
+    holders = {pid for pid in table if held[pid] & listening}
+    # Whoever has just been forked for a connection holds what its listener does, and closes it next.
+    listeners = {pid for pid in holders if table[pid][0] not in holders}
     return [pid for pid in table if pid not in listeners and (table[pid][0] in listeners or held[pid] & taken) and _is_here(pid)]
 
 
@@ -98,8 +100,9 @@ def _title(pid: int) -> "Tuple[str, str]":
 
 
 def _is_new(pid: int) -> bool:
-    """Whether it has not written its title yet."""
-    return _title(pid)[0] not in ("", *_SSHD)
+    """Whether it has not written its title yet. Of no listener: until then it has the title of the one that forked it."""
+    name, state = _title(pid)
+    return name not in ("", *_SSHD) or _LISTENER in state
 
 
 def _is_half_open(table: "Table", pid: int, login: str) -> bool:
