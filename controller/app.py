@@ -37,7 +37,7 @@ from controller.service.fleet import Fleet
 from controller.service.home import require
 from controller.service.identity import Identity
 from controller.service.keypairs import Keypairs
-from controller.service.kms import KeyService, MasterKeys
+from controller.service.kms import KeyService
 from controller.service.news import News
 from controller.service.overview import Overview
 from controller.service.people import Tenants, Users
@@ -52,6 +52,7 @@ from controller.service.servers import Servers
 from controller.service.standing import Standing
 from controller.service.stopping import Stopping
 from controller.service.streams import Streams
+from controller.service.sweeps import ever_again
 from controller.service.tasks import Tasks
 from controller.service.temporary import TemporaryKeys, Tokens
 from controller.service.verifying import Verifications
@@ -140,16 +141,16 @@ async def opened(
         tasks = Tasks(store, dispatch, worker, stopping, deposits)
         background = [
             asyncio.create_task(sweep(store, worker, dispatch, tasks if serving else None)),
-            asyncio.create_task(sweep_keys(keys.keys)),
+            asyncio.create_task(ever_again(keys.keys.sweep, _KEYS_SECONDS)),
             asyncio.create_task(sweep_ended(store, worker)),
             asyncio.create_task(doorbell.run()),
         ]
         policies = Policies(store, kms, rolling, worker, settings.quotas)
         if serving:
-            background.append(asyncio.create_task(sweep_policies(policies, stopping)))
-            background.append(asyncio.create_task(sweep_secrets(kept_secrets, stopping)))
+            background.append(asyncio.create_task(ever_again(policies.sweep, _POLICIES_SECONDS, stopping)))
+            background.append(asyncio.create_task(ever_again(kept_secrets.sweep, _SECRETS_SECONDS, stopping)))
             background.append(asyncio.create_task(settle(runner)))
-            background.append(asyncio.create_task(sweep_doors(emergency, stopping)))
+            background.append(asyncio.create_task(ever_again(emergency.sweep, _DOORS_SECONDS, stopping)))
             background.append(asyncio.create_task(rolling.go_on()))
         if metrics is not None:
             background.append(asyncio.create_task(metrics.measured.watch_loop()))
@@ -250,69 +251,6 @@ async def sweep_ended(store: Store, worker: Executor) -> None:
         with contextlib.suppress(Problem):  # of the home or its disk; every request says so too
             await off_loop(worker, store.drop_ended)
             await off_loop(worker, store.drop_credentials)
-
-
-async def sweep_keys(keys: MasterKeys) -> None:
-    """Do, ever again, what is due for the customer master keys: destroy, take expired material away, rotate."""
-    while True:
-        work = asyncio.ensure_future(keys.sweep())
-        try:
-            await asyncio.shield(work)
-        except asyncio.CancelledError:
-            # It is at work on the store's thread, and the store is closed next.
-            await asyncio.wait([work])
-            raise
-        except Problem:
-            pass  # of the home or its disk; every request says so too
-        await asyncio.sleep(_KEYS_SECONDS)
-
-
-async def sweep_policies(policies: Policies, stopping: Stopping) -> None:
-    """Do, ever again, what is due by the rotation policies: remind, begin, go on, clear."""
-    while True:
-        if not stopping.begun:
-            work = asyncio.ensure_future(policies.sweep())
-            try:
-                await asyncio.shield(work)
-            except asyncio.CancelledError:
-                # It is at work on the store's thread, and the store is closed next.
-                await asyncio.wait([work])
-                raise
-            except Problem:
-                pass  # of the home or its disk; every request says so too
-        await asyncio.sleep(_POLICIES_SECONDS)
-
-
-async def sweep_secrets(kept: Secrets, stopping: Stopping) -> None:
-    """Do, ever again, what is due for secrets: seal what was laid by, rotate passwords, try again what has failed."""
-    while True:
-        if not stopping.begun:
-            work = asyncio.ensure_future(kept.sweep())
-            try:
-                await asyncio.shield(work)
-            except asyncio.CancelledError:
-                # It is at work on the store's thread, and the store is closed next.
-                await asyncio.wait([work])
-                raise
-            except Problem:
-                pass  # of the home or its disk; every request says so too
-        await asyncio.sleep(_SECRETS_SECONDS)
-
-
-async def sweep_doors(emergency: Emergency, stopping: Stopping) -> None:
-    """Do, ever again, what is due for emergency doors: ask servers whether they are closed, end what nobody agreed to."""
-    while True:
-        if not stopping.begun:
-            work = asyncio.ensure_future(emergency.sweep())
-            try:
-                await asyncio.shield(work)
-            except asyncio.CancelledError:
-                # It is at work on the store's thread, and the store is closed next.
-                await asyncio.wait([work])
-                raise
-            except Problem:
-                pass  # of the home or its disk; every request says so too
-        await asyncio.sleep(_DOORS_SECONDS)
 
 
 async def settle(runner: Runner) -> None:
