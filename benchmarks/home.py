@@ -2,13 +2,14 @@
 
 What there is: servers in four zones; 300 key pairs of the account and 40 of the owner; a binding on nine servers in ten, two
 thirds of them of one key pair; password login on, off, and not known; and rollouts over all servers, as many as the tasks take:
-the first a plan, the last ones stopped. One task in fifty failed, with what a real one has as evidence. Each task has three
-signed events.
+the first a plan, the last ones stopped; and a plan over 500. One task in fifty failed, with what a real one has as evidence.
+Each task has three signed events.
 """
 
 import asyncio
 import itertools
 import uuid
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from sqlalchemy import update
 
 from benchmarks.tasks import ALL, CAUSES, FAILED_EACH, write_events
 from controller.kms import Kms, root
-from controller.model import Binding, Caller, KeyPair, PasswordLogin, Rollout, RolloutServer, Server, Task, now
+from controller.model import Binding, Caller, KeyPair, PasswordLogin, Rollout, RolloutServer, RolloutState, Server, Task, now
 from controller.policy import Policy
 from controller.rollout.strategy import Strategy
 from controller.service.auditkeys import AuditKeys
@@ -32,6 +33,7 @@ _DAYS = 14  # over which the tasks are spread
 _BANNER = "Authorized use only. Activity on this system is monitored and recorded. " * 8
 _PASSWORDS: tuple[PasswordLogin, ...] = ("off", "off", "off", "off", "off", "off", "off", "on", "off", "unknown")
 _CAUSES = [cause for place, cause in enumerate(CAUSES) for _ in range(2 * place + 1)]  # some more often than others
+SMALL = 500  # servers of a further plan: the largest that the page of an order shows
 _STOPPED = 3  # rollouts, of the last ones; all others are finished
 
 
@@ -51,18 +53,10 @@ def fill(home: Path, servers: int, tasks: int) -> None:
     for number in range(-(-tasks // servers)):
         size = min(servers, tasks - number * servers)
         at = begun + timedelta(days=_DAYS) * (number * servers + size) / tasks
-        state = "stopped" if number and number >= -(-tasks // servers) - _STOPPED else "finished"
-        # As somebody asks for it who does not know yet what would come of it.
-        request = {"keypair": "ops"} | ({"plan": True} if number == 0 and tasks > servers else {})
-        old = Rollout(
-            str(uuid.uuid4()), who.tenant_id, who.user_id, "bind", request, Strategy.read(ALL).told(), size, False, at,
-            state, "2 of the last 100 failed" if state == "stopped" else "", finished_at=None if state == "stopped" else at,
-        )  # fmt: skip
-        made = [
-            _task(who, each, old, at - timedelta(seconds=place * 7), next(numbers)) for place, each in enumerate(known[:size])
-        ]
-        _write(store, old, made)
-        write_events(store, who, made)
+        state: RolloutState = "stopped" if number and number >= -(-tasks // servers) - _STOPPED else "finished"
+        _rolled_out(store, who, known[:size], at, state, numbers, plan=number == 0 and tasks > servers)
+        if number == 0 and size > SMALL:
+            _rolled_out(store, who, known[:SMALL], at, "finished", numbers, plan=True)
     bound = [_binding(each, pairs, number) for number, each in enumerate(known) if number % 10]
     with engine.writing(store._engine) as connection:
         connection.execute(tables.bindings.insert(), [row(each) for each in bound])
@@ -89,6 +83,20 @@ async def _keypairs(store: Store, kms: Kms, settings: Settings, who: Caller) -> 
         who.user_id,
     )
     return made
+
+
+def _rolled_out(
+    store: Store, who: Caller, known: list[Server], at: datetime, state: RolloutState, numbers: Iterator[int], *, plan: bool
+) -> None:
+    # As somebody asks for it who does not know yet what would come of it.
+    request = {"keypair": "ops"} | ({"plan": True} if plan else {})
+    old = Rollout(
+        str(uuid.uuid4()), who.tenant_id, who.user_id, "bind", request, Strategy.read(ALL).told(), len(known), False, at,
+        state, "2 of the last 100 failed" if state == "stopped" else "", finished_at=None if state == "stopped" else at,
+    )  # fmt: skip
+    made = [_task(who, each, old, at - timedelta(seconds=place * 7), next(numbers)) for place, each in enumerate(known)]
+    _write(store, old, made)
+    write_events(store, who, made)
 
 
 def _write(store: Store, rollout: Rollout, made: list[Task]) -> None:

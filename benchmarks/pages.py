@@ -35,6 +35,7 @@ from controller.service.console import Console
 from controller.service.overview import MOST_REST
 from controller.settings import Settings
 from controller.store import Store, engine, tables
+from controller.web.orders import MOST_SHOWN
 
 GOAL = 300.0  # milliseconds, of the 99th of a hundred
 COUNTED = "/console/ (counted anew)"
@@ -151,9 +152,11 @@ def _known(home: Path) -> tuple[str, list[str]]:
     finally:
         verbs.close()
         store.close()
-    rollout, plan = rollouts[-1].id, next((each.id for each in rollouts if each.plans), None)
-    # One of more than 500 servers is begun on the rollout's page; the order's shows the first 500 of it.
-    plans = [] if plan is None else [f"/console/rollouts/{plan}", f"/console/orders/plans/{plan}"]
+    rollout, plan = rollouts[-1].id, next((each.id for each in rollouts if each.plans and each.servers > MOST_SHOWN), None)
+    # A plan of more servers is shown on the rollout's page.
+    small = next((each.id for each in rollouts if each.plans and each.servers <= MOST_SHOWN), None)
+    plans = [] if plan is None else [f"/console/rollouts/{plan}"]
+    plans += [] if small is None else [f"/console/orders/plans/{small}"]
     last, middle, size = names[-min(101, len(names))], names[len(names) // 2], len(names)
     failures, of_one = "/console/failed-tasks/", "/console/failed-tasks/?cause=wrong_password"
     return token.open().decode(), [

@@ -22,17 +22,18 @@ def labelled(rules: Sequence[DoorRule], server: Server) -> list[DoorRule]:
     return [each for each in rules if server.labels.get(each.label) == each.value]
 
 
-def that_hold(rules: Sequence[DoorRule], servers: Iterable[Server], known: Iterable[Server]) -> dict[str, list[DoorRule]]:
-    """Return the rules that each of these servers is under, by its id. known: all servers of the tenant.
+def that_hold(rules: Sequence[DoorRule], servers: Iterable[Server], under: Iterable[Server]) -> dict[str, list[DoorRule]]:
+    """Return the rules that each of these servers is under, by its id. under: all servers with a label of one of them.
 
     A machine stays under its rules by whatever name it is in the inventory: those of another entry with the same host key,
     or with the same host and port, hold too. Whatever jump servers lead there, as the way says nothing about the machine.
     """
+    if not rules:
+        return {each.id: [] for each in servers}
     of_machine: dict[object, list[DoorRule]] = {}
-    if rules:
-        for each in known:
-            for mark in _marks(each):
-                of_machine.setdefault(mark, []).extend(labelled(rules, each))
+    for each in under:
+        for mark in _marks(each):
+            of_machine.setdefault(mark, []).extend(labelled(rules, each))
     held = {}
     for server in servers:
         found = labelled(rules, server) + [rule for mark in _marks(server) for rule in of_machine.get(mark, ())]

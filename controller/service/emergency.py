@@ -3,7 +3,7 @@
 import builtins
 import ipaddress
 import uuid
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from datetime import timedelta
@@ -91,7 +91,7 @@ class Emergency:
         free = [each for each in servers if (each.id, login or each.login) not in taken]
         if not free:
             raise _has_one(taken[servers[0].id, login or servers[0].login])
-        held = await self._rules_of(who, free)
+        held = await self.rules_of(who, free)
         orders, doors = [], [taken[each.id, login or each.login] for each in servers if each not in free]
         for needs_second in (False, True):
             some = [each for each in free if bool(held[each.id]) is needs_second]
@@ -128,7 +128,7 @@ class Emergency:
         if len(servers) > MOST_PASSWORDS:
             raise Invalid("too_many_servers", f"at most {MOST_PASSWORDS} passwords at once, not {len(servers)}")
         given_ = _given(who, {each.id: each.name for each in servers}, opens)
-        held = await self._rules_of(who, servers)
+        held = await self.rules_of(who, servers)
         for server in servers:
             if found := held[server.id]:
                 told = f"{server.name}: a second user has to agree here ({found[0].where}), and no password is set before that"
@@ -197,7 +197,7 @@ class Emergency:
         at = now()
         for door in doors:
             refuse_too_long(door, for_, self.longest_seconds, at)
-        held = await self._rules_of(who, (await self._servers_of(doors)).values())
+        held = await self.rules_of(who, (await self._servers_of(doors)).values())
         orders, changed = [], []
         for needs_second in (False, True):
             # A server that left the inventory is under no rule; nothing gets there either.
@@ -291,6 +291,14 @@ class Emergency:
         """Return for which servers a second user has to agree, and within how many minutes."""
         allow(who, "door.see")
         return await self._off(self._store.door_rules, who.tenant_id)
+
+    async def rules_of(self, who: Caller, servers: Collection[Server]) -> dict[str, builtins.list[DoorRule]]:
+        """Return the rules that servers are under, by their ids."""
+        _refuse_others(who, servers)
+        rules = await self.rules(who)
+        labels = {(each.label, each.value) for each in rules}
+        under = await self._off(self._store.servers, who.tenant_id, labelled=labels) if rules else []
+        return that_hold(rules, servers, under)
 
     async def set_rule(self, who: Caller, servers: str, minutes: int) -> DoorRule:
         """Have doors of servers with a label (label=value) opened only after a second user has agreed, within so many minutes.
@@ -461,9 +469,7 @@ class Emergency:
             raise Invalid("no_servers", "name at least one server")
         if len(servers) > MOST_DOORS:
             raise Invalid("too_many_servers", f"at most {MOST_DOORS} doors with one order, not {len(servers)}; select fewer")
-        for server in servers:
-            if server.tenant_id != who.tenant_id:
-                raise NotFound("server_not_found", f"{server.name}: no server of this name", server=server.name)
+        _refuse_others(who, servers)
         return why, for_, from_
 
     async def _those(self, who: Caller, ids: Collection[str]) -> builtins.list[Door]:
@@ -473,12 +479,6 @@ class Emergency:
         for missing in [each for each in ids if each not in found]:
             raise NotFound("door_not_found", f"{missing}: no door of this id", door=missing)
         return [found[each] for each in dict.fromkeys(ids)]
-
-    async def _rules_of(self, who: Caller, servers: Iterable[Server]) -> dict[str, builtins.list[DoorRule]]:
-        """Return the rules that servers are under, by their ids."""
-        rules = await self._off(self._store.door_rules, who.tenant_id)
-        known = await self._off(self._store.servers, who.tenant_id) if rules else []
-        return that_hold(rules, servers, known)
 
     async def _servers_of(self, doors: Sequence[Door]) -> dict[str, Server]:
         found: dict[str, Server] = {}
@@ -509,6 +509,12 @@ def _door(order: DoorOrder, server: Server, login: str, network: str | None, kin
         state="asked" if order.state == "asked" else "opening",
         given=kinds,
     )
+
+
+def _refuse_others(who: Caller, servers: Collection[Server]) -> None:
+    for server in servers:
+        if server.tenant_id != who.tenant_id:
+            raise NotFound("server_not_found", f"{server.name}: no server of this name", server=server.name)
 
 
 def _has_one(held: Door) -> Conflict:

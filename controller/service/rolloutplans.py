@@ -1,7 +1,7 @@
 """Plans of rollouts: what was seen of each server and what would be done there, sealed; and the rollout that does it."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,12 +61,13 @@ class RolloutPlans:
         self._signer = signer
         self._executor = executor
 
-    async def sealed(self, who: Caller, id: str) -> Sealed:
+    async def sealed(self, who: Caller, id: str, looks: Sequence[Look] | None = None) -> Sealed:
         """Return the head of a plan, signed: what was asked, by whom, and digests of what was found of its servers.
 
-        NotFound(plan_not_found); Conflict(plan_not_ready) while servers are still looked at.
+        looks: all of it, as it was read a moment ago; the digests are of that. NotFound(plan_not_found);
+        Conflict(plan_not_ready) while servers are still looked at.
         """
-        return await off_loop(self._executor, self._sealed, who, id)
+        return await off_loop(self._executor, self._sealed, who, id, looks)
 
     async def looks(self, who: Caller, id: str, after: int = -1, limit: int | None = None) -> list[Look]:
         """Return what a plan has found of its servers, in their order: after a position, so many."""
@@ -143,13 +144,13 @@ class RolloutPlans:
             raise NotFound("plan_not_found", f"{id}: no plan of this id that is yours to see", plan=id)
         return plan
 
-    def _sealed(self, who: Caller, id: str) -> Sealed:
+    def _sealed(self, who: Caller, id: str, looks: Sequence[Look] | None = None) -> Sealed:
         plan = self._plan(who, id)
         if plan.state != "finished":
             next_step = {"running": "watch", "cancelled": "plan"}.get(plan.state, "resume")
             raise Conflict("plan_not_ready", f"plan {id} is {plan.state}; kps rollout {next_step}", plan=id, state=plan.state)
         seen, shown, count, refused = hashlib.sha256(), hashlib.sha256(), 0, dict[str, int]()
-        for look in self._looks(who, plan):
+        for look in self._looks(who, plan) if looks is None else looks:
             seen.update(canonical({"login": look.login, "seen": look.seen, "server_id": look.server_id}) + b"\n")
             shown.update(spelling(look))
             count += look.seen is not None

@@ -279,23 +279,17 @@ class Servers:
             raise Invalid("selection_twice", "give names and labels, or all of them, not both")
         if not all and not words:
             raise Invalid("selection_empty", "name a server, give label=value, or ask for all")
-        # No name and no id has a "=" in it, so labels alone need a look at every server.
-        called = None if all or any("=" in word for word in words) else list(dict.fromkeys(words))
-        known = await off_loop(self._executor, self._store.servers, who.tenant_id, called=called)
         if all:
-            return known
-        chosen: set[str] = set()
+            return await self.list(who)
+        # No name, no id, and neither side of a label has a "=" in it.
+        labels = {(label, value) for label, equals, value in (word.partition("=") for word in words) if equals}
+        called = {word for word in words if "=" not in word}
+        chosen = await off_loop(self._executor, self._store.servers, who.tenant_id, called=called, labelled=labels)
+        found = {word for each in chosen for word in (each.name, each.id, *map("=".join, each.labels.items()))}
         for word in words:
-            label, equals, value = word.partition("=")
-            found = {
-                server.id
-                for server in known
-                if (server.labels.get(label) == value if equals else word in (server.name, server.id))
-            }
-            if not found:
+            if word not in found:
                 raise NotFound("server_not_found", f"{word}: no server of this name or label", server=word)
-            chosen |= found
-        return [server for server in known if server.id in chosen]
+        return chosen
 
     async def labels(self, who: Caller) -> dict[str, Counter[str]]:
         """Return the labels that servers have: by name, how many have each value."""

@@ -5,15 +5,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, func, select, union, update
+from sqlalchemy import Connection, bindparam, delete, func, or_, select, union, update
 
 from controller.errors import AlreadyExists, Conflict, NotAllowed, NotFound
 from controller.model import FINAL, Server, ServerNotes, Task, route
 from controller.store import engine, rows, tables
 from controller.store.credentials import Credentials
 from controller.store.generations import keep_generation
-from controller.store.prepared import Prepared
-from controller.store.queries import no_server, of_server, one, seen_by, server_row, server_where, update_server
+from controller.store.prepared import Prepared, columns
+from controller.store.queries import LABEL, no_server, of_server, one, seen_by, server_row, server_where, update_server
 
 _THIS = tables.servers.c.id == bindparam("of")
 # What may be noted of a server, one statement for each set of it.
@@ -77,25 +77,37 @@ class Inventory(Credentials):
             return after
 
     def servers(
-        self, tenant_id: str, *, called: Collection[str] | None = None, after: str = "", limit: int | None = None
+        self,
+        tenant_id: str,
+        *,
+        called: Collection[str] | None = None,
+        labelled: Collection[tuple[str, str]] | None = None,
+        after: str = "",
+        limit: int | None = None,
     ) -> list[Server]:
-        """Return a tenant's servers by name. called: those of these names and ids.
+        """Return a tenant's servers by name. called, labelled: those of these names and ids, and with one of these labels.
 
         after, limit: of those whose names come after this one, so many; there need be none of that name.
         """
         table = tables.servers
-        query = select(table)
-        if called is None:
-            query = query.where(table.c.tenant_id == tenant_id)
+        ours = table.c.tenant_id == tenant_id
+        query = select(*columns(table, Server))
+        if called is None and labelled is None:
+            query = query.where(ours)
         else:
-            named = select(table.c.id).where(table.c.tenant_id == tenant_id, table.c.name.in_(called))
-            these = union(named, select(table.c.id).where(table.c.id.in_(called)))
+            # Text that is no label's name is asked of no database: each has its own way to spell a path.
+            has = [table.c.labels[name].as_string() == value for name, value in labelled or () if LABEL.fullmatch(name)]
+            these = union(
+                select(table.c.id).where(ours, table.c.name.in_(called or ())),
+                select(table.c.id).where(table.c.id.in_(called or ())),
+                *([select(table.c.id).where(ours, or_(*has))] if has else []),
+            )
             # As an expression: by the column the database would go through all servers of the tenant.
             query = query.where(table.c.id.in_(these), table.c.tenant_id.concat("") == tenant_id)
         if after:
             query = query.where(table.c.name > after)
         with engine.reading(self._engine) as connection:
-            return [rows.server(found) for found in connection.execute(query.order_by(table.c.name).limit(limit)).mappings()]
+            return [Server(*found) for found in connection.execute(query.order_by(table.c.name).limit(limit))]
 
     def server_names(self, tenant_id: str, ids: Collection[str]) -> dict[str, str]:
         """Return what these servers of a tenant are called, by their ids; of one that is not there, nothing."""

@@ -1,5 +1,7 @@
 """Queries that several nouns share; each a step inside somebody's transaction."""
 
+import re
+
 from sqlalchemy import ColumnElement, Connection, RowMapping, Table, Update, bindparam, select, update
 
 from controller.errors import NotFound
@@ -7,6 +9,7 @@ from controller.model import KeyPair, Server, Task
 from controller.store import rows, tables
 from controller.store.prepared import Prepared, columns
 
+LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,62}")  # as a server's labels are called
 _SERVER = Prepared(select(*columns(tables.servers, Server)).where(tables.servers.c.id == bindparam("of")), Server)
 _NAME: Prepared[tuple[str, str]] = Prepared(
     select(tables.servers.c.tenant_id, tables.servers.c.name).where(tables.servers.c.id == bindparam("of")), lambda *row: row

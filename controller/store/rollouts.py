@@ -181,8 +181,11 @@ class Rollouts(Tasks):
         """Return how many servers of a rollout are how far: status and cause of their last task, why held, label, how many."""
         member, task = tables.rollout_servers, tables.tasks
         by = (task.c.status, task.c.cause, member.c.held, member.c.label)
-        joined = member.outerjoin(task, task.c.id == member.c.task_id)
-        query = select(*by, func.count()).select_from(joined).where(member.c.rollout_id == rollout_id).group_by(*by)
+        # A server's task is one of the same rollout, so the index that counts them has all that is asked; and by the position
+        # servers are read in the order in which they lie.
+        joined = member.outerjoin(task, (task.c.rollout_id == member.c.rollout_id) & (task.c.id == member.c.task_id))
+        ours = (member.c.rollout_id == rollout_id) & (member.c.position >= 0)
+        query = select(*by, func.count()).select_from(joined).where(ours).group_by(*by)
         with engine.reading(self._engine) as connection:
             return [(status, cause, held, label, count) for status, cause, held, label, count in connection.execute(query)]
 

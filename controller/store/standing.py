@@ -1,6 +1,5 @@
 """How servers stand: found by what somebody types, each with the last tasks that say something about it."""
 
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,8 +9,7 @@ from sqlalchemy import ColumnElement, Text, case, cast, exists, func, or_, selec
 from controller.model import PasswordLogin, Server, Task
 from controller.store import engine, rows, tables
 from controller.store.base import Base
-
-_LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,62}")  # as a server's labels are called
+from controller.store.queries import LABEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +91,7 @@ def _conditions(tenant_id: str, sought: Sought) -> list[ColumnElement[bool]]:
 def _word(word: str) -> ColumnElement[bool]:
     table = tables.servers
     label, equals, value = word.partition("=")
-    if equals and _LABEL.fullmatch(label):
+    if equals and LABEL.fullmatch(label):
         is_so: ColumnElement[bool] = table.c.labels[label].as_string() == value
         return is_so
     in_text = (table.c.name, table.c.host, table.c.login, cast(table.c.labels, Text))

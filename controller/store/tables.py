@@ -25,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
-VERSION = "0020"  # the newest migration
+VERSION = "0021"  # the newest migration
 # Of a task: nothing else of its tenant is begun before it.
 URGENT_WAITS = "status = 'ready' AND operation IN ('door-open', 'door-extend', 'door-close')"
 
@@ -326,7 +326,8 @@ tasks = Table(
     Column("lease_until", Instant),
     Column("retry_of", String(36), unique=True),  # a task is retried once; then its retry is
     Column("private", Boolean, nullable=False, server_default=true()),
-    Column("rollout_id", String(36), index=True),
+    Column("rollout_id", String(36)),
+    Index("tasks_of_rollout", "rollout_id", "id", "status", "cause"),  # all that counting a rollout needs of its tasks
     Index("tasks_by_server", "server_id", "seq"),
     Index("tasks_held", "lease_until",
           sqlite_where=text("lease_until IS NOT NULL"), postgresql_where=text("lease_until IS NOT NULL")),

@@ -8,7 +8,6 @@ from starlette.responses import Response
 from controller.doors import OVER, Door, DoorOrder
 from controller.errors import Invalid
 from controller.model import now
-from controller.service.doorrules import that_hold
 from controller.service.roles import allow
 from controller.web.asking import Asked, Page
 from controller.web.door import ROOT
@@ -37,9 +36,7 @@ async def ask(page: Page, servers: str = "", reason: str = "", minutes: str = ""
         raise Invalid("no_servers", "name at least one server, or a selection as zone=prod")
     chosen = await page.fleet.servers.select(page.who, words)
     for_ = _minutes(minutes)
-    rules = await page.fleet.emergency.rules(page.who)
-    # With no rule there is no need to look by what else a machine is known.
-    held = that_hold(rules, chosen, await page.fleet.servers.list(page.who)) if rules else {}
+    held = await page.fleet.emergency.rules_of(page.who, chosen)
     there = {(each.server_id, each.login) for each in await page.fleet.emergency.list(page.who) if not each.confirmed}
     return await page.show(
         "emergency/open.html",

@@ -33,7 +33,7 @@ _BOXES = {
 }
 _LOCKS_OUT = ("bind", "replace", "unbind", "password-login-disable")
 MOST_PASSWORDS = 20  # fields for them on one page
-MOST_SHOWN = 500  # looks; a plan of more is begun where all of them come by page
+MOST_SHOWN = 500  # looks; a plan of more is shown on its rollout's page, where they come by page
 _SHOWN = ("servers_sha256", "shown_sha256")  # of a plan's head: what its page has shown
 
 
@@ -96,10 +96,11 @@ async def plan(page: Page) -> Response:
 async def show_plan(page: Page, id: str) -> Response:
     """Show what would be done, server by server, and ask whether it is to be."""
     rollout, counts = await page.fleet.rollouts.get(page.who, id)
-    ready, whole = rollout.state == "finished", rollout.servers <= MOST_SHOWN
-    # Before the looks: what is seen of a server between the two has the form refused, and is never agreed to unseen.
-    held, problem = await _held(page, id) if ready and whole else ({}, "")
-    looks = await page.fleet.rollout_plans.looks(page.who, id, -1, MOST_SHOWN)
+    if rollout.servers > MOST_SHOWN:
+        return page.go(f"/console/rollouts/{id}")
+    ready = rollout.state == "finished"
+    looks = await page.fleet.rollout_plans.looks(page.who, id) if ready else []
+    held, problem = await _held(page, id, looks) if ready else ({}, "")
     able = [look for look in looks if look.seen is not None and look.cause is None]
     others = [look for look in looks if look.seen is None or look.cause is not None]
     return await page.show(
@@ -111,9 +112,8 @@ async def show_plan(page: Page, id: str) -> Response:
         looked=sum(counts["states"][each] for each in ("succeeded", "unchanged", "failed", "cancelled", "held")),
         ready=ready,
         alike=_alike(able),
-        others=others if ready else [],
+        others=others,
         able=len(able),
-        whole=whole,
         held=held,
         problem=problem,
         passwords=[look.server for look in able] if len(able) <= MOST_PASSWORDS else [],
@@ -153,10 +153,13 @@ async def follow(page: Page, id: str, after: int = -1) -> Response:
     )
 
 
-async def _held(page: Asked, id: str) -> tuple[dict[str, str], str]:
-    """Return what the form of a plan holds its start to; nothing, and why, where it cannot be begun any more."""
+async def _held(page: Asked, id: str, looks: Sequence[Look]) -> tuple[dict[str, str], str]:
+    """Return what the form of a plan that was shown holds its start to; nothing, and why, where it cannot be begun any more.
+
+    By the looks that were shown themselves: what is seen of a server since has the form refused, and is never agreed to unseen.
+    """
     try:
-        sealed = await page.fleet.rollout_plans.sealed(page.who, id)
+        sealed = await page.fleet.rollout_plans.sealed(page.who, id, looks)
     except Conflict as problem:
         return {}, problem.message
     return {name: str(sealed.head[name]) for name in _SHOWN}, ""

@@ -574,6 +574,15 @@ def test_servers_are_read_page_by_page_and_by_what_they_are_called(store: Store,
         [],
     ]
     assert page(called=["d", added["b"].id, "nobody", "d"]) == ["b", "d"]
+    names = [{"env": "prod"}, {"env": "test"}, {"a.b/c-d": ""}]
+    store.add_servers([replace(a_server(who, f"l{place}"), labels=labels) for place, labels in enumerate(names)])
+    assert page(labelled=[("env", "prod"), ("a.b/c-d", "")]) == ["l0", "l2"]
+    assert page(called=["d"], labelled=[("env", "prod")]) == ["d", "l0"]
+    assert store.servers("z" * 32, labelled=[("env", "prod")]) == []
+    # Text that is no label is asked of no database, in whatever way that spells the place of one.
+    for text in ("", '"', "$", "env'", 'env"', "a b", "env,zone"):
+        assert page(labelled=[(text, "prod")]) == []
+    assert page(labelled=[]) == []
     assert page(called=["a", "b", "c"], after="a", limit=1) == ["b"]
     ids = [added["a"].id, "nobody"]
     assert store.server_names(who.tenant_id, ids) == {added["a"].id: "a"}

@@ -146,6 +146,7 @@ VERBS: dict[str, tuple[str, Call]] = {
     "Emergency.orders": ("own", lambda w, me, it: w.emergency.orders(me, ids=[it.door.order_id])),
     "Emergency.counted": ("own", lambda w, me, it: w.emergency.counted(me)),
     "Emergency.rules": ("own", lambda w, me, it: w.emergency.rules(me)),
+    "Emergency.rules_of": ("not found", lambda w, me, it: w.emergency.rules_of(me, [it.server])),
     "Emergency.set_rule": ("own", lambda w, me, it: w.emergency.set_rule(me, "env=prod", 15)),
     "Emergency.remove_rule": ("not found", lambda w, me, it: w.emergency.remove_rule(me, "zone=theirs")),
     "Doorbell.set_hook": ("own", lambda w, me, it: w.doorbell.set_hook(me, "https://alerts.example.com", Secret("x" * 16))),
