@@ -435,8 +435,11 @@ class Secrets:
         wanted = "".join(
             each if each.isascii() and (each.isalnum() or each in "_-") else "-" for each in f"{server.name}-{login}"
         )
-        taken = {each.name for each in await self._off(self._store.secrets, who.tenant_id, who.user_id)}
-        return wanted[:64] if wanted[:64] not in taken else f"{wanted[:55]}-{random.token_hex(4)}"
+        try:
+            await self._seen(who, wanted[:64])
+        except NotFound:
+            return wanted[:64]
+        return f"{wanted[:55]}-{random.token_hex(4)}"
 
     async def _seen(self, who: Caller, name: str) -> KeptSecret:
         return await self._off(self._store.secret, who.tenant_id, who.user_id, name)

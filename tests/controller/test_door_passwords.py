@@ -241,3 +241,16 @@ def test_an_order_to_close_changes_it_with_the_key_that_came(world: World, alice
 def test_none_is_made_where_nothing_makes_them(world: World, alice: Caller, server: Server) -> None:
     bare = Emergency(world.store, Dispatch())
     refused(bare.open_by_password(alice, [server], **ASKED), Invalid, "option_unknown")
+
+
+def test_for_a_name_not_every_secret_there_is_is_read(world, boss, alice, monkeypatch):
+    servers = [replace(world.server(boss), name=name) for name in ("web.1", "web-1", "web-2")]
+
+    def read(*_: Any, **__: Any) -> None:
+        raise AssertionError("a thousand passwords would read a million secrets")
+
+    monkeypatch.setattr(world.store, "secrets", read)
+    _, _, made = run(world.emergency.open_by_password(alice, servers, **ASKED))
+    names = [each.secret.name for each in made]
+    assert (names[0], names[2]) == ("web-1-root", "web-2-root")
+    assert names[1].startswith("web-1-root-")
