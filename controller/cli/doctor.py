@@ -28,9 +28,17 @@ def register(app: typer.Typer) -> None:
 
         Why a key can, or can't, log in to a server is told by `kps server check`.
         """
+        from controller.client import Refused
+
         session.at_home("the doctor")
         settings = session.settings()
-        found = await _by_who_serves(settings) or _by_ourselves(settings)
+        try:
+            found = await _by_who_serves(settings)
+        except Refused as refused:
+            # What keeps it from looking may be just what the doctor is asked for.
+            found = _by_ourselves(settings, f"{refused.code}: {refused.message}")
+        else:
+            found = found or _by_ourselves(settings)
         if session.json:
             output.as_json(found)
         else:
@@ -39,8 +47,11 @@ def register(app: typer.Typer) -> None:
 
 
 async def _by_who_serves(settings: "Settings") -> dict[str, Any] | None:
-    """Return what the controller finds that serves this home; None where there is none, or it does not answer."""
-    from controller.client import AsyncKpsClient, Refused, Unreachable
+    """Return what the controller finds that serves this home; None where there is none, or it does not answer.
+
+    Refused: it answers, and says no.
+    """
+    from controller.client import AsyncKpsClient, Unreachable
     from controller.service.doctor.files import unusable
 
     if unusable(settings) or not somebody_listens(settings.socket):
@@ -52,18 +63,20 @@ async def _by_who_serves(settings: "Settings") -> dict[str, Any] | None:
             AsyncKpsClient.over_socket(settings.socket, answer_seconds=ANSWER_SECONDS) as client,
         ):
             return dict(await client.doctor())
-    except (Refused, Unreachable, TimeoutError):
+    except (Unreachable, TimeoutError):
         return None
 
 
-def _by_ourselves(settings: "Settings") -> dict[str, Any]:
+def _by_ourselves(settings: "Settings", refusal: str = "") -> dict[str, Any]:
+    """Return what is found from this process. refusal: why the controller that serves the home did not look."""
     from controller.service.doctor import look, told
-    from controller.service.doctor.process import absent
+    from controller.service.doctor.process import absent, refuses
 
     through_with_start()
     with interruptible():
         findings = look(settings)
-        return told([*findings, *absent(settings)], settings.home, served=False)
+        controller = [refuses(refusal)] if refusal else absent(settings)
+        return told([*findings, *controller], settings.home, served=False)
 
 
 def show(findings: Sequence[dict[str, Any]]) -> None:

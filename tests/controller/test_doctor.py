@@ -4,15 +4,18 @@ import asyncio
 import contextlib
 import fcntl
 import hashlib
+import http.server
 import json
 import os
 import re
 import resource
 import signal
 import socket
+import socketserver
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -421,6 +424,43 @@ def test_a_home_that_is_taken_by_who_does_not_answer_is_told(
             os.chmod(settings.socket, 0o600)
             deaf.listen()
             assert told().items() >= {"controller": "controller_silent", "served": False, "exit": 1}.items()
+
+
+class OlderKps(http.server.BaseHTTPRequestHandler):
+    """A controller that knows no doctor yet: kps was replaced, and what serves was not started anew."""
+
+    def do_GET(self) -> None:
+        body = b'{"status": 404, "code": "not_found", "title": "Not Found", "detail": "Not Found"}'
+        self.send_response(404)
+        self.send_header("Content-Type", "application/problem+json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def address_string(self) -> str:
+        return "here"
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_who_serves_and_refuses_is_told_and_the_command_looks_by_itself(settings: Settings, backed_up: None) -> None:
+    with socketserver.UnixStreamServer(str(settings.socket), OlderKps) as older:
+        os.chmod(settings.socket, 0o600)
+        serving = threading.Thread(target=older.serve_forever)
+        serving.start()
+        try:
+            result = here(settings.home, "doctor", "--json")
+        finally:
+            older.shutdown()
+            serving.join()
+    found = json.loads(result.stdout)
+    by_about = {each["about"]: each for each in found["findings"]}
+    assert (result.exit_code, found["served"], found["status"]) == (1, False, "error")
+    assert by_about["controller"]["code"] == "controller_refuses"
+    assert "it serves the home, and refuses to look: not_found: " in by_about["controller"]["seen"]
+    assert by_about["controller"]["next_step"]
+    assert by_about["database"]["status"] == "ok"
 
 
 def test_who_serves_looks_by_itself_and_its_certificate_is_seen(settings: Settings, backed_up: None) -> None:

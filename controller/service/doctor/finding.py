@@ -53,6 +53,7 @@ CODES: dict[str, tuple[Level, str]] = {
     "backup_missing": ("warning", "no backup was ever made"),
     "backup_old": ("warning", "the newest backup is older than a week"),
     "controller_silent": ("error", "a controller has taken the home, and does not answer"),
+    "controller_refuses": ("error", "the controller that serves the home refuses to look; the command has looked by itself"),
     "runner_stopped": ("error", "what works beside the requests has ended by itself"),
     "not_looked_at": ("warning", "what was found before keeps this from being looked at; unknown is not well"),
 }  # fmt: skip

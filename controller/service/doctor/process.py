@@ -24,6 +24,12 @@ def absent(settings: Settings, locks: Path = Path("/proc/locks")) -> Iterator[Fi
         yield well("controller", "nobody serves the home; each command does its work itself")
 
 
+def refuses(why: str) -> Finding:
+    """Return what it means that who serves the home refuses to look at it."""
+    step = "mend what else is found here; where nothing is, look at the log of kps serve, and start it anew"
+    return found("controller", "controller_refuses", f"it serves the home, and refuses to look: {why}", step)
+
+
 def _locked(path: Path, locks: Path) -> bool:
     """Whether somebody has the lock of a file. Not tried: whoever starts just then would find it taken."""
     try:
