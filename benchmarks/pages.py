@@ -90,9 +90,9 @@ def measured(home: Path, paths: list[str], times: int) -> tuple[dict[str, Took],
         signed = http.post("/console/link", data={"code": code}, follow_redirects=True)
         assert "Sign out" in signed.text, signed.text
         before, found = _peak(pid), {}
-        for path in paths or known:
+        for path in (each for each in paths or known if each != COUNTED):
             found[path] = _took(http, pid, path, times)
-        if not paths:
+        if not paths or COUNTED in paths:
             found[COUNTED] = _took(http, pid, "/console/", _COUNTED_TIMES, MOST_REST + 0.1)
         return found, (before, _peak(pid))
 
@@ -152,7 +152,8 @@ def _known(home: Path) -> tuple[str, list[str]]:
     finally:
         verbs.close()
         store.close()
-    rollout, plan = rollouts[-1].id, next((each.id for each in rollouts if each.plans and each.servers > MOST_SHOWN), None)
+    rollout = next(each.id for each in reversed(rollouts) if not each.plans)
+    plan = next((each.id for each in rollouts if each.plans and each.servers > MOST_SHOWN), None)
     # A plan of more servers is shown on the rollout's page.
     small = next((each.id for each in rollouts if each.plans and each.servers <= MOST_SHOWN), None)
     plans = [] if plan is None else [f"/console/rollouts/{plan}"]
