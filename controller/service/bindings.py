@@ -10,6 +10,7 @@ from controller.deposits import Deposits, Order
 from controller.errors import Conflict, Invalid, NotFound
 from controller.model import Caller, Credential, Server, Task, now
 from controller.order import TAKES_AWAY, UNNAMED_LOCKOUT
+from controller.service.doorrules import refuse_opened_for_good
 from controller.service.roles import allow, may_name_places
 from controller.service.servers import LOGIN
 from controller.service.tasks import Dispatch, given, kept_sealed
@@ -89,7 +90,7 @@ class Bindings:
         """Return what each task keeps of a request, and whether a private key pair is in it; refused where it cannot be meant.
 
         request: keypair (a name), login (else each server's own), and the operation's options. credentials: by server id.
-        Invalid: option_unknown for an option of another operation, login_unusable.
+        Invalid: option_unknown for an option of another operation, login_unusable. Conflict(password_login_under_rule).
         """
         if operation not in _OPTIONS:
             raise Invalid("operation_unknown", f"{operation}: one of " + ", ".join(_OPTIONS))
@@ -126,6 +127,8 @@ class Bindings:
             kept["keypair_id"] = keypair.id
             private = keypair.scope == "private"
         await self._refuse_strangers(who, operation, servers, request)
+        if operation == "password-login-enable":
+            await off_loop(self._executor, refuse_opened_for_good, self._store, who.tenant_id, servers)
         if kept.get("root") and any(server.reset_root != kept["root"] for server in servers):
             may_name_places(who, f"{kept['root']}: a disk")
         if any(each.agent_socket for each in credentials.values()):

@@ -1,12 +1,13 @@
 """For which servers a second user has to agree before a door of theirs is opened."""
 
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from controller import addresses
 from controller.doors import DoorRule
-from controller.errors import Invalid
+from controller.errors import Conflict, Invalid
 from controller.model import Server
+from controller.store import Store
 
 
 def selection(servers: str) -> tuple[str, str]:
@@ -39,6 +40,23 @@ def that_hold(rules: Sequence[DoorRule], servers: Iterable[Server], under: Itera
         found = labelled(rules, server) + [rule for mark in _marks(server) for rule in of_machine.get(mark, ())]
         held[server.id] = [rule for rule in rules if rule in found]
     return held
+
+
+def of(store: Store, tenant_id: str, servers: Collection[Server]) -> dict[str, list[DoorRule]]:
+    """Return the rules that servers of a tenant are under today, by their ids."""
+    rules = store.door_rules(tenant_id)
+    labels = {(each.label, each.value) for each in rules}
+    return that_hold(rules, servers, store.servers(tenant_id, labelled=labels) if rules else [])
+
+
+def refuse_opened_for_good(store: Store, tenant_id: str, servers: Collection[Server]) -> None:
+    """Conflict(password_login_under_rule): one of them is under a rule, which password login for good would pass by."""
+    held = of(store, tenant_id, servers)
+    under = [each.name for each in servers if held[each.id]]
+    if under:
+        told = "a second user has to agree to a door here, so password login is not enabled for good"
+        more = "open a door (kps emergency open), or have an administrator remove the rule (kps emergency rule remove)"
+        raise Conflict("password_login_under_rule", f"{', '.join(under)}: {told}; {more}", servers=under)
 
 
 def _marks(server: Server) -> list[object]:

@@ -13,6 +13,7 @@ from controller.doors import URGENT
 from controller.errors import Conflict, NotFound, Problem
 from controller.model import DOOR_OPERATIONS, Caller, Credential, Event, KeyPair, Operation, SealedCredential, Server, Task, now
 from controller.service import sight
+from controller.service.doorrules import refuse_opened_for_good
 from controller.service.feed import Feed
 from controller.service.roles import allow, may_name_places
 from controller.service.stopping import Stopping
@@ -244,7 +245,7 @@ class Tasks:
                 if task.server_id not in servers:
                     told = "this server is not in the inventory any more"
                     raise NotFound("server_not_found", f"{task.server_name}: {told}", server=task.server_name)
-                again.append(_again(who, task, servers[task.server_id], keypairs, credential))
+                again.append(self._once_more(who, task, servers[task.server_id], keypairs, credential))
             except Problem as problem:
                 refused.append(problem)
         return again, refused
@@ -254,7 +255,15 @@ class Tasks:
         _refuse_not_failed(old)
         server = self._store.server(who.tenant_id, old.server_id)
         keypairs = {each.id: each for each in self._store.keypairs(who.tenant_id, who.user_id)}
-        return _again(who, old, server, keypairs, credential)
+        return self._once_more(who, old, server, keypairs, credential)
+
+    def _once_more(
+        self, who: Caller, old: Task, server: Server, keypairs: Mapping[str, KeyPair], credential: Credential | None
+    ) -> Task:
+        again = _again(who, old, server, keypairs, credential)
+        if old.operation == "password-login-enable":
+            refuse_opened_for_good(self._store, who.tenant_id, [server])
+        return again
 
 
 def _refuse_not_failed(task: Task) -> None:

@@ -483,3 +483,32 @@ def test_an_urgent_task_that_was_called_off_holds_nobody_up(world: World, boss: 
 
 def _ordinary(who: Caller, server: Server) -> Task:
     return Task(str(uuid.uuid4()), who.tenant_id, who.user_id, server.id, server.name, "root", "check", {}, now())
+
+
+# -- password login for good is no way round
+
+
+def test_password_login_is_not_enabled_for_good_where_a_second_user_has_to_agree(world, boss, alice, server, ruled):
+    other = world.server(boss)
+    order = ("password-login-enable", [other, server], {}, {})
+    why = refused(world.bindings.start(alice, *order), Conflict, "password_login_under_rule")
+    assert server.name in why.message
+    assert other.name not in why.message
+    assert not world.store.tasks(boss.tenant_id)
+    refused(world.rollouts.start(boss, "password-login-enable", [server], {}, {}, {}), Conflict, "password_login_under_rule")
+    run(world.bindings.start(alice, "password-login-disable", [server], {}, {}))
+    run(world.emergency.remove_rule(boss, "zone=prod"))
+    assert len(run(world.bindings.start(alice, *order))) == 2
+
+
+def test_nor_is_it_by_trying_again_what_failed_before_there_was_a_rule(world, boss, alice):
+    prod = Server(str(uuid.uuid4()), boss.tenant_id, world.name("server"), "192.0.2.7", labels={"zone": "prod"})
+    (server,) = world.store.add_servers([prod])
+    (task,) = run(world.bindings.start(alice, "password-login-enable", [server], {}, {}))
+    claimed = world.store.claim(task.id, "me", 30)
+    assert claimed is not None
+    assert world.store.finish(task.id, "me", claimed.generation, Outcome("failed", "as_before"))
+    run(world.emergency.set_rule(boss, "zone=prod", 15))
+    refused(world.tasks.retry(alice, task.id), Conflict, "password_login_under_rule")
+    run(world.emergency.remove_rule(boss, "zone=prod"))
+    run(world.tasks.retry(alice, task.id))
