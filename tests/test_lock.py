@@ -23,10 +23,11 @@ WANTED = [
 
 @pytest.mark.parametrize("requirement", WANTED)
 def test_the_lock_holds_what_the_project_asks_for(requirement):
-    wanted = re.fullmatch(r"(?P<name>[\w.-]+)(>=(?P<least>[\d.]+))?", requirement)
+    wanted = re.fullmatch(r"(?P<name>[\w.-]+)(>=(?P<least>[\d.]+))?(,<(?P<most>[\d.]+))?", requirement)
     assert wanted is not None
     pinned = PINS[re.sub(r"[-_.]+", "-", wanted["name"]).lower()]
     assert _numbers(pinned) >= _numbers(wanted["least"] or "0")
+    assert wanted["most"] is None or _numbers(pinned) < _numbers(wanted["most"])
 
 
 @pytest.mark.parametrize(
