@@ -10,10 +10,9 @@ import pytest
 
 from controller.kms import Kms, root
 from controller.model import Caller
-from controller.service.home import initialise
 from controller.settings import Settings
 from controller.store import Store
-from tests import roots
+from tests import homes, roots
 from tests.controller.world import World
 
 
@@ -38,7 +37,7 @@ def settings(tmp_path: Path, root_kind: str) -> Settings:
 
 @pytest.fixture
 def made(settings: Settings) -> dict[str, Any]:
-    return initialise(settings)
+    return homes.made(settings)
 
 
 @pytest.fixture

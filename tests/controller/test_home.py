@@ -16,6 +16,12 @@ from controller.settings import Settings
 from controller.store import Store
 
 
+@pytest.fixture
+def made(settings: Settings) -> dict[str, Any]:
+    """Made here, not copied: this is about how that is done."""
+    return initialise(settings)
+
+
 def test_init_tells_who_and_what_opens(made: dict[str, Any]) -> None:
     assert list(made) == ["tenant_id", "project_id", "user_id", "access_key", "secret_key"]
     for name in ("tenant_id", "project_id", "user_id"):

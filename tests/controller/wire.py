@@ -26,8 +26,8 @@ from controller.app import Application
 from controller.dispatch import InProcess
 from controller.model import Binding, Caller, Credential, Outcome, Secret, Server, Task, now
 from controller.run import Runner
-from controller.service.home import initialise
 from controller.settings import Settings
+from tests import homes
 
 SUCCEEDED = Outcome("succeeded", "as_asked")
 SECONDS = 60
@@ -141,7 +141,7 @@ def _dispatching(wire: dict[str, Any]) -> Callable[[Settings, Runner, str], InPr
 def serve(home: Path) -> Iterator[Wire]:
     """Serve a new home on loopback, in a thread, until the block ends."""
     settings = Settings(home=home, requests_per_second=100_000, requests_at_once=1_000_000, quota_private_keypairs=100_000)
-    made = initialise(settings)
+    made = homes.made(settings)
     shared: dict[str, Any] = {"outcomes": {}, "held": {}, "given": []}
     ready: threading.Event = threading.Event()
     stop: list[serving.Server] = []

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from controller.service import console
-from controller.service.home import initialise
 from controller.settings import Settings
+from tests import homes
 
 
 @pytest.fixture
@@ -24,4 +24,4 @@ def cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def made(settings: Settings) -> dict[str, Any]:
-    return initialise(settings)
+    return homes.made(settings)
