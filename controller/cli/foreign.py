@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from asyncssh import IllegalUserName
 from asyncssh.config import ConfigParseError, SSHClientConfig
 from asyncssh.known_hosts import SSHKnownHosts
 from asyncssh.pattern import WildcardPatternList
@@ -224,11 +225,13 @@ def _read(path: Path, names: Sequence[str]) -> _Config:
     found = _Config(names)
     try:
         found.parse(path)
-    except (ConfigParseError, UnicodeDecodeError, OSError) as error:
-        # asyncssh writes "FILE line N: why".
-        raise usage(
-            str(error).replace(" line ", ":", 1) if isinstance(error, ConfigParseError) else f"{path}: {error}"
-        ) from error
+    except OSError as error:
+        raise usage(f"{path}: {error}") from error
+    except (ConfigParseError, IllegalUserName, ValueError, IndexError) as error:
+        # asyncssh says where it stands in most cases, as "FILE line N: why", and stumbles over an empty word (IndexError).
+        place = f"{found._path} line {found._line_no}: "
+        why = "an empty word" if isinstance(error, IndexError) else str(error).removeprefix(place)
+        raise usage(f"{found._path}:{found._line_no}: {why}") from error
     return found
 
 

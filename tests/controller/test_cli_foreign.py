@@ -95,6 +95,10 @@ def test_nothing_of_a_configuration_is_run(tmp_path: Path) -> None:
         ('Host web-1\n  User "open\n', ":2: No closing quotation"),
         ("Host *\n  User x\n", "no Host line names a server"),
         ("Host web-1\nMatch nonsense x\n", ":2: Invalid match condition"),
+        ('Host web-1\nMatch ""\n  User x\n', ":2: an empty word"),
+        ("Host web-1\n=\n", ":2: an empty word"),
+        ('Host web-1\n  Include ""\n', ":2: Unacceptable pattern"),
+        ("Host web-1\n  HostName %z\n", ":2: Invalid token expansion: z"),
         ("Include {itself}\nHost web-1\n", "include one another"),
         ("Include {large}\nHost web-1\n", "larger than"),
         ("Host web-1\n" + "#" * foreign.CONFIG_BYTES, "larger than"),
@@ -108,6 +112,14 @@ def test_a_configuration_that_is_none_is_told_with_its_line(tmp_path: Path, text
         listed(path, text.replace("{itself}", str(path)).replace("{large}", f"{tmp_path}/large"))
     assert told in declined.value.message
     assert str(tmp_path) in declined.value.message
+
+
+def test_a_login_that_ssh_would_not_put_into_an_address_is_told_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGNAME", "-x;y")
+    with pytest.raises(Declined, match=r"config:2: Unsafe username"):
+        listed(tmp_path / "config", "Host web-1\n  HostName %u.example\n")
 
 
 def test_a_jump_server_has_a_host_of_its_own(tmp_path: Path) -> None:
