@@ -23,6 +23,8 @@ from tests.fleet import judge
 from tests.fleet.playing import LOCK, OLDEST, ROOT, Ansible, OnNetwork
 from tests.fleet.watching import Watch
 
+MORE_THAN_FORKS = 7  # so that three forks of Ansible's (playing.py) each have more than one server, and one has to wait
+
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
@@ -53,7 +55,9 @@ def keys(server):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("ansible", "number"), [(LOCK, 20), (OLDEST, 2)], indirect=["ansible"], ids=["now", "oldest"])
+@pytest.mark.parametrize(
+    ("ansible", "number"), [(LOCK, MORE_THAN_FORKS), (OLDEST, 2)], indirect=["ansible"], ids=["now", "oldest"]
+)
 def test_a_playbook_binds_replaces_and_unbinds_and_finds_nothing_to_do_the_second_time(ansible, served, make_server, number):
     servers = [make_server() for _ in range(number)]
     wrong = make_server()
