@@ -6,16 +6,15 @@ than one word is refused.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import secrets
 import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from controller.cli.exits import REFUSED, UNAVAILABLE, Declined, usage
+from controller.cli.wholefile import written
 from controller.model import OLD_ALGORITHMS
 
 if TYPE_CHECKING:
@@ -121,9 +120,9 @@ def write(directory: Path, servers: Sequence[Sequence[Hop]], of: str) -> None:
     _only_ours(directory / CONFIG, of)
     try:
         for name, text in keys.items():
-            _replace(directory / KEYS / name, text)
-        _replace(directory / KNOWN_HOSTS, known_hosts(servers))
-        _replace(directory / CONFIG, said)
+            _put(directory / KEYS / name, text)
+        _put(directory / KNOWN_HOSTS, known_hosts(servers))
+        _put(directory / CONFIG, said)
         for old in (directory / KEYS).glob("*.pub"):
             if old.name not in keys:
                 old.unlink()
@@ -203,13 +202,6 @@ def _only_ours(path: Path, of: str) -> None:
         raise Declined(REFUSED, "file_exists", f"{path}: it is of {told}; give another directory, or delete it")
 
 
-def _replace(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(unfinished, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(unfinished)
+def _put(path: Path, text: str) -> None:
+    with written(path, replace=True) as put:
+        put(text)
