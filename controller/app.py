@@ -209,6 +209,7 @@ async def opened(
             await asyncio.wait(background)
             await verifications.close()
             await rolling.close()
+            runner.patience.end()
             await dispatch.close()
             await doorbell.goodbye()
 

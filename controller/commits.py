@@ -1,18 +1,51 @@
 """Verbs of the store that wait at the same time are kept by one commit: a commit costs as much as all that many tasks write."""
 
 import asyncio
+import contextlib
 import contextvars
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
+from controller.errors import Away, Unavailable
 from controller.store import Store
 from controller.store.base import Done
 
 P = ParamSpec("P")
 T = TypeVar("T")
 MOST_AT_ONCE = 64  # verbs in one transaction: other processes wait for it
+AGAIN_SECONDS = 0.5  # before a store that is away is asked again
+
+
+class Patience:
+    """Asks a store that is away again, until it is back or this process is about to end."""
+
+    def __init__(self) -> None:
+        self._over = asyncio.Event()
+
+    def end(self) -> None:
+        """Wait for no store any more."""
+        self._over.set()
+
+    async def with_(self, ask: Callable[[], Awaitable[T]], *, seconds: float | None = None, twice: bool = False) -> T:
+        """Return what asking returns. What was away has kept nothing, so it is asked again.
+
+        seconds: for so long at most; None: until it is back.
+        twice: what is asked may be done twice, so it is asked again too where nobody could say whether it was kept.
+        """
+        loop = asyncio.get_running_loop()
+        until = None if seconds is None else loop.time() + seconds
+        while True:
+            try:
+                return await ask()
+            except Unavailable as away:
+                passes = isinstance(away, Away) or (twice and away.code == "store_in_doubt")
+                if not passes or self._over.is_set() or (until is not None and loop.time() >= until):
+                    raise
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(AGAIN_SECONDS):
+                    await self._over.wait()
 
 
 class Commits:

@@ -8,6 +8,7 @@
       Conflict         do something else first
       TooMany          come again later
       Unavailable      put something right on this machine, then come again
+        Away           come again: the store is away for now, and nothing was kept
       Damaged          stored data is not what was stored: restore it from a backup
 
 Where a cause code exists (docs/causes.md), it is the code.
@@ -68,6 +69,12 @@ class Unavailable(Problem):
     """something on the controller's machine is missing or not as it must be"""
 
     status = 503
+
+
+class Away(Unavailable):
+    """the store is away for now; nothing was kept, so the same may be asked again"""
+
+    retry_seconds = 2  # nobody knows
 
 
 class Damaged(Problem):

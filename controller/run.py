@@ -18,7 +18,7 @@ from passlib.hash import sha512_crypt
 
 from controller import addresses, causes, deposits, diagnosis, dossier, opening, order, passwords, seen
 from controller.causes import CAUSES
-from controller.commits import Commits
+from controller.commits import Commits, Patience
 from controller.doorbyhand import by_hand
 from controller.entrance import Entrance, Inside
 from controller.errors import Conflict, Damaged, Problem, Unavailable
@@ -56,6 +56,7 @@ from kpsagent.errors import Failed, Refused, Stop
 
 T = TypeVar("T")
 _SETTLE_SECONDS = 8.0
+_PATIENCE_SECONDS = 300.0  # that a store which is away is waited for within a task
 _SETTLE_APART_SECONDS = 0.02  # hundreds of servers that stay away, asked all at once, would hold up whoever looks at a page
 _TIDY_SECONDS = 1.0
 _LOOK_AGAIN_SECONDS = 20.0
@@ -80,7 +81,7 @@ class Runner:
         self._owner = owner
         self._executor = executor
         self.commits = Commits(store, executor)  # many tasks write at the same time
-        self.kept = self.commits.kept
+        self.patience = Patience()
         self._on_server: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.pace = Pace()
         self.keys_given = KeysGiven()
@@ -109,6 +110,7 @@ class Runner:
         except asyncio.CancelledError:
             outcome = _failed(job, Failed("interrupted", "the controller was told to stop"))
             job.measured(outcome)
+            self.patience.end()  # who stops waits for no store
             await self._finish(task, outcome, {})
             raise
         except Stop as stop:
@@ -162,7 +164,7 @@ class Runner:
 
     async def settle_all(self, due: Callable[[Task], bool]) -> list[Task]:
         """Settle each task that is due and whose server nobody works on now; return those that nobody could settle."""
-        tasks = await self.off(self._store.unsettled)
+        tasks = await self._at_once(self._store.unsettled)
         wanted = [task for task in tasks if due(task)]
         places = asyncio.Semaphore(self._settings.concurrency)
 
@@ -182,26 +184,43 @@ class Runner:
             yield
 
     async def _finish(self, task: Task, outcome: Outcome, changes: dict[str, Any]) -> None:
-        await self.kept(self._store.finish, task.id, self._owner, task.generation, outcome, **changes)
+        """Record how a task has ended: however long the store is away, for that is known here alone."""
+        finish = partial(self.commits.kept, self._store.finish, task.id, self._owner, task.generation, outcome, **changes)
+        await self.patience.with_(finish, twice=True)  # the second time it is not ours any more
+
+    async def kept(self, verb: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Return what a verb of the store returns, kept with what others write. A store that is away is waited for."""
+        return await self.patience.with_(partial(self.commits.kept, verb, *args, **kwargs), seconds=_PATIENCE_SECONDS)
 
     async def off(self, verb: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Call a verb of the store, or of the key service, off the event loop."""
+        """Call a verb of the store, or of the key service, off the event loop. A store that is away is waited for."""
+        return await self.patience.with_(partial(self._at_once, verb, *args, **kwargs), seconds=_PATIENCE_SECONDS)
+
+    async def _at_once(self, verb: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         here = contextvars.copy_context()  # on whose behalf this is, for the events
         return await asyncio.get_running_loop().run_in_executor(self._executor, partial(here.run, verb, *args, **kwargs))
 
     # -- what dispatch asks of the store
 
     async def claim(self, task_id: str, owner: str, lease_seconds: float) -> Task | None:
-        return await self.kept(self._store.claim, task_id, owner, lease_seconds)
+        """Take a task. However long the store is away: what nobody has begun loses nothing by waiting."""
+        try:
+            return await self.patience.with_(partial(self.commits.kept, self._store.claim, task_id, owner, lease_seconds))
+        except Unavailable as doubt:
+            if doubt.code != "store_in_doubt":
+                raise
+        # Nobody else has this name, and nobody here asks for one task twice: where it is ours it was claimed just now.
+        found = await self.patience.with_(partial(self._at_once, self._store.tasks, None, ids=[task_id]))
+        return next((task for task in found if task.status == "running" and task.lease_owner == owner), None)
 
     async def renew(self, task_ids: Collection[str], owner: str, lease_seconds: float) -> set[str]:
-        return await self.off(self._store.renew, task_ids, owner, lease_seconds)
+        return await self._at_once(self._store.renew, task_ids, owner, lease_seconds)
 
     async def is_ready(self, task_id: str) -> bool:
         return any(task.status == "ready" for task in await self.off(self._store.tasks, None, ids=[task_id]))
 
     async def abandon(self, owner: str) -> None:
-        await self.off(self._store.abandon, owner)
+        await self._at_once(self._store.abandon, owner)
 
 
 class _Job:
@@ -576,7 +595,9 @@ class _Job:
         """Put on record where the task is now; False where it is not ours any more, and nothing was written."""
         self.left()
         self.phase = phase
-        return await self.runner.kept(self.store.progress, self.task.id, self.runner._owner, phase, detail)
+        # The server waits for what comes next, and undoes at its deadline; it is told nothing that is not on record.
+        said = partial(self.runner.commits.kept, self.store.progress, self.task.id, self.runner._owner, phase, detail)
+        return await self.runner.patience.with_(said, seconds=_PATIENCE_SECONDS, twice=True)
 
     async def _private_of(self, line: str) -> Signer | None:
         """Return the private half of the key pair in question, where it is in custody or was given."""

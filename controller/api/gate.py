@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from controller import bodies, signing
 from controller.admission import HEAD_BYTES
 from controller.api import problems, scraping
-from controller.errors import Problem
+from controller.errors import Away, Problem
 from controller.model import Caller, Secret, now
 from controller.pace import Failures, Pace
 from controller.service.fleet import People
@@ -61,6 +61,7 @@ class Turned(Exception):
     status: int
     code: str
     message: str
+    retry_seconds: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +179,8 @@ class Gate:
                 self._still_heard(address, name)
                 asked = await self._by_signature(request, claim, scope, receive)
         except Problem as problem:  # of the home, as a root key that does not open
-            raise Turned(503, "KPS.0003", problem.message) from None
+            retry = problem.retry_seconds if isinstance(problem, Away) else None
+            raise Turned(503, "KPS.0003", problem.message, retry) from None
         except (Unknown, signing.NotSigned) as unknown:
             if name:  # what is not even a claim has cost nothing
                 self._failures.failed(address, name)
@@ -262,9 +264,13 @@ def _security_token(request: signing.Request) -> str | None:
 
 def _refusal(scope: Scope, turned: Turned, number: str) -> JSONResponse:
     if scope["raw_path"].startswith(b"/fleet/"):
-        return problems.answer(turned.status, _CODES[turned.status], turned.message)
-    body = {"error_msg": turned.message, "error_code": turned.code, "request_id": number}
-    return JSONResponse(body, status_code=turned.status)
+        refused = problems.answer(turned.status, _CODES[turned.status], turned.message)
+    else:
+        body = {"error_msg": turned.message, "error_code": turned.code, "request_id": number}
+        refused = JSONResponse(body, status_code=turned.status)
+    if turned.retry_seconds is not None:
+        refused.headers["Retry-After"] = str(turned.retry_seconds)
+    return refused
 
 
 _CODES = {400: "invalid", 401: "not_signed", 408: "too_slow", 413: "body_too_large", 429: "too_many_requests"} | {

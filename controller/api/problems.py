@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from controller import bodies
 from controller.api.strict import NotJson, parsed, unfit
-from controller.errors import Problem
+from controller.errors import Away, Problem
 
 MEDIA_TYPE = "application/problem+json"
 FAULT = "a fault of the controller itself; its log has the trace"
@@ -37,7 +37,10 @@ def install(application: FastAPI, record: Callable[[Request, Problem], Awaitable
     @application.exception_handler(Problem)
     async def refused(request: Request, error: Problem) -> JSONResponse:
         await record(request, error)
-        return answer(error.status, error.code, error.message, **error.evidence)
+        refused = answer(error.status, error.code, error.message, **error.evidence)
+        if isinstance(error, Away):
+            refused.headers["Retry-After"] = str(error.retry_seconds)
+        return refused
 
     @application.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -13,7 +13,7 @@ import sqlalchemy
 from sqlalchemy import URL, Connection, Engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
-from controller.errors import Conflict, Invalid, Unavailable
+from controller.errors import Away, Conflict, Invalid, Unavailable
 
 if TYPE_CHECKING:
     from psycopg import Connection as Driver
@@ -75,6 +75,10 @@ _NEXT_STEP = {
     "XX001": "the database is damaged: restore it from a dump",
     "XX002": "an index is damaged: REINDEX DATABASE, and look for what has done that",
 }
+
+# Of these, what passes with nobody's help, or while somebody sees to it: the transaction was undone, and may be begun again. A
+# server that is being started, or a replica that is being made the primary, is among it.
+_PASSES = ("08", "25006", "25P03", "40", "53", "55P03", "57")
 
 
 def is_address(url: str) -> bool:
@@ -198,7 +202,10 @@ def unusable(engine: Engine, error: BaseException) -> Invalid | Unavailable | No
     if isinstance(error, psycopg.DataError) and (error.sqlstate in _TEXTS or "NUL" in str(error)):
         return Invalid("text_unusable", "a text that was given holds a NUL: take it out")
     said = _told(error)
-    return None if said is None else Unavailable("store_unusable", f"{shown(engine)}: {said}")
+    if said is None:
+        return None
+    passes = said.endswith(_RUNS) or str(getattr(error, "sqlstate", None) or "").startswith(_PASSES)
+    return (Away if passes else Unavailable)("store_unusable", f"{shown(engine)}: {said}")
 
 
 def _told(error: BaseException) -> str | None:

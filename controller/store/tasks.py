@@ -189,7 +189,9 @@ class Tasks(Passwords, Bindings, Inventory):
             if held_up and _URGENT_WAITS.first(connection, tenant=task.tenant_id, at=at, since=at - _HELD_UP) is not None:
                 return None
             if _OTHERS_THERE.first(connection, of=task.server_id, but=task_id, at=at) is not None:
-                self._interrupt(connection, of_server(task.server_id), table.c.id != task_id)
+                # What we run ourselves has run out only because nothing could be renewed, as while the store was away.
+                others = or_(table.c.lease_owner.is_(None), table.c.lease_owner != owner)
+                self._interrupt(connection, of_server(task.server_id), table.c.id != task_id, others)
                 if one(connection, table, of_server(task.server_id), table.c.status == "running"):
                     return None
             generation = _RAISE_GENERATION.first(connection, of=task.server_id, tenant=task.tenant_id)

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from controller.api.problems import FAULT, MOST_TOLD, found_wrong
-from controller.errors import AlreadyExists, Conflict, Damaged, Invalid, NotAllowed, NotFound, Problem, Unavailable
+from controller.errors import AlreadyExists, Away, Conflict, Damaged, Invalid, NotAllowed, NotFound, Problem, Unavailable
 
 
 class Refusal(Exception):
@@ -76,7 +76,10 @@ def install(application: FastAPI, record: Callable[[Request, Problem], Awaitable
     async def problem(request: Request, error: Problem) -> JSONResponse:
         await record(request, error)
         found = refusal_of(error)
-        return answer(found.status, found.code, found.message)
+        refused = answer(found.status, found.code, found.message)
+        if isinstance(error, Away):
+            refused.headers["Retry-After"] = str(error.retry_seconds)
+        return refused
 
     @application.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
