@@ -428,6 +428,14 @@ RolloutState = Literal["running", "paused", "stopped", "cancelled", "finished"]
 
 
 @dataclass(frozen=True, slots=True)
+class RolloutTurn:
+    """Where a rollout is, for who drives it."""
+
+    state: RolloutState
+    changes: int  # as Rollout's
+
+
+@dataclass(frozen=True, slots=True)
 class Rollout:
     """One order for many servers."""
 
@@ -446,6 +454,7 @@ class Rollout:
     finished_at: datetime | None = None
     plan_id: str | None = None  # the rollout that has planned this one
     good_until: datetime | None = None  # of one that plans: until when it may be started
+    changes: int = 0  # since it was made; whoever drives it in another process sees by that that it has to be read anew
 
     @property
     def plans(self) -> bool:

@@ -1,4 +1,4 @@
-"""Rollouts under way: begins their tasks, hears how they ended, and says when a rollout is over. One process drives them all."""
+"""Rollouts under way: begins their tasks, hears how they ended, and says when a rollout is over. One process drives each."""
 
 import asyncio
 import contextlib
@@ -8,7 +8,7 @@ import os
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Executor
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -25,6 +25,8 @@ from controller.rollout.strategy import Member, Strategy
 from controller.store import Store
 
 LOOK_SECONDS = 3.0  # between two looks for what nobody has told: tasks that others ended, rollouts that others began
+SHARED_LOOK_SECONDS = 0.5  # where tasks are run by other processes, nobody tells of any
+LEFT_TO_WHO_WAS_ASKED = timedelta(seconds=3)
 RUNNING: tuple[RolloutState] = ("running",)
 SEEN = "the canary has ended well; look at it, and resume"
 
@@ -76,7 +78,7 @@ class Rolling:
             self._credentials.setdefault(rollout.id, {}).update(given)
         if rollout.id in self._driven:
             self._driven[rollout.id].begin_anew()
-        elif self._is_ours():
+        elif self._may_drive():
             driven = self._driven[rollout.id] = _Driven(self, rollout)
             driven.work.add_done_callback(partial(self._is_through, rollout.id))
 
@@ -95,7 +97,10 @@ class Rolling:
         while True:
             with contextlib.suppress(Problem):  # of the home or its disk; every request says so too
                 for rollout in await self.off(self._store.rollouts, None, RUNNING):
-                    self.begin(rollout)
+                    # A new one is for the controller that was asked: it may have in its memory what opens the servers.
+                    new = self._store.shared and now() - rollout.created_at < LEFT_TO_WHO_WAS_ASKED
+                    if rollout.id not in self._driven and not new:
+                        self.begin(rollout)
             await asyncio.sleep(LOOK_SECONDS)
 
     async def close(self) -> None:
@@ -132,7 +137,24 @@ class Rolling:
         for server_id in [each for each, (_, until) in held.items() if until is not None and at >= until]:
             del held[server_id]
 
-    def _is_ours(self) -> bool:
+    @property
+    def look_seconds(self) -> float:
+        """How often it is looked for what nobody tells."""
+        return SHARED_LOOK_SECONDS if self._store.shared else LOOK_SECONDS
+
+    async def has_turn(self, rollout_id: str) -> bool:
+        """Whether a rollout is ours to drive, of all controllers that share the store."""
+        return not self._store.shared or await self.off(self._store.take_turn, f"rollout {rollout_id}")
+
+    async def leave_turn(self, rollout_id: str) -> None:
+        """Let another controller drive it."""
+        if self._store.shared:
+            await self.off(self._store.leave_turn, f"rollout {rollout_id}")
+
+    def _may_drive(self) -> bool:
+        """Whether this process drives the rollouts of its home; of a shared store each is driven by whoever has its turn."""
+        if self._store.shared:
+            return True
         if self._locked is None:
             found = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
@@ -177,6 +199,7 @@ class _Driven:
         self._running: dict[str, str] = {}  # by task id: its server
         self._told: set[str] = set()  # tasks of which we were told that they have ended
         self._looks_at = 0.0  # when all that runs is looked at next, by the loop's clock
+        self._adopts_at = 0.0
         self.work = asyncio.get_running_loop().create_task(self._drive())
 
     def begin_anew(self) -> None:
@@ -192,11 +215,23 @@ class _Driven:
     async def _drive(self) -> None:
         rollout = self.rollout
         acting.set(Actor(rollout.tenant_id, rollout.user_id))
-        await self._load()
+        if not await self._rolling.has_turn(rollout.id):
+            return
+        try:
+            await self._load()
+            await self._steps()
+        finally:
+            await self._rolling.leave_turn(rollout.id)
+
+    async def _steps(self) -> None:
+        rollout = self.rollout
         while True:
             try:
+                if not await self._rolling.has_turn(rollout.id):
+                    return  # the store was away, and another controller goes on with it
                 if self.anew:
                     await self._load()
+                await self._adopt()
                 if await self._over():
                     return
             except Conflict:
@@ -220,9 +255,14 @@ class _Driven:
         begun = sorted((each for each in servers if each.tries or each.held), key=lambda each: str(each.finished_at or "9"))
         past = {each.server_id: _past(each, strategy) for each in begun}
         self._progress = Progress(strategy, [_member(each) for each in servers], past, go_on=rollout.go_on)
-        # What an earlier controller has handed on, and nobody has taken: where no controller serves this home, it is for us.
-        rings = self._rolling._rings
-        if adopted := await off(self._store.adopt, rings.owner, rings.lease_seconds, rollout.id):
+
+    async def _adopt(self) -> None:
+        """Have run what an earlier controller has handed on, and nobody has taken: where none serves this home, it is for us."""
+        loop, rings, rollout = asyncio.get_running_loop(), self._rolling._rings, self.rollout
+        if loop.time() < self._adopts_at:
+            return
+        self._adopts_at = loop.time() + LOOK_SECONDS
+        if adopted := await self._rolling.off(self._store.adopt, rings.owner, rings.lease_seconds, rollout.id):
             rings.ring([each.id for each in adopted], self._rolling._at_hand(rollout.id, [each.server_id for each in adopted]))
 
     async def _over(self) -> bool:
@@ -230,7 +270,7 @@ class _Driven:
         progress, rollout = self._progress, self.rollout
         told, self._told = self._told, set()
         try:
-            state, ended = await self._rolling.kept(self._store.rollout_turn, rollout.id, self._asked_for(told))
+            turn, ended = await self._rolling.kept(self._store.rollout_turn, rollout.id, self._asked_for(told))
         except Problem:
             self._told |= told
             self._looks_at = 0.0
@@ -240,8 +280,11 @@ class _Driven:
             progress.ended(server_id, _ending(task), now())
             if progress.state(server_id) != "later":
                 self._rolling._credentials.get(rollout.id, {}).pop(server_id, None)
-        if state != "running":
+        if turn is None or turn.state != "running":
             return True
+        if turn.changes != rollout.changes:
+            self.begin_anew()  # by another controller
+            return False
         if self._rolling._halts():
             return False
         step = progress.step(now())
@@ -258,7 +301,7 @@ class _Driven:
         loop = asyncio.get_running_loop()
         if loop.time() < self._looks_at:
             return [each for each in told if each in self._running]
-        self._looks_at = loop.time() + LOOK_SECONDS
+        self._looks_at = loop.time() + self._rolling.look_seconds
         self._rolling.forget_expired(self.rollout.id)
         return list(self._running)
 
@@ -297,7 +340,8 @@ class _Driven:
     async def _something(self) -> None:
         """Wait until something has happened, or may have."""
         look = self._progress.next_look(now())
-        seconds = LOOK_SECONDS if look is None else min(LOOK_SECONDS, max(0.0, (look - now()).total_seconds()))
+        most = self._rolling.look_seconds
+        seconds = most if look is None else min(most, max(0.0, (look - now()).total_seconds()))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self.bell.wait()

@@ -216,8 +216,14 @@ class Runner:
     async def renew(self, task_ids: Collection[str], owner: str, lease_seconds: float) -> set[str]:
         return await self._at_once(self._store.renew, task_ids, owner, lease_seconds)
 
-    async def is_ready(self, task_id: str) -> bool:
-        return any(task.status == "ready" for task in await self.off(self._store.tasks, None, ids=[task_id]))
+    async def is_for(self, task_id: str, owner: str) -> bool:
+        return await self.off(self._store.is_for, task_id, owner)
+
+    async def for_anybody(self, task_ids: Collection[str]) -> list[Task]:
+        return await self.off(self._store.for_anybody, task_ids)
+
+    async def waiting_ids(self) -> list[str]:
+        return await self.off(self._store.waiting_ids)
 
     async def abandon(self, owner: str) -> None:
         await self._at_once(self._store.abandon, owner)

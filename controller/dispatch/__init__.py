@@ -15,7 +15,6 @@ from controller.errors import Problem
 from controller.model import SERVING, Credential, Task
 
 LEASE_SECONDS = 30.0
-_ANOTHER_LOOK_SECONDS = 0.1
 _AFTER_URGENT_SECONDS = 1.0
 _HELD_AGAIN_SECONDS = 1.0  # after the store could not be written
 
@@ -25,7 +24,7 @@ class Claims(Protocol):
 
     async def claim(self, task_id: str, owner: str, lease_seconds: float) -> Task | None: ...
     async def renew(self, task_ids: Collection[str], owner: str, lease_seconds: float) -> set[str]: ...
-    async def is_ready(self, task_id: str) -> bool: ...
+    async def is_for(self, task_id: str, owner: str) -> bool: ...
     async def abandon(self, owner: str) -> None: ...
 
 
@@ -44,6 +43,8 @@ class InProcess:
     ended. So a task whose lease ran out is one whose process is gone, and whose credentials are.
     """
 
+    another_look_seconds = 0.1  # at a task that something stands in the way of
+
     def __init__(self, claims: Claims, run: Run, owner: str, concurrency: int, lease_seconds: float = LEASE_SECONDS) -> None:
         self.owner = owner
         self.lease_seconds = lease_seconds
@@ -59,6 +60,7 @@ class InProcess:
         self._begun: set[asyncio.Task[None]] = set()  # of these: what has claimed its task, or is about to
         self._claiming: set[asyncio.Task[None]] = set()  # of these: the store is at it, and cannot be called off
         self._held: set[str] = set()
+        self._here: set[str] = set()  # what runs, or is about to
         self._heart: asyncio.Task[None] | None = None
         self._draining = False
         self._closed = False
@@ -70,17 +72,24 @@ class InProcess:
 
     def ring(self, task_ids: Collection[str], credentials: Mapping[str, Credential], *, urgent: bool = False) -> None:
         """Say that these tasks wait, with what opens their servers, by server id. urgent: ahead of all that are not."""
-        loop = asyncio.get_running_loop()
-        self._held.update(task_ids)
-        if urgent and task_ids:
-            self._urgent.update(task_ids)
-            self._calm.clear()
-        if self._heart is None or self._heart.done():
-            self._heart = loop.create_task(self._beat())
+        self._keep(task_ids)
         for task_id in task_ids:
-            working = loop.create_task(self._answer(task_id, credentials))
-            self._working.add(working)
-            working.add_done_callback(self._working.discard)
+            self._answering(task_id, credentials, urgent)
+
+    def _keep(self, task_ids: Collection[str]) -> None:
+        """Renew the leases of these tasks from now on."""
+        self._held.update(task_ids)
+        if self._held and (self._heart is None or self._heart.done()):
+            self._heart = asyncio.get_running_loop().create_task(self._beat())
+
+    def _answering(self, task_id: str, credentials: Mapping[str, Credential], urgent: bool) -> asyncio.Task[None]:
+        if urgent:
+            self._urgent.add(task_id)
+            self._calm.clear()
+        working = asyncio.get_running_loop().create_task(self._answer(task_id, credentials))
+        self._working.add(working)
+        working.add_done_callback(self._working.discard)
+        return working
 
     def called_off(self, task_id: str) -> None:
         """Say that a task is not to be run any more: nothing waits for it to go first, though it has no place yet to see that."""
@@ -130,23 +139,27 @@ class InProcess:
             if not self._draining or me in self._begun:
                 self._held.discard(task_id)
             self._begun.discard(me)
+            self._here.discard(task_id)
 
     async def _claimed(self, task_id: str) -> Task | None:
         """Return the task, claimed; None where somebody else has it, it is over, or nothing more is begun."""
         me = _current()
         while not self._draining:
             self._begun.add(me)
+            self._here.add(task_id)
             self._claiming.add(me)
             try:
                 task = await self._claims.claim(task_id, self.owner, self.lease_seconds)
             finally:
                 self._claiming.discard(me)
             if task is not None:
+                self._keep([task_id])
                 if self._closed:
                     me.cancel()  # it runs, so it has to be recorded how that ended
                 return task
             self._begun.discard(me)
-            if not await self._claims.is_ready(task_id):
+            self._here.discard(task_id)
+            if not await self._claims.is_for(task_id, self.owner):
                 self._held.discard(task_id)
                 return None
             await self._something(task_id)
@@ -155,7 +168,7 @@ class InProcess:
     async def _something(self, task_id: str) -> None:
         """Wait for a moment: another task of this server runs, here or in another process, or an urgent one goes first."""
         if not self._urgent or task_id in self._urgent:
-            await asyncio.sleep(_ANOTHER_LOOK_SECONDS)
+            await asyncio.sleep(self.another_look_seconds)
             return
         # So many look at once that they would hold up what they wait for.
         with contextlib.suppress(TimeoutError):

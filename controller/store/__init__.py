@@ -15,6 +15,7 @@ from controller.store.policies import Policies
 from controller.store.quotas import QuotaTable
 from controller.store.rootkeys import RootKeys
 from controller.store.secrets import Secrets
+from controller.store.sharing import Sharing
 from controller.store.standing import Standing
 from controller.store.temporary import Temporary
 
@@ -22,7 +23,7 @@ __all__ = ["Store"]
 
 
 class Store(
-    People, AccessKeys, Temporary, Console, Standing, QuotaTable, MasterKeys, RootKeys, KeyBelongings, Copies, DoorHooks,
+    People, AccessKeys, Temporary, Console, Standing, QuotaTable, MasterKeys, RootKeys, KeyBelongings, Sharing, Copies, DoorHooks,
     Failures, Policies, Secrets, Events, Counted, Overviews,
 ):  # fmt: skip
     """What the controller remembers.

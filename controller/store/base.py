@@ -38,6 +38,7 @@ class Base:
         self._engine = engine.connect(url)
         self._now = clock
         self._chains = Chains()
+        self._turns = None if self._path is not None else postgresql.Turns(self._engine)
         engine.before_writing(self._engine, self._get_ready)
 
     @property
@@ -97,24 +98,39 @@ class Base:
                 # Each is told its own, when it is called by itself.
         return [_done(context, verb) for context, verb in verbs]
 
+    @property
+    def shared(self) -> bool:
+        """Whether several controllers may serve it at once, from whatever machines: on PostgreSQL."""
+        return self._path is None
+
+    def take_turn(self, name: str) -> bool:
+        """Whether something that one controller does for all is ours to do: taken now, or before and still ours.
+
+        A file in a home has one controller anyway.
+        """
+        return self._turns is None or self._turns.take(name)
+
+    def leave_turn(self, name: str) -> None:
+        """Let another controller take that turn."""
+        if self._turns is not None:
+            self._turns.leave(name)
+
     def close(self) -> None:
         """Let go of the files, or of the server."""
+        if self._turns is not None:
+            self._turns.close()
         self._engine.dispose()
 
     def working(self) -> AbstractContextManager[None]:
         """Work with what is in the database, from whatever home. Conflict(root_rotating) while somebody has it alone.
 
-        This, alone() and serving() are for what a lock in the home does not reach: of SQLite, nothing.
+        This and alone() are for what a lock in the home does not reach: of SQLite, nothing.
         """
         return nullcontext() if self._path is not None else postgresql.working(self._engine)
 
     def alone(self, wait: bool = False) -> AbstractContextManager[None]:
         """Have the database alone. Conflict(home_in_use) while anybody works with it, unless wait."""
         return nullcontext() if self._path is not None else postgresql.alone(self._engine, wait)
-
-    def serving(self) -> AbstractContextManager[None]:
-        """Be the only one who serves the database. Conflict(already_served), also later: then nothing more is written."""
-        return nullcontext() if self._path is not None else postgresql.serving(self._engine)
 
     def move_to(self, there: "Base", told: "Told" = lambda table, rows: None) -> "list[Moved]":
         """Copy all of this store into an empty one on PostgreSQL, all or nothing; this one is only read. As moving.move()."""

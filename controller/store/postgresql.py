@@ -4,6 +4,7 @@ Writers wait for one another on an advisory lock, as they do in SQLite on its fi
 """
 
 import secrets
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,7 +28,8 @@ _AGAIN_SECONDS = 0.3
 
 # Advisory locks are numbers; the first of two is ours.
 _OURS = 0x6B7073  # "kps"
-_WRITE, _SERVE, _WORK = 1, 2, 3
+_WRITE, _WORK = 1, 3
+_TURNS = 0x6B7075  # goes into the number of a turn
 _MARK = 0x6B7074  # goes with a number that one process alone knows
 _XACT, _GUARD = "kps_xact", "kps_guard"
 
@@ -140,7 +142,7 @@ def begin_reading(connection: Connection) -> None:
 def begin_writing(connection: Connection) -> None:
     """Wait for the write lock; what is read from then on stays true until the transaction ends.
 
-    Conflict(already_served, root_rotating) where this process lost its place, and another has it now.
+    Conflict(root_rotating) where this process lost its place, and another has it now.
     """
     guards = _guards.get(connection.engine, [])[:]
     held = "".join(f", NOT pg_try_advisory_xact_lock_shared({_MARK}, {each.mark})" for each in guards)
@@ -310,14 +312,64 @@ def alone(engine: Engine, wait: bool = False) -> Iterator[None]:
     yield from _held(Guard(engine, _WORK, False, "home_in_use", why), wait)
 
 
-@contextmanager
-def serving(engine: Engine) -> Iterator[None]:
-    """Be the only one who serves a database, on whatever machine. Conflict(already_served).
+class Turns:
+    """What one process alone does of all that work with a database, as long as its session lasts. From any thread."""
 
-    Where the server was restarted meanwhile the place is taken again before the next write, or, if another has it, no more is
-    written: Conflict(already_served).
-    """
-    yield from _held(Guard(engine, _SERVE, False, "already_served", "another controller serves this database"))
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._session: Driver | None = None
+        self._held: set[str] = set()
+        self._one = threading.Lock()
+
+    def take(self, name: str) -> bool:
+        """Whether a turn is ours: taken now, or before and held since. Unavailable(store_unusable)."""
+        with self._one:
+            try:
+                return self._take(name)
+            except Exception as error:  # of a driver that need not be installed
+                self._let_go()
+                found = unusable(self._engine, error)
+                if found is None:
+                    raise
+                raise found from error
+
+    def _take(self, name: str) -> bool:
+        if self._session is None:
+            borrowed = self._engine.raw_connection()
+            self._session = borrowed.driver_connection  # type: ignore[assignment]
+            borrowed.detach()
+        session: Driver = self._session  # type: ignore[assignment]
+        if name in self._held:
+            session.execute("SELECT 1")  # a session that is lost has lost its turns
+            return True
+        found = session.execute(f"SELECT pg_try_advisory_lock(hashtextextended(%s, {_TURNS}))", [name]).fetchone()
+        if found is not None and found[0]:
+            self._held.add(name)
+        return name in self._held
+
+    def leave(self, name: str) -> None:
+        """Let another have it."""
+        with self._one:
+            if name not in self._held or self._session is None:
+                return
+            self._held.discard(name)
+            try:
+                self._session.execute(f"SELECT pg_advisory_unlock(hashtextextended(%s, {_TURNS}))", [name])
+            except Exception:  # the session is lost, and its turns with it
+                self._let_go()
+
+    def close(self) -> None:
+        """Let others have them all."""
+        with self._one:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        session, self._session = self._session, None
+        self._held.clear()
+        if session is not None:
+            with suppress(Exception):  # where it is gone, so are its locks
+                session.execute("SELECT pg_advisory_unlock_all()")
+            session.close()
 
 
 def _held(guard: Guard, wait: bool = False) -> Iterator[None]:

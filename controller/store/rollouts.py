@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, exists, func, select, update
 
 from controller.errors import Conflict, NotFound
-from controller.model import FINAL, EndedTask, Rollout, RolloutServer, RolloutState, SealedCredential, Task
+from controller.model import FINAL, EndedTask, Rollout, RolloutServer, RolloutState, RolloutTurn, SealedCredential, Task
 from controller.store import engine, rows, tables
 from controller.store.prepared import Prepared, columns
 from controller.store.queries import one
@@ -27,6 +27,10 @@ _BEGUN: Prepared[None] = Prepared(
 )
 _ADD_SERVER: Prepared[None] = Prepared(_MEMBER.insert())
 _STATE: Prepared[RolloutState] = Prepared(select(tables.rollouts.c.state).where(tables.rollouts.c.id == bindparam("of")))
+_TURN = Prepared(select(*columns(tables.rollouts, RolloutTurn)).where(tables.rollouts.c.id == bindparam("of")), RolloutTurn)
+_CHANGED: Prepared[None] = Prepared(
+    update(tables.rollouts).where(tables.rollouts.c.id == bindparam("of")).values(changes=tables.rollouts.c.changes + 1)
+)
 _STANDS = Prepared(select(*columns(tables.tasks, EndedTask)).where(tables.tasks.c.id == bindparam("of")), EndedTask)
 _IS_THERE: Prepared[str] = Prepared(select(tables.servers.c.id).where(tables.servers.c.id == bindparam("of")))
 _OVER = ("cancelled", "finished")
@@ -84,11 +88,11 @@ class Rollouts(Tasks):
         with engine.reading(self._engine) as connection:
             return [RolloutServer(**found) for found in connection.execute(query).mappings()]
 
-    def rollout_turn(self, rollout_id: str, task_ids: Collection[str]) -> tuple[RolloutState | None, list[EndedTask]]:
-        """Return a rollout's state, None where there is none, and what those of these tasks that have ended have come to."""
+    def rollout_turn(self, rollout_id: str, task_ids: Collection[str]) -> tuple[RolloutTurn | None, list[EndedTask]]:
+        """Return where a rollout is, None where there is none, and what those of these tasks that have ended have come to."""
         with engine.reading(self._engine) as connection:
             found = [_STANDS.first(connection, of=each) for each in task_ids]
-            return _STATE.first(connection, of=rollout_id), [each for each in found if each and each.status in FINAL]
+            return _TURN.first(connection, of=rollout_id), [each for each in found if each and each.status in FINAL]
 
     def rollout_step(
         self, rollout_id: str, begin: Sequence[Task], held: Mapping[str, str], holder: str, lease_seconds: float
@@ -144,6 +148,7 @@ class Rollouts(Tasks):
         done = done.where(of.c.rollout_id == rollout.id, task.c.status.in_(("succeeded", "unchanged")))
         self._erase(connection, kept_ones.c.owner_id == rollout.id, kept_ones.c.server_id.in_(done))
         if given:
+            _CHANGED.run(connection, of=rollout.id)
             self._rollout_event(connection, rollout, "rollout_given", servers=len(given), **_kept_until(credentials))
 
     def rollout_again(
@@ -173,6 +178,7 @@ class Rollouts(Tasks):
             again = update(members).where(members.c.rollout_id == rollout_id, members.c.task_id.in_(failed))
             count = connection.execute(again.values(tries=0, forgiven=False)).rowcount
             if count:
+                _CHANGED.run(connection, of=rollout_id)
                 self._rollout_event(connection, rollout, "rollout_again", cause=cause, servers=count)
                 self._give(connection, rollout, given or {}, credentials)
             return count
@@ -248,6 +254,7 @@ class Rollouts(Tasks):
             reason=reason,
             go_on=rollout.go_on or go_on,
             finished_at=self._now() if state in _OVER else None,
+            changes=rollout.changes + 1,
         )
         connection.execute(update(table).where(table.c.id == rollout.id).values(rows.row(changed)))
         if state in _OVER:

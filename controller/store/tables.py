@@ -365,6 +365,7 @@ rollouts = Table(
     Column("finished_at", Instant),
     Column("plan_id", String(36)),  # the rollout that has planned this one
     Column("good_until", Instant),  # of one that plans
+    Column("changes", Integer, nullable=False, server_default="0"),  # how often: who drives it in another process sees that
 )  # fmt: skip
 
 rollout_servers = Table(

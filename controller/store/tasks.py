@@ -126,6 +126,9 @@ _URGENT_WAITS: Prepared[int] = Prepared(
     .where(_TASK.c.created_at > bindparam("since"))
     .limit(1)
 )
+_ROLLOUT_CHANGED = (
+    update(tables.rollouts).where(tables.rollouts.c.id == bindparam("of")).values(changes=tables.rollouts.c.changes + 1)
+)
 _RETRY_OF: Prepared[str] = Prepared(select(_TASK.c.id).where(_TASK.c.retry_of == bindparam("of")))
 
 
@@ -151,6 +154,8 @@ class Tasks(Passwords, Bindings, Inventory):
             for task in tasks:
                 at = expires.get((task.rollout_id or task.id, task.server_id))
                 held = self._held(task, holder, lease_seconds)
+                if task.rollout_id is not None:
+                    connection.execute(_ROLLOUT_CHANGED, {"of": task.rollout_id})
                 kept.append(self._add_task(connection, held, {"credential_until": at} if at else {}))
             return kept
 
@@ -173,7 +178,8 @@ class Tasks(Passwords, Bindings, Inventory):
         return kept
 
     def claim(self, task_id: str, owner: str, lease_seconds: float) -> Task | None:
-        """Take a ready task to run it, or return None: it is not ready, another task of its server runs, or an urgent one waits.
+        """Take a ready task to run it, or return None: it is not ready, needs what another process has in its memory, another task
+        of its server runs, or an urgent one waits.
 
         An urgent one goes for five minutes ahead of all others of its tenant but what revokes a key, on whatever server.
         Raises the server's generation. A task of the server whose lease ran out is interrupted on the way.
@@ -181,7 +187,7 @@ class Tasks(Passwords, Bindings, Inventory):
         table = tables.tasks
         with engine.writing(self._engine) as connection:
             task = _READY.first(connection, of=task_id)
-            if task is None:
+            if task is None or not self._may_begin(connection, task, owner):
                 return None
             at = self._now()
             # A key in wrong hands is as urgent.
@@ -533,6 +539,11 @@ class Tasks(Passwords, Bindings, Inventory):
             else:
                 ended.append(self._end(connection, task, _interruption(task), "task_interrupted"))
         return ended
+
+    def _may_begin(self, connection: Connection, task: Task, owner: str | None = None) -> bool:
+        """Whether owner, or (None) any controller, may begin a task once nothing stands in its way."""
+        mine = task.status == "ready" and (task.lease_owner is None or task.lease_owner == owner)
+        return mine or self._goes_on(connection, task)
 
     def _goes_on(self, connection: Connection, task: Task) -> bool:
         """Whether the next controller can begin a task: nobody has, and what it was given did not end with the one that held it.

@@ -1,0 +1,110 @@
+"""Tasks of a database that several controllers share: each is run by whichever takes it from the queue."""
+
+import asyncio
+import contextlib
+from collections.abc import Collection, Mapping
+from typing import Protocol
+
+from controller.dispatch import Claims, InProcess, Run
+from controller.dispatch.queue import Queue
+from controller.errors import Problem
+from controller.model import Credential, Task
+
+
+class SharedClaims(Claims, Protocol):
+    """What it needs of the store besides."""
+
+    async def for_anybody(self, task_ids: Collection[str]) -> list[Task]: ...
+    async def waiting_ids(self) -> list[str]: ...
+
+
+class Shared(InProcess):
+    """Runs in this process what needs its memory, and puts all else into the queue; takes from it what it has places for.
+
+    What it has put there is held here all the same until somebody begins it: so it is handed on where this process dies.
+    """
+
+    another_look_seconds = 0.5  # all look at one database
+
+    def __init__(
+        self,
+        claims: SharedClaims,
+        run: Run,
+        owner: str,
+        concurrency: int,
+        lease_seconds: float,
+        queue: Queue,
+        urgent: Collection[str],
+    ) -> None:
+        """urgent: the operations that go ahead of all others."""
+        super().__init__(claims, run, owner, concurrency, lease_seconds)
+        self._shared = claims
+        self._queue = queue
+        self._concurrency = concurrency
+        self._urgent_operations = urgent
+        self._putting: set[asyncio.Task[None]] = set()
+        self._taking: asyncio.Task[None] | None = None
+
+    def ring(self, task_ids: Collection[str], credentials: Mapping[str, Credential], *, urgent: bool = False) -> None:
+        """As InProcess does; credentials are for those tasks that have to run here."""
+        if not task_ids:
+            return
+        self._keep(task_ids)
+        putting = asyncio.get_running_loop().create_task(self._put(list(task_ids), credentials, urgent))
+        self._putting.add(putting)
+        putting.add_done_callback(self._putting.discard)
+
+    def take(self) -> None:
+        """Take from the queue what there are places for, from now on."""
+        self._taking = asyncio.get_running_loop().create_task(self._queue.take(self._taken, self._concurrency))
+
+    async def ring_again(self) -> None:
+        """Put into the queue what waits and is not in it, and take from it what dead processes had."""
+        await self._queue.end_stalled()
+        lacking = await self._queue.lacking(await self._shared.waiting_ids())
+        tasks = await self._shared.for_anybody(lacking)
+        for urgent in (True, False):
+            await self._queue.put([each for each in tasks if (each.operation in self._urgent_operations) is urgent], urgent)
+
+    async def hold(self) -> None:
+        """As InProcess does; what another process has begun is not held here any more."""
+        asked = set(self._held)
+        if asked:
+            ours = await self._claims.renew(asked, self.owner, self.lease_seconds)
+            self._held -= asked - ours - self._here
+
+    async def idle(self) -> None:
+        """Wait until nothing is left of what was rung for and runs here."""
+        while self._putting:
+            await asyncio.wait(self._putting)
+        await super().idle()
+
+    async def drain(self) -> None:
+        self._draining = True
+        self._queue.stop()
+        await super().drain()
+
+    async def close(self) -> None:
+        self._queue.stop()
+        for putting in self._putting:
+            putting.cancel()
+        if self._putting:
+            await asyncio.wait(self._putting)
+        await super().close()
+        if self._taking is not None:
+            with contextlib.suppress(Exception):  # what keeps it from saying goodbye is known to the others by its silence
+                await self._taking
+        await self._queue.close()
+
+    async def _put(self, task_ids: list[str], credentials: Mapping[str, Credential], urgent: bool) -> None:
+        try:
+            for_anybody = await self._shared.for_anybody(task_ids)
+        except Problem:  # they are held, and rung for again once the store is back
+            return
+        shared = {each.id for each in for_anybody}
+        super().ring([each for each in task_ids if each not in shared], credentials, urgent=urgent)
+        await self._queue.put(for_anybody, urgent)
+
+    async def _taken(self, task_id: str, urgent: bool) -> None:
+        if not self._draining:
+            await asyncio.wait([self._answering(task_id, {}, urgent)])
