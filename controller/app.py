@@ -6,6 +6,7 @@ import gc
 import os
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,8 @@ from controller.api import documents, fleet, gate, leaving, problems, scraping
 from controller.api.segments import segmented
 from controller.deposits import Deposits
 from controller.dispatch import InProcess, owner_name
-from controller.errors import NotAllowed, Problem, Unavailable
+from controller.doors import URGENT
+from controller.errors import Invalid, NotAllowed, Problem, Unavailable
 from controller.kms import Kms, root
 from controller.measures import UNMEASURED
 from controller.model import SERVING, Caller, Task
@@ -52,7 +54,7 @@ from controller.service.servers import Servers
 from controller.service.standing import Standing
 from controller.service.stopping import Stopping
 from controller.service.streams import Streams
-from controller.service.sweeps import ever_again
+from controller.service.sweeps import Turn, always, ever_again
 from controller.service.tasks import Tasks
 from controller.service.temporary import TemporaryKeys, Tokens
 from controller.service.verifying import Verifications
@@ -63,16 +65,19 @@ from controller.store import Store
 from controller.transport import hostkeys
 
 if TYPE_CHECKING:
+    from controller.dispatch.shared import Shared
     from controller.service.metrics import Metrics
 
 _SETTLE_SECONDS = 3.0
 _DOORS_SECONDS = 1.0
 _KEYS_SECONDS = 60.0
 _ENDED_SECONDS = 60.0
+_RING_SECONDS = 10.0
 _POLICIES_SECONDS = 60.0
 _SECRETS_SECONDS = 60.0  # each of them an hour apart at the least
 _WATCH_SECONDS = 60.0
 _RAREST_SETTLE_SECONDS = 600.0
+_NOT_SHARED = "its store is a file, which one controller serves; move it to PostgreSQL first: kps migrate-store"
 
 Warn = Callable[[Problem], None]
 Waits = Callable[[int, float], None]
@@ -84,14 +89,20 @@ def unheard(problem: Problem) -> None:
 
 @contextlib.asynccontextmanager
 async def opened(
-    settings: Settings, serving: bool = False, warn: Warn = unheard, stopping: Stopping | None = None
+    settings: Settings,
+    serving: bool = False,
+    warn: Warn = unheard,
+    stopping: Stopping | None = None,
+    takes: bool = True,
 ) -> AsyncIterator[Fleet]:
     """Open the home and give its services; what runs when the block ends is stopped, and undone on its server.
 
-    serving: as the only one who serves it (sole): what an earlier one had begun is ended at once, and its servers are asked; what
-    it had not begun, and needs nothing that ended with it, is begun in its turn.
+    serving: what an earlier controller had begun is ended, and its servers are asked; what it had not begun, and needs nothing
+    that ended with it, is begun in its turn. Of a home whose store is a file nobody else serves it (sole), so that is done at
+    once; of one on PostgreSQL when the other is heard no more.
     The root key is then opened at once too; warn is told what keeps it from that. What needs no root key goes on without it, and
     the rest once it opens. Otherwise it is opened at its first use.
+    takes: whether tasks that others may run as well are taken from the queue, where there is one.
     """
     require(settings)
     if not serving:
@@ -104,8 +115,6 @@ async def opened(
         closing.callback(store.close)
         # Whoever is refused has changed nothing.
         closing.enter_context(store.working())
-        if serving:
-            closing.enter_context(store.serving())
         store.migrate()
         roots = root.roots(settings.home, settings.root_key_uri)
         if serving:
@@ -119,10 +128,11 @@ async def opened(
         audit_keys = AuditKeys(store, kms)
         store.sign_with(audit_keys)
         await off_loop(worker, audit_keys.prepare_all)
-        store.interrupt_expired(SERVING if serving else None)
+        store.interrupt_expired(SERVING if serving and not store.shared else None)
         me = owner_name(serving)
         runner = Runner(store, kms, settings, me, worker)
-        dispatch = dispatching(settings, runner, me)
+        shared = await sharing(settings, runner, me, takes) if serving and store.shared else None
+        dispatch = shared or dispatching(settings, runner, me)
         rolling = Rolling(store, dispatch, settings.home, worker, lambda: stopping.begun, runner.commits)
         deposits = Deposits(kms, settings.credential_hours)
         doorbell = Doorbell(store, kms, worker, logs=serving, allowed=settings.allowed_networks)
@@ -139,19 +149,25 @@ async def opened(
 
         keys = KeyService.of(store, kms, worker)
         tasks = Tasks(store, dispatch, worker, stopping, deposits)
+
+        def turn(name: str) -> Turn:
+            return partial(off_loop, worker, store.take_turn, name) if store.shared else always
+
         background = [
             asyncio.create_task(sweep(store, worker, dispatch, tasks if serving else None)),
-            asyncio.create_task(ever_again(keys.keys.sweep, _KEYS_SECONDS)),
+            asyncio.create_task(ever_again(keys.keys.sweep, _KEYS_SECONDS, turn=turn("keys"))),
             asyncio.create_task(sweep_ended(store, worker)),
             asyncio.create_task(doorbell.run()),
         ]
         policies = Policies(store, kms, rolling, worker, settings.quotas)
         if serving:
-            background.append(asyncio.create_task(ever_again(policies.sweep, _POLICIES_SECONDS, stopping)))
-            background.append(asyncio.create_task(ever_again(kept_secrets.sweep, _SECRETS_SECONDS, stopping)))
-            background.append(asyncio.create_task(settle(runner)))
-            background.append(asyncio.create_task(ever_again(emergency.sweep, _DOORS_SECONDS, stopping)))
+            background.append(asyncio.create_task(ever_again(policies.sweep, _POLICIES_SECONDS, stopping, turn("policies"))))
+            background.append(asyncio.create_task(ever_again(kept_secrets.sweep, _SECRETS_SECONDS, stopping, turn("secrets"))))
+            background.append(asyncio.create_task(settle(runner, turn("settle"))))
+            background.append(asyncio.create_task(ever_again(emergency.sweep, _DOORS_SECONDS, stopping, turn("doors"))))
             background.append(asyncio.create_task(rolling.go_on()))
+            if shared is not None:
+                background.append(asyncio.create_task(ever_again(shared.ring_again, _RING_SECONDS, turn=turn("queue"))))
         if metrics is not None:
             background.append(asyncio.create_task(metrics.measured.watch_loop()))
         bindings = Bindings(store, dispatch, worker, deposits)
@@ -227,6 +243,20 @@ def dispatching(settings: Settings, runner: Runner, owner: str) -> InProcess:
     return InProcess(runner, runner.run, owner, settings.concurrency, settings.lease_seconds)
 
 
+async def sharing(settings: Settings, runner: Runner, owner: str, takes: bool) -> "Shared":
+    """Return what runs tasks together with all that share the store. takes: not only those that need this process's memory."""
+    # Not for every command: it takes its time to be loaded, and need not be installed.
+    from controller.dispatch.queue import Queue
+    from controller.dispatch.shared import Shared
+
+    queue = Queue(settings.database_url, settings.lease_seconds)
+    made = Shared(runner, runner.run, owner, settings.concurrency, settings.lease_seconds, queue, URGENT)
+    await queue.open()
+    if takes:
+        made.take()
+    return made
+
+
 async def sweep(store: Store, worker: Executor, dispatch: InProcess, tasks: Tasks | None) -> None:
     """End, ever again, the running tasks whose process was heard no more. tasks: begin there what was handed on."""
     while True:
@@ -254,14 +284,16 @@ async def sweep_ended(store: Store, worker: Executor) -> None:
             await off_loop(worker, store.drop_credentials)
 
 
-async def settle(runner: Runner) -> None:
+async def settle(runner: Runner, turn: Turn = always) -> None:
     """Ask, ever again, the servers of which nobody knows how a task has left them; one that stays away ever more rarely."""
     loop = asyncio.get_running_loop()
     waits: dict[str, tuple[float, float]] = {}  # task id -> when it is tried again, and how long it waited before
     while True:
         left: list[Task] = []
         with contextlib.suppress(Problem):  # of the home or its disk
-            left = await runner.settle_all(lambda task: loop.time() >= waits.get(task.id, (0.0, 0.0))[0])
+            left = (
+                [] if not await turn() else await runner.settle_all(lambda task: loop.time() >= waits.get(task.id, (0.0, 0.0))[0])
+            )
         for task in left:
             wait = min(max(2 * waits.get(task.id, (0.0, 0.0))[1], _SETTLE_SECONDS), _RAREST_SETTLE_SECONDS)
             waits[task.id] = (loop.time() + wait, wait)
@@ -279,11 +311,12 @@ async def caller(request: Request) -> Caller:
 class Application:
     """The APIs of a home, open for as long as lifespan() is entered: our own, and on the network the public service's too."""
 
-    def __init__(self, settings: Settings, serving: bool = False, warn: Warn = unheard) -> None:
-        """serving, warn: see opened()."""
+    def __init__(self, settings: Settings, serving: bool = False, warn: Warn = unheard, takes: bool = True) -> None:
+        """serving, warn, takes: see opened()."""
         self._settings = settings
         self._serving = serving
         self._warn = warn
+        self._takes = takes
         self.stopping = Stopping()
         self._fleet = documents.Documented(
             fleet.API,
@@ -309,7 +342,7 @@ class Application:
     @contextlib.asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
         """Open the home; what runs when the block ends is stopped."""
-        async with opened(self._settings, self._serving, self._warn, self.stopping) as services:
+        async with opened(self._settings, self._serving, self._warn, self.stopping, self._takes) as services:
             self._fleet.state.fleet = services
             gc.freeze()  # all that has been made by now stays; whoever looks for garbage need not look through it
             yield
@@ -392,7 +425,7 @@ async def serve(
     with serving.sole(settings.home), contextlib.ExitStack() as listening:
         # Taken before the home is opened: who may not listen here is told at once.
         network = None if where is None else listening.enter_context(serving.on_network(where))
-        served = Application(settings, serving=True, warn=warn)
+        served = Application(settings, serving=True, warn=warn, takes=settings.serve_takes_tasks)
         async with served.lifespan():
             try:
                 if settings.metrics_token_file is not None:
@@ -436,6 +469,29 @@ async def serve(
             finally:
                 watching.cancel()
                 beating.cancel()
+
+
+async def work(
+    settings: Settings, ready: Callable[[], None], warn: Warn = unheard, waits: Waits = lambda tasks, seconds: None
+) -> None:
+    """Run tasks from the queue of a home on PostgreSQL, and what all controllers do in turn, until SIGINT or SIGTERM.
+
+    ready, waits: as serve(). Invalid(store_not_shared) for a home whose store is a file.
+    """
+    require(settings)
+    if settings.in_file:
+        raise Invalid("store_not_shared", f"{settings.home}: {_NOT_SHARED}")
+    worker = Application(settings, serving=True, warn=warn)
+    async with worker.lifespan():
+        watching = asyncio.create_task(watch(worker.services.readiness, warn))
+        beating = asyncio.create_task(beat())
+        supervisor.notify("READY=1", f"MAINPID={os.getpid()}")
+        ready()
+        try:
+            await serving.until_told([], lambda hurry: worker.leave(hurry, waits), lambda: None)
+        finally:
+            watching.cancel()
+            beating.cancel()
 
 
 async def watch(readiness: Readiness, warn: Warn) -> None:

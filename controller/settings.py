@@ -42,6 +42,7 @@ class Settings(BaseSettings):
     failures_per_second: float = Field(default=2, gt=0, le=100_000)  # of each address: requests that are not let in
     failures_at_once: int = Field(default=100, ge=1, le=1_000_000)
     allow_networks: str = ""  # with commas: of which users may name addresses though they are the controller's own, or its link's
+    serve_takes_tasks: bool = True  # of those that workers may run as well, where the store is PostgreSQL
     concurrency: int = Field(default=32, ge=1, le=1000)  # servers worked on at the same time
     # What holds where nobody has set a quota: of a user, and of a tenant.
     quota_private_keypairs: int = Field(default=1000, ge=0, le=1_000_000)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from controller.cli import backup, doctor, exits, home, moving, network, operations, output, ssh
+from controller.cli import backup, doctor, exits, home, moving, network, operations, output, ssh, workers
 from controller.cli.audit import audit
 from controller.cli.certificate import certificate
 from controller.cli.command import Home, Json, Profile, grouping, remember
@@ -62,6 +62,7 @@ def before(
 
 
 home.register(app)
+workers.register(app)
 moving.register(app)
 app.add_typer(servers, name="server")
 app.add_typer(keypairs, name="keypair")

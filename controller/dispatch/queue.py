@@ -5,7 +5,7 @@ The tasks' rows stay the truth. A job says no more than that a task waits; it ma
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import psycopg
 import structlog
@@ -26,7 +26,8 @@ _AGAIN_SECONDS = 1.0  # after PostgreSQL was away
 _AT_ONCE = 500  # jobs put there by one statement
 # What makes fetching quick where much waits (docs/performance.md).
 _INDEX = (
-    "CREATE INDEX IF NOT EXISTS kps_jobs_by_lock ON procrastinate_jobs (lock, priority DESC, id) WHERE status IN ('todo', 'doing')"
+    "CREATE INDEX IF NOT EXISTS kps_jobs_by_lock ON procrastinate_jobs "
+    "(lock, priority DESC, id) WHERE status IN ('todo', 'doing')"
 )
 _MAKING = "SELECT pg_advisory_xact_lock(7041907)"  # two that start at once make it one after the other
 
@@ -119,7 +120,7 @@ class Queue:
             )
             self._workers.append(worker)
             try:
-                await worker.run()
+                await worker.run()  # type: ignore[no-untyped-call]
             except (ProcrastinateException, psycopg.Error, OSError) as error:
                 log.warning("queue", code="store_unusable", message=" ".join(str(error).split()))
             finally:
@@ -131,10 +132,10 @@ class Queue:
         """Take nothing more."""
         self._stopped = True
         for worker in self._workers:
-            worker.stop()
+            worker.stop()  # type: ignore[no-untyped-call]
 
     async def end_stalled(self) -> int:
-        """End the jobs of processes that are not heard any more, so that the next one of a server can be taken; returns how many."""
+        """End the jobs of processes that are heard no more, so that a server's next one can be taken; returns how many."""
         manager = self._app.job_manager
         found = list(await manager.get_stalled_jobs(seconds_since_heartbeat=self._stalled_seconds))
         for job in found:

@@ -129,10 +129,12 @@ class Doorbell:
 
         Where one is not taken the tenant's others wait for the next look: a dead listener holds up nobody else's.
         """
-        turn = asyncio.Semaphore(_AT_ONCE)
+        if not await self._off(self._store.take_turn, "doorbell"):
+            return  # another controller tells, within the time between two looks
+        at_once = asyncio.Semaphore(_AT_ONCE)
 
         async def told(tenant_id: str) -> None:
-            async with turn:
+            async with at_once:
                 await self._tell(tenant_id)
 
         await asyncio.gather(*map(told, await self._off(self._store.door_alert_tenants)))

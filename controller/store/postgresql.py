@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import sqlalchemy
 from sqlalchemy import URL, Connection, Engine, event, make_url
@@ -336,9 +336,9 @@ class Turns:
     def _take(self, name: str) -> bool:
         if self._session is None:
             borrowed = self._engine.raw_connection()
-            self._session = borrowed.driver_connection  # type: ignore[assignment]
+            self._session = cast("Driver", borrowed.driver_connection)
             borrowed.detach()
-        session: Driver = self._session  # type: ignore[assignment]
+        session = self._session
         if name in self._held:
             session.execute("SELECT 1")  # a session that is lost has lost its turns
             return True

@@ -178,8 +178,8 @@ class Tasks(Passwords, Bindings, Inventory):
         return kept
 
     def claim(self, task_id: str, owner: str, lease_seconds: float) -> Task | None:
-        """Take a ready task to run it, or return None: it is not ready, needs what another process has in its memory, another task
-        of its server runs, or an urgent one waits.
+        """Take a ready task to run it, or return None: it is not ready, needs what another process has in its memory, another
+        task of its server runs, or an urgent one waits.
 
         An urgent one goes for five minutes ahead of all others of its tenant but what revokes a key, on whatever server.
         Raises the server's generation. A task of the server whose lease ran out is interrupted on the way.
