@@ -73,6 +73,7 @@ _DOORS_SECONDS = 1.0
 _KEYS_SECONDS = 60.0
 _ENDED_SECONDS = 60.0
 _RING_SECONDS = 10.0
+_HELD_BY_OTHERS_SECONDS = 3.0  # the store may have been away until now, for them too
 _POLICIES_SECONDS = 60.0
 _SECRETS_SECONDS = 60.0  # each of them an hour apart at the least
 _WATCH_SECONDS = 60.0
@@ -272,6 +273,8 @@ async def sweep(store: Store, worker: Executor, dispatch: InProcess, tasks: Task
 async def end_unheard(store: Store, worker: Executor, dispatch: InProcess) -> None:
     """End the running tasks whose process was heard no more. That is never this one, however long the store was away."""
     await dispatch.hold()
+    if store.shared:
+        await asyncio.sleep(_HELD_BY_OTHERS_SECONDS)
     await off_loop(worker, store.interrupt_expired)
 
 

@@ -49,7 +49,7 @@ from controller.store import Store
 from controller.transport import at_rest, proof, sshagent
 from controller.transport.connect import NotConnected, Target, first_host_key
 from controller.transport.frames import Ask, Reached, Result, plain, small
-from controller.transport.jumps import Jump, Places
+from controller.transport.jumps import Jump, Places, SharedPlaces
 from controller.transport.offer import Held, Signer
 from controller.transport.pace import Pace
 from kpsagent.errors import Failed, Refused, Stop
@@ -85,7 +85,9 @@ class Runner:
         self._on_server: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.pace = Pace()
         self.keys_given = KeysGiven()
-        self.places = Places(settings.jump_connections)
+        most = settings.jump_connections
+        turns = partial(self.off, store.take_turn), partial(self.off, store.leave_turn)
+        self.places = SharedPlaces(most, *turns) if store.shared else Places(most)
         self.measures = UNMEASURED
         self.ended: Callable[[Task], None] = lambda task: None  # told of each that was run
         self._tidying: asyncio.TimerHandle | None = None
@@ -216,8 +218,8 @@ class Runner:
     async def renew(self, task_ids: Collection[str], owner: str, lease_seconds: float) -> set[str]:
         return await self._at_once(self._store.renew, task_ids, owner, lease_seconds)
 
-    async def is_for(self, task_id: str, owner: str) -> bool:
-        return await self.off(self._store.is_for, task_id, owner)
+    async def is_ready(self, task_id: str) -> bool:
+        return any(task.status == "ready" for task in await self.off(self._store.tasks, None, ids=[task_id]))
 
     async def for_anybody(self, task_ids: Collection[str]) -> list[Task]:
         return await self.off(self._store.for_anybody, task_ids)

@@ -24,7 +24,7 @@ class Claims(Protocol):
 
     async def claim(self, task_id: str, owner: str, lease_seconds: float) -> Task | None: ...
     async def renew(self, task_ids: Collection[str], owner: str, lease_seconds: float) -> set[str]: ...
-    async def is_for(self, task_id: str, owner: str) -> bool: ...
+    async def is_ready(self, task_id: str) -> bool: ...
     async def abandon(self, owner: str) -> None: ...
 
 
@@ -159,7 +159,7 @@ class InProcess:
                 return task
             self._begun.discard(me)
             self._here.discard(task_id)
-            if not await self._claims.is_for(task_id, self.owner):
+            if not await self._claims.is_ready(task_id):
                 self._held.discard(task_id)
                 return None
             await self._something(task_id)

@@ -6,7 +6,6 @@ from sqlalchemy import select
 
 from controller.model import Task
 from controller.store import engine, rows, tables
-from controller.store.queries import one
 from controller.store.rollouts import Rollouts
 
 
@@ -19,16 +18,14 @@ class Sharing(Rollouts):
         with engine.reading(self._engine) as connection:
             found = connection.execute(select(table).where(table.c.id.in_(task_ids))).mappings()
             tasks = [rows.task(each) for each in found]
-            return [task for task in tasks if self._may_begin(connection, task)]
-
-    def is_for(self, task_id: str, owner: str) -> bool:
-        """Whether a task waits, and owner may begin it once nothing stands in its way."""
-        with engine.reading(self._engine) as connection:
-            found = one(connection, tables.tasks, tables.tasks.c.id == task_id)
-            return found is not None and self._may_begin(connection, rows.task(found), owner)
+            return [task for task in tasks if _handed_on(task) or self._goes_on(connection, task)]
 
     def waiting_ids(self) -> list[str]:
         """Return the tasks that nobody has begun, whoever may."""
         table = tables.tasks
         with engine.reading(self._engine) as connection:
             return list(connection.execute(select(table.c.id).where(table.c.status == "ready")).scalars())
+
+
+def _handed_on(task: Task) -> bool:
+    return task.status == "ready" and task.lease_owner is None

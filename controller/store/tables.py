@@ -25,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
-VERSION = "0021"  # the newest migration
+VERSION = "0022"  # the newest migration
 # Of a task: nothing else of its tenant is begun before it.
 URGENT_WAITS = "status = 'ready' AND operation IN ('door-open', 'door-extend', 'door-close')"
 

@@ -178,8 +178,7 @@ class Tasks(Passwords, Bindings, Inventory):
         return kept
 
     def claim(self, task_id: str, owner: str, lease_seconds: float) -> Task | None:
-        """Take a ready task to run it, or return None: it is not ready, needs what another process has in its memory, another
-        task of its server runs, or an urgent one waits.
+        """Take a ready task to run it, or return None: it is not ready, another task of its server runs, or an urgent one waits.
 
         An urgent one goes for five minutes ahead of all others of its tenant but what revokes a key, on whatever server.
         Raises the server's generation. A task of the server whose lease ran out is interrupted on the way.
@@ -187,7 +186,7 @@ class Tasks(Passwords, Bindings, Inventory):
         table = tables.tasks
         with engine.writing(self._engine) as connection:
             task = _READY.first(connection, of=task_id)
-            if task is None or not self._may_begin(connection, task, owner):
+            if task is None:
                 return None
             at = self._now()
             # A key in wrong hands is as urgent.
@@ -539,11 +538,6 @@ class Tasks(Passwords, Bindings, Inventory):
             else:
                 ended.append(self._end(connection, task, _interruption(task), "task_interrupted"))
         return ended
-
-    def _may_begin(self, connection: Connection, task: Task, owner: str | None = None) -> bool:
-        """Whether owner, or (None) any controller, may begin a task once nothing stands in its way."""
-        mine = task.status == "ready" and (task.lease_owner is None or task.lease_owner == owner)
-        return mine or self._goes_on(connection, task)
 
     def _goes_on(self, connection: Connection, task: Task) -> bool:
         """Whether the next controller can begin a task: nobody has, and what it was given did not end with the one that held it.

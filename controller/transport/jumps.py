@@ -18,7 +18,9 @@ _NOT_LET_IN = (
 # These say already what they are, whichever server on the way they are about.
 _AS_IT_IS = ("host_key_changed", "host_key_unknown", "jump_forbids_forwarding")
 _MOST_FAILED_LOGINS = 2
+_ANOTHER_LOOK_SECONDS = 0.2
 
+Turn = Callable[[str], Awaitable[object]]
 Opens = Callable[[], Awaitable[Held]]  # takes a private key out of where it is kept
 
 
@@ -102,3 +104,49 @@ class Places:
             for each in sorted(set(jump_ids)):
                 await held.enter_async_context(self._of.setdefault(each, asyncio.Semaphore(self._most)))
             yield
+
+
+class SharedPlaces(Places):
+    """The same of all controllers that share a store: each place there has a turn, which one of them has at a time."""
+
+    def __init__(self, most: int, take: Turn, leave: Turn) -> None:
+        """take: whether a turn of this name is ours from now on. leave: gives it back."""
+        super().__init__(most)
+        self._take = take
+        self._leave = leave
+        self._ours: set[str] = set()  # and what we are just asking for
+
+    @contextlib.asynccontextmanager
+    async def taken(self, jump_ids: Iterable[str]) -> AsyncIterator[None]:
+        async with super().taken(jump_ids), contextlib.AsyncExitStack() as held:
+            for each in sorted(set(jump_ids)):
+                await held.enter_async_context(self._place(each))
+            yield
+
+    @contextlib.asynccontextmanager
+    async def _place(self, jump_id: str) -> AsyncIterator[None]:
+        name = await self._free(jump_id)
+        try:
+            yield
+        finally:
+            self._ours.discard(name)
+            await self._leave(name)
+
+    async def _free(self, jump_id: str) -> str:
+        while True:
+            for name in (f"jump {jump_id} {number}" for number in range(self._most)):
+                if name in self._ours:
+                    continue
+                self._ours.add(name)
+                if await self._is_ours(name):
+                    return name
+            await asyncio.sleep(_ANOTHER_LOOK_SECONDS)  # other controllers have them all
+
+    async def _is_ours(self, name: str) -> bool:
+        taken: object = False
+        try:
+            taken = await self._take(name)
+        finally:
+            if not taken:
+                self._ours.discard(name)
+        return bool(taken)

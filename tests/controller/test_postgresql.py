@@ -322,19 +322,26 @@ def test_where_the_server_stays_away_a_commit_is_in_doubt_and_not_repeated(
 # -- shared with nobody
 
 
-def test_one_controller_serves_a_database_on_whatever_machine(store: Store, who: Caller, database: str) -> None:
+def test_one_controller_alone_has_a_turn_until_it_leaves_or_loses_it(store: Store, database: str, postgresql: Cluster) -> None:
     with closing(Store(database)) as other:
-        with store.serving():
-            store.can_write()
-            with pytest.raises(Conflict, match="another controller serves") as refused, other.serving():
-                pass
-            assert refused.value.code == "already_served"
-            other.can_write()  # commands go on
-        with other.serving():
-            other.can_write()
+        assert store.take_turn("doors")
+        assert store.take_turn("doors")
+        assert not other.take_turn("doors")
+        assert other.take_turn("keys")
+        store.leave_turn("doors")
+        assert other.take_turn("doors")
+        postgresql.stop()
+        postgresql.start()
+        for each in (other, store):
+            with pytest.raises(Unavailable):
+                each.take_turn("doors")
+        assert store.take_turn("doors")
+        assert not other.take_turn("doors")
+    with closing(Store(database)) as third:
+        assert third.take_turn("keys")  # who has ended has no turn
 
 
-def test_a_controller_that_is_refused_has_changed_nothing(tmp_path: Path, postgresql: Cluster) -> None:
+def test_a_command_that_is_refused_has_changed_nothing(tmp_path: Path, postgresql: Cluster) -> None:
     settings = Settings(home=tmp_path / "home")
     settings.home.mkdir(mode=0o700)
 
@@ -344,33 +351,14 @@ def test_a_controller_that_is_refused_has_changed_nothing(tmp_path: Path, postgr
 
     with postgresql.database() as url, closing(Store(url)) as other:
         storeplace.record(settings.home, url)
-        with other.serving(), pytest.raises(Conflict) as refused:
+        with other.alone(), pytest.raises(Conflict) as refused:
             asyncio.run(serve())
-        assert refused.value.code == "already_served"
+        assert refused.value.code == "root_rotating"
         with other.alone(), pytest.raises(Conflict) as refused:
             rootkeys.check(settings)
         assert refused.value.code == "root_rotating"
         with engine.reading(other._engine) as connection:
             assert inspect(connection).get_table_names() == []
-
-
-def test_who_serves_takes_its_place_again_after_a_restart_or_writes_no_more(
-    store: Store, who: Caller, database: str, postgresql: Cluster
-) -> None:
-    with closing(Store(database)) as other, store.serving():
-        postgresql.stop()
-        postgresql.start()
-        store.can_write()
-        with pytest.raises(Conflict), other.serving():
-            pass
-        postgresql.stop()
-        postgresql.start()
-        with other.serving():
-            with pytest.raises(Conflict) as refused:
-                given.task(store, who)
-            assert refused.value.code == "already_served"
-            given.task(other, who)
-        given.task(store, who, "web-2")
 
 
 def test_who_works_there_takes_its_place_again_after_a_restart(

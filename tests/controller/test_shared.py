@@ -1,0 +1,228 @@
+"""Dispatch of controllers that share a PostgreSQL: each task is run by one of them, whoever dies or wakes up."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing
+from functools import partial
+
+import psycopg
+import pytest
+
+from controller.dispatch.queue import Queue
+from controller.dispatch.shared import Shared
+from controller.doors import URGENT
+from controller.kms import Kms
+from controller.model import SERVING, Caller, Credential, Operation, Outcome, Sealed, Secret, Server, Task, now
+from controller.run import Runner
+from controller.settings import Settings
+from controller.store import Store
+from controller.transport.jumps import SharedPlaces
+from tests.postgresql import Cluster
+
+LEASE_SECONDS = 3
+SUCCEEDED = Outcome("succeeded", "as_asked")
+WHO = Caller("1" * 32, "2" * 32, "3" * 32, "administrator")
+A, B = f"{SERVING}a", f"{SERVING}b"
+
+
+class Instance:
+    """A controller that runs nothing on servers, and notes what it was to run."""
+
+    def __init__(self, store: Store, kms: Kms, settings: Settings, database: str, owner: str, places: int) -> None:
+        self.ran: list[str] = []
+        self.given: list[Credential | None] = []
+        self.begun = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+        self.queue = Queue(database, LEASE_SECONDS)
+        self._runner = Runner(store, kms, settings, owner, None)
+        self._store = store
+        self._owner = owner
+        self.dispatch = Shared(self._runner, self._run, owner, places, LEASE_SECONDS, self.queue, URGENT)
+
+    async def _run(self, task: Task, given: Credential | None) -> None:
+        self.ran.append(task.server_id)
+        self.given.append(given)
+        self.begun.set()
+        await self.go_on.wait()
+        await asyncio.to_thread(self._store.finish, task.id, self._owner, task.generation, SUCCEEDED)
+
+
+class World:
+    def __init__(self, store: Store, kms: Kms, settings: Settings, who: Caller, database: str) -> None:
+        self.store, self.who, self.database = store, who, database
+        self._kms, self._settings = kms, settings
+        made = [Server(f"s{number}", who.tenant_id, f"web-{number}", "192.0.2.1") for number in range(6)]
+        self.servers = store.add_servers(made)
+
+    @asynccontextmanager
+    async def instance(self, owner: str, takes: bool = True, places: int = 2) -> AsyncIterator[Instance]:
+        made = Instance(self.store, self._kms, self._settings, self.database, owner, places)
+        await made.queue.open()
+        if takes:
+            made.dispatch.take()
+        try:
+            yield made
+        finally:
+            made.go_on.set()
+            await made.dispatch.close()
+
+    def ordered(self, owner: str, *numbers: int, operation: Operation = "check", given: bool = False) -> list[str]:
+        request = {"given": ["password"]} if given else {}
+        who = self.who
+        tasks = [
+            Task(f"t{each.id[1:]}-{operation}", who.tenant_id, who.user_id, each.id, each.name, "root", operation, request, now())
+            for each in (self.servers[number] for number in numbers)
+        ]
+        return [task.id for task in self.store.add_tasks(tasks, owner, LEASE_SECONDS)]
+
+    async def until_ended(self, count: int) -> None:
+        async with asyncio.timeout(30):
+            while sum(task.status == "succeeded" for task in self.store.tasks(None)) < count:  # noqa: ASYNC110 (seen from outside)
+                await asyncio.sleep(0.05)
+
+    def jobs(self) -> list[tuple[str, str]]:
+        with psycopg.connect(self.database) as connection:
+            rows = connection.execute("SELECT queueing_lock, status::text FROM procrastinate_jobs ORDER BY id").fetchall()
+        return [(str(task), str(status)) for task, status in rows]
+
+    def change(self, statement: str) -> None:
+        with psycopg.connect(self.database) as connection:
+            connection.execute(statement.encode())
+
+
+@pytest.fixture
+def world(kms: Kms, settings: Settings, postgresql: Cluster) -> Iterator[World]:
+    # A database of its own: the queue's tables are not the store's.
+    with postgresql.database() as url, closing(Store(url)) as store:
+        store.migrate()
+        who = store.first_tenant(WHO, "home", "administrator", "A" * 20, Sealed(b"sealed"))[0]
+        yield World(store, kms, settings, who, url)
+
+
+def test_what_one_is_asked_for_another_runs_once(world: World) -> None:
+    async def story() -> None:
+        async with world.instance(A, takes=False) as a, world.instance(B) as b:
+            a.dispatch.ring(world.ordered(A, 0, 1, 2, 3), {})
+            await world.until_ended(4)
+            assert a.ran == []
+            assert sorted(b.ran) == ["s0", "s1", "s2", "s3"]
+
+    asyncio.run(story())
+    assert world.jobs() == []
+
+
+def test_what_needs_a_memory_is_run_by_whoever_has_it(world: World) -> None:
+    secret = Credential(password=Secret(b"only here"))
+
+    async def story() -> None:
+        async with world.instance(A, takes=False) as a, world.instance(B) as b:
+            a.dispatch.ring(world.ordered(A, 0, given=True), {"s0": secret})
+            a.dispatch.ring(world.ordered(A, 1), {})
+            await world.until_ended(2)
+            assert (a.ran, a.given) == (["s0"], [secret])
+            assert (b.ran, b.given) == (["s1"], [None])
+
+    asyncio.run(story())
+
+
+def test_what_is_urgent_waits_for_no_place(world: World) -> None:
+    async def story() -> None:
+        async with world.instance(A, takes=False) as a, world.instance(B, places=1) as b:
+            b.go_on.clear()
+            a.dispatch.ring(world.ordered(A, 0, 1), {})
+            await b.begun.wait()
+            b.begun.clear()
+            a.dispatch.ring(world.ordered(A, 2, operation="door-close"), {}, urgent=True)
+            await b.begun.wait()
+            assert b.ran[1:] == ["s2"]
+
+    asyncio.run(story())
+
+
+def test_a_job_that_is_lost_is_put_there_again(world: World) -> None:
+    async def story() -> None:
+        async with world.instance(A, takes=False) as a:
+            a.dispatch.ring(world.ordered(A, 0, 1), {})
+            await a.dispatch.idle()
+            world.change("DELETE FROM procrastinate_jobs WHERE queueing_lock LIKE 't0%'")
+            await a.dispatch.ring_again()
+            assert sorted(world.jobs()) == [("t0-check", "todo"), ("t1-check", "todo")]
+
+    asyncio.run(story())
+
+
+def test_a_server_whose_worker_died_goes_to_the_next(world: World) -> None:
+    """The dead one's job keeps all others of that server waiting until it is taken from it."""
+
+    async def story() -> None:
+        async with world.instance(A, takes=False) as a:
+            a.dispatch.ring(world.ordered(A, 0), {})
+            await a.dispatch.idle()
+            # As it is left by a process that has taken it, and was killed: its row goes when it is not heard.
+            world.change("UPDATE procrastinate_jobs SET status = 'doing'")
+            a.dispatch.ring(world.ordered(A, 0, operation="bind"), {})
+            await a.dispatch.idle()
+            async with world.instance(B) as b:
+                await a.dispatch.ring_again()
+                await world.until_ended(1)
+                assert b.ran[0] == "s0"
+                await a.dispatch.ring_again()
+                await world.until_ended(2)
+
+    asyncio.run(story())
+
+
+def test_what_another_has_begun_is_not_held_any_more(world: World) -> None:
+    async def story() -> None:
+        async with world.instance(A, takes=False) as a, world.instance(B) as b:
+            b.go_on.clear()
+            a.dispatch.ring(world.ordered(A, 0), {})
+            await b.begun.wait()
+            await a.dispatch.hold()
+            assert not a.dispatch._held
+            await b.dispatch.hold()
+            assert b.dispatch._held == {"t0-check"}
+
+    asyncio.run(story())
+
+
+def test_who_is_told_to_stop_takes_nothing_more_and_ends_what_runs(world: World) -> None:
+    async def story() -> None:
+        async with world.instance(A, takes=False) as a, world.instance(B, places=1) as b:
+            b.go_on.clear()
+            a.dispatch.ring(world.ordered(A, 0, 1), {})
+            await b.begun.wait()
+            draining = asyncio.ensure_future(b.dispatch.drain())
+            await asyncio.sleep(0)
+            b.go_on.set()
+            await draining
+            assert len(b.ran) == 1
+
+    asyncio.run(story())
+    assert sorted(task.status for task in world.store.tasks(None)) == ["ready", "succeeded"]
+
+
+def test_a_jump_server_carries_no_more_for_all_of_them_than_for_one(world: World) -> None:
+    most, carried, busiest = 2, 0, 0
+
+    async def story() -> None:
+        nonlocal busiest
+
+        async def pass_through(places: SharedPlaces) -> None:
+            nonlocal carried, busiest
+            async with places.taken(["jump-1"]):
+                carried += 1
+                busiest = max(busiest, carried)
+                await asyncio.sleep(0.05)
+                carried -= 1
+
+        def places(store: Store) -> SharedPlaces:
+            return SharedPlaces(most, partial(asyncio.to_thread, store.take_turn), partial(asyncio.to_thread, store.leave_turn))
+
+        with closing(Store(world.database)) as other:
+            here, there = places(world.store), places(other)
+            await asyncio.gather(*(pass_through(each) for _ in range(5) for each in (here, there)))
+
+    asyncio.run(story())
+    assert (carried, busiest) == (0, most)

@@ -1,0 +1,93 @@
+"""Workers of one PostgreSQL run what a controller is asked for; one that stands still has its tasks taken from it."""
+
+import json
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.fleet import judge
+from tests.fleet.causes import Gate
+from tests.fleet.product import KPS, Product
+
+LEASE_SECONDS = 4
+NEW_KEY_IN = "grep -q {new} /root/.ssh/authorized_keys"
+
+
+@pytest.fixture
+def product(tmp_path, database_with_queue):
+    settings = {"lease_seconds": LEASE_SECONDS, "deadline_seconds": 5, "serve_takes_tasks": "false"}
+    with Product(tmp_path / "home", database_url=database_with_queue, **settings) as product:
+        yield product
+
+
+@pytest.fixture
+def database_with_queue(postgresql):
+    # The tables of the queue are not the store's: a database of its own.
+    with postgresql.database() as url:
+        yield url
+
+
+@contextmanager
+def worker(product: Product, name: str, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """A worker on, as it were, another machine: its home is a copy of the controller's."""
+    home = product.home.with_name(name)
+    left = shutil.ignore_patterns("*.sock", "*.lock", "*.log")
+    shutil.copytree(product.home, home, ignore=left)
+    environment = product.environment | {"KPS_HOME": str(home)}
+    with open(product.home / f"{name}.log", "w") as log:
+        started = subprocess.Popen([KPS, "worker", *words], env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
+    try:
+        assert started.stdout is not None
+        assert "working for" in started.stdout.readline(), (product.home / f"{name}.log").read_text()
+        yield started
+    finally:
+        started.send_signal(signal.SIGCONT)
+        started.terminate()
+        try:
+            started.wait(30)
+        finally:
+            started.kill()
+            if started.stdout is not None:
+                started.stdout.close()
+
+
+def ends(product, task_id):
+    events = product.ask("GET", "/events", params=[("after", 0), ("task", task_id)])
+    return [each["kind"] for each in events if each["kind"] in ("task_finished", "task_interrupted")]
+
+
+def test_a_worker_that_stands_still_loses_its_task_and_changes_nothing_when_it_wakes_up(product, server):
+    product.add(server)
+    old, new = product.keypair(), product.keypair()
+    with worker(product, "first") as first:
+        product.succeeds("bind", server, keypair=old, password=server.root_password)
+        gate = Gate(server, NEW_KEY_IN.format(new=new["public_key"].split()[1]))
+        (task_id,) = product.begin("replace", server, keypair=new)
+        gate.await_login()
+        first.send_signal(signal.SIGSTOP)
+        with worker(product, "second", "--processes", "2"):
+            lost = product.ended(task_id)
+            assert (lost["status"], lost["cause"]) == ("failed", "interrupted"), lost
+            again = product.ended(product.retry(lost)["id"])
+            assert (again["status"], again["server_state"]) == ("succeeded", "as_asked"), again
+            first.send_signal(signal.SIGCONT)
+            gate.open()
+            first.terminate()
+            assert first.wait(30) == 0
+    assert ends(product, task_id) == ["task_interrupted"]
+    assert ends(product, again["id"]) == ["task_finished"]
+    assert product.server(server)["keypair"] == new["name"]
+    assert judge.key_login_works(server, "root", product.private(new))
+    assert not judge.key_login_works(server, "root", product.private(old))
+    product.kps("audit", "verify")
+
+
+def test_a_home_in_a_file_has_no_workers(tmp_path):
+    product = Product(tmp_path / "home")
+    told = product.kps("worker", "--json", ends=None)
+    assert told.returncode != 0
+    assert json.loads(told.stderr)["error"]["code"] == "store_not_shared"
