@@ -61,7 +61,7 @@ from controller.service.verifying import Verifications
 from controller.service.worker import off_loop
 from controller.serving import Place
 from controller.settings import Settings
-from controller.store import Store
+from controller.store import Store, postgresql
 from controller.transport import hostkeys
 
 if TYPE_CHECKING:
@@ -73,7 +73,6 @@ _DOORS_SECONDS = 1.0
 _KEYS_SECONDS = 60.0
 _ENDED_SECONDS = 60.0
 _RING_SECONDS = 10.0
-_HELD_BY_OTHERS_SECONDS = 3.0  # the store may have been away until now, for them too
 _POLICIES_SECONDS = 60.0
 _SECRETS_SECONDS = 60.0  # each of them an hour apart at the least
 _WATCH_SECONDS = 60.0
@@ -129,7 +128,8 @@ async def opened(
         audit_keys = AuditKeys(store, kms)
         store.sign_with(audit_keys)
         await off_loop(worker, audit_keys.prepare_all)
-        store.interrupt_expired(SERVING if serving and not store.shared else None)
+        if not store.shared:  # else in the sweep: the store may have been away for those who run them
+            store.interrupt_expired(SERVING if serving else None)
         me = owner_name(serving)
         runner = Runner(store, kms, settings, me, worker)
         shared = await sharing(settings, runner, me, takes) if serving and store.shared else None
@@ -221,12 +221,12 @@ async def opened(
             )
         finally:
             stopping.end()
+            runner.patience.end()
             for each in background:
                 each.cancel()
             await asyncio.wait(background)
             await verifications.close()
             await rolling.close()
-            runner.patience.end()
             await dispatch.close()
             await doorbell.goodbye()
 
@@ -250,9 +250,9 @@ async def sharing(settings: Settings, runner: Runner, owner: str, takes: bool) -
     from controller.dispatch.queue import Queue
     from controller.dispatch.shared import Shared
 
-    queue = Queue(settings.database_url, settings.lease_seconds)
-    made = Shared(runner, runner.run, owner, settings.concurrency, settings.lease_seconds, queue, URGENT)
+    queue = Queue(settings.database_url, settings.lease_seconds, postgresql.defaults(settings.database_url))
     await queue.open()
+    made = Shared(runner, runner.run, owner, settings.concurrency, settings.lease_seconds, queue, URGENT)
     if takes:
         made.take()
     return made
@@ -273,9 +273,8 @@ async def sweep(store: Store, worker: Executor, dispatch: InProcess, tasks: Task
 async def end_unheard(store: Store, worker: Executor, dispatch: InProcess) -> None:
     """End the running tasks whose process was heard no more. That is never this one, however long the store was away."""
     await dispatch.hold()
-    if store.shared:
-        await asyncio.sleep(_HELD_BY_OTHERS_SECONDS)
-    await off_loop(worker, store.interrupt_expired)
+    if dispatch.may_judge:
+        await off_loop(worker, store.interrupt_expired)
 
 
 async def sweep_ended(store: Store, worker: Executor) -> None:

@@ -101,6 +101,8 @@ class Rolling:
                     new = self._store.shared and now() - rollout.created_at < LEFT_TO_WHO_WAS_ASKED
                     if rollout.id not in self._driven and not new:
                         self.begin(rollout)
+            for rollout_id in self._credentials:
+                self.forget_expired(rollout_id)
             await asyncio.sleep(LOOK_SECONDS)
 
     async def close(self) -> None:
@@ -169,7 +171,7 @@ class Rolling:
         driven = self._driven.pop(rollout_id)
         if driven.anew and not work.cancelled():
             self.begin(driven.rollout)  # it was told to go on as it came to its end
-        else:
+        elif not driven.elsewhere:  # else it may come back here before they expire
             self._credentials.pop(rollout_id, None)
         if not work.cancelled() and work.exception() is not None:
             log.error("rollout", id=rollout_id, code="unexpected", exc_info=work.exception())
@@ -200,6 +202,7 @@ class _Driven:
         self._told: set[str] = set()  # tasks of which we were told that they have ended
         self._looks_at = 0.0  # when all that runs is looked at next, by the loop's clock
         self._adopts_at = 0.0
+        self.elsewhere = False  # another controller drives it
         self.work = asyncio.get_running_loop().create_task(self._drive())
 
     def begin_anew(self) -> None:
@@ -215,7 +218,11 @@ class _Driven:
     async def _drive(self) -> None:
         rollout = self.rollout
         acting.set(Actor(rollout.tenant_id, rollout.user_id))
-        if not await self._rolling.has_turn(rollout.id):
+        try:
+            self.elsewhere = not await self._rolling.has_turn(rollout.id)
+        except Problem:  # who looks next begins anew
+            self.elsewhere = True
+        if self.elsewhere:
             return
         try:
             await self._load()
@@ -228,7 +235,8 @@ class _Driven:
         while True:
             try:
                 if not await self._rolling.has_turn(rollout.id):
-                    return  # the store was away, and another controller goes on with it
+                    self.elsewhere = True  # the store was away, and another controller goes on with it
+                    return
                 if self.anew:
                     await self._load()
                 await self._adopt()

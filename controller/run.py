@@ -222,10 +222,13 @@ class Runner:
         return any(task.status == "ready" for task in await self.off(self._store.tasks, None, ids=[task_id]))
 
     async def for_anybody(self, task_ids: Collection[str]) -> list[Task]:
-        return await self.off(self._store.for_anybody, task_ids)
+        return await self._at_once(self._store.for_anybody, task_ids)
 
     async def waiting_ids(self) -> list[str]:
-        return await self.off(self._store.waiting_ids)
+        return await self._at_once(self._store.waiting_ids)
+
+    async def open_ids(self) -> list[str]:
+        return await self._at_once(self._store.open_ids)
 
     async def abandon(self, owner: str) -> None:
         await self._at_once(self._store.abandon, owner)

@@ -4,8 +4,8 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -112,8 +112,7 @@ async def _told_to_stop() -> AsyncIterator[tuple[asyncio.Event, dict[int, asynci
 
     def stop() -> None:
         told.set()
-        for child in children.values():
-            child.send_signal(signal.SIGTERM)
+        tell(children)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
@@ -137,6 +136,8 @@ async def _one(
             *words, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, env=environment, start_new_session=True
         )
         children[child.pid] = child
+        if told.is_set():
+            tell({child.pid: child})
         try:
             if child.stdout is not None and await child.stdout.readline():
                 ready.set()
@@ -146,9 +147,17 @@ async def _one(
         if told.is_set():
             return code
         if loop.time() - begun < _HOPELESS_SECONDS:
-            for other in children.values():
-                other.send_signal(signal.SIGTERM)
             told.set()
+            tell(children)
             return code or 1
         complain("worker_ended", f"a worker has ended by itself ({code}); another one is started", json=as_json)
         await asyncio.sleep(_AGAIN_SECONDS)
+        if told.is_set():
+            return code
+
+
+def tell(children: Mapping[int, asyncio.subprocess.Process]) -> None:
+    """Tell workers to stop."""
+    for child in children.values():
+        with suppress(ProcessLookupError):
+            child.send_signal(signal.SIGTERM)

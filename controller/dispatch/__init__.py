@@ -29,6 +29,7 @@ class Claims(Protocol):
 
 
 Run = Callable[[Task, Credential | None], Awaitable[None]]
+Place = contextlib.AbstractAsyncContextManager[None]
 
 
 def owner_name(serving: bool = False) -> str:
@@ -82,11 +83,14 @@ class InProcess:
         if self._held and (self._heart is None or self._heart.done()):
             self._heart = asyncio.get_running_loop().create_task(self._beat())
 
-    def _answering(self, task_id: str, credentials: Mapping[str, Credential], urgent: bool) -> asyncio.Task[None]:
+    def _answering(
+        self, task_id: str, credentials: Mapping[str, Credential], urgent: bool, place: Place | None = None
+    ) -> asyncio.Task[None]:
         if urgent:
             self._urgent.add(task_id)
             self._calm.clear()
-        working = asyncio.get_running_loop().create_task(self._answer(task_id, credentials))
+        place = place or (self._urgent_places if urgent else self._places)
+        working = asyncio.get_running_loop().create_task(self._answer(task_id, credentials, place))
         self._working.add(working)
         working.add_done_callback(self._working.discard)
         return working
@@ -95,6 +99,11 @@ class InProcess:
         """Say that a task is not to be run any more: nothing waits for it to go first, though it has no place yet to see that."""
         self._held.discard(task_id)
         self._waits_no_more(task_id)
+
+    @property
+    def may_judge(self) -> bool:
+        """Whether who is not heard any more is dead."""
+        return True
 
     async def hold(self) -> None:
         """Renew, now, the leases of all that is held here; what the store raises."""
@@ -124,9 +133,9 @@ class InProcess:
             await asyncio.wait([self._heart])
             await self._claims.abandon(self.owner)
 
-    async def _answer(self, task_id: str, credentials: Mapping[str, Credential]) -> None:
+    async def _answer(self, task_id: str, credentials: Mapping[str, Credential], place: Place) -> None:
         try:
-            async with self._urgent_places if task_id in self._urgent else self._places:
+            async with place:
                 try:
                     task = await self._claimed(task_id)
                 finally:

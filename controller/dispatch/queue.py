@@ -5,24 +5,29 @@ The tasks' rows stay the truth. A job says no more than that a task waits; it ma
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import psycopg
 import structlog
 from procrastinate import App, PsycopgConnector
 from procrastinate.exceptions import AlreadyEnqueued, ProcrastinateException
-from procrastinate.jobs import Status
+from procrastinate.jobs import Job, Status
+from procrastinate.manager import JobManager
 from procrastinate.schema import SchemaManager
 from procrastinate.worker import Worker
 
+from controller.errors import Away
 from controller.model import Task
 
 # One for what goes ahead of all else: it waits for no place that something else has.
 URGENT, ORDINARY = "kps-urgent", "kps"
 _PRIORITY = {URGENT: 100, ORDINARY: 0}
 _TASK = "kps.task"
-_LOOK_SECONDS = 1.0  # a notice that comes while a job is fetched can be lost
+_LOOK_SECONDS = 0.25  # no notices: a connection that listens and is lost would end the worker
+_NEVER_SECONDS = 1e9  # heartbeats are ours: one that fails would end the worker
 _AGAIN_SECONDS = 1.0  # after PostgreSQL was away
+_GOODBYE_SECONDS = 10.0
 _AT_ONCE = 500  # jobs put there by one statement
 # What makes fetching quick where much waits (docs/performance.md).
 _INDEX = (
@@ -30,6 +35,8 @@ _INDEX = (
     "(lock, priority DESC, id) WHERE status IN ('todo', 'doing')"
 )
 _MAKING = "SELECT pg_advisory_xact_lock(7041907)"  # two that start at once make it one after the other
+_JOBS = "SELECT id, queueing_lock AS task FROM procrastinate_jobs WHERE status = %(status)s::procrastinate_job_status"
+_LOST = (ProcrastinateException, psycopg.Error, OSError)
 
 log = structlog.get_logger("kps.queue")
 Answer = Callable[[str, bool], Awaitable[None]]
@@ -38,27 +45,38 @@ Answer = Callable[[str, bool], Awaitable[None]]
 class Queue:
     """Says to all controllers of a database which tasks wait, and hands each to one of them: one at a time for a server."""
 
-    def __init__(self, conninfo: str, stalled_seconds: float) -> None:
-        """stalled_seconds: a process that is not heard for longer has its jobs taken from it."""
+    def __init__(self, conninfo: str, stalled_seconds: float, connecting: Mapping[str, Any] | None = None) -> None:
+        """stalled_seconds: a process that is not heard for longer has its jobs taken from it. connecting: more for libpq."""
         self._conninfo = conninfo
+        self._connecting = dict(connecting or {})
         self._stalled_seconds = stalled_seconds
-        self._app = App(connector=PsycopgConnector(conninfo=conninfo, min_size=1, max_size=4, timeout=10))
+        connector = PsycopgConnector(conninfo=conninfo, kwargs=self._connecting, min_size=1, max_size=4, timeout=10)
+        self._app = App(connector=connector)
+        self._app.job_manager = self._manager = _Manager(connector)
         self._workers: list[Worker] = []
         self._stopped = False
+        self._over: set[int] = set()
 
     async def open(self) -> None:
-        """Connect, and make the queue's tables where there are none."""
-        await _made(self._conninfo)
-        await self._app.open_async()
+        """Connect, and make the queue's tables where there are none. Away where that cannot be."""
+        with _away():
+            await _made(self._conninfo, self._connecting)
+            try:
+                await self._app.open_async()
+            except BaseException:
+                await self.close()
+                raise
 
     async def close(self) -> None:
         """Let go of the connections."""
-        await self._app.close_async()
+        with contextlib.suppress(TimeoutError, *_LOST):
+            async with asyncio.timeout(_GOODBYE_SECONDS):
+                await self._app.close_async()
 
     async def put(self, tasks: Sequence[Task], urgent: bool = False) -> None:
         """Have these tasks taken, urgent ones first. What cannot be put there now is put there later by whoever looks for it."""
         queue = URGENT if urgent else ORDINARY
-        with contextlib.suppress(ProcrastinateException, psycopg.Error):
+        with contextlib.suppress(*_LOST):
             for start in range(0, len(tasks), _AT_ONCE):
                 await self._put(tasks[start : start + _AT_ONCE], queue)
 
@@ -75,21 +93,16 @@ class Queue:
             for task in tasks
         ]
         try:
-            await self._app.job_manager.batch_defer_jobs_async(made)
+            await self._manager.batch_defer_jobs_async(made)
         except AlreadyEnqueued:
             if len(tasks) > 1:
                 for task in tasks:
                     await self._put([task], queue)
 
     async def lacking(self, task_ids: Iterable[str]) -> list[str]:
-        """Return those of these tasks for which no job is there."""
-        jobs: set[str] = set()
-        for status in ("todo", "doing"):
-            rows = await self._app.connector.execute_query_all_async(
-                "SELECT queueing_lock AS task FROM procrastinate_jobs WHERE status = %(status)s::procrastinate_job_status",
-                status=status,
-            )
-            jobs.update(row["task"] for row in rows)
+        """Return those of these tasks for which no job is there. Away."""
+        with _away():
+            jobs = {task for status in ("todo", "doing") for _, task in await self._jobs(status)}
         return [each for each in task_ids if each not in jobs]
 
     async def take(self, answer: Answer, places: int) -> None:
@@ -97,10 +110,15 @@ class Queue:
 
         answer: with the task's id and whether it is urgent.
         """
-        await asyncio.gather(*(self._take(queue, answer, places) for queue in (URGENT, ORDINARY)))
+        heart = asyncio.get_running_loop().create_task(self._beat())
+        try:
+            await asyncio.gather(*(self._take(queue, answer, places) for queue in (URGENT, ORDINARY)))
+        finally:
+            heart.cancel()
 
     async def _take(self, queue: str, answer: Answer, places: int) -> None:
         app = App(connector=self._app.connector)
+        app.job_manager = self._manager
 
         @app.task(name=_TASK)
         async def run(task_id: str) -> None:
@@ -113,41 +131,99 @@ class Queue:
                 name=None,
                 concurrency=places,
                 fetch_job_polling_interval=_LOOK_SECONDS,
+                listen_notify=False,
                 delete_jobs="always",
                 install_signal_handlers=False,
-                update_heartbeat_interval=self._stalled_seconds / 3,
-                stalled_worker_timeout=self._stalled_seconds,
+                update_heartbeat_interval=_NEVER_SECONDS,
+                stalled_worker_timeout=2 * self._stalled_seconds,
             )
             self._workers.append(worker)
             try:
                 await worker.run()  # type: ignore[no-untyped-call]
-            except (ProcrastinateException, psycopg.Error, OSError) as error:
+            except _LOST as error:
                 log.warning("queue", code="store_unusable", message=" ".join(str(error).split()))
+            except Exception:  # whatever it is: who takes nothing any more looks as if all were well
+                log.error("queue", code="unexpected", exc_info=True)
             finally:
                 self._workers.remove(worker)
             if not self._stopped:
                 await asyncio.sleep(_AGAIN_SECONDS)
 
+    async def _beat(self) -> None:
+        """Say, ever again, that this process lives, also while it only ends what it has begun."""
+        while True:
+            for worker in self._workers:
+                if worker.worker_id is not None:
+                    with contextlib.suppress(*_LOST):
+                        await self._manager.update_heartbeat(worker.worker_id)
+            await asyncio.sleep(self._stalled_seconds / 3)
+
     def stop(self) -> None:
         """Take nothing more."""
-        self._stopped = True
+        self._stopped = self._manager.leaves = True
         for worker in self._workers:
             worker.stop()  # type: ignore[no-untyped-call]
 
-    async def end_stalled(self) -> int:
-        """End the jobs of processes that are heard no more, so that a server's next one can be taken; returns how many."""
-        manager = self._app.job_manager
-        found = list(await manager.get_stalled_jobs(seconds_since_heartbeat=self._stalled_seconds))
-        for job in found:
-            # Whoever had it may have woken up and ended it since.
-            with contextlib.suppress(ProcrastinateException):
-                await manager.finish_job(job, status=Status.FAILED, delete_job=True)
-        return len(found)
+    async def end_stalled(self) -> None:
+        """End the jobs of processes that are heard no more, so that a server's next one can be taken. Away."""
+        with _away():
+            for job in await self._manager.get_stalled_jobs(seconds_since_heartbeat=self._stalled_seconds):
+                await self._end(job.id)
+
+    async def end_over(self, open_ids: Collection[str]) -> None:
+        """End the jobs of tasks that are over and were at the last look too: their process could not do so. Away."""
+        with _away():
+            over = {job for job, task in await self._jobs("doing") if task not in open_ids}
+            for job in over & self._over:
+                await self._end(job)
+            self._over = over
+
+    async def _jobs(self, status: str) -> list[tuple[int, str]]:
+        rows = await self._app.connector.execute_query_all_async(_JOBS, status=status)
+        return [(int(row["id"]), str(row["task"])) for row in rows]
+
+    async def _end(self, job_id: int | None) -> None:
+        # Whoever had it may have woken up and ended it since.
+        with contextlib.suppress(ProcrastinateException):
+            if job_id is not None:
+                await self._manager.finish_job_by_id_async(job_id, Status.FAILED, delete_job=True)
 
 
-async def _made(conninfo: str) -> None:
+class _Manager(JobManager):
+    """Waits for a PostgreSQL that is away, where the library's worker would end or leave a job as if it ran for ever."""
+
+    leaves = False
+
+    async def fetch_job(self, queues: Iterable[str] | None, worker_id: int) -> Job | None:
+        try:
+            return await super().fetch_job(queues, worker_id)
+        except _LOST as error:
+            log.warning("queue", code="store_unusable", message=" ".join(str(error).split()))
+            return None
+
+    async def finish_job(self, job: Job, status: Status, delete_job: bool) -> None:
+        while True:
+            try:
+                return await super().finish_job(job, status, delete_job)
+            except _LOST as error:
+                # One that is not there any more was taken from a process that was not heard.
+                if self.leaves or "was not found" in str(error.__cause__ or error):
+                    return None
+            await asyncio.sleep(_AGAIN_SECONDS)
+
+
+@contextlib.contextmanager
+def _away() -> Iterator[None]:
+    try:
+        yield
+    except _LOST as error:
+        said = " ".join(str(error.__cause__ or error).split())
+        raise Away("store_unusable", f"the queue: {said}; see that PostgreSQL runs and can be reached, then try again") from error
+
+
+async def _made(conninfo: str, connecting: Mapping[str, Any]) -> None:
     """Make the queue's tables, in the words of the library that knows them."""
-    async with await psycopg.AsyncConnection.connect(conninfo, autocommit=False, connect_timeout=10) as connection:
+    async with await psycopg.AsyncConnection.connect(conninfo, autocommit=False, **connecting) as connection:
         await connection.execute(_MAKING)
         found = await (await connection.execute("SELECT to_regclass('procrastinate_jobs') IS NOT NULL")).fetchone()
         if found is None or not found[0]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from controller.dispatch import Claims, InProcess, Run
@@ -10,12 +10,18 @@ from controller.dispatch.queue import Queue
 from controller.errors import Problem
 from controller.model import Credential, Task
 
+_AT_ONCE = 5000  # ids in one question
+_AGAIN_SECONDS = 1.0
+_GOODBYE_SECONDS = 10.0
+_NO_PLACE: contextlib.nullcontext[None] = contextlib.nullcontext()
+
 
 class SharedClaims(Claims, Protocol):
     """What it needs of the store besides."""
 
     async def for_anybody(self, task_ids: Collection[str]) -> list[Task]: ...
     async def waiting_ids(self) -> list[str]: ...
+    async def open_ids(self) -> list[str]: ...
 
 
 class Shared(InProcess):
@@ -44,6 +50,7 @@ class Shared(InProcess):
         self._urgent_operations = urgent
         self._putting: set[asyncio.Task[None]] = set()
         self._taking: asyncio.Task[None] | None = None
+        self._judges_from = 0.0
 
     def ring(self, task_ids: Collection[str], credentials: Mapping[str, Credential], *, urgent: bool = False) -> None:
         """As InProcess does; credentials are for those tasks that have to run here."""
@@ -59,10 +66,13 @@ class Shared(InProcess):
         self._taking = asyncio.get_running_loop().create_task(self._queue.take(self._taken, self._concurrency))
 
     async def ring_again(self) -> None:
-        """Put into the queue what waits and is not in it, and take from it what dead processes had."""
-        await self._queue.end_stalled()
-        lacking = await self._queue.lacking(await self._shared.waiting_ids())
-        tasks = await self._shared.for_anybody(lacking)
+        """Put into the queue what waits and is not in it, and take from it what dead processes had. Away."""
+        with self._noticing():
+            if self.may_judge:
+                await self._queue.end_stalled()
+            await self._queue.end_over(set(await self._shared.open_ids()))
+            lacking = await self._queue.lacking(await self._shared.waiting_ids())
+            tasks = await self._for_anybody(lacking)
         for urgent in (True, False):
             await self._queue.put([each for each in tasks if (each.operation in self._urgent_operations) is urgent], urgent)
 
@@ -70,7 +80,8 @@ class Shared(InProcess):
         """As InProcess does; what another process has begun is not held here any more."""
         asked = set(self._held)
         if asked:
-            ours = await self._claims.renew(asked, self.owner, self.lease_seconds)
+            with self._noticing():
+                ours = await self._claims.renew(asked, self.owner, self.lease_seconds)
             self._held -= asked - ours - self._here
 
     async def idle(self) -> None:
@@ -88,23 +99,48 @@ class Shared(InProcess):
         self._queue.stop()
         for putting in self._putting:
             putting.cancel()
-        if self._putting:
-            await asyncio.wait(self._putting)
-        await super().close()
-        if self._taking is not None:
-            with contextlib.suppress(Exception):  # what keeps it from saying goodbye is known to the others by its silence
-                await self._taking
-        await self._queue.close()
+        try:
+            if self._putting:
+                await asyncio.wait(self._putting)
+            await super().close()
+        finally:
+            if self._taking is not None:
+                # What keeps it from saying goodbye is known to the others by its silence.
+                await asyncio.wait([self._taking], timeout=_GOODBYE_SECONDS)
+                self._taking.cancel()
+            await self._queue.close()
 
     async def _put(self, task_ids: list[str], credentials: Mapping[str, Credential], urgent: bool) -> None:
-        try:
-            for_anybody = await self._shared.for_anybody(task_ids)
-        except Problem:  # they are held, and rung for again once the store is back
-            return
+        while True:
+            try:
+                for_anybody = await self._for_anybody(task_ids)
+                break
+            except Problem:  # they are held here meanwhile, and some of them nobody else can run
+                await asyncio.sleep(_AGAIN_SECONDS)
         shared = {each.id for each in for_anybody}
         super().ring([each for each in task_ids if each not in shared], credentials, urgent=urgent)
         await self._queue.put(for_anybody, urgent)
 
     async def _taken(self, task_id: str, urgent: bool) -> None:
-        if not self._draining:
-            await asyncio.wait([self._answering(task_id, {}, urgent)])
+        # A job may come twice.
+        if not self._draining and task_id not in self._here:
+            await asyncio.wait([self._answering(task_id, {}, urgent, _NO_PLACE)])  # the queue counts what is taken
+
+    async def _for_anybody(self, task_ids: Sequence[str]) -> list[Task]:
+        found = []
+        for start in range(0, len(task_ids), _AT_ONCE):
+            found += await self._shared.for_anybody(task_ids[start : start + _AT_ONCE])
+        return found
+
+    @property
+    def may_judge(self) -> bool:
+        """Not soon after the store was away: then the others have not been heard either, and live."""
+        return asyncio.get_running_loop().time() >= self._judges_from
+
+    @contextlib.contextmanager
+    def _noticing(self) -> Iterator[None]:
+        try:
+            yield
+        except Problem:
+            self._judges_from = asyncio.get_running_loop().time() + self.lease_seconds
+            raise

@@ -111,6 +111,12 @@ def shown(engine: Engine) -> str:
     return engine.url.set(drivername="postgresql").render_as_string(hide_password=True)
 
 
+def defaults(url: str) -> dict[str, str]:
+    """Return what a connection to a database is made with beside its address: how long is waited, above all."""
+    made = address(url)
+    return {name: value for name, value in _DEFAULTS.items() if name not in made.query}
+
+
 def connect(url: str) -> Engine:
     """Return an engine for a database; nobody is connected yet. Invalid: store_unknown, postgresql_missing."""
     made = address(url)
@@ -121,7 +127,7 @@ def connect(url: str) -> Engine:
         raise Invalid("postgresql_missing", message) from error
     engine = sqlalchemy.create_engine(
         made.set(drivername="postgresql+psycopg"),
-        connect_args={"autocommit": True} | {name: value for name, value in _DEFAULTS.items() if name not in made.query},
+        connect_args={"autocommit": True} | defaults(url),
         paramstyle="format",  # by place, as SQLite has it: Prepared fills places
         pool_pre_ping=True,  # a server that was started anew is found by who comes next, and fails nobody
         pool_size=8,

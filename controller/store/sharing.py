@@ -22,9 +22,16 @@ class Sharing(Rollouts):
 
     def waiting_ids(self) -> list[str]:
         """Return the tasks that nobody has begun, whoever may."""
+        return self._ids("ready")
+
+    def open_ids(self) -> list[str]:
+        """Return the tasks that have not ended."""
+        return self._ids("ready", "running")
+
+    def _ids(self, *statuses: str) -> list[str]:
         table = tables.tasks
         with engine.reading(self._engine) as connection:
-            return list(connection.execute(select(table.c.id).where(table.c.status == "ready")).scalars())
+            return list(connection.execute(select(table.c.id).where(table.c.status.in_(statuses))).scalars())
 
 
 def _handed_on(task: Task) -> bool:

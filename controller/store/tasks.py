@@ -196,7 +196,8 @@ class Tasks(Passwords, Bindings, Inventory):
             if _OTHERS_THERE.first(connection, of=task.server_id, but=task_id, at=at) is not None:
                 # What we run ourselves has run out only because nothing could be renewed, as while the store was away.
                 others = or_(table.c.lease_owner.is_(None), table.c.lease_owner != owner)
-                self._interrupt(connection, of_server(task.server_id), table.c.id != task_id, others)
+                if not self.shared:  # else in the sweep: it may have been away for whoever runs it, too
+                    self._interrupt(connection, of_server(task.server_id), table.c.id != task_id, others)
                 if one(connection, table, of_server(task.server_id), table.c.status == "running"):
                     return None
             generation = _RAISE_GENERATION.first(connection, of=task.server_id, tenant=task.tenant_id)
@@ -326,6 +327,8 @@ class Tasks(Passwords, Bindings, Inventory):
             connection.execute(update(table).where(table.c.id == task_id).values(server_state=server_state))
             self._record(connection, task, binding, unbind, notes)
             self._task_event(connection, task, "task_settled", {"server_state": server_state})
+            if task.rollout_id is not None:
+                connection.execute(_ROLLOUT_CHANGED, {"of": task.rollout_id})
             self._password_told(connection, replace(task, server_state=server_state))
             self._task_over(connection, replace(task, server_state=server_state))
             return True

@@ -662,6 +662,9 @@ def test_a_claim_past_a_lost_lease_interrupts_who_held_it(store: Store, who: Cal
     clock.forward(9.9)
     assert store.claim(second.id, "you", 30) is None
     clock.forward(0.1)
+    if store.shared:  # of who shares a store the sweep judges, which knows whether that was away
+        assert store.claim(second.id, "you", 30) is None
+        store.interrupt_expired()
     assert store.claim(second.id, "you", 30) is not None
     lost = store.task(who.tenant_id, first.id)
     assert (lost.status, lost.cause, lost.server_state, lost.retryable) == ("failed", "interrupted", "unknown", True)

@@ -49,11 +49,14 @@ def who(store: Store) -> Caller:
     return store.first_tenant(WHO, "home", "administrator", "A" * 20, Sealed(b"sealed"))[0]
 
 
-def test_the_migrations_make_the_tables_of_the_code(store: Store) -> None:
-    with engine.reading(store._engine) as connection:
-        assert compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), metadata) == []
-        index = "SELECT indexdef FROM pg_indexes WHERE indexname = 'one_running_task'"
-        defined = connection.exec_driver_sql(index).scalar_one()
+def test_the_migrations_make_the_tables_of_the_code(postgresql: Cluster) -> None:
+    # A database of its own: where controllers have served, the tables of their queue are too.
+    with postgresql.database() as url, closing(Store(url)) as store:
+        store.migrate()
+        with engine.reading(store._engine) as connection:
+            assert compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), metadata) == []
+            index = "SELECT indexdef FROM pg_indexes WHERE indexname = 'one_running_task'"
+            defined = connection.exec_driver_sql(index).scalar_one()
     assert "UNIQUE" in defined
     assert "WHERE (status = 'running'" in defined
 

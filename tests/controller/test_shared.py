@@ -11,6 +11,7 @@ import pytest
 from controller.dispatch.queue import Queue
 from controller.dispatch.shared import Shared
 from controller.doors import URGENT
+from controller.errors import Away
 from controller.kms import Kms
 from controller.model import SERVING, Caller, Credential, Operation, Outcome, Sealed, Secret, Server, Task, now
 from controller.run import Runner
@@ -171,6 +172,53 @@ def test_a_server_whose_worker_died_goes_to_the_next(world: World) -> None:
                 await world.until_ended(2)
 
     asyncio.run(story())
+
+
+def test_a_job_that_could_not_be_ended_keeps_no_other_waiting(world: World) -> None:
+    """Whoever had it lives, so it is not stalled; its task is over, and stays over at the next look."""
+
+    async def story() -> None:
+        async with world.instance(A, takes=False) as a:
+            [over] = world.ordered(A, 0)
+            a.dispatch.ring([over], {})
+            await a.dispatch.idle()
+            world.change("INSERT INTO procrastinate_workers DEFAULT VALUES")
+            world.change(
+                "UPDATE procrastinate_jobs SET status = 'doing', worker_id = (SELECT max(id) FROM procrastinate_workers)"
+            )
+            claimed = world.store.claim(over, A, LEASE_SECONDS)
+            assert claimed is not None
+            await a.dispatch.ring_again()
+            await a.dispatch.ring_again()
+            assert world.jobs() == [(over, "doing")]  # it runs
+            world.store.finish(over, A, claimed.generation, SUCCEEDED)
+            await a.dispatch.ring_again()
+            assert world.jobs() == [(over, "doing")]  # perhaps it is just being ended
+            await a.dispatch.ring_again()
+            assert world.jobs() == []
+
+    asyncio.run(story())
+
+
+def test_whoever_takes_goes_on_once_postgresql_is_back(world: World, postgresql: Cluster) -> None:
+    async def story() -> None:
+        async with world.instance(A, takes=False) as a, world.instance(B) as b:
+            b.go_on.clear()
+            a.dispatch.ring(world.ordered(A, 0), {})
+            await b.begun.wait()
+            postgresql.stop()
+            with pytest.raises(Away):
+                await a.dispatch.ring_again()
+            assert not a.dispatch.may_judge  # nobody was heard meanwhile
+            postgresql.start()
+            a.dispatch.ring(world.ordered(A, 1), {})
+            b.begun.clear()
+            await b.begun.wait()  # while the first one still runs
+            b.go_on.set()
+            await world.until_ended(2)
+
+    asyncio.run(story())
+    assert world.jobs() == []
 
 
 def test_what_another_has_begun_is_not_held_any_more(world: World) -> None:
