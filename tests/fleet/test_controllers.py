@@ -26,7 +26,6 @@ def test_what_is_done_at_one_is_told_at_the_other(two):
         made = here.keypair()
         told = waiting.result()
     assert "keypair_created" in [each["kind"] for each in told]
-    print("WAITED", waited)
     assert made["name"] in [each["name"] for each in there.ask("GET", "/keypairs")]
 
 
