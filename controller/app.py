@@ -293,9 +293,8 @@ async def settle(runner: Runner, turn: Turn = always) -> None:
     while True:
         left: list[Task] = []
         with contextlib.suppress(Problem):  # of the home or its disk
-            left = (
-                [] if not await turn() else await runner.settle_all(lambda task: loop.time() >= waits.get(task.id, (0.0, 0.0))[0])
-            )
+            if await turn():
+                left = await runner.settle_all(lambda task: loop.time() >= waits.get(task.id, (0.0, 0.0))[0])
         for task in left:
             wait = min(max(2 * waits.get(task.id, (0.0, 0.0))[1], _SETTLE_SECONDS), _RAREST_SETTLE_SECONDS)
             waits[task.id] = (loop.time() + wait, wait)

@@ -106,6 +106,8 @@ class Settings(BaseSettings):
 def _may_be(name: str) -> str:
     """Return what a variable may hold, for who has set it to something else."""
     field = Settings.model_fields[name]
+    if field.annotation is bool:
+        return f"KPS_{name.upper()} must be true or false"
     limits = {word: getattr(limit, word) for limit in field.metadata for word in ("ge", "gt", "le") if hasattr(limit, word)}
     kind = "a whole number" if field.annotation is int else "a number"
     least = f"from {limits['ge']} to" if "ge" in limits else f"above {limits['gt']}, up to"

@@ -193,13 +193,21 @@ class _Manager(JobManager):
     """Waits for a PostgreSQL that is away, where the library's worker would end or leave a job as if it ran for ever."""
 
     leaves = False
+    _away = False  # and that was told
 
     async def fetch_job(self, queues: Iterable[str] | None, worker_id: int) -> Job | None:
         try:
-            return await super().fetch_job(queues, worker_id)
+            found = await super().fetch_job(queues, worker_id)
         except _LOST as error:
-            log.warning("queue", code="store_unusable", message=" ".join(str(error).split()))
+            cause = error.__cause__
+            if isinstance(cause, psycopg.errors.ForeignKeyViolation):
+                raise  # it stood still, and was taken for dead: it has to begin anew
+            if not self._away and not isinstance(cause, psycopg.errors.UniqueViolation):  # that is another job of one server
+                self._away = True
+                log.warning("queue", code="store_unusable", message=" ".join(str(cause or error).split()))
             return None
+        self._away = False
+        return found
 
     async def finish_job(self, job: Job, status: Status, delete_job: bool) -> None:
         while True:

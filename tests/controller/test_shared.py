@@ -221,6 +221,19 @@ def test_whoever_takes_goes_on_once_postgresql_is_back(world: World, postgresql:
     assert world.jobs() == []
 
 
+def test_who_was_taken_for_dead_takes_again_when_it_wakes_up(world: World) -> None:
+    async def story() -> None:
+        async with world.instance(A, takes=False) as a, world.instance(B) as b:
+            a.dispatch.ring(world.ordered(A, 0), {})
+            await world.until_ended(1)
+            world.change("DELETE FROM procrastinate_workers")
+            a.dispatch.ring(world.ordered(A, 1), {})
+            await world.until_ended(2)
+            assert b.ran == ["s0", "s1"]
+
+    asyncio.run(story())
+
+
 def test_what_another_has_begun_is_not_held_any_more(world: World) -> None:
     async def story() -> None:
         async with world.instance(A, takes=False) as a, world.instance(B) as b:
