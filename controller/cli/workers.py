@@ -18,7 +18,6 @@ from controller.cli.session import Session, complain, through_with_start
 from controller.errors import Problem
 
 _MOST = 256
-_HOPELESS_SECONDS = 10.0  # whoever ends sooner would do so again
 _AGAIN_SECONDS = 1.0
 _LOOK_SECONDS = 1.0
 
@@ -126,11 +125,11 @@ async def _told_to_stop() -> AsyncIterator[tuple[asyncio.Event, dict[int, asynci
 async def _one(
     home: Path, as_json: bool, told: asyncio.Event, children: dict[int, asyncio.subprocess.Process], ready: asyncio.Event
 ) -> int:
-    loop = asyncio.get_running_loop()
-    words = [sys.executable, "-m", "controller.cli", "worker", "--home", str(home), "--of", str(os.getpid()), "--json"]
+    words = [sys.executable, "-m", "controller.cli", "worker", "--home", str(home), "--of", str(os.getpid())]
+    words += ["--json"] if as_json else []
     environment = {name: value for name, value in os.environ.items() if name not in ("NOTIFY_SOCKET", "WATCHDOG_USEC")}
     while True:
-        begun = loop.time()
+        was_ready = False
         # A group of its own: Ctrl-C is told by this process alone, and once.
         child = await asyncio.create_subprocess_exec(
             *words, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, env=environment, start_new_session=True
@@ -140,13 +139,14 @@ async def _one(
             tell({child.pid: child})
         try:
             if child.stdout is not None and await child.stdout.readline():
+                was_ready = True
                 ready.set()
             code = await child.wait()
         finally:
             del children[child.pid]
         if told.is_set():
             return code
-        if loop.time() - begun < _HOPELESS_SECONDS:
+        if not was_ready:  # the next one would end as this one did
             told.set()
             tell(children)
             return code or 1

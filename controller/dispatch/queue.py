@@ -29,7 +29,7 @@ _NEVER_SECONDS = 1e9  # heartbeats are ours: one that fails would end the worker
 _AGAIN_SECONDS = 1.0  # after PostgreSQL was away
 _GOODBYE_SECONDS = 10.0
 _AT_ONCE = 500  # jobs put there by one statement
-# What makes fetching quick where much waits (docs/performance.md).
+# What makes fetching quick where much waits: python -m benchmarks.queue.
 _INDEX = (
     "CREATE INDEX IF NOT EXISTS kps_jobs_by_lock ON procrastinate_jobs "
     "(lock, priority DESC, id) WHERE status IN ('todo', 'doing')"

@@ -1,17 +1,20 @@
 """Workers of one PostgreSQL run what a controller is asked for; one that stands still has its tasks taken from it."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from tests.fleet import judge
 from tests.fleet.causes import Gate
-from tests.fleet.product import KPS, Product
+from tests.fleet.product import KPS, SECONDS, Product
 
 LEASE_SECONDS = 4
 NEW_KEY_IN = "grep -q {new} /root/.ssh/authorized_keys"
@@ -84,6 +87,22 @@ def test_a_worker_that_stands_still_loses_its_task_and_changes_nothing_when_it_w
     assert judge.key_login_works(server, "root", product.private(new))
     assert not judge.key_login_works(server, "root", product.private(old))
     product.kps("audit", "verify")
+
+
+def test_a_worker_process_that_dies_is_started_again(product):
+    with worker(product, "first", "--processes", "2") as parent:
+        before = set(children(parent.pid))
+        assert len(before) == 2
+        os.kill(min(before), signal.SIGKILL)
+        until = time.monotonic() + SECONDS
+        while len(after := set(children(parent.pid))) != 2 or after == before:
+            assert time.monotonic() < until, "none was started in its place"
+            time.sleep(0.1)
+        assert len(before & after) == 1
+
+
+def children(pid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_a_home_in_a_file_has_no_workers(tmp_path):
