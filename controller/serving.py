@@ -282,7 +282,8 @@ def on_network(where: Place) -> Iterator[socket.socket]:
     """Listen at a place. Unavailable(listen_failed): it is taken, or not ours to take; or its certificate cannot be used."""
     _tried(where)
     family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
-    with Listener(family, socket.SOCK_STREAM) as listener:
+    # Where the protocol is left out asyncio leaves Nagle's algorithm on, and half an answer waits 40 ms for an acknowledgement.
+    with Listener(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.counted = Counted()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from controller import serving
-from controller.admission import CONNECTIONS, OF_ONE_ADDRESS, Counted, party
+from controller.admission import CONNECTIONS, OF_ONE_ADDRESS, Counted, Listener, party
 from controller.app import Application
 from controller.service.certificate import ensure
 from controller.settings import Settings
@@ -217,3 +217,25 @@ def test_a_listener_is_an_ordinary_socket_otherwise() -> None:
             assert address == one.getsockname()
             there.close()
             there.close()
+
+
+def test_an_answer_does_not_wait_for_the_client_to_acknowledge_its_first_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nagle's algorithm is off (TCP_NODELAY, tcp(7)): head and body are sent apart."""
+    accepted: list[socket.socket] = []
+    accept = Listener.accept
+
+    def kept(listener: Listener) -> tuple[socket.socket, object]:
+        connection, address = accept(listener)
+        accepted.append(connection.dup())
+        return connection, address
+
+    async def story(port: int, _: Any) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: kps\r\n\r\n")
+        assert (await reader.readline()).split()[1] == b"200"
+        writer.close()
+
+    monkeypatch.setattr(Listener, "accept", kept)
+    at_a_place(HERE, story)
+    with accepted[0] as connection:
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
