@@ -124,6 +124,8 @@ class _Config(SSHClientConfig):
         super().parse(path)
 
     def _begin_host(self, option: str, args: list[str]) -> None:
+        if "" in args:
+            self._error("Host names an empty word")
         for word in args:
             if not set(word) & set(_PATTERN):
                 self.places.setdefault(word, f"{self._path}:{self._line_no}")
@@ -160,6 +162,8 @@ class _Config(SSHClientConfig):
         self._within = set(self._scope)
 
     def _set(self, option: str, args: list[str]) -> None:
+        if not args[0] or (option == "ProxyJump" and "" in args[0].split(",")):
+            self._error(f"{option} names nothing")  # as it does to ssh
         given = args[:1] if option != "ProxyCommand" else [" ".join(args)]
         for name in self._active:
             self._orig_host, self._options = name, self.told[name]
