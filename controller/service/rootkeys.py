@@ -2,8 +2,9 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 
 from controller.errors import Conflict, Unavailable
 from controller.kms import Kms, open_master, root
@@ -36,7 +37,7 @@ class Rotated:
 
 def show(settings: Settings) -> list[Shown]:
     """Return the root keys on record, none of them opened; the first wraps what is new."""
-    with _store(settings) as store:
+    with _store(settings, root.in_use, Store.working) as store:
         wrapped = store.wrapped_by()
         return [
             Shown(each.uri, each.check, number == 0, wrapped[each.check])
@@ -49,7 +50,7 @@ def check(settings: Settings, *, again: bool = False) -> int:
 
     again: try a PIN once more that was refused. Unavailable, Damaged: what does not open.
     """
-    with _store(settings, Store.working) as store, root.in_use(settings.home):
+    with _store(settings, root.in_use, Store.working) as store:
         roots = root.roots(settings.home, settings.root_key_uri, again=again)
         roots[0].opened()
         opened = 0
@@ -68,7 +69,7 @@ def rotate(settings: Settings, to: str | None = None, *, again: bool = False, to
     on record, and everything opens; to None goes on with it. The former root key is not touched. told: called after each master
     key. Conflict(root_not_rotating) where there is nothing to go on with; else as root.make_root() and rewrap().
     """
-    with root.changing(settings.home), _store(settings, Store.alone) as store:
+    with _store(settings, root.changing, Store.alone) as store:
         before = _on_record(settings)
         if to is None and len(before) == 1:
             raise Conflict("root_not_rotating", "every master key is wrapped by the present root key; --to URI names another")
@@ -104,13 +105,12 @@ def _on_record(settings: Settings) -> list[root.Known]:
 
 @contextlib.contextmanager
 def _store(
-    settings: Settings, held: Callable[[Store], AbstractContextManager[None]] = lambda store: nullcontext()
+    settings: Settings,
+    held: Callable[[Path], AbstractContextManager[None]],
+    held_there: Callable[[Store], AbstractContextManager[None]],
 ) -> Iterator[Store]:
+    """Open the store. held, held_there: what is taken of the home, and of the database, before anything of it is changed."""
     require(settings)
-    store = Store(settings.database_url)
-    try:
-        with held(store):
-            store.migrate()
-            yield store
-    finally:
-        store.close()
+    with held(settings.home), contextlib.closing(Store(settings.database_url)) as store, held_there(store):
+        store.migrate()
+        yield store

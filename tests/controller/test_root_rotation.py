@@ -196,6 +196,19 @@ def test_a_home_that_somebody_works_with_is_left_alone(settings: Settings, tmp_p
     assert refused.value.code == "home_in_use"
 
 
+@pytest.mark.parametrize("look", [rootkeys.show, rootkeys.check])
+def test_who_looks_while_it_is_changed_is_refused_and_has_changed_nothing(
+    tmp_path: Path, look: Callable[[Settings], object]
+) -> None:
+    settings = Settings(home=tmp_path / "home")
+    settings.home.mkdir(mode=0o700)
+    settings.database.touch(0o600)  # of a version that has no tables yet
+    with root.changing(settings.home), pytest.raises(Conflict) as refused:
+        look(settings)
+    assert refused.value.code == "root_rotating"
+    assert settings.database.stat().st_size == 0
+
+
 @pytest.mark.usefixtures("unchanged")
 def test_without_the_present_root_key_nothing_is_begun(settings: Settings, tmp_path: Path) -> None:
     settings.root_key.rename(tmp_path / "away")
