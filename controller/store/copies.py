@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, inspect, select, update
 
 from controller.errors import Damaged, Unavailable
 from controller.model import FINAL, KeyPair, Outcome, Sealed
@@ -82,6 +82,12 @@ class Copies(Rollouts):
         """Return the newest migration that it has seen; None where it has no tables of ours."""
         with engine.reading(self._engine) as connection:
             return schema.version(connection)
+
+    def lacking(self) -> list[str]:
+        """Return what is not there of this version's tables (TABLE) and columns (TABLE.COLUMN)."""
+        with engine.reading(self._engine) as connection:
+            found = inspect(connection).get_multi_columns(filter_names=list(tables.metadata.tables))
+            return schema.lacking({(table, column["name"]) for (_, table), columns in found.items() for column in columns})
 
     def note_backup(self, tenant_id: str, user_id: str, with_root_key: bool) -> None:
         """Record that everything was copied out, and whether with what opens it."""

@@ -5,10 +5,11 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from controller.store import engine, tables
+from controller.store import engine, schema, tables
 
 # What SQLite itself has beside its tables, and what kps never makes: whatever acts by itself.
 FOREIGN = "SELECT name FROM sqlite_master WHERE type NOT IN ('table', 'index') OR sql LIKE 'CREATE VIRTUAL%'"
+_COLUMNS = "SELECT m.name, c.name FROM sqlite_master m, pragma_table_info(m.name) c WHERE m.type = 'table'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,7 @@ class Examined:
     version: str | None  # the newest migration that it has seen; None: it has no tables of ours
     damage: str  # in SQLite's words; "": none was found
     foreign: str | None  # the name of something that acts by itself
+    lacking: list[str]  # tables and columns of this version that are not there
     busy: bool  # somebody has held the right to write for longer than was waited
 
     @property
@@ -42,8 +44,10 @@ def examine(path: Path, wait_seconds: float) -> Examined:
         foreign = connection.execute(FOREIGN).fetchone()
         there = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone()
         version = connection.execute("SELECT version_num FROM alembic_version").fetchone() if there else None
+        # What somebody else has put there may not be readable at all.
+        lacking = [] if foreign else schema.lacking(set(connection.execute(_COLUMNS).fetchall()))
         busy = _busy(connection)
-    return Examined(version and str(version[0]), "" if said == "ok" else said, foreign and str(foreign[0]), busy)
+    return Examined(version and str(version[0]), "" if said == "ok" else said, foreign and str(foreign[0]), lacking, busy)
 
 
 def _opened(path: Path, mode: str, wait_seconds: float) -> sqlite3.Connection:

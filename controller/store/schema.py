@@ -1,10 +1,12 @@
 """Which tables the database has, and how it gets this version's."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from sqlalchemy import Connection, inspect, text
 
 from controller.errors import Unavailable
+from controller.store import tables
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -30,3 +32,11 @@ def upgrade(connection: Connection) -> None:
         command.upgrade(config, "head")
     except CommandError as error:
         raise Unavailable("store_too_new", f"{error}; a newer kps has migrated this home: use that one") from error
+
+
+def lacking(found: Collection[tuple[str, str]]) -> list[str]:
+    """Return what this version needs of tables and columns and is not among these (table, column): TABLE, or TABLE.COLUMN."""
+    there = {table for table, _ in found}
+    gone = sorted(set(tables.metadata.tables) - there)
+    columns = ((name, column.name) for name, table in tables.metadata.tables.items() if name in there for column in table.columns)
+    return gone + sorted(f"{table}.{column}" for table, column in columns if (table, column) not in found)

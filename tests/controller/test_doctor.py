@@ -128,6 +128,14 @@ def _trigger(settings: Settings) -> None:
     change(settings, "CREATE TRIGGER theirs AFTER INSERT ON servers BEGIN DELETE FROM servers; END")
 
 
+def _table_gone(settings: Settings) -> None:
+    change(settings, "DROP TABLE quotas")
+
+
+def _column_gone(settings: Settings) -> None:
+    change(settings, "ALTER TABLE event_heads DROP COLUMN signature")
+
+
 def _older(settings: Settings) -> None:
     change(settings, "UPDATE alembic_version SET version_num = '0001'")
 
@@ -202,6 +210,8 @@ CAUSED: list[tuple[Spoil, set[str]]] = [
     (_damaged, {"store_damaged", "not_looked_at"}),
     (_no_database, {"store_unusable", "not_looked_at"}),
     (_trigger, {"store_foreign", "not_looked_at"}),
+    (_table_gone, {"store_incomplete", "not_looked_at"}),
+    (_column_gone, {"store_incomplete", "not_looked_at"}),
     (_older, {"store_old", "not_looked_at"}),
     (_newer, {"store_too_new", "not_looked_at"}),
     (_root_key_away, {"root_key_missing"}),

@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -26,7 +27,7 @@ from controller.app import opened
 from controller.errors import Conflict, Invalid, Problem, Unavailable
 from controller.kms import Kms, root
 from controller.model import Caller, Outcome, Sealed
-from controller.service import backup, home, moving, rootkeys
+from controller.service import backup, doctor, home, moving, rootkeys
 from controller.settings import Settings
 from controller.store import Store, engine, tables
 from controller.store.prepared import Prepared
@@ -357,9 +358,10 @@ def test_a_command_that_is_refused_has_changed_nothing(tmp_path: Path, postgresq
         with other.alone(), pytest.raises(Conflict) as refused:
             asyncio.run(serve())
         assert refused.value.code == "root_rotating"
-        with other.alone(), pytest.raises(Conflict) as refused:
-            rootkeys.check(settings)
-        assert refused.value.code == "root_rotating"
+        for look in (rootkeys.check, rootkeys.show):
+            with other.alone(), pytest.raises(Conflict) as refused:
+                look(settings)
+            assert refused.value.code == "root_rotating"
         with engine.reading(other._engine) as connection:
             assert inspect(connection).get_table_names() == []
 
@@ -398,6 +400,22 @@ def test_a_root_key_is_not_changed_while_anybody_works_there(store: Store, datab
 
 
 # -- a home there
+
+
+def test_the_doctor_tells_what_the_database_lacks(tmp_path: Path, postgresql: Cluster) -> None:
+    with postgresql.database() as url:
+        settings = Settings(home=tmp_path / "home", store_url=url)
+        home.initialise(settings)
+        assert {each.code for each in doctor.look(settings) if each.about == "database"} == {""}
+        for gone, table in (
+            ("ALTER TABLE event_heads DROP COLUMN signature", "event_heads.signature"),
+            ("DROP TABLE quotas", "quotas"),
+        ):
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute(gone)
+            (found,) = (each for each in doctor.look(settings) if each.about == "database")
+            assert (found.code, found.level) == ("store_incomplete", "error")
+            assert table in found.seen
 
 
 def test_a_home_remembers_its_database_and_is_mistaken_for_no_other(tmp_path: Path, database: str) -> None:

@@ -34,6 +34,7 @@ CODES: dict[str, tuple[Level, str]] = {
     "home_on_network": ("error", "the home is on a network file system; SQLite's write-ahead log does not work on one"),
     "store_damaged": ("error", "SQLite finds pages or indexes that are not as they must be"),
     "store_foreign": ("error", "the database has what acts by itself (a trigger, a view, a virtual table); kps makes none"),
+    "store_incomplete": ("error", "the database lacks a table or a column of this version"),
     "store_old": ("warning", "an older kps has made the database; the next command migrates it"),
     "store_too_new": ("error", "a newer kps has migrated the database"),
     "store_busy": ("warning", "somebody has held the right to write to the database for longer than five seconds"),

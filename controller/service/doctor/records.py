@@ -41,7 +41,7 @@ def database(settings: Settings) -> tuple[list[Finding], bool]:
     wrong = list(_wrong(settings, seen, held))
     size = settings.database.stat().st_size
     told = f"{settings.database}: {_size(size)}, whole, tables of version {seen.version}; write-ahead log {_size(held)}"
-    return wrong or [well("database", told)], not (seen.damage or seen.foreign or seen.behind or seen.ahead)
+    return wrong or [well("database", told)], not (seen.damage or seen.foreign or seen.behind or seen.ahead or seen.lacking)
 
 
 def _on_postgresql(settings: Settings) -> tuple[list[Finding], bool]:
@@ -49,9 +49,12 @@ def _on_postgresql(settings: Settings) -> tuple[list[Finding], bool]:
     try:
         with contextlib.closing(Store(settings.database_url)) as store:
             store.can_write()
-            version, place = store.version(), store.place
+            version, place, lacking = store.version(), store.place, store.lacking()
     except Problem as problem:
         return [refused("database", problem)], False
+    if version == tables.VERSION and lacking:
+        step = "stop whoever works with it, find out who has taken that away, and restore the newest dump (pg_restore)"
+        return [found("database", "store_incomplete", f"{place}: it lacks {_listed(lacking)}", step)], False
     if version == tables.VERSION:
         return [well("database", f"{place}: it answers and takes what is written, tables of version {version}")], True
     told = f"{place}: its tables are of version {version or 'none'}"
@@ -73,6 +76,9 @@ def _wrong(settings: Settings, seen: Examined, held: int) -> Iterator[Finding]:
     elif seen.behind:
         told = f"{path}: its tables are of version {seen.version or 'none'}"
         yield found("database", "store_old", told, "make a backup with the kps that made it; then kps init, or any other command")
+    elif seen.lacking:
+        step = "stop kps serve, keep this file, and restore the newest backup: kps restore FILE --home DIR"
+        yield found("database", "store_incomplete", f"{path}: it lacks {_listed(seen.lacking)}", step)
     if seen.busy:
         yield found("database", "store_busy", f"{path}: somebody writes to it for long", f"see who has it open: fuser -v {path}")
     if held > LARGE_WAL:
@@ -146,6 +152,10 @@ def backups(store: Store, at: datetime) -> Iterator[Finding]:
 def _days(age: timedelta) -> str:
     hours = max(0, int(age.total_seconds() // 3600))
     return f"{hours} h" if hours < 48 else f"{hours // 24} days"
+
+
+def _listed(lacking: list[str]) -> str:
+    return ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
 
 
 def _size(number: int) -> str:
