@@ -9,34 +9,28 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar
 
-from controller.deposits import Deposits, Order
+from controller.deposits import Deposits
 from controller.doors import BEGUN_WITHIN, MAY_BE_OPEN, Door, DoorDoes, DoorOrder, DoorRule, DoorState, refuse_too_long
 from controller.errors import Conflict, Invalid, NotFound, Problem
-from controller.model import Caller, Credential, Operation, SealedCredential, Server, Task, now
-from controller.service import doorrules
+from controller.model import Caller, Credential, Server, now
+from controller.service.doorapprovals import DoorApprovals
 from controller.service.doorpasswords import DoorPasswords, Passwords
-from controller.service.doorrules import selection
-from controller.service.roles import allow, may_name_places, refusal
+from controller.service.doorrules import DoorRules, refuse_others
+from controller.service.doortasks import DoorTasks, Opens, given_for, nothing, task
+from controller.service.roles import allow
 from controller.service.secrets import Made
 from controller.service.servers import LOGIN
-from controller.service.tasks import Dispatch, given, kept_sealed
+from controller.service.tasks import Dispatch, given
 from controller.service.worker import off_loop
 from controller.store import Store
 
 MOST_DOORS = 10_000  # of one order
 MOST_REASON = 500
-MOST_MINUTES = 24 * 60
 MOST_PASSWORDS = 1000
 _PATTERN = frozenset("*?!,")  # of sshd's Match User, which would open more than one login
 
-Opens = Callable[[str], Credential | None]  # what opens a server, by its name, where anything was given for it
-
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-def _nothing(server: str) -> None:
-    """Say that nothing was given."""
 
 
 class Emergency:
@@ -59,13 +53,12 @@ class Emergency:
         self._passwords = passwords
         self._made = DoorPasswords(store, passwords, executor)
         self._store = store
-        self._dispatch = dispatch
+        self._tasks = DoorTasks(dispatch, executor, deposits)
         self._executor = executor
-        self._deposits = deposits
-        self.longest_seconds = int(longest_hours * 3600)
         self._rung = rung
-        # What came for doors that wait for a second user, by their order and server: where it could not be sealed, say.
-        self._held: dict[str, dict[str, Credential]] = {}
+        self.longest_seconds = int(longest_hours * 3600)
+        self.rules = DoorRules(store, executor)
+        self.approvals = DoorApprovals(store, self._tasks, executor, self.longest_seconds, rung)
 
     async def open(
         self,
@@ -76,7 +69,7 @@ class Emergency:
         seconds: int,
         login: str | None = None,
         network: str | None = None,
-        opens: Opens = _nothing,
+        opens: Opens = nothing,
     ) -> tuple[builtins.list[DoorOrder], builtins.list[Door]]:
         """Open a door on each of the servers, ahead of everything that waits; returns the orders, and their doors.
 
@@ -86,13 +79,13 @@ class Emergency:
         login_is_pattern, login_unusable, network_unusable, no_servers, too_many_servers.
         """
         why, for_, from_ = self._meant(who, servers, reason, seconds, login, network)
-        given_ = _given(who, {each.id: each.name for each in servers}, opens)
+        given_ = given_for(who, {each.id: each.name for each in servers}, opens)
         there = await self._off(self._store.doors, who.tenant_id, states=("asked", "opening", "open"))
         taken = {(each.server_id, each.login): each for each in there}
         free = [each for each in servers if (each.id, login or each.login) not in taken]
         if not free:
             raise _has_one(taken[servers[0].id, login or servers[0].login])
-        held = await self.rules_of(who, free)
+        held = await self.rules.of(who, free)
         orders, doors = [], [taken[each.id, login or each.login] for each in servers if each not in free]
         for needs_second in (False, True):
             some = [each for each in free if bool(held[each.id]) is needs_second]
@@ -113,7 +106,7 @@ class Emergency:
         seconds: int,
         login: str | None = None,
         network: str | None = None,
-        opens: Opens = _nothing,
+        opens: Opens = nothing,
     ) -> tuple[DoorOrder, builtins.list[Door], builtins.list[Made]]:
         """Order a door on each of the servers, and for each a one-time password, set by a task and kept; then begin().
 
@@ -128,8 +121,8 @@ class Emergency:
             raise Invalid("option_unknown", "no passwords are made here")
         if len(servers) > MOST_PASSWORDS:
             raise Invalid("too_many_servers", f"at most {MOST_PASSWORDS} passwords at once, not {len(servers)}")
-        given_ = _given(who, {each.id: each.name for each in servers}, opens)
-        held = await self.rules_of(who, servers)
+        given_ = given_for(who, {each.id: each.name for each in servers}, opens)
+        held = await self.rules.of(who, servers)
         for server in servers:
             if found := held[server.id]:
                 told = f"{server.name}: a second user has to agree here ({found[0].where}), and no password is set before that"
@@ -153,7 +146,7 @@ class Emergency:
             raise hindered
         return order, await self._off(self._store.doors, who.tenant_id, ids=order.doors), done
 
-    async def begin(self, who: Caller, order_id: str, opens: Opens = _nothing) -> tuple[DoorOrder, builtins.list[Door]]:
+    async def begin(self, who: Caller, order_id: str, opens: Opens = nothing) -> tuple[DoorOrder, builtins.list[Door]]:
         """Open the doors whose one-time passwords are set by now; those of which none was set have failed.
 
         By whoever has ordered them. opens: the password is given with what opens the server today. Conflict: password_not_set (a
@@ -166,7 +159,7 @@ class Emergency:
         waiting = [each for each in doors if each.unbegun]
         if not waiting:
             raise Conflict("door_not_open", f"order {order_id}: none of its doors waits to be begun", order=order_id)
-        given_ = _given(who, {each.server_id: each.server_name for each in waiting}, opens)
+        given_ = given_for(who, {each.server_id: each.server_name for each in waiting}, opens)
         states = {each.id: await self._off(self._made.state, each) for each in waiting}
         for door in (each for each in waiting if states[each.id] == "running"):
             told = "its one-time password is being set; wait until that task has ended"
@@ -175,17 +168,16 @@ class Emergency:
             await self._off(self._store.drop_door, door, "no password was set; see its task", one_time=True)
         there = [each for each in waiting if states[each.id] == "done"]
         there = [replace(each, given=given("door-open", given_.get(each.server_id))) for each in there]
-        tasks = [_task(each, "door-open", who.user_id) for each in there]
-        sealed = await self._sealed(tasks, given_)
+        tasks = [task(each, "door-open", who.user_id) for each in there]
+        sealed = await self._tasks.sealed(tasks, given_)
         if there:
-            holder = (self._dispatch.owner, self._dispatch.lease_seconds)
-            await self._off(self._store.begin_doors, there, tasks, *holder, sealed)
-            self._ring(tasks, given_)
+            await self._off(self._store.begin_doors, there, tasks, *self._tasks.holder, sealed)
+            self._tasks.ring(tasks, given_)
         self._rung()
         return order, await self._off(self._store.doors, who.tenant_id, ids=order.doors)
 
     async def extend(
-        self, who: Caller, ids: Collection[str], seconds: int, reason: str, opens: Opens = _nothing
+        self, who: Caller, ids: Collection[str], seconds: int, reason: str, opens: Opens = nothing
     ) -> tuple[builtins.list[DoorOrder], builtins.list[Door]]:
         """Have doors stay open for so long from now; returns the orders, and their doors. Where a rule says so, once agreed.
 
@@ -194,11 +186,11 @@ class Emergency:
         allow(who, "door.open")
         why, for_ = _reason(reason), self._seconds(seconds)
         doors = await self._those(who, ids)
-        given_ = _given(who, {each.server_id: each.server_name for each in doors}, opens)
+        given_ = given_for(who, {each.server_id: each.server_name for each in doors}, opens)
         at = now()
         for door in doors:
             refuse_too_long(door, for_, self.longest_seconds, at)
-        held = await self.rules_of(who, (await self._servers_of(doors)).values())
+        held = await self.rules.of(who, (await self._servers_of(doors)).values())
         orders, changed = [], []
         for needs_second in (False, True):
             # A server that left the inventory is under no rule; nothing gets there either.
@@ -206,47 +198,35 @@ class Emergency:
             if some:
                 under = [held.get(each.server_id, []) for each in some]
                 order = replace(self._order(who, "extend", why, for_, under), doors=[each.id for each in some])
-                tasks = [_task(each, "door-extend", who.user_id, seconds=for_) for each in some] if order.state == "given" else []
-                holder = (self._dispatch.owner, self._dispatch.lease_seconds)
-                await self._off(self._store.extend_doors, order, some, tasks, *holder)
+                tasks = [task(each, "door-extend", who.user_id, seconds=for_) for each in some] if order.state == "given" else []
+                await self._off(self._store.extend_doors, order, some, tasks, *self._tasks.holder)
                 if order.state == "given":
-                    self._ring(tasks, given_)
+                    self._tasks.ring(tasks, given_)
                 else:
-                    self._hold(order, some, given_)
+                    self.approvals.hold(order, some, given_)
                 orders.append(order)
-                changed += [replace(each, closing_task_id=task.id) for each, task in zip(some, tasks, strict=False)] or some
+                changed += [replace(each, closing_task_id=begun.id) for each, begun in zip(some, tasks, strict=False)] or some
         self._rung()
         return orders, changed
 
-    async def close(self, who: Caller, ids: Collection[str], opens: Opens = _nothing) -> builtins.list[Door]:
+    async def close(self, who: Caller, ids: Collection[str], opens: Opens = nothing) -> builtins.list[Door]:
         """Close doors now; returns them. What nobody has agreed to yet is taken back. Conflict(door_not_open)."""
         allow(who, "door.close")
         doors = await self._those(who, ids)
-        given_ = _given(who, {each.server_id: each.server_name for each in doors}, opens)
+        given_ = given_for(who, {each.server_id: each.server_name for each in doors}, opens)
         asked = [each for each in doors if each.state == "asked"]
         for order_id in {each.order_id for each in asked}:
-            await self._take_back(who, order_id, [each for each in asked if each.order_id == order_id])
+            await self.approvals.take_back(who, order_id, [each for each in asked if each.order_id == order_id])
         for door in (each for each in doors if each.unbegun):
             await self._off(self._store.drop_door, door, "taken back before it was opened", one_time=True)
         there = [each for each in doors if each.state != "asked" and not each.unbegun]
-        tasks = [_task(each, "door-close", who.user_id) for each in there]
+        tasks = [task(each, "door-close", who.user_id) for each in there]
         await self._made.change_with(there, given_)
         if there:
-            await self._off(self._store.close_doors, there, tasks, self._dispatch.owner, self._dispatch.lease_seconds)
-            self._ring(tasks, given_)
+            await self._off(self._store.close_doors, there, tasks, *self._tasks.holder)
+            self._tasks.ring(tasks, given_)
         self._rung()
         return await self._off(self._store.doors, who.tenant_id, ids=[each.id for each in doors])
-
-    async def approve(self, who: Caller, order_id: str, opens: Opens = _nothing) -> tuple[DoorOrder, builtins.list[Door]]:
-        """Agree, as the second user, to what somebody asked for: it is done from now on.
-
-        NotAllowed(approved_by_requester), Conflict: approval_expired, door_order_decided, requester_gone.
-        """
-        return await self._decide(who, order_id, agreed=True, opens=opens)
-
-    async def refuse(self, who: Caller, order_id: str) -> tuple[DoorOrder, builtins.list[Door]]:
-        """Say no to what somebody asked for; whoever asked takes it back so. Conflict: approval_expired, door_order_decided."""
-        return await self._decide(who, order_id, agreed=False)
 
     async def list(
         self,
@@ -276,52 +256,16 @@ class Emergency:
         door = await self._off(self._store.door, who.tenant_id, id)
         return door, (await self._off(self._store.door_order, who.tenant_id, door.order_id))[0]
 
-    async def orders(self, who: Caller, *, ids: Collection[str] | None = None) -> builtins.list[DoorOrder]:
-        """Return the orders to which somebody has to agree, or these orders, the newest first."""
-        allow(who, "door.see")
-        return await self._off(self._store.door_orders, who.tenant_id, ids=ids, asked=ids is None)
-
     async def counted(self, who: Caller) -> tuple[int, int]:
         """Return how many doors are or may be open, and how many of these do not answer for it."""
         allow(who, "door.see")
         return await self._off(self._store.count_doors, who.tenant_id)
 
-    # -- where a second user has to agree
-
-    async def rules(self, who: Caller) -> builtins.list[DoorRule]:
-        """Return for which servers a second user has to agree, and within how many minutes."""
-        allow(who, "door.see")
-        return await self._off(self._store.door_rules, who.tenant_id)
-
-    async def rules_of(self, who: Caller, servers: Collection[Server]) -> dict[str, builtins.list[DoorRule]]:
-        """Return the rules that servers are under, by their ids."""
-        _refuse_others(who, servers)
-        allow(who, "door.see")
-        return await self._off(doorrules.of, self._store, who.tenant_id, servers)
-
-    async def set_rule(self, who: Caller, servers: str, minutes: int) -> DoorRule:
-        """Have doors of servers with a label (label=value) opened only after a second user has agreed, within so many minutes.
-
-        Invalid: selection_unusable, minutes_unusable.
-        """
-        allow(who, "door.rule", what=servers)
-        label, value = selection(servers)
-        if not 1 <= minutes <= MOST_MINUTES:
-            raise Invalid("minutes_unusable", f"{minutes} minutes; give 1 to {MOST_MINUTES}")
-        return await self._off(self._store.set_door_rule, DoorRule(who.tenant_id, label, value, minutes, who.user_id, now()))
-
-    async def remove_rule(self, who: Caller, servers: str) -> None:
-        """Have doors of these servers opened without a second user. NotFound(door_rule_not_found)."""
-        allow(who, "door.rule", what=servers)
-        await self._off(self._store.remove_door_rule, who.tenant_id, *selection(servers), who.user_id)
-
     # -- for whoever serves the home
 
     async def sweep(self) -> None:
         """End what nobody agreed to in time, and ask the servers of doors whose time is over whether they are closed."""
-        for order_id in await self._off(self._store.lapse_doors):
-            self._held.pop(order_id, None)
-            self._rung()
+        await self.approvals.lapse()
         await self._made.sweep()
         due = await self._off(self._store.doors_to_ask)
         if not due:
@@ -334,10 +278,10 @@ class Emergency:
             told = "its server is not in the inventory any more; nobody can ask it"
             await self._off(self._store.give_up_asking, door, f"not confirmed: {told}")
         there = [each for each in due if each.server_id in servers]
-        tasks = [_task(each, "door-status", each.user_id) for each in there]
+        tasks = [task(each, "door-status", each.user_id) for each in there]
         if there:
-            await self._off(self._store.ask_doors, there, tasks, self._dispatch.owner, self._dispatch.lease_seconds)
-            self._dispatch.ring([task.id for task in tasks], {}, urgent=True)
+            await self._off(self._store.ask_doors, there, tasks, *self._tasks.holder)
+            self._tasks.ring(tasks, {})
         self._rung()
 
     # -- steps
@@ -346,86 +290,15 @@ class Emergency:
         self, who: Caller, order: DoorOrder, doors: Sequence[Door], given_: Mapping[str, Credential]
     ) -> builtins.list[Door]:
         """Keep an order with its doors, and begin what nobody else has to agree to. given_: by server id."""
-        tasks = [_task(each, "door-open", who.user_id) for each in doors]
-        sealed = await self._sealed(tasks, given_)
+        tasks = [task(each, "door-open", who.user_id) for each in doors]
+        sealed = await self._tasks.sealed(tasks, given_)
         begun = tasks if order.state == "given" else []
-        holder = (self._dispatch.owner, self._dispatch.lease_seconds)
-        await self._off(self._store.add_doors, order, doors, begun, *holder, sealed)
+        await self._off(self._store.add_doors, order, doors, begun, *self._tasks.holder, sealed)
         if begun:
-            self._ring(begun, given_)
+            self._tasks.ring(begun, given_)
         else:
-            self._hold(order, doors, given_)
+            self.approvals.hold(order, doors, given_)
         return list(doors)
-
-    def _hold(self, order: DoorOrder, doors: Sequence[Door], given_: Mapping[str, Credential]) -> None:
-        held = {each.server_id: given_[each.server_id] for each in doors if each.server_id in given_}
-        if held:
-            self._held[order.id] = held
-
-    async def _take_back(self, who: Caller, order_id: str, some: Sequence[Door]) -> None:
-        """Have doors not be opened that nobody has agreed to yet; the whole order where none of its doors would be left."""
-        order, doors = await self._off(self._store.door_order, who.tenant_id, order_id)
-        if {each.id for each in doors} <= {each.id for each in some}:
-            await self._decide(who, order_id, agreed=False)
-            return
-        if who.user_id != order.user_id:
-            allow(who, "door.approve", what=order_id)
-        await self._off(self._store.take_back_doors, order_id, some, who.user_id)
-
-    async def _decide(
-        self, who: Caller, order_id: str, *, agreed: bool, opens: Opens = _nothing
-    ) -> tuple[DoorOrder, builtins.list[Door]]:
-        order, doors = await self._off(self._store.door_order, who.tenant_id, order_id)
-        if not (who.user_id == order.user_id and not agreed):  # whoever asked may take it back
-            allow(who, "door.approve", what=order_id)
-        tasks: builtins.list[Task] = []
-        by_server: dict[str, Credential] = {}
-        sealed: builtins.list[SealedCredential] = []
-        if agreed:
-            await self._off(self._refuse_gone, order)
-            given_ = _given(who, {each.server_id: each.server_name for each in doors}, opens)
-            doing: Operation = "door-open" if order.does == "open" else "door-extend"
-            doors = [
-                replace(each, given=given("door-open", given_[each.server_id])) if each.server_id in given_ else each
-                for each in doors
-            ]
-            tasks = [_task(each, doing, order.user_id, seconds=order.seconds) for each in doors]
-            by_server = self._held.get(order_id, {}) | given_
-            sealed = await self._sealed(tasks, given_)
-        holder = (self._dispatch.owner, self._dispatch.lease_seconds)
-        how: dict[str, Any] = {"tasks": tasks, "credentials": sealed, "longest_seconds": self.longest_seconds}
-        decided = await self._off(
-            self._decided_by, who, order_id, agreed, {**how, "holder": holder[0], "lease_seconds": holder[1]}
-        )
-        self._held.pop(order_id, None)
-        if tasks:
-            self._ring(tasks, by_server)
-        self._rung()
-        return decided, await self._off(self._store.doors, who.tenant_id, ids=decided.doors)
-
-    def _decided_by(self, who: Caller, order_id: str, agreed: bool, how: Mapping[str, Any]) -> DoorOrder:
-        return self._store.decide_doors(who.tenant_id, order_id, who.user_id, agreed=agreed, **how)
-
-    def _refuse_gone(self, order: DoorOrder) -> None:
-        """Conflict(requester_gone): whoever asked is no user any more, or may not open doors now."""
-        try:
-            user = self._store.user(order.tenant_id, order.user_id)
-            fits = user.enabled and refusal(user.role, user.kind, "door.open", "tenant") is None
-        except NotFound:
-            fits = False
-        if not fits:
-            told = "whoever asked for it was deleted or disabled since, or may not any more; ask for it yourself"
-            raise Conflict("requester_gone", f"order {order.id}: {told}", order=order.id)
-
-    async def _sealed(self, tasks: Sequence[Task], by_server: Mapping[str, Credential]) -> builtins.list[SealedCredential]:
-        """Return what came for tasks, sealed. None of it where the root key is away: an emergency does not wait for it."""
-        orders = [(Order.of_task(task), by_server.get(task.server_id)) for task in tasks]
-        try:
-            return await kept_sealed(self._deposits, self._executor, orders)
-        except Problem as problem:
-            if problem.code == "store_unusable":
-                raise
-            return []
 
     def _order(self, who: Caller, does: DoorDoes, reason: str, seconds: int, held: Sequence[Sequence[DoorRule]]) -> DoorOrder:
         """Return an order without its doors. held: the rules that each of these is under."""
@@ -446,9 +319,6 @@ class Emergency:
             approve_until=until,
         )
 
-    def _ring(self, tasks: Sequence[Task], by_server: Mapping[str, Credential]) -> None:
-        self._dispatch.ring([task.id for task in tasks], by_server, urgent=True)
-
     def _seconds(self, seconds: int) -> int:
         if seconds < 1:
             raise Invalid("door_too_short", f"{seconds} s; a door is open for 1 s at least")
@@ -468,7 +338,7 @@ class Emergency:
             raise Invalid("no_servers", "name at least one server")
         if len(servers) > MOST_DOORS:
             raise Invalid("too_many_servers", f"at most {MOST_DOORS} doors with one order, not {len(servers)}; select fewer")
-        _refuse_others(who, servers)
+        refuse_others(who, servers)
         return why, for_, from_
 
     async def _those(self, who: Caller, ids: Collection[str]) -> builtins.list[Door]:
@@ -510,32 +380,9 @@ def _door(order: DoorOrder, server: Server, login: str, network: str | None, kin
     )
 
 
-def _refuse_others(who: Caller, servers: Collection[Server]) -> None:
-    for server in servers:
-        if server.tenant_id != who.tenant_id:
-            raise NotFound("server_not_found", f"{server.name}: no server of this name", server=server.name)
-
-
 def _has_one(held: Door) -> Conflict:
     told = f"{held.server_name}: a door for {held.login} is {held.state} already ({held.id}); extend it, or close it first"
     return Conflict("door_is_open", told, door=held.id)
-
-
-def _task(door: Door, operation: Operation, user_id: str, seconds: int | None = None) -> Task:
-    """Return a task about a door: with the door's own id for the one that opens it."""
-    request = {"door_id": door.id, "door_from": door.network, "door_seconds": seconds or door.seconds}
-    opens = operation == "door-open"
-    return Task(
-        id=door.task_id if opens else str(uuid.uuid4()),
-        tenant_id=door.tenant_id,
-        user_id=user_id,
-        server_id=door.server_id,
-        server_name=door.server_name,
-        login=door.login,
-        operation=operation,
-        request=request | (door.given if opens else {}),
-        created_at=now(),
-    )
 
 
 def _reason(reason: str) -> str:
@@ -564,12 +411,3 @@ def _network(network: str | None) -> str | None:
         return str(ipaddress.ip_network(network))
     except ValueError as error:
         raise Invalid("network_unusable", f"{network}: {error}; give an address or a network, as 203.0.113.0/24") from error
-
-
-def _given(who: Caller, names: Mapping[str, str], opens: Opens) -> dict[str, Credential]:
-    """Return what was given for servers, by their ids. names: of the servers, by their ids."""
-    found = {id: opens(name) for id, name in names.items()}
-    kept = {id: each for id, each in found.items() if each is not None}
-    if any(each.agent_socket for each in kept.values()):
-        may_name_places(who, "an ssh-agent")
-    return kept

@@ -36,7 +36,7 @@ async def ask(page: Page, servers: str = "", reason: str = "", minutes: str = ""
         raise Invalid("no_servers", "name at least one server, or a selection as zone=prod")
     chosen = await page.fleet.servers.select(page.who, words)
     for_ = _minutes(minutes)
-    held = await page.fleet.emergency.rules_of(page.who, chosen)
+    held = await page.fleet.emergency.rules.of(page.who, chosen)
     there = {(each.server_id, each.login) for each in await page.fleet.emergency.list(page.who) if not each.confirmed}
     return await page.show(
         "emergency/open.html",
@@ -104,21 +104,21 @@ async def close(page: Page, id: str) -> Response:
 @router.post("/orders/{id}/approve")
 async def approve(page: Page, id: str) -> Response:
     """Agree, as the second user."""
-    await page.fleet.emergency.approve(page.who, id)
+    await page.fleet.emergency.approvals.approve(page.who, id)
     return page.go(EMERGENCY, "Agreed: it is being done")
 
 
 @router.post("/orders/{id}/refuse")
 async def refuse(page: Page, id: str) -> Response:
     """Say no, or take back what one has asked for oneself."""
-    await page.fleet.emergency.refuse(page.who, id)
+    await page.fleet.emergency.approvals.refuse(page.who, id)
     return page.go(EMERGENCY, "Refused: nothing is opened")
 
 
 async def shown(page: Asked, users: dict[str, str]) -> dict[str, Any]:
     """Return what the page of emergencies shows of doors."""
     doors = await page.fleet.emergency.list(page.who, limit=MOST_SHOWN)
-    orders = await page.fleet.emergency.orders(page.who)
+    orders = await page.fleet.emergency.approvals.list(page.who)
     last = await page.fleet.emergency.list(page.who, all=True, limit=MOST_SHOWN)
     names = {each.id: each for each in doors}
     return {

@@ -89,7 +89,7 @@ def test_where_one_has_a_door_no_password_is_set_at_all(world: World, alice: Cal
 
 
 def test_before_a_second_user_agrees_no_password_is_set(world: World, alice: Caller, boss: Caller, server: Server) -> None:
-    run(world.emergency.set_rule(boss, "zone=prod", 15))
+    run(world.emergency.rules.set(boss, "zone=prod", 15))
     work = world.emergency.open_by_password(alice, [world.server(boss), server], **ASKED)
     refused(work, Conflict, "password_before_approval")
     assert nothing_changed(world, alice)

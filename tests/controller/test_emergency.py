@@ -40,7 +40,7 @@ def server(world: World, boss: Caller) -> Server:
 
 @pytest.fixture
 def ruled(world: World, boss: Caller) -> None:
-    run(world.emergency.set_rule(boss, "zone=prod", 15))
+    run(world.emergency.rules.set(boss, "zone=prod", 15))
 
 
 @pytest.fixture
@@ -106,8 +106,8 @@ def test_the_servers_own_login_is_held_to_the_same(world: World, alice: Caller, 
 def test_no_role_no_door(world: World, boss: Caller, server: Server) -> None:
     auditor = world.user(boss, "auditor")
     refused(world.emergency.open(auditor, [server], reason="x", seconds=60), NotAllowed, "role_reads_only")
-    refused(world.emergency.set_rule(auditor, "zone=prod", 15), NotAllowed, "role_reads_only")
-    refused(world.emergency.set_rule(world.user(boss, "operator"), "zone=prod", 15), NotAllowed, "administrator_needed")
+    refused(world.emergency.rules.set(auditor, "zone=prod", 15), NotAllowed, "role_reads_only")
+    refused(world.emergency.rules.set(world.user(boss, "operator"), "zone=prod", 15), NotAllowed, "administrator_needed")
     assert nothing_changed(world, boss)
 
 
@@ -174,15 +174,15 @@ def test_a_second_user_has_to_agree(world: World, alice: Caller, bob: Caller, se
     (order,), (door,) = run(world.emergency.open(alice, [server], reason="x", seconds=60))
     assert (order.state, order.rules, door.state) == ("asked", ["zone=prod"], "asked")
     assert world.store.tasks(alice.tenant_id) == []
-    refused(world.emergency.approve(alice, order.id), NotAllowed, "approved_by_requester")
+    refused(world.emergency.approvals.approve(alice, order.id), NotAllowed, "approved_by_requester")
     auditor = world.user(alice, "auditor")
-    refused(world.emergency.approve(auditor, order.id), NotAllowed, "role_reads_only")
+    refused(world.emergency.approvals.approve(auditor, order.id), NotAllowed, "role_reads_only")
     assert world.store.tasks(alice.tenant_id) == []
-    decided, (door,) = run(world.emergency.approve(bob, order.id))
+    decided, (door,) = run(world.emergency.approvals.approve(bob, order.id))
     assert (decided.decided_by, door.state) == (bob.user_id, "opening")
     (task,) = world.store.tasks(alice.tenant_id)
     assert (task.id, task.user_id, task.operation) == (door.task_id, alice.user_id, "door-open")
-    refused(world.emergency.approve(bob, order.id), Conflict, "door_order_decided")
+    refused(world.emergency.approvals.approve(bob, order.id), Conflict, "door_order_decided")
     trail = [
         (each.kind, each.user_id) for each in world.store.events(alice.tenant_id) if each.kind in ("door_asked", "door_approved")
     ]
@@ -197,7 +197,7 @@ def test_an_approval_that_comes_too_late_is_refused(world: World, alice: Caller,
     assert at is not None
     store._now = lambda: at
     try:
-        refused(world.emergency.approve(bob, order.id), Conflict, "approval_expired")
+        refused(world.emergency.approvals.approve(bob, order.id), Conflict, "approval_expired")
         run(world.emergency.sweep())
     finally:
         store._now = before
@@ -210,7 +210,7 @@ def test_nobody_agrees_to_what_somebody_asked_who_is_gone(world: World, alice: C
     (order,), _ = run(world.emergency.open(alice, [server], reason="x", seconds=60))
     user: User = world.store.user(alice.tenant_id, alice.user_id)
     world.store.change_user(alice.tenant_id, user.id, {"enabled": False}, bob.user_id)
-    refused(world.emergency.approve(bob, order.id), Conflict, "requester_gone")
+    refused(world.emergency.approvals.approve(bob, order.id), Conflict, "requester_gone")
     assert world.store.tasks(alice.tenant_id) == []
 
 
@@ -229,12 +229,12 @@ def test_a_door_that_needed_a_second_user_is_not_extended_by_one(
     kept = replace(world.store.add_servers([replace(server, id=str(uuid.uuid4()), name=world.name("prod"))])[0])
     _, (door,) = run(world.emergency.open(alice, [kept], reason="x", seconds=60))
     opened(world, door.task_id, door.id)
-    run(world.emergency.set_rule(boss, "zone=prod", 15))
+    run(world.emergency.rules.set(boss, "zone=prod", 15))
     before = len(world.store.tasks(alice.tenant_id))
     (order,), _ = run(world.emergency.extend(alice, [door.id], 120, "x"))
     assert (order.state, order.does) == ("asked", "extend")
     assert len(world.store.tasks(alice.tenant_id)) == before
-    run(world.emergency.approve(bob, order.id))
+    run(world.emergency.approvals.approve(bob, order.id))
     assert world.store.tasks(alice.tenant_id)[-1].operation == "door-extend"
 
 
@@ -245,13 +245,13 @@ def test_what_is_agreed_to_late_is_held_to_the_limit(
     short = Emergency(world.store, Dispatch(), longest_hours=0.5)
     kept = prod(world, server)
     (order,), (door,) = run(short.open(alice, [kept], reason="x", seconds=1200))
-    run(short.approve(bob, order.id))
+    run(short.approvals.approve(bob, order.id))
     opened(world, door.task_id, door.id)
     (order,), _ = run(short.extend(alice, [door.id], 1500, "x"))
     later(600)
-    refused(short.approve(bob, order.id), Invalid, "door_too_long")
+    refused(short.approvals.approve(bob, order.id), Invalid, "door_too_long")
     assert [each.operation for each in world.store.tasks(alice.tenant_id)] == ["door-open"]
-    run(short.refuse(bob, order.id))  # it is not decided by that
+    run(short.approvals.refuse(bob, order.id))  # it is not decided by that
 
 
 def prod(world: World, server: Server, **more: Any) -> Server:
@@ -302,7 +302,7 @@ def test_whoever_asked_takes_it_back(world: World, alice: Caller, server: Server
     (order,), (door,) = run(world.emergency.open(alice, [server], reason="x", seconds=60))
     run(world.emergency.close(alice, [door.id]))
     assert [each.state for each in run(world.emergency.list(alice, all=True))] == ["refused"]
-    refused(world.emergency.refuse(alice, order.id), Conflict, "door_order_decided")
+    refused(world.emergency.approvals.refuse(alice, order.id), Conflict, "door_order_decided")
 
 
 @pytest.mark.usefixtures("ruled")
@@ -312,7 +312,7 @@ def test_closing_one_door_that_was_asked_for_takes_back_that_one(
     (order,), doors = run(world.emergency.open(alice, [prod(world, server), prod(world, server)], reason="x", seconds=60))
     run(world.emergency.close(alice, [doors[0].id]))
     assert [each.id for each in run(world.emergency.list(alice))] == [doors[1].id]
-    run(world.emergency.approve(bob, order.id))
+    run(world.emergency.approvals.approve(bob, order.id))
     assert [each.id for each in world.store.tasks(alice.tenant_id)] == [doors[1].task_id]
 
 
@@ -320,7 +320,7 @@ def test_closing_one_door_that_was_asked_for_takes_back_that_one(
 def test_a_delegated_user_is_no_second_one(world: World, alice: Caller, server: Server) -> None:
     (order,), _ = run(world.emergency.open(alice, [server], reason="x", seconds=60))
     robot = world.user(alice, "operator", "delegated")
-    refused(world.emergency.approve(robot, order.id), NotAllowed, "delegated_acts_for_others")
+    refused(world.emergency.approvals.approve(robot, order.id), NotAllowed, "delegated_acts_for_others")
 
 
 @pytest.mark.usefixtures("ruled")
@@ -335,7 +335,7 @@ def test_what_came_to_extend_a_door_outlives_another_orders_lapse(
 
     short, kept, other = Emergency(world.store, Heard()), prod(world, server), prod(world, server)
     (order,), (door,) = run(short.open(alice, [kept], reason="x", seconds=3600))
-    run(short.approve(bob, order.id))
+    run(short.approvals.approve(bob, order.id))
     opened(world, door.task_id, door.id)
     run(short.open(alice, [other], reason="x", seconds=60))
     later(14 * 60)
@@ -345,14 +345,14 @@ def test_what_came_to_extend_a_door_outlives_another_orders_lapse(
     run(short.sweep())
     assert "lapsed" in [each.state for each in run(short.list(alice, all=True))]
     rung.clear()
-    run(short.approve(bob, order.id))
+    run(short.approvals.approve(bob, order.id))
     assert rung == [{kept.id: given}]
 
 
 def test_rules_say_which_servers(world: World, boss: Caller) -> None:
-    refused(world.emergency.set_rule(boss, "zone", 15), Invalid, "selection_unusable")
-    refused(world.emergency.set_rule(boss, "zone=prod", 0), Invalid, "minutes_unusable")
-    refused(world.emergency.remove_rule(boss, "zone=prod"), NotFound, "door_rule_not_found")
+    refused(world.emergency.rules.set(boss, "zone", 15), Invalid, "selection_unusable")
+    refused(world.emergency.rules.set(boss, "zone=prod", 0), Invalid, "minutes_unusable")
+    refused(world.emergency.rules.remove(boss, "zone=prod"), NotFound, "door_rule_not_found")
 
 
 @pytest.mark.usefixtures("ruled")
@@ -368,7 +368,7 @@ def test_what_came_for_a_door_is_there_once_somebody_has_agreed(world: World, al
     given = Credential(password=Secret("open sesame"))
     (order,), _ = run(emergency.open(alice, [server], reason="x", seconds=60, opens=lambda name: given))
     assert rung == []
-    run(emergency.approve(bob, order.id))
+    run(emergency.approvals.approve(bob, order.id))
     assert rung == [{server.id: given}]
 
 
@@ -497,7 +497,7 @@ def test_password_login_is_not_enabled_for_good_where_a_second_user_has_to_agree
     assert not world.store.tasks(boss.tenant_id)
     refused(world.rollouts.start(boss, "password-login-enable", [server], {}, {}, {}), Conflict, "password_login_under_rule")
     run(world.bindings.start(alice, "password-login-disable", [server], {}, {}))
-    run(world.emergency.remove_rule(boss, "zone=prod"))
+    run(world.emergency.rules.remove(boss, "zone=prod"))
     assert len(run(world.bindings.start(alice, *order))) == 2
 
 
@@ -508,7 +508,7 @@ def test_nor_is_it_by_trying_again_what_failed_before_there_was_a_rule(world, bo
     claimed = world.store.claim(task.id, "me", 30)
     assert claimed is not None
     assert world.store.finish(task.id, "me", claimed.generation, Outcome("failed", "as_before"))
-    run(world.emergency.set_rule(boss, "zone=prod", 15))
+    run(world.emergency.rules.set(boss, "zone=prod", 15))
     refused(world.tasks.retry(alice, task.id), Conflict, "password_login_under_rule")
-    run(world.emergency.remove_rule(boss, "zone=prod"))
+    run(world.emergency.rules.remove(boss, "zone=prod"))
     run(world.tasks.retry(alice, task.id))

@@ -49,7 +49,7 @@ def theirs(world: World) -> Theirs:
     rollout = run(world.rollouts.start(who, "check", [server], {}, {}, {}))
     policy = run(world.policies.set(who, world.name("policy"), None, 90)).name
     secret = run(world.secret(who, "account", "alpha"))
-    run(world.emergency.set_rule(who, "zone=theirs", 15))
+    run(world.emergency.rules.set(who, "zone=theirs", 15))
     run(world.doorbell.set_hook(who, "https://alerts.example.com/theirs", Secret("x" * 16)))
     _, (door,) = run(world.emergency.open(who, [replace(server, labels={"zone": "theirs"})], reason="x", seconds=60))
     return Theirs(who, private, shared, server, task, rollout, policy, user, door, *given, key, grant.id, encrypted, secret)

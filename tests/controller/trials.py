@@ -119,7 +119,7 @@ async def _asked(world: World, who: Caller) -> str:
     """Have somebody ask for a door that needs a second user; returns the order."""
     boss = replace(who, role="administrator", kind="local", user_id=world.user(who, "administrator").user_id)
     server = replace(world.server(boss), labels={"env": "prod"})
-    await world.emergency.set_rule(boss, "env=prod", 15)
+    await world.emergency.rules.set(boss, "env=prod", 15)
     (order,), _ = await world.emergency.open(boss, [server], reason="trial", seconds=60)
     return order.id
 
@@ -135,7 +135,7 @@ async def _close_door(world: World, who: Caller) -> None:
 
 
 async def _approve_door(world: World, who: Caller) -> None:
-    await world.emergency.approve(who, await _asked(world, who))
+    await world.emergency.approvals.approve(who, await _asked(world, who))
 
 
 # The first account key pair is tried where there is none, all else where there is one.
@@ -189,7 +189,7 @@ TRIALS: dict[tuple[str, str], Trial] = {
     ("door.open", "tenant"): _open_door,
     ("door.close", "tenant"): _close_door,
     ("door.approve", "tenant"): _approve_door,
-    ("door.rule", "tenant"): lambda world, who: world.emergency.set_rule(who, "env=test", 15),
+    ("door.rule", "tenant"): lambda world, who: world.emergency.rules.set(who, "env=test", 15),
     ("masterkey.see", "tenant"): lambda world, who: world.kms_verbs.keys.list(who),
     ("masterkey.use", "tenant"): _use_master_key,
     ("masterkey.change", "tenant"): lambda world, who: world.kms_verbs.keys.create(who, world.name("key")),

@@ -139,16 +139,20 @@ VERBS: dict[str, tuple[str, Call]] = {
     "Emergency.begin": ("not found", lambda w, me, it: w.emergency.begin(me, it.door.order_id)),
     "Emergency.extend": ("not found", lambda w, me, it: w.emergency.extend(me, [it.door.id], 60, "x")),
     "Emergency.close": ("not found", lambda w, me, it: w.emergency.close(me, [it.door.id])),
-    "Emergency.approve": ("not found", lambda w, me, it: w.emergency.approve(me, it.door.order_id)),
-    "Emergency.refuse": ("not found", lambda w, me, it: w.emergency.refuse(me, it.door.order_id)),
+    "DoorApprovals.approve": ("not found", lambda w, me, it: w.emergency.approvals.approve(me, it.door.order_id)),
+    "DoorApprovals.take_back": (
+        "not found",
+        lambda w, me, it: w.emergency.approvals.take_back(me, it.door.order_id, [it.door]),
+    ),
+    "DoorApprovals.refuse": ("not found", lambda w, me, it: w.emergency.approvals.refuse(me, it.door.order_id)),
     "Emergency.list": ("own", lambda w, me, it: w.emergency.list(me, all=True)),
     "Emergency.get": ("not found", lambda w, me, it: w.emergency.get(me, it.door.id)),
-    "Emergency.orders": ("own", lambda w, me, it: w.emergency.orders(me, ids=[it.door.order_id])),
+    "DoorApprovals.list": ("own", lambda w, me, it: w.emergency.approvals.list(me, ids=[it.door.order_id])),
     "Emergency.counted": ("own", lambda w, me, it: w.emergency.counted(me)),
-    "Emergency.rules": ("own", lambda w, me, it: w.emergency.rules(me)),
-    "Emergency.rules_of": ("not found", lambda w, me, it: w.emergency.rules_of(me, [it.server])),
-    "Emergency.set_rule": ("own", lambda w, me, it: w.emergency.set_rule(me, "env=prod", 15)),
-    "Emergency.remove_rule": ("not found", lambda w, me, it: w.emergency.remove_rule(me, "zone=theirs")),
+    "DoorRules.list": ("own", lambda w, me, it: w.emergency.rules.list(me)),
+    "DoorRules.of": ("not found", lambda w, me, it: w.emergency.rules.of(me, [it.server])),
+    "DoorRules.set": ("own", lambda w, me, it: w.emergency.rules.set(me, "env=prod", 15)),
+    "DoorRules.remove": ("not found", lambda w, me, it: w.emergency.rules.remove(me, "zone=theirs")),
     "Doorbell.set_hook": ("own", lambda w, me, it: w.doorbell.set_hook(me, "https://alerts.example.com", Secret("x" * 16))),
     "Doorbell.hook": ("own", lambda w, me, it: w.doorbell.hook(me)),
     "Doorbell.remove_hook": ("not found", lambda w, me, it: w.doorbell.remove_hook(me)),
@@ -266,8 +270,8 @@ WITHOUT_CALLER = {
     "Console.canonical", "Console.sessions", "Console.end_session", "Console.change_password",  # of whoever is signed in
     "Keypairs.bound_counts",  # of key pairs that the caller was given
     "Verifications.close",
-    "DoorPasswords.change_with", "DoorPasswords.sweep",  # of doors that Emergency was given
-    "Emergency.sweep", "Doorbell.run", "Doorbell.goodbye", "Doorbell.tell_due",
+    "DoorPasswords.change_with", "DoorPasswords.sweep", "DoorTasks.sealed",  # of doors that Emergency was given
+    "Emergency.sweep", "DoorApprovals.lapse", "Doorbell.run", "Doorbell.goodbye", "Doorbell.tell_due",
     "Measured.watch_loop", "Metrics.exposed",  # who may read the figures is decided before: controller/api/scraping.py
 }  # fmt: skip
 

@@ -92,7 +92,7 @@ def test_who_agrees_is_shown_what_they_agree_to(settings: Settings, monkeypatch:
         fleet, who = visitor.fleet, visitor.fleet.owner
         await servers(visitor, 1)
         server = await fleet.servers.add(who, "db-1", "192.0.2.77", labels={"zone": "prod"})
-        await fleet.emergency.set_rule(who, "zone=prod", 15)
+        await fleet.emergency.rules.set(who, "zone=prod", 15)
         await fleet.emergency.open(who, [server], reason="no key", seconds=90, login="deploy", network="203.0.113.0/24")
         shown = (await visitor.get(HERE)).text
         assert "Login deploy, from 203.0.113.0/24, for 1 min 30 s. A second user" in shown
@@ -132,7 +132,7 @@ def test_who_asks_is_told_which_servers_have_a_door_already(settings: Settings, 
     async def story(visitor: Visitor) -> None:
         fleet, who = visitor.fleet, visitor.fleet.owner
         await servers(visitor, 2, zone="a")
-        await fleet.emergency.set_rule(who, "zone=a", 15)
+        await fleet.emergency.rules.set(who, "zone=a", 15)
         await fleet.emergency.open(who, [await fleet.servers.get(who, "web-2")], reason="no key", seconds=60)
         shown = (await visitor.get(f"{HERE}doors/new?servers=web-1 web-2&reason=why&minutes=10")).text
         assert "There is one already, which stays as it is: web-2." in shown

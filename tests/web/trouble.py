@@ -87,7 +87,7 @@ async def whole(visitor: Visitor) -> dict[str, str]:
     await fleet.policies.set(owner, "yearly", "env=prod", 365)
     failed, _ = await ordered(visitor, "bind", "web-1", "web-2", keypair="ops")
     chosen = await fleet.servers.list(owner)
-    await fleet.emergency.set_rule(owner, "env=prod", 15)
+    await fleet.emergency.rules.set(owner, "env=prod", 15)
     await fleet.emergency.open(owner, chosen, reason="no key gets in", seconds=60)
     plan = await fleet.rollouts.start(owner, "bind", chosen, {"keypair": "ops", "plan": True}, {}, {})
     await over(visitor, plan.id)

@@ -67,7 +67,7 @@ async def show_door(fleet: Serving, who: Asking, id: str) -> Json:
 @router.get("/door-orders")
 async def list_door_orders(fleet: Serving, who: Asking) -> list[Json]:
     """List what a second user has to agree to, the newest first."""
-    return [doorshapes.order(each) for each in await fleet.emergency.orders(who)]
+    return [doorshapes.order(each) for each in await fleet.emergency.approvals.list(who)]
 
 
 @router.post("/door-orders/{id}/begin", status_code=202)
@@ -79,31 +79,31 @@ async def begin_doors(fleet: Serving, who: Asking, id: str, asked: doorshapes.Be
 @router.post("/door-orders/{id}/approve", status_code=202)
 async def approve_doors(fleet: Serving, who: Asking, id: str, asked: doorshapes.ApprovedDoors) -> Json:
     """Agree, as the second user, to what somebody asked for; it is done from now on."""
-    return doorshapes.decided(*await fleet.emergency.approve(who, id, asked.opens))
+    return doorshapes.decided(*await fleet.emergency.approvals.approve(who, id, asked.opens))
 
 
 @router.post("/door-orders/{id}/refuse")
 async def refuse_doors(fleet: Serving, who: Asking, id: str) -> Json:
     """Say no to what somebody asked for, or take back what the caller has asked for."""
-    return doorshapes.decided(*await fleet.emergency.refuse(who, id))
+    return doorshapes.decided(*await fleet.emergency.approvals.refuse(who, id))
 
 
 @router.get("/door-rules")
 async def list_door_rules(fleet: Serving, who: Asking) -> list[Json]:
     """List for which servers a second user has to agree."""
-    return [doorshapes.rule(each) for each in await fleet.emergency.rules(who)]
+    return [doorshapes.rule(each) for each in await fleet.emergency.rules.list(who)]
 
 
 @router.put("/door-rules")
 async def set_door_rule(fleet: Serving, who: Asking, asked: doorshapes.NewDoorRule) -> Json:
     """Have doors of servers with a label opened only after a second user has agreed."""
-    return doorshapes.rule(await fleet.emergency.set_rule(who, asked.servers, asked.minutes))
+    return doorshapes.rule(await fleet.emergency.rules.set(who, asked.servers, asked.minutes))
 
 
 @router.delete("/door-rules", status_code=204)
 async def remove_door_rule(fleet: Serving, who: Asking, servers: Annotated[str, Query(max_length=200)]) -> None:
     """Have doors of these servers (label=value) opened without a second user."""
-    await fleet.emergency.remove_rule(who, servers)
+    await fleet.emergency.rules.remove(who, servers)
 
 
 @router.get("/door-alerts")
