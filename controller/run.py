@@ -913,7 +913,7 @@ def _reason(known: dict[str, Any]) -> str:
 
 
 def _by_hand(job: _Job) -> dict[str, Any]:
-    """Return what is left where nothing gets in to open a door: how to come to the console, and what to type there."""
+    """Return what is left where nothing gets in to open a door: its disk at rest, its console, and what to type there."""
     task = job.task
     if task.operation != "door-open" or job.handed_over:
         return {}
@@ -922,7 +922,8 @@ def _by_hand(job: _Job) -> dict[str, Any]:
     place = {"server": task.server_name, "login": task.login} | {name.lower(): value for name, value in job.place.items()}
     for name, value in place.items():
         command = command.replace(f"{{{name}}}", str(value))
-    return {"by_hand": line} | ({"console_command": plain(command)} if command else {})
+    at_rest = {"reset_root": job.server.reset_root} if job.server.reset_root else {}
+    return at_rest | {"by_hand": line} | ({"console_command": plain(command)} if command else {})
 
 
 def _failed(job: _Job, stop: Stop) -> Outcome:

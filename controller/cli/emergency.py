@@ -1,6 +1,7 @@
 """Emergency doors: kps emergency."""
 
 import functools
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -554,10 +555,14 @@ def _asked_what(order: "a.DoorOrder", doors: Sequence[Known]) -> str:
 
 
 def _show_paths(task: Known) -> None:
-    """Print what is left where nothing got in: the console of the server."""
+    """Print what is left where nothing got in: the disk of the server where it is shut down, and its console."""
     evidence = task["evidence"]
     for path in evidence.get("paths", ()):
         output.say(f"tried by {path['via']}: {path['cause']}")
+    if root := evidence.get("reset_root"):
+        told = f"on record as shut down, with its disk mounted at {root}: nothing runs there that could close a door"
+        output.say(f"{told}. Put a key on the disk, where it is mounted, and start it:", wrap=True)
+        output.say(f"  kps reset {task['server']} --keypair NAME --root {shlex.quote(root)} --login {shlex.quote(task['login'])}")
     if evidence.get("console_command"):
         output.say(f"to its console: {evidence['console_command']}")
     if evidence.get("by_hand"):

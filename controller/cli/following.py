@@ -24,7 +24,7 @@ AGAIN_SECONDS = 1.0
 STARTING = frozenset({502, 503, 504})  # what a controller, or a proxy before it, says that is not ready yet
 ABOUT_THE_KEY_FILE = frozenset({"private_key_unreadable", "passphrase_wrong", "key_mismatch", "key_refused"})
 ENDED_WELL = frozenset({"succeeded", "unchanged"})
-SHOWN_ABOVE = frozenset({"findings", "plan", "let_in", "paths", "by_hand", "console_command"})
+SHOWN_ABOVE = frozenset({"findings", "plan", "let_in", "paths", "by_hand", "console_command", "reset_root"})
 SEEN_AS = {"logins": "password login"}  # a piece of evidence whose name says too little
 # Only failed tasks can be deleted; somebody was faster than we were.
 FORGOTTEN = {"status": "failed", "server_state": "unknown", "message": "deleted before it could be looked at"}

@@ -11,6 +11,7 @@ from controller.demo.fleet import Fleet, FleetUnavailable, Server, Spec
 from tests.fleet.product import Json, Product
 from tests.needs import lacking
 
+CONSOLE_COMMAND = "docker exec -it {server} sh"
 HURRIED_DEADLINE = 15
 MakeServer = Callable[..., Server]
 Told = Callable[..., Json]
@@ -73,9 +74,8 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
 @pytest.fixture(scope="session")
 def hurried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     """A controller that soon gives up what is lost, and gives what can succeed time enough on a busy machine."""
-    with Product(
-        tmp_path_factory.mktemp("hurried") / "home", connect_timeout_seconds=5, deadline_seconds=HURRIED_DEADLINE
-    ) as served:
+    settings = {"connect_timeout_seconds": 5, "deadline_seconds": HURRIED_DEADLINE, "console_command": CONSOLE_COMMAND}
+    with Product(tmp_path_factory.mktemp("hurried") / "home", **settings) as served:
         yield served
 
 

@@ -1,6 +1,7 @@
 """Emergency doors as people have them: `kps emergency` on real servers, judged by OpenSSH; and the line for a console."""
 
 import json
+import shlex
 import time
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from controller.demo.fleet import Login
 from controller.doorbyhand import by_hand
 from tests.fleet import judge
+from tests.fleet.conftest import CONSOLE_COMMAND
 from tests.fleet.looks import until
 
 LOGINS = (Login("alice", "pw-alice"), Login("bob", "pw-bob"))
@@ -180,3 +182,19 @@ def test_another_jump_server_is_tried_where_the_server_s_own_one_is_down(make_se
     assert task["status"] == "succeeded"
     first, last = task["evidence"]["paths"]
     assert (first["cause"], last) == ("jump_unreachable", {"via": other.name, "cause": ""})
+
+
+def test_where_nothing_gets_in_the_disk_at_rest_and_the_console_are_shown_and_the_disk_s_line_helps(make_server, hurried):
+    server = make_server(logins=LOGINS, sshd_config_top=OFF)
+    hurried.add(server)
+    rescue = hurried.keypair()
+    server.stop()
+    hurried.kps("server", "set", server.name, "--shut-down", str(server.mounted_root()))
+    told = hurried.kps("emergency", "open", server.name, "--login", "alice", "--for", "10m", *WHY, ends=1).stdout
+    lines = [each.strip() for each in told.split("\n")]
+    assert by_hand("alice", 600) in lines
+    assert f"to its console: {CONSOLE_COMMAND.format(server=server.name)}" in lines
+    (reset,) = [each for each in lines if each.startswith("kps reset ")]
+    hurried.kps(*shlex.split(reset.replace("NAME", rescue["name"]))[1:])
+    server.start()
+    assert judge.key_login_works(server, "alice", hurried.private(rescue))
