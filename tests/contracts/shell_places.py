@@ -39,8 +39,11 @@ exec chroot "$@"
 class ShellDone:
     """A ShellHost whose effects are done at once, for whoever is not asynchronous."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, process: asyncio.subprocess.Process, host: ShellHost) -> None:
-        self._loop, self.process, self.host = loop, process, host
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, process: asyncio.subprocess.Process, host: ShellHost, seconds: float
+    ) -> None:
+        """seconds: in which the program comes to an end with whatever it is given to do."""
+        self._loop, self.process, self.host, self._seconds = loop, process, host, seconds
 
     def do(self, effect: Any) -> Any:
         if isinstance(effect, Say):
@@ -51,7 +54,13 @@ class ShellDone:
         return self._wait(self.host.do(effect))
 
     def _wait(self, coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
+        waiting = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return waiting.result(self._seconds)
+        finally:
+            if not waiting.done():
+                waiting.cancel()
+                self.kill()
 
     def end_rope(self) -> None:
         """The program hears the end of its input."""
@@ -64,14 +73,16 @@ class ShellDone:
         with contextlib.suppress(ProcessLookupError):
             self._wait(ended())
 
+    def kill(self) -> None:
+        """End the program and all that it started, unless it has ended: else what never comes to an end goes on for ever."""
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+
     def close(self) -> None:
-        try:
-            with contextlib.suppress(Lost):
-                self._wait(self.host.close())
-            self.end_rope()
-        except TimeoutError:
-            os.killpg(self.process.pid, signal.SIGKILL)  # it would go on for ever
-            raise
+        with contextlib.suppress(Lost):
+            self._wait(self.host.close())
+        self.end_rope()
 
 
 class ShellPlace:
@@ -103,12 +114,12 @@ class ShellPlace:
             return [f"/bin/{self.shell}", *words]
         return ["unshare", "--mount", "--", "/bin/sh", "-c", _CONFINED, "kps", str(self.root), str(self.root), "/bin/sh", *words]
 
-    def host(self, only: Any = None) -> ShellDone:
-        host = asyncio.run_coroutine_threadsafe(self._started(), self._loop).result(60)
+    def host(self, only: Any = None, seconds: float = 60) -> ShellDone:
+        host = asyncio.run_coroutine_threadsafe(self._started(seconds), self._loop).result(60)
         self._hosts.append(host)
         return host
 
-    async def _started(self) -> ShellDone:
+    async def _started(self, seconds: float) -> ShellDone:
         process = await asyncio.create_subprocess_exec(
             *self.command(),
             stdin=asyncio.subprocess.PIPE,
@@ -121,7 +132,7 @@ class ShellPlace:
         far = Far(process, MARKER)
         facts = await far.hello()
         assert not facts["missing"], facts
-        return ShellDone(self._loop, process, ShellHost(far, facts))
+        return ShellDone(self._loop, process, ShellHost(far, facts), seconds)
 
     def put(self, path: str, text: str, mode: int = 0o600) -> None:
         real = self._real(path)

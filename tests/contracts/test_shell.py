@@ -130,6 +130,21 @@ def kill(host: ShellDone) -> None:
     host._wait(host.process.wait())
 
 
+def await_watcher(work: Work) -> None:
+    """Return when the watcher of a killed program has left nothing, or has ended."""
+    until = time.monotonic() + 30
+    while left(work.place) and _watched(work.host) and time.monotonic() < until:
+        time.sleep(0.05)
+
+
+def _watched(host: ShellDone) -> bool:
+    try:
+        os.killpg(host.process.pid, 0)  # the program was the first of its group, and stays its name
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def state(place: ShellPlace) -> Any:
     found = place.look(f"{place.state}/state.json")
     return None if found is None else found[1]
@@ -165,9 +180,7 @@ def test_after_a_kill_the_watcher_undoes_at_the_deadline_or_tidies_up_what_holds
     work = Work(dash, deadline_seconds=3 if how_many < COMMITTED else 600)
     work.do(how_many)
     kill(work.host)
-    until = time.monotonic() + 30
-    while left(dash) and time.monotonic() < until:
-        time.sleep(0.05)
+    await_watcher(work)
     undone_or_done(work, how_many)
 
 
@@ -209,9 +222,7 @@ def test_a_revoke_that_is_cut_off_is_finished_by_the_server_itself(place, how, t
         place.put(other, THEIRS + OLD + OURS)  # by somebody else, meanwhile
     if how == "watcher":
         kill(work.host)
-        until = time.monotonic() + 30
-        while left(place) and time.monotonic() < until:
-            time.sleep(0.05)
+        await_watcher(work)
     else:
         work.host.end_rope()
     assert left(place) == []

@@ -96,7 +96,7 @@ def test_an_undo_that_was_not_put_in_place_is_told(bare):
 @pytest.mark.parametrize("shell", ["dash", "bash", "busybox"])
 def test_half_of_what_sshd_says_is_not_gone_by(shell):
     with shell_place(shell) as place:
-        host = place.host()
+        host = place.host(seconds=10)  # who reads what is written there, /dev/full, finds no end
         host.do(Lock(True))
         whole = host.do(AskSshd(_NO_PROGRAM, ["passwordauthentication no"], None))
         assert (whole.code, whole.out) == (0, "passwordauthentication no\n")

@@ -41,7 +41,7 @@ def test_a_replace_whose_session_is_ended_is_undone_at_once(make_server, lost, p
         for pid in [pid for pid, title in found if words(title)]:
             os.kill(pid, signal.SIGTERM)
     lost.end(signal.SIGKILL)
-    until(lambda: server.read(KEYS) == before, what="the replace is not undone")
-    until(lambda: server.run(["ls", "/var/lib/kps"]).stdout == "state.json\n", what="it is not finished")
     until(lambda: not any(map(is_agent, server.processes().values())), what="an agent goes on living")
+    assert server.read(KEYS) == before, "the replace is not undone"
+    assert server.run(["ls", "/var/lib/kps"]).stdout == "state.json\n", "it is not finished"
     assert judge.key_login_works(server, "root", private)
