@@ -4,6 +4,7 @@ H: authorized_keys and keys; S: sshd_config.
 """
 
 import ast
+import functools
 from collections import defaultdict
 from pathlib import Path
 
@@ -39,6 +40,7 @@ HAZARDS = {
 }
 
 
+@functools.cache
 def marked() -> dict[str, list[str]]:
     """Hazard to the tests that are marked with it, from their source."""
     found = defaultdict(list)
