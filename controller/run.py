@@ -563,9 +563,9 @@ class _Job:
                 return self._believed(frame, prover)
             if isinstance(frame, Reached):
                 self.touched = self.touched or bool(frame.detail.get("steps"))
-                await self._now_at(frame.phase, frame.detail)
+                await self._still_ours(frame.phase, frame.detail)
             if isinstance(frame, Ask):
-                await self._now_at("prove", {"after": frame.phase})
+                await self._still_ours("prove", {"after": frame.phase})
                 async with inside.rope.in_time():
                     answers = await prover.answers(frame)
                 await inside.rope.answer(answers)
@@ -609,6 +609,15 @@ class _Job:
         # The server waits for what comes next, and undoes at its deadline; it is told nothing that is not on record.
         said = partial(self.runner.commits.kept, self.store.progress, self.task.id, self.runner._owner, phase, detail)
         return await self.runner.patience.with_(said, seconds=_PATIENCE_SECONDS, twice=True)
+
+    async def _still_ours(self, phase: str, detail: dict[str, Any]) -> None:
+        """Do the same. Failed(interrupted) where it is not ours any more: nothing is proved then, and the server undoes.
+
+        Whoever ended it has asked the server since, and may have been told that nothing was done there. The server itself refuses
+        what is late only where something newer was.
+        """
+        if not await self._now_at(phase, detail):
+            raise Failed("interrupted", "the task was taken over by another process")
 
     async def _private_of(self, line: str) -> Signer | None:
         """Return the private half of the key pair in question, where it is in custody or was given."""

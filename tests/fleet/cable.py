@@ -53,3 +53,30 @@ class Cable:
                     if not some:
                         return
             self._gone.wait()  # what was cut stays dead when the cable is mended
+
+
+class Turnstile(Cable):
+    """A cable at whose end one connection waits, and has not come to the server yet, until it is let go; all others pass."""
+
+    def __init__(self, server: Server) -> None:
+        self.waits = threading.Event()
+        self._go = threading.Event()
+        self._next = threading.Semaphore(0)
+        super().__init__(server)
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        self._go.set()
+
+    def hold(self) -> None:
+        """Have the next connection wait; once."""
+        self._next.release()
+
+    def let_go(self) -> None:
+        self._go.set()
+
+    def _carry(self, connection: socket.socket) -> None:
+        if self._next.acquire(blocking=False):
+            self.waits.set()
+            self._go.wait()
+        super()._carry(connection)

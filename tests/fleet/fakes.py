@@ -14,6 +14,7 @@ import contextlib
 import json
 import random
 import re
+import socket
 import sys
 import threading
 import time
@@ -34,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "agent"))
 from model_host import CONFIG, STATE, Credential, ModelHost, Rope, World, directory, file
 
 PORT = 2222
+_NETWORKS = range(88, 120)  # 127.N
 KEYS = "/root/.ssh/authorized_keys"
 STARTED = b"kps-started\n"
 PAUSE_SECONDS = 0.05  # at most, between two phases: a server takes its time
@@ -45,9 +47,9 @@ _CONFIG = "Port 22\nPermitRootLogin yes\nKbdInteractiveAuthentication no\nUsePAM
 class FakeServer:
     """One of them."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, network: int) -> None:
         self.name = f"fake-{number}"
-        self.host, self.port = f"127.88.{number // 250}.{1 + number % 250}", PORT
+        self.host, self.port = f"127.{network}.{number // 250}.{1 + number % 250}", PORT
         self.root_password = f"a password of {self.name}"
         self.key = asyncssh.generate_private_key("ssh-ed25519")
         self.host_key = " ".join(self.key.export_public_key().decode().split()[:2])
@@ -55,6 +57,7 @@ class FakeServer:
         disk |= {"/root": directory(0o700), CONFIG: file(_CONFIG)}
         root = Account("root", 0, 0, ["root"], [], "/root", "/bin/bash", "usable", "")
         self.world = World([root], {"root": self.root_password}, disk)
+        self.refused_as_stale = 0  # orders older than one that it has carried out
 
     def keys(self) -> str:
         """The text of root's authorized_keys; "" where there is none."""
@@ -113,6 +116,7 @@ class _Session:
             result = await self._played(operation(plan))
         finally:
             self._host.close()
+        self._server.refused_as_stale += result.get("cause") == "stale_generation"
         self._say(dict(result, say="result"))
 
     async def _played(self, play: Any) -> Any:
@@ -170,11 +174,20 @@ async def _command(server: FakeServer, process: Any) -> None:
         process.exit(0 if agent or nonce else 127)
 
 
+def _network() -> tuple[socket.socket, int]:
+    """Return a network of loopback addresses that no other process of these has, and what keeps the others from it."""
+    for network in _NETWORKS:
+        with contextlib.suppress(OSError):
+            return socket.create_server((f"127.{network}.255.254", PORT)), network
+    raise RuntimeError("all networks of fakes are taken")
+
+
 class Fakes:
     """So many fake servers, on a thread of their own."""
 
     def __init__(self, count: int) -> None:
-        self.servers = [FakeServer(number) for number in range(count)]
+        self._network, network = _network()
+        self.servers = [FakeServer(number, network) for number in range(count)]
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fakes", daemon=True)
 
@@ -188,6 +201,7 @@ class Fakes:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(60)
         self._loop.close()
+        self._network.close()
 
     def __iter__(self) -> Iterator[FakeServer]:
         return iter(self.servers)

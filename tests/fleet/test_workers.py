@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -13,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.fleet import judge
+from tests.fleet.cable import Turnstile
 from tests.fleet.causes import Gate
-from tests.fleet.product import KPS, SECONDS, Product
+from tests.fleet.product import SECONDS, Product
+from tests.fleet.worked import Worker
 
 LEASE_SECONDS = 4
 NEW_KEY_IN = "grep -q {new} /root/.ssh/authorized_keys"
@@ -22,7 +23,13 @@ NEW_KEY_IN = "grep -q {new} /root/.ssh/authorized_keys"
 
 @pytest.fixture
 def product(tmp_path, database_with_queue):
-    settings = {"lease_seconds": LEASE_SECONDS, "deadline_seconds": 5, "serve_takes_tasks": "false"}
+    # A connection that was begun outlives the sleep of whoever began it.
+    settings = {
+        "lease_seconds": LEASE_SECONDS,
+        "deadline_seconds": 5,
+        "serve_takes_tasks": "false",
+        "connect_timeout_seconds": 120,
+    }
     with Product(tmp_path / "home", database_url=database_with_queue, **settings) as product:
         yield product
 
@@ -36,26 +43,12 @@ def database_with_queue(postgresql):
 
 @contextmanager
 def worker(product: Product, name: str, *words: str) -> Iterator[subprocess.Popen[str]]:
-    """A worker on, as it were, another machine: its home is a copy of the controller's."""
-    home = product.home.with_name(name)
-    left = shutil.ignore_patterns("*.sock", "*.lock", "*.log")
-    shutil.copytree(product.home, home, ignore=left)
-    environment = product.environment | {"KPS_HOME": str(home)}
-    with open(product.home / f"{name}.log", "w") as log:
-        started = subprocess.Popen([KPS, "worker", *words], env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
+    """A worker on, as it were, another machine."""
+    made = Worker(product, name, *words)
     try:
-        assert started.stdout is not None
-        assert "working for" in started.stdout.readline(), (product.home / f"{name}.log").read_text()
-        yield started
+        yield made.start()
     finally:
-        started.send_signal(signal.SIGCONT)
-        started.terminate()
-        try:
-            started.wait(30)
-        finally:
-            started.kill()
-            if started.stdout is not None:
-                started.stdout.close()
+        made.end()
 
 
 def ends(product, task_id):
@@ -87,6 +80,32 @@ def test_a_worker_that_stands_still_loses_its_task_and_changes_nothing_when_it_w
     assert judge.key_login_works(server, "root", product.private(new))
     assert not judge.key_login_works(server, "root", product.private(old))
     product.kps("audit", "verify")
+
+
+def test_what_a_worker_sends_after_it_was_declared_dead_changes_nothing_though_nobody_has_retried(product, server):
+    with Turnstile(server) as way, worker(product, "first") as first:
+        product.add(way.place)
+        old, new = product.keypair(), product.keypair()
+        product.succeeds("bind", way.place, keypair=old, password=server.root_password)
+        way.hold()
+        (task_id,) = product.begin("replace", way.place, keypair=new)
+        assert way.waits.wait(SECONDS)
+        first.send_signal(signal.SIGSTOP)
+        with worker(product, "second"):
+            assert product.ended(task_id)["cause"] == "interrupted"
+            until = time.monotonic() + SECONDS
+            while product.task(task_id)["server_state"] == "unknown":
+                assert time.monotonic() < until
+                time.sleep(0.1)
+            first.send_signal(signal.SIGCONT)
+            way.let_go()
+            first.terminate()
+            assert first.wait(30) == 0
+    assert product.task(task_id)["server_state"] == "as_before"
+    assert product.server(way.place)["keypair"] == old["name"]
+    assert judge.key_login_works(server, "root", product.private(old))
+    assert not judge.key_login_works(server, "root", product.private(new))
+    assert ends(product, task_id) == ["task_interrupted"]
 
 
 def test_a_worker_process_that_dies_is_started_again(product):
