@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from psycopg import Connection as Driver
 
 WAIT_SECONDS = 30  # for another writer
-# A process that was stopped in the middle of a transaction, or a machine that is gone, keeps the others waiting no longer.
-IDLE_SECONDS = 60
+# A process that stands still, or a machine that is gone, keeps the others no longer from writing, as from renewing their leases.
+WRITER_IDLE_SECONDS = 15
+IDLE_SECONDS = 60  # and keeps no longer what it has begun to read, nor its turns
 IN_DOUBT_SECONDS = 20.0  # that the server is asked, ever again, what became of a commit that it did not answer
 OLDEST = 13  # of which pg_xact_status() can be asked by whoever wrote
 _AGAIN_SECONDS = 0.3
@@ -35,14 +36,21 @@ _XACT, _GUARD = "kps_xact", "kps_guard"
 
 _READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 # Each statement sees what was committed before it began: so what comes after the lock sees all that those before have written.
-_WRITING = f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock({_OURS}, {_WRITE}); "
+_WRITING = (
+    "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = '{}s'; "
+    f"SELECT pg_advisory_xact_lock({_OURS}, {_WRITE}); "
+)
+# From 14 on.
+_ENDS_IDLE = (
+    "SELECT set_config('idle_session_timeout', '{}s', false) WHERE current_setting('idle_session_timeout', true) IS NOT NULL"
+)
 _SESSION = (
     f"SET timezone = 'UTC'; SET lock_timeout = '{WAIT_SECONDS}s'; "
     f"SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'; "
     # The locks of a machine that is gone are let go as soon; over a Unix socket these mean nothing.
     "SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3; SET tcp_user_timeout = 30000; "
-    # From 14 on: what holds a place says nothing for long.
-    "SELECT set_config('idle_session_timeout', '0', false) WHERE current_setting('idle_session_timeout', true) IS NOT NULL; "
+    # What holds a place says nothing for long.
+    f"{_ENDS_IDLE.format(0)}; "
     # What was answered is on the disk, whatever the server does with other databases.
     "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 )
@@ -152,7 +160,8 @@ def begin_writing(connection: Connection) -> None:
     """
     guards = _guards.get(connection.engine, [])[:]
     held = "".join(f", NOT pg_try_advisory_xact_lock_shared({_MARK}, {each.mark})" for each in guards)
-    cursor = _driver(connection).execute(f"{_WRITING}SELECT pg_current_xact_id()::text{held}", prepare=False)
+    begin = _WRITING.format(WRITER_IDLE_SECONDS)
+    cursor = _driver(connection).execute(f"{begin}SELECT pg_current_xact_id()::text{held}", prepare=False)
     while cursor.nextset():
         pass
     connection.info[_XACT], *holds = cursor.fetchone()  # type: ignore[misc]
@@ -319,7 +328,11 @@ def alone(engine: Engine, wait: bool = False) -> Iterator[None]:
 
 
 class Turns:
-    """What one process alone does of all that work with a database, as long as its session lasts. From any thread."""
+    """What one process alone does of all that work with a database, as long as its session lasts. From any thread.
+
+    The session of a process that stands still ends where it has asked nothing for IDLE_SECONDS, from PostgreSQL 14 on: who lives
+    asks, ever again, whether it has its turns.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -344,6 +357,7 @@ class Turns:
             borrowed = self._engine.raw_connection()
             self._session = cast("Driver", borrowed.driver_connection)
             borrowed.detach()
+            self._session.execute(_ENDS_IDLE.format(IDLE_SECONDS))
         session = self._session
         if name in self._held:
             session.execute("SELECT 1")  # a session that is lost has lost its turns

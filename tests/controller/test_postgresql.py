@@ -24,7 +24,7 @@ from sqlalchemy import inspect, select
 
 from controller import storeplace
 from controller.app import opened
-from controller.errors import Conflict, Invalid, Problem, Unavailable
+from controller.errors import Away, Conflict, Invalid, Problem, Unavailable
 from controller.kms import Kms, root
 from controller.model import Caller, Outcome, Sealed
 from controller.service import backup, doctor, home, moving, rootkeys
@@ -343,6 +343,35 @@ def test_one_controller_alone_has_a_turn_until_it_leaves_or_loses_it(store: Stor
         assert not other.take_turn("doors")
     with closing(Store(database)) as third:
         assert third.take_turn("keys")  # who has ended has no turn
+
+
+def test_who_stands_still_loses_its_turns(store: Store, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("controller.store.postgresql.IDLE_SECONDS", 1)
+    with closing(Store(database)) as other:
+        assert store.take_turn("queue")
+        until = time.monotonic() + 30
+        while not other.take_turn("queue"):
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        with pytest.raises(Away):
+            store.take_turn("queue")
+        assert not store.take_turn("queue")
+
+
+def test_who_stands_still_in_the_middle_of_writing_keeps_nobody_else_from_it_for_long(
+    store: Store, who: Caller, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("controller.store.postgresql.WRITER_IDLE_SECONDS", 1)
+    with closing(Store(database)) as other:
+
+        def stands_still() -> None:
+            with engine.writing(store._engine) as connection:
+                given.task(other, who)  # waits for this one, which says nothing
+                connection.execute(select(tables.tasks.c.id))
+
+        with pytest.raises(Away, match="stopped in the middle"):
+            stands_still()
+        assert len(other.tasks(None)) == 1
 
 
 def test_a_command_that_is_refused_has_changed_nothing(tmp_path: Path, postgresql: Cluster) -> None:
