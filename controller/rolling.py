@@ -224,8 +224,8 @@ class _Driven:
             self.elsewhere = True
         if self.elsewhere:
             return
+        self.anew = True
         try:
-            await self._load()
             await self._steps()
         finally:
             await self._rolling.leave_turn(rollout.id)
@@ -243,7 +243,7 @@ class _Driven:
                 if await self._over():
                     return
             except Conflict:
-                await self._load()  # somebody has retried a task by hand, or has changed the rollout
+                self.begin_anew()  # somebody has retried a task by hand, or has changed the rollout
             except Problem as problem:
                 log.warning("rollout", id=rollout.id, code=problem.code, message=problem.message)
             await self._something()
@@ -253,8 +253,12 @@ class _Driven:
         self.anew = False
         self._looks_at = 0.0
         off, rollout = self._rolling.off, self.rollout
-        rollout = self.rollout = await off(self._store.rollout, rollout.tenant_id, rollout.id)
-        servers = await off(self._store.rollout_servers, rollout.id)
+        try:
+            rollout = self.rollout = await off(self._store.rollout, rollout.tenant_id, rollout.id)
+            servers = await off(self._store.rollout_servers, rollout.id)
+        except Problem:
+            self.anew = True
+            raise
         self._servers = {each.server_id: each for each in servers}
         self._last = {each.server_id: each.task_id for each in servers if each.task_id}
         self._running = {each.task_id: each.server_id for each in servers if each.task_id and _under_way(each)}
@@ -347,7 +351,7 @@ class _Driven:
 
     async def _something(self) -> None:
         """Wait until something has happened, or may have."""
-        look = self._progress.next_look(now())
+        look = None if self.anew else self._progress.next_look(now())
         most = self._rolling.look_seconds
         seconds = most if look is None else min(most, max(0.0, (look - now()).total_seconds()))
         with contextlib.suppress(TimeoutError):

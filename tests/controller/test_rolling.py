@@ -12,7 +12,7 @@ import pytest
 
 from controller import rolling
 from controller.dispatch import InProcess
-from controller.errors import Conflict, Invalid, NotAllowed
+from controller.errors import Away, Conflict, Invalid, NotAllowed
 from controller.kms import Kms
 from controller.model import Caller, Credential, Outcome, Rollout, Secret, Server, Task
 from controller.rolling import Rolling
@@ -116,6 +116,40 @@ def test_every_server_comes_to_its_end_once(told: Any, store: Store, who: Caller
     told(story)
     kinds = [event.kind for event in store.events(who.tenant_id, 0) if event.kind.startswith("rollout")]
     assert kinds == ["rollout_started", "rollout_changed"]
+
+
+class AwayOnce:
+    """A store that is away as the servers of a rollout are first asked for."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.asked = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    def rollout_servers(self, rollout_id: str) -> Any:
+        self.asked += 1
+        if self.asked == 1:
+            raise Away("store_unusable", "it is being started anew")
+        return self.store.rollout_servers(rollout_id)
+
+
+def test_a_store_that_is_away_as_a_rollout_is_read_loses_nothing_of_it(
+    told: Any, who: Caller, servers: list[Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rolling, "LOOK_SECONDS", 0.05)
+
+    async def story(controller: Controller) -> None:
+        away = AwayOnce(controller.store)
+        monkeypatch.setattr(controller.rolling, "_store", away)
+        secret = {servers[2].id: Credential(password=Secret("x"))}
+        rollout = await start(controller, who, servers, {}, credentials=secret)
+        assert (await controller.through(who, rollout)).state == "finished"
+        assert away.asked == 2
+        assert [name for name, given in controller.given.items() if given is not None] == ["web-2"]
+
+    told(story)
 
 
 def test_the_canary_fails_alone(told: Any, who: Caller, servers: list[Server]) -> None:
