@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 TREES := host bullseye trixie
 
-.PHONY: demo test check bench fleet faults causes fuzz rotation formats restarts rollouts passwords doors clean venv lock packages test-packages fleet-images dist deb image installs
+.PHONY: demo test check bench fleet faults causes fuzz rotation formats restarts rollouts workers passwords doors clean venv lock packages test-packages fleet-images dist deb image installs
 
 demo: packages $(MADE)
 	$(BIN)/kps demo $(ARGS)
@@ -58,7 +58,7 @@ bench: packages $(MADE)
 	$(BIN)/python -m benchmarks $(ARGS)
 
 # Drills: each prints a table, ends with one line of figures, and fails where a goal is missed. ARGS=--sample for a few minutes of each.
-fleet faults causes fuzz rotation formats restarts rollouts passwords doors installs: test-packages $(MADE)
+fleet faults causes fuzz rotation formats restarts rollouts workers passwords doors installs: test-packages $(MADE)
 	@case $@ in fleet|doors) scripts/need docker.io debootstrap ;; esac
 	@[ $@ != installs ] || scripts/need docker.io docker-compose debootstrap python3 python3-venv
 	$(BIN)/python -m tests.drills.$@ $(ARGS)

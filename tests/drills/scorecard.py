@@ -116,6 +116,13 @@ ROWS = (
         r"",
     ),
     Row(
+        "R5",
+        "two workers of one PostgreSQL stopped and woken, killed, or left without it",
+        "each task with exactly one end, each server as on record, what was late refused there",
+        "workers",
+        r"",
+    ),
+    Row(
         "E1",
         "emergency doors whose controller, network, watcher or server is lost; every flavour opened and closed",
         "closed within 5 s of the deadline, 100 %; files as before",
