@@ -72,6 +72,7 @@ async def new(page: Page) -> Response:
         ],
         names=list(labels),
         keypairs=[each.name for each in await page.fleet.keypairs.list(page.who)],
+        any_server=bool(await page.fleet.servers.list(page.who, limit=1)),
         crumbs=[("Rollouts", f"{HERE}/")],
         here_path=HERE,
     )
@@ -293,8 +294,9 @@ def _bar(states: dict[str, int]) -> list[dict[str, Any]]:
 
 _REACH = "another port or jump servers, which stay with the servers"
 _BUTTONS = Buttons("\u201cOtherwise\u201d", reach=_REACH)
-# What a plan could not look at is among the failed tasks, and tried again there: the plan is then as that went.
-_OF_PLANS = Buttons("\u201cRetry otherwise\u201d among its failed tasks", "\u201cRetry\u201d among its failed tasks")
+# What a plan could not look at is among the failed tasks, and tried again there: the plan is then as that went. There the button
+# above a cause says what helps by that cause; the one in each task's row is always called this.
+_OF_PLANS = Buttons("\u201cOtherwise\u201d among its failed tasks", "\u201cRetry\u201d among its failed tasks")
 
 
 def _cause(cause: str, count: int, plans: bool) -> dict[str, Any]:
