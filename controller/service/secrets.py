@@ -279,6 +279,21 @@ class Secrets:
         secret_id = None if name is None else (await self._seen(who, name)).id
         return await self._off(self._store.secret_rotations, who.tenant_id, secret_id=secret_id, failed=failed)
 
+    async def of_logins(
+        self, who: Caller, logins: Collection[tuple[str, str]]
+    ) -> dict[tuple[str, str], tuple[KeptSecret, SecretRotation | None]]:
+        """Return the secrets that are the passwords of logins, each with its newest rotation, by server id and login; no values.
+
+        Of a login whose password is not kept there is none.
+        """
+
+        def found() -> dict[tuple[str, str], tuple[KeptSecret, SecretRotation | None]]:
+            kept = {each: self._store.password_of(who.tenant_id, *each) for each in logins}
+            of = {place: (secret, self._of_secret(secret)) for place, secret in kept.items() if secret is not None}
+            return {place: (secret, rotations[-1] if rotations else None) for place, (secret, rotations) in of.items()}
+
+        return await self._off(found)
+
     async def sweep(self) -> None:
         """Seal what was laid by, rotate what is due, try again what has failed, forget what is long over. Of all tenants."""
         # Not on the store's thread: to make a key takes a while.

@@ -9,11 +9,11 @@ from controller.doors import OVER, Door, DoorOrder
 from controller.errors import Invalid
 from controller.model import now
 from controller.service.roles import allow
+from controller.web import onetime
 from controller.web.asking import Asked, Page
-from controller.web.door import ROOT
 from controller.web.given import given
+from controller.web.onetime import EMERGENCY
 
-EMERGENCY = f"{ROOT}/emergency/"
 MOST_SHOWN = 200
 OVER_SHOWN = 8  # of the last doors, those that are over
 _MOST_MINUTES = 24 * 60
@@ -68,15 +68,16 @@ async def open_(page: Page) -> Response:
     credential = await given(form)
     if credential is not None and credential.password is not None and len(chosen) > 1:
         raise Invalid("password_for_several", "a password is tried on one server only; open the doors one by one, or give a key")
-    orders, doors = await page.fleet.emergency.open(
-        page.who,
-        chosen,
-        reason=form.text("reason"),
-        seconds=60 * _minutes(form.text("minutes")),
-        login=form.text("login", most=65) or None,
-        network=form.text("network", most=64) or None,
-        opens=lambda name: credential,
-    )
+    asked: dict[str, Any] = {
+        "reason": form.text("reason"),
+        "seconds": 60 * _minutes(form.text("minutes")),
+        "login": form.text("login", most=65) or None,
+        "network": form.text("network", most=64) or None,
+        "opens": lambda name: credential,
+    }
+    if form.on("one_time"):
+        return await onetime.ordered(page, chosen, **asked)
+    orders, doors = await page.fleet.emergency.open(page.who, chosen, **asked)
     waits = sum(len(each.doors) for each in orders if each.state == "asked")
     begun = len(doors) - waits
     said = [f"{begun} being opened" if begun else "", f"{waits} asked for: a second user has to agree" if waits else ""]
@@ -98,7 +99,7 @@ async def extend(page: Page, id: str) -> Response:
 async def close(page: Page, id: str) -> Response:
     """Close a door now, or take back what was asked for."""
     (door,) = await page.fleet.emergency.close(page.who, [id])
-    return page.go(EMERGENCY, "Taken back" if door.state == "refused" else "The door is being closed")
+    return page.go(EMERGENCY, "The door is being closed" if door.state not in OVER else "Taken back")
 
 
 @router.post("/orders/{id}/approve")
@@ -134,7 +135,7 @@ def _row(door: Door, users: dict[str, str]) -> dict[str, Any]:
     return {
         "door": door,
         "by": users.get(door.user_id, ""),
-        "told": "closing, not confirmed" if door.state == "closing" else door.state,
+        "told": "not open yet" if door.unbegun else "closing, not confirmed" if door.state == "closing" else door.state,
         "kind": {"open": "warn", "opening": "warn", "closing": "bad"}.get(door.state, "bad" if door.password_works else ""),
         "left": f"{left // 60} min {left % 60:02} s" if left else "",
         "seconds": left,

@@ -152,3 +152,31 @@ def test_a_door_that_does_not_open_says_why(signed_in: SignedIn, served: Served)
     expect(page.get_by_role("button", name="Retry")).to_have_count(0)
     wrong += judged_widely(page, "door-failed-task")
     assert wrong == []
+
+
+def test_a_one_time_password_is_set_opens_the_door_and_is_in_no_page(signed_in: SignedIn, served: Served, shut: Server) -> None:
+    page = signed_in("operator")
+    asked(page, shut, "nobody knows its password")
+    page.get_by_label("Set a one-time password first").check()
+    page.get_by_role("button", name="Open it").click()
+    expect(page.get_by_role("heading", name="One-time password")).to_be_visible()
+    expect(page.get_by_role("button", name="Open it")).to_be_visible(timeout=SECONDS)  # the page goes on by itself
+    wrong, pages = judged_widely(page, "door-one-time"), [page.content()]
+    command = page.get_by_text("kps secret show").inner_text()
+    word = served.kps(*command.split()[1:]).stdout.strip()  # as an administrator does
+    assert not lets_in(shut, "alice", word)
+    page.get_by_label("Password", exact=True).fill(word)
+    page.get_by_role("button", name="Open it").click()
+    row = until_open(page, shut)
+    assert lets_in(shut, "alice", word)
+    assert not lets_in(shut, "alice", "pw-alice")
+    pages.append(page.content())
+    row.get_by_role("link", name="one-time password").click()
+    expect(page.get_by_text("kps secret show")).to_be_visible()
+    pages.append(page.content())
+    page.get_by_role("link", name="Emergency", exact=True).first.click()
+    row.get_by_role("button", name="Close").click()
+    expect(over(page, shut)).to_contain_text("closed by an order", timeout=SECONDS)
+    assert not any(word in each for each in pages)
+    assert word not in (served.home / "serve.log").read_text()
+    assert wrong == []

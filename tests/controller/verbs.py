@@ -77,6 +77,7 @@ VERBS: dict[str, tuple[str, Call]] = {
     "Secrets.schedule": ("not found", lambda w, me, it: w.secrets.schedule(me, it.secret, "30d")),
     "Secrets.rotate": ("not found", lambda w, me, it: w.secrets.rotate(me, it.secret)),
     "Secrets.rotations": ("not found", lambda w, me, it: w.secrets.rotations(me, it.secret)),
+    "Secrets.of_logins": ("own", lambda w, me, it: nothing(w.secrets.of_logins(me, {(it.server.id, "root")}))),
     "Secrets.make_password": ("not found", lambda w, me, it: w.secrets.make_password(me, it.server, "root")),
     "Secrets.change_password": ("not found", lambda w, me, it: w.secrets.change_password(me, it.server, "root")),
     "Servers.add": ("not found", lambda w, me, it: w.servers.add(me, "mine", HOST, host_key=HOST_KEY, jump=[it.server.name])),

@@ -31,6 +31,7 @@ _CODE = re.compile(r'<p class="small">([a-z_]+)[,.<]')
 FIELDS = {
     "days": "30", "format": "openssh", "name": "made", "scope": "account", "type": "ed25519", "custody": "kept", "alias": "x",
     "operation": "check", "which": "some", "servers": "web-1", "canary": "0", "batch": "100%", "max_failures": "100%",
+    "keypair": "ops", "confirmed": "web-1", "every": "on",
 }  # fmt: skip
 
 
@@ -64,6 +65,11 @@ async def visited(visitor: Visitor, known: dict[str, str], who: Who, table: Tabl
     # The page of a rollout is another one where it is a plan.
     pages = [(path, path, False) for method, path in routes() if method == "GET"]
     pages += [("/rollouts/{id}, a plan", "/rollouts/{id}", True)]
+    # So is that of a master key, by its state.
+    pages += [
+        (f"/keys/{{key_id}}, {state.replace('_', ' ')}", f"/keys/{known[state]}", False)
+        for state in ("disabled", "to_be_destroyed")
+    ]
     for called, path, plans in pages:
         answer = await visitor.get("/console" + trouble.at(path, known, plans) + ASKED.get(path, "").format_map(known))
         refused = _CODE.search(answer.text) if answer.status_code in (403, 404) else None
@@ -93,18 +99,28 @@ async def told() -> Table:
                 for kind in KINDS:
                     for role in ROLES:
                         await as_one(visitor, kind, role)
-                        await visited(visitor, known, (kind, role), table)
-                        await refused(visitor, known, (kind, role), table)
+                        seen = known | await own(visitor, f"{kind}-{role}")
+                        await visited(visitor, seen, (kind, role), table)
+                        await refused(visitor, seen, (kind, role), table)
     return table
 
 
 async def as_one(visitor: Visitor, kind: UserKind, role: Role) -> None:
-    """Sign in as a new user of a kind and role."""
+    """Sign in as a new user of a kind and role, who is signed in elsewhere too."""
     fleet, name = visitor.fleet, f"{kind}-{role}"
     await fleet.users.create(fleet.owner, name, role, kind, **({"external_id": name} if kind == "federated" else {}))
-    visitor.http.cookies.clear()
-    _, token, _ = await fleet.console.link(fleet.owner, name)
-    assert "Sign out" in (await visitor.send("/console/link", {"code": token.open().decode()})).text
+    for _ in range(2):
+        visitor.http.cookies.clear()
+        _, token, _ = await fleet.console.link(fleet.owner, name)
+        assert "Sign out" in (await visitor.send("/console/link", {"code": token.open().decode()})).text
+
+
+async def own(visitor: Visitor, login: str) -> dict[str, str]:
+    """Order what only who has ordered it goes on with: a door by a one-time password; returns its id, nothing for who may not."""
+    asked = {"server": "db-1", "login": login, "reason": "no key gets in", "minutes": "10", "one_time": "on"}
+    answer = await visitor.send("/console/emergency/doors/open", asked, page="/console/servers/")
+    await trouble.settled(visitor)
+    return {"one_time": answer.url.path.split("/")[-2]} if answer.status_code == 200 else {}
 
 
 async def refused(visitor: Visitor, known: dict[str, str], who: Who, table: Table) -> None:
@@ -125,8 +141,9 @@ INTRODUCTION = """\
 
 Made by visiting every page as users of every role and kind: `python -m tests.web.console_roles`. *open*: a page. *do*: what a
 page has a button for; where there is none, what the services say to whoever sends that all the same. In that home are a failed
-task, a plan, an order, a rollout that stopped, a key pair, a master key and a policy. What no page of it has a button for is left
-out, such as keeping a master key that nobody destroys. Who may do what at all: [roles](roles.md).
+task, a plan, an order, a rollout that stopped, a key pair, master keys in each state, a policy, a server whose disk is mounted,
+doors that are open and asked for, and one of each user's own whose one-time password is set. What no page of it has a button
+for is left out: what is done while a task or a rollout runs. Who may do what at all: [roles](roles.md).
 """
 
 

@@ -43,6 +43,7 @@ WRITTEN: dict[str, dict[str, Any]] = {
     "policies": {"name": None, "label": HOSTILE, "value": HOSTILE},
     "doors": {"server_name": HOSTILE, "login": HOSTILE, "reason": HOSTILE, "network": HOSTILE, "note": HOSTILE},
     "door_orders": {"reason": HOSTILE, "rules": [HOSTILE]},
+    "secrets": {"name": None, "description": HOSTILE, "server_name": HOSTILE, "login": HOSTILE},
     "master_keys": {"alias": None, "description": HOSTILE},
     "master_key_tags": {"tag": HOSTILE, "value": HOSTILE},
     "master_key_aliases": {"alias": HOSTILE},
@@ -60,7 +61,7 @@ NOT_WRITTEN: dict[str, str] = {
         master_keys.origin master_keys.state servers.password_login keypairs.scope keypairs.type bindings.proof tasks.operation
         tasks.status tasks.server_state tasks.phase tasks.cause rollouts.operation rollouts.state events.kind events.phase
         policies.key_type rotations.state rollout_servers.held quotas.name master_key_grants.operations
-        doors.state doors.closed_by door_orders.does door_orders.state""",
+        doors.state doors.closed_by door_orders.does door_orders.state secrets.scope secrets.kind""",
     "made here": """keypairs.fingerprint keypairs.fingerprint_md5 console_passwords.hash tasks.lease_owner
         rollout_servers.bastions rollout_servers.given master_key_versions.root_check doors.given door_orders.doors""",
     "read as what it is, or refused": "servers.host_key servers.jumps users.source_networks policies.remind_days",

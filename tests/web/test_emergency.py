@@ -2,35 +2,15 @@
 
 import pytest
 
-from controller.model import Role, ServerNotes
+from controller.model import Credential, Outcome, Role, Secret
+from controller.service.emergency import Emergency
 from controller.settings import Settings
-from controller.store import engine
 from controller.web import emergency
 from tests.web.client import Visitor, visit
 from tests.web.test_rollouts import over
-from tests.web.trouble import ordered, servers, stub
+from tests.web.trouble import opened, servers, settled, stub
 
 HERE = "/console/emergency/"
-
-
-async def opened(visitor: Visitor, *names: str, **notes: object) -> None:
-    """Have it be seen that password login is on."""
-    store = visitor.fleet.servers._store
-    for name in names:
-        server = await visitor.fleet.servers.get(visitor.fleet.owner, name)
-        (task,) = await ordered(visitor, "password-login-enable", name)
-        with engine.writing(store._engine) as connection:
-            noted = ServerNotes(password_login="on", **notes)  # type: ignore[typeddict-item]
-            store._event(
-                connection,
-                server.tenant_id,
-                "server_noted",
-                dict(noted),
-                server_id=server.id,
-                task_id=task.id,
-                user_id=task.user_id,
-            )
-            store._note(connection, task, noted)
 
 
 def test_it_tells_where_since_when_and_by_whose_order(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,5 +117,118 @@ def test_who_asks_is_told_which_servers_have_a_door_already(settings: Settings, 
         shown = (await visitor.get(f"{HERE}doors/new?servers=web-1 web-2&reason=why&minutes=10")).text
         assert "There is one already, which stays as it is: web-2." in shown
         assert "A second user has to agree first, by zone=a: web-1, web-2." in shown
+
+    visit(settings, story, "operator")
+
+
+ASKED = {"server": "web-1", "reason": "nobody knows its password", "minutes": "10", "login": "alice", "one_time": "on"}
+NEW = f"{HERE}doors/new?servers=web-1&reason=why&minutes=10&login=alice"
+
+
+@pytest.mark.parametrize("role", ["administrator", "operator"])
+def test_a_one_time_password_is_set_and_in_no_page_and_then_the_door_is_opened(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, role: Role
+) -> None:
+    given, made = stub(monkeypatch, {}), []
+    opens = Emergency.open_by_password
+
+    async def noted(self: Emergency, *args: object, **more: object) -> object:
+        done = await opens(self, *args, **more)  # type: ignore[arg-type]
+        made.extend(done[2])
+        return done
+
+    monkeypatch.setattr(Emergency, "open_by_password", noted)
+
+    async def story(visitor: Visitor) -> None:
+        fleet, owner, pages = visitor.fleet, visitor.fleet.owner, []
+        await servers(visitor, 1)
+        shown = (await visitor.get(NEW)).text
+        assert "Set a one-time password first" in shown
+        assert ("you are none" in shown) == (role == "operator")
+        pages.append(await visitor.send(f"{HERE}doors/open", ASKED, page=NEW))
+        (password,) = made
+        assert not any(password.password.view()), "it is wiped as soon as it has come"
+        (door,) = await fleet.emergency.list(owner)
+        assert (door.one_time, door.unbegun, door.login) == (True, True, "alice")
+        path = f"{HERE}doors/{door.id}/password"
+        assert pages[0].url.path == path
+        await settled(visitor)
+        pages += [await visitor.get(path), await visitor.get(HERE)]
+        assert "kps secret show web-1-alice" in pages[1].text
+        assert ("You are none: ask one" in pages[1].text) == (role == "operator")
+        assert "and on to opening it" in pages[2].text
+        # Whoever has read it may give it, and it is tried as the password of the door's login.
+        _, value = await fleet.secrets.open(owner, "web-1-alice")
+        word = value.open().decode()
+        begun = await visitor.send(f"{HERE}doors/{door.id}/begin", {"password": word}, page=path)
+        assert (begun.url.path, "1 being opened" in begun.text) == (HERE, True)
+        await settled(visitor)
+        assert given["web-1"] == Credential(password=Secret(word), password_of="alice")
+        (door,) = await fleet.emergency.list(owner)
+        assert (door.state, door.unbegun) == ("open", False)
+        again = await visitor.send(f"{HERE}doors/{door.id}/begin", {}, page=HERE)
+        assert "door_not_open" in again.text
+        pages += [begun, again, await visitor.get(path), await visitor.get(HERE)]
+        for answer in pages:
+            assert word not in answer.text + str(answer.url) + str([each.headers for each in answer.history])
+        assert "Its one-time password" in pages[-1].text
+        assert "Open it" not in pages[-2].text
+
+    visit(settings, story, role)
+
+
+def test_a_door_whose_password_was_not_set_is_not_opened(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub(monkeypatch, {"web-1": Outcome("failed", "as_before", phase="connect", cause="connection_refused", message="web-1: no")})
+
+    async def story(visitor: Visitor) -> None:
+        await servers(visitor, 1)
+        answer = await visitor.send(f"{HERE}doors/open", ASKED, page=NEW)
+        await settled(visitor)
+        shown = (await visitor.get(answer.url.path)).text
+        for told in ("not set", "connection_refused", "No password was set, so no door is opened", "/console/failed-tasks/"):
+            assert told in shown
+        assert "/begin" not in shown
+        assert "Take it back" in (await visitor.get(HERE)).text
+        (door,) = await visitor.fleet.emergency.list(visitor.fleet.owner)
+        taken = await visitor.send(f"{HERE}doors/{door.id}/close", {}, page=HERE)
+        assert "Taken back" in taken.text
+
+    visit(settings, story, "operator")
+
+
+def test_a_door_by_password_is_opened_by_whoever_asked_alone(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub(monkeypatch, {})
+
+    async def story(visitor: Visitor) -> None:
+        fleet, owner = visitor.fleet, visitor.fleet.owner
+        await servers(visitor, 1)
+        server = await fleet.servers.get(owner, "web-1")
+        _, (door,), _ = await fleet.emergency.open_by_password(owner, [server], reason="no key", seconds=60)
+        await settled(visitor)
+        path = f"{HERE}doors/{door.id}/password"
+        shown = (await visitor.get(path)).text
+        assert "Whoever asked opens the door from here" in shown
+        assert "/begin" not in shown
+        refused = await visitor.send(f"{HERE}doors/{door.id}/begin", {}, page=HERE)
+        assert (refused.status_code, "door_order_not_found" in refused.text) == (404, True)
+
+    visit(settings, story, "operator")
+
+
+def test_where_a_second_user_has_to_agree_no_one_time_password_is_offered(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub(monkeypatch, {})
+
+    async def story(visitor: Visitor) -> None:
+        fleet, owner = visitor.fleet, visitor.fleet.owner
+        await servers(visitor, 1, zone="a")
+        await fleet.emergency.rules.set(owner, "zone=a", 15)
+        shown = (await visitor.get(NEW)).text
+        assert "No one-time password is made where a second user has to agree." in shown
+        assert 'name="one_time"' not in shown
+        refused = await visitor.send(f"{HERE}doors/open", ASKED, page=NEW)
+        assert "password_before_approval" in refused.text
+        assert await fleet.emergency.list(owner, all=True) == []
 
     visit(settings, story, "operator")

@@ -8,7 +8,8 @@ from urllib.parse import quote
 import pytest
 
 import controller.app
-from controller.model import Credential, Outcome, Rollout, Secret, Task
+from controller.model import Credential, Outcome, Rollout, Secret, ServerNotes, Task
+from controller.store import engine
 from tests.controller.faces import Given, answering
 from tests.web.client import Visitor
 
@@ -45,6 +46,26 @@ async def ordered(visitor: Visitor, operation: str, *names: str, **request: Any)
     given = {each.id: Credential(password=Secret("once")) for each in chosen} if operation == "bind" else {}
     begun = await fleet.bindings.start(owner, operation, chosen, request, given)
     return await ended(visitor, [each.id for each in begun])
+
+
+async def opened(visitor: Visitor, *names: str, **notes: object) -> None:
+    """Have it be seen that password login is on."""
+    store = visitor.fleet.servers._store
+    for name in names:
+        server = await visitor.fleet.servers.get(visitor.fleet.owner, name)
+        (task,) = await ordered(visitor, "password-login-enable", name)
+        with engine.writing(store._engine) as connection:
+            noted = ServerNotes(password_login="on", **notes)  # type: ignore[typeddict-item]
+            store._event(
+                connection,
+                server.tenant_id,
+                "server_noted",
+                dict(noted),
+                server_id=server.id,
+                task_id=task.id,
+                user_id=task.user_id,
+            )
+            store._note(connection, task, noted)
 
 
 async def ended(visitor: Visitor, ids: list[str]) -> list[Task]:
@@ -88,13 +109,40 @@ async def whole(visitor: Visitor) -> dict[str, str]:
     failed, _ = await ordered(visitor, "bind", "web-1", "web-2", keypair="ops")
     chosen = await fleet.servers.list(owner)
     await fleet.emergency.rules.set(owner, "env=prod", 15)
-    await fleet.emergency.open(owner, chosen, reason="no key gets in", seconds=60)
+    (asked,), _ = await fleet.emergency.open(owner, chosen, reason="no key gets in", seconds=60)
     plan = await fleet.rollouts.start(owner, "bind", chosen, {"keypair": "ops", "plan": True}, {}, {})
     await over(visitor, plan.id)
     strategy = {"canary": "1", "batch": "1", "max_failures": "0"}
     begun = await fleet.rollouts.start(owner, "replace", chosen, {"keypair": "ops"}, strategy, {})
     await over(visitor, begun.id)
-    return {"server": "web-1", "keypair": "ops", "key": key.id, "task": failed.id, "plan": plan.id, "rollout": begun.id}
+    await fleet.servers.change(owner, "web-1", reset_root="/mnt/web-1")
+    known = {"server": "web-1", "keypair": "ops", "key": key.id, "task": failed.id, "plan": plan.id, "rollout": begun.id}
+    return known | {"order": asked.id} | await doors(visitor) | await resting(visitor)
+
+
+async def resting(visitor: Visitor) -> dict[str, str]:
+    """Have a master key that is disabled, and one that is to be destroyed; returns their ids."""
+    keys, owner = visitor.fleet.kms.keys, visitor.fleet.owner
+    disabled, doomed = await keys.create(owner, "disabled"), await keys.create(owner, "doomed")
+    await keys.disable(owner, disabled.id)
+    await keys.schedule_deletion(owner, doomed.id, 30)
+    return {"disabled": disabled.id, "to_be_destroyed": doomed.id}
+
+
+async def doors(visitor: Visitor) -> dict[str, str]:
+    """Have doors on a server of their own: one that is open, and one whose one-time password is set; returns their ids.
+
+    Password login is on there too.
+    """
+    fleet, owner = visitor.fleet, visitor.fleet.owner
+    server = await fleet.servers.add(owner, "db-1", "192.0.2.99")
+    about: Any = {"reason": "no key gets in", "seconds": 600}
+    _, (door,) = await fleet.emergency.open(owner, [server], login="deploy", **about)
+    _, (waiting,), (made,) = await fleet.emergency.open_by_password(owner, [server], login="rescue", **about)
+    made.password.wipe()
+    await settled(visitor)
+    await opened(visitor, "db-1")
+    return {"door": door.id, "one_time": waiting.id}
 
 
 def at(path: str, known: Mapping[str, str], plans: bool = False) -> str:
@@ -102,6 +150,10 @@ def at(path: str, known: Mapping[str, str], plans: bool = False) -> str:
     begins = path.split("/")[1]
     kind = {"servers": "server", "keypairs": "keypair", "rollouts": "plan" if plans else "rollout", "orders": "rollout"}
     id = known["plan"] if path.startswith("/orders/plans/") else known[kind.get(begins, "task")]
+    if begins == "emergency":
+        one_time = path.endswith(("/password", "/begin"))
+        id = known.get("order" if "/orders/" in path else "one_time" if one_time else "door", id)
     name = known["server"] if begins == "servers" else known["keypair"]
-    values = {"name": name, "id": id, "key_id": known["key"], "kind": "json"}
+    key = known.get({"enable": "disabled", "keep": "to_be_destroyed"}.get(path.rpartition("/")[2], "key"), known["key"])
+    values = {"name": name, "id": id, "key_id": key, "kind": "json"}
     return path.format_map({each: quote(value, safe="") for each, value in values.items()})
