@@ -297,7 +297,10 @@ def _facts(known: dict[str, Any], most: int = _LONGEST_VALUE) -> list[tuple[str,
     """Return evidence as names and texts; what is long is cut."""
     found = []
     for name, value in known.items():
-        text = value if isinstance(value, str) else json.dumps(value, indent=1 if most > _LONGEST_VALUE else None)
+        if isinstance(value, list) and all(isinstance(each, str) for each in value):
+            text = ("\n" if most > _LONGEST_VALUE else ", ").join(value)
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, indent=1 if most > _LONGEST_VALUE else None)
         found.append((name.replace("_", " "), text if len(text) <= most else text[:most] + " ..."))
     return found
 
