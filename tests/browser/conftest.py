@@ -73,5 +73,5 @@ def shot(page: Page, name: str) -> Path:
     """Keep a picture of a whole page."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     path = SCREENSHOTS / f"{name}.png"
-    page.screenshot(path=path, full_page=True)
+    page.screenshot(path=path, full_page=True, timeout=60_000)  # a page of many rows, on a machine with much else to do
     return path

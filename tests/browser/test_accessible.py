@@ -105,6 +105,6 @@ def test_no_page_has_a_serious_problem(
         for plans in {False, path.startswith("/rollouts/{id}")}:
             where = trouble.at(path, known, plans) + ASKED.get(path, "").format_map(known)
             page.goto(f"{served.url}/console{where}")
-            name = re.sub(r"[{}]|[^a-z]+", "-", path).strip("-") or "overview"
+            name = re.sub(r"[{}]|[^a-z]+", "-", path).strip("-")[:60] or "overview"
             wrong += judged(page, f"{'dark' if dark else 'light'}-{width}-{name}{'-plan' if plans else ''}")
     assert wrong == []
