@@ -1,6 +1,6 @@
 """Private halves in custody: taken in later, opened on record, sealed anew, destroyed."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,11 +12,10 @@ from controller.store import engine, rows, tables
 from controller.store.base import Base
 from controller.store.doubt import in_doubt, of_key, put_in_doubt
 from controller.store.keypairs import in_custody, refuse_gone, refuse_while_busy, told
-from controller.store.queries import keypair_of, keypair_row, one, server_row
+from controller.store.queries import keypair_of, keypair_row, one, server_row, some
 
 # Called with what is bound on the servers in question, inside the transaction that takes a private half away; raises to stop it.
 Check = Callable[[Sequence[BoundKey]], None]
-MOST_AT_ONCE = 500  # of the variables of one statement
 
 
 class Custody(Base):
@@ -118,8 +117,8 @@ def standing(connection: Connection, keypair_ids: Collection[str]) -> list[Bound
     wanted = set(keypair_ids)
     doubts = in_doubt(connection)
     where = {task.server_id for task in doubts if put_in_doubt(task) in wanted}
-    for some in _some(wanted):
-        where.update(connection.execute(select(bindings.c.server_id).where(bindings.c.keypair_id.in_(some))).scalars())
+    for lot in some(wanted):
+        where.update(connection.execute(select(bindings.c.server_id).where(bindings.c.keypair_id.in_(lot))).scalars())
     doubts = [task for task in doubts if task.server_id in where]
     doubtful = {task.server_id for task in doubts}
     enabled = func.coalesce(keys.c.state == "enabled", False)
@@ -127,8 +126,8 @@ def standing(connection: Connection, keypair_ids: Collection[str]) -> list[Bound
         bindings.join(servers).join(keypairs).outerjoin(keys, keys.c.id == keypairs.c.master_key_id)
     )
     found: list[BoundKey] = []
-    for some in _some(where):
-        for row in connection.execute(query.where(bindings.c.server_id.in_(some))):
+    for lot in some(where):
+        for row in connection.execute(query.where(bindings.c.server_id.in_(lot))):
             certain = (row.server_id, row.login) not in {(task.server_id, task.login) for task in doubts if of_key(task)}
             passwords: PasswordLogin = "unknown" if row.server_id in doubtful else row.password_login
             found.append(BoundKey(row.name, row.login, row.keypair_id, row.proof, row.managed, passwords, bool(row[-1]), certain))
@@ -144,9 +143,3 @@ def _may_be_bound(connection: Connection, task: Task) -> list[BoundKey]:
     opens = key is not None and key["state"] == "enabled"
     server = server_row(connection, task.server_id)
     return [BoundKey(server.name, task.login, keypair["id"], "logged_in", keypair["managed"], "unknown", opens, certain=False)]
-
-
-def _some(ids: Collection[str]) -> Iterator[list[str]]:
-    ordered = sorted(ids)
-    for start in range(0, len(ordered), MOST_AT_ONCE):
-        yield ordered[start : start + MOST_AT_ONCE]

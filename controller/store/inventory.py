@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, func, or_, select, union, update
+from sqlalchemy import CompoundSelect, Connection, Select, bindparam, delete, func, or_, select, union, update
 
 from controller.errors import AlreadyExists, Conflict, NotAllowed, NotFound
 from controller.model import FINAL, Server, ServerNotes, Task, route
@@ -13,7 +13,7 @@ from controller.store import engine, rows, tables
 from controller.store.credentials import Credentials
 from controller.store.generations import keep_generation
 from controller.store.prepared import Prepared, columns
-from controller.store.queries import LABEL, no_server, of_server, one, seen_by, server_row, server_where, update_server
+from controller.store.queries import LABEL, no_server, of_server, one, seen_by, server_row, server_where, some, update_server
 
 _THIS = tables.servers.c.id == bindparam("of")
 # What may be noted of a server, one statement for each set of it.
@@ -91,30 +91,33 @@ class Inventory(Credentials):
         """
         table = tables.servers
         ours = table.c.tenant_id == tenant_id
-        query = select(*columns(table, Server))
+        query = select(*columns(table, Server)).order_by(table.c.name).limit(limit)
+        if after:
+            query = query.where(table.c.name > after)
         if called is None and labelled is None:
-            query = query.where(ours)
+            queries = [query.where(ours)]
         else:
             # Text that is no label's name is asked of no database: each has its own way to spell a path.
             has = [table.c.labels[name].as_string() == value for name, value in labelled or () if LABEL.fullmatch(name)]
-            these = union(
-                select(table.c.id).where(ours, table.c.name.in_(called or ())),
-                select(table.c.id).where(table.c.id.in_(called or ())),
-                *([select(table.c.id).where(ours, or_(*has))] if has else []),
-            )
+            chosen: list[Select[Any] | CompoundSelect[Any]] = [select(table.c.id).where(ours, or_(*has))] if has else []
+            chosen += [
+                union(select(table.c.id).where(ours, table.c.name.in_(lot)), select(table.c.id).where(table.c.id.in_(lot)))
+                for lot in some(called or ())
+            ]
             # As an expression: by the column the database would go through all servers of the tenant.
-            query = query.where(table.c.id.in_(these), table.c.tenant_id.concat("") == tenant_id)
-        if after:
-            query = query.where(table.c.name > after)
+            queries = [query.where(table.c.id.in_(these), table.c.tenant_id.concat("") == tenant_id) for these in chosen]
         with engine.reading(self._engine) as connection:
-            return [Server(*found) for found in connection.execute(query.order_by(table.c.name).limit(limit))]
+            found = [Server(*each) for query in queries for each in connection.execute(query)]
+        if len(queries) > 1:
+            found = sorted({each.id: each for each in found}.values(), key=lambda each: each.name)
+        return found[:limit]
 
     def server_names(self, tenant_id: str, ids: Collection[str]) -> dict[str, str]:
         """Return what these servers of a tenant are called, by their ids; of one that is not there, nothing."""
         table = tables.servers
-        query = select(table.c.id, table.c.name).where(table.c.tenant_id == tenant_id, table.c.id.in_(ids))
+        query = select(table.c.id, table.c.name).where(table.c.tenant_id == tenant_id)
         with engine.reading(self._engine) as connection:
-            return {found.id: found.name for found in connection.execute(query)}
+            return {found.id: found.name for lot in some(ids) for found in connection.execute(query.where(table.c.id.in_(lot)))}
 
     def jump_servers(self, tenant_id: str) -> list[Server]:
         """Return the servers of a tenant by which others are reached, those of most first."""

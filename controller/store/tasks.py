@@ -28,7 +28,7 @@ from controller.store.doubt import UNCLEAR, in_doubt, told
 from controller.store.inventory import Inventory
 from controller.store.passwords import Passwords
 from controller.store.prepared import Prepared, columns
-from controller.store.queries import of_server, one, task_where
+from controller.store.queries import of_server, one, some, task_where
 
 INTERRUPTED = Outcome(
     status="failed",
@@ -222,10 +222,12 @@ class Tasks(Passwords, Bindings, Inventory):
         table = tables.tasks
         until = self._now() + timedelta(seconds=lease_seconds)
         ours = (table.c.lease_owner == owner) & table.c.status.in_(("ready", "running"))
+        goes_on = update(table).where(ours).values(lease_until=until).returning(table.c.id)
+        held: set[str] = set()
         with engine.writing(self._engine) as connection:
-            held = set(connection.execute(select(table.c.id).where(ours)).scalars()) & set(task_ids)
-            connection.execute(update(table).where(ours, table.c.id.in_(held)).values(lease_until=until))
-            return held
+            for lot in some(task_ids):
+                held.update(connection.execute(goes_on.where(table.c.id.in_(lot))).scalars())
+        return held
 
     def progress(self, task_id: str, owner: str, phase: str, detail: dict[str, Any]) -> bool:
         """Say where a running task has come to; False when it is no longer ours."""

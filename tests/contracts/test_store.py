@@ -684,6 +684,16 @@ def test_a_lease_that_is_renewed_goes_on(store: Store, server: Server, clock: Cl
     assert store.renew([task.id], "me", 10) == set()
 
 
+def test_more_are_asked_for_than_one_statement_takes(store: Store, who: Caller, server: Server) -> None:
+    task = running(store, server)
+    many = [str(uuid.uuid4()) for _ in range(1 << 16)]
+    assert store.renew([*many, task.id], "me", 10) == {task.id}
+    for called in (server.name, server.id):
+        assert [each.id for each in store.servers(who.tenant_id, called=[*many, called])] == [server.id]
+    assert [each.id for each in store.servers(who.tenant_id, called=[*many, server.name, server.id])] == [server.id]
+    assert store.server_names(who.tenant_id, [*many, server.id]) == {server.id: server.name}
+
+
 def test_a_waiting_task_is_held_by_the_process_that_has_its_credentials(
     store: Store, who: Caller, server: Server, clock: Clock
 ) -> None:
