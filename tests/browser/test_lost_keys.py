@@ -1,5 +1,8 @@
 """A server whose key is lost, from signing in to a new key that opens it: by its disk, or by a password; judged by OpenSSH."""
 
+from typing import Any, NamedTuple
+
+import pytest
 from playwright.sync_api import Page, expect
 
 from controller.demo.fleet import Server
@@ -13,12 +16,22 @@ from tests.fleet.conftest import MakeServer
 SECONDS = 60_000
 
 
-def bound_to_a_lost_key(served: Served, server: Server, **order: object) -> str:
-    """Have a key pair bound whose private half is not kept, and return that half: nobody has it, but for the judge."""
+class LostKey(NamedTuple):
+    """What a server has that is bound to a key pair whose private half is not kept: nobody has that, but for the judge."""
+
+    server: Server
+    lost: str
+    rescue: Any  # another key pair, which is bound to nothing
+
+
+@pytest.fixture
+def lost_key(served: Served, make_server: MakeServer) -> LostKey:
+    server = make_server()
     served.add(server)
     made = served.keypair(managed=False, scope="account")
-    served.succeeds("bind", server, keypair=made, password=server.root_password, accept_unproved=True, **order)
-    return str(made["private_key"])
+    more: Any = {"accept_unproved": True, "keep_password_login": True}
+    served.succeeds("bind", server, keypair=made, password=server.root_password, **more)
+    return LostKey(server, str(made["private_key"]), served.keypair(scope="account"))
 
 
 def opens(server: Server, private: str) -> bool:
@@ -32,11 +45,9 @@ def to_server(page: Page, server: Server) -> None:
 
 
 def test_a_server_is_reset_by_its_disk_and_its_first_proof_takes_the_lost_key_away(
-    signed_in: SignedIn, served: Served, make_server: MakeServer
+    signed_in: SignedIn, served: Served, lost_key: LostKey
 ) -> None:
-    server = make_server()
-    lost = bound_to_a_lost_key(served, server, keep_password_login=True)
-    rescue = served.keypair(scope="account")
+    server, lost, rescue = lost_key
     server.stop()
     served.kps("server", "set", server.name, "--shut-down", str(server.mounted_root()))
     page = signed_in("operator", refused=True)
@@ -74,11 +85,9 @@ def test_a_server_is_reset_by_its_disk_and_its_first_proof_takes_the_lost_key_aw
 
 
 def test_where_the_password_is_known_another_key_takes_the_place_of_the_lost_one(
-    signed_in: SignedIn, served: Served, make_server: MakeServer
+    signed_in: SignedIn, served: Served, lost_key: LostKey
 ) -> None:
-    server = make_server()
-    lost = bound_to_a_lost_key(served, server, keep_password_login=True)
-    rescue = served.keypair(scope="account")
+    server, lost, rescue = lost_key
     page = signed_in("operator")
     to_server(page, server)
     page.get_by_role("link", name="Replace the key pair").click()

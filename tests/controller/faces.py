@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 from typer.testing import CliRunner, Result
 
@@ -61,6 +62,31 @@ def answering(outcomes: Mapping[str, Outcome], given: Given) -> Callable[[Settin
 def here(home: Path, *words: str, stdin: str | None = None) -> Result:
     """Run kps in this process, where starting a program for it would prove nothing more."""
     return CliRunner().invoke(app, list(words), input=stdin, env={"KPS_HOME": str(home), "COLUMNS": None})
+
+
+class Kps(Protocol):
+    """Runs kps, and sees that it ends with this exit code."""
+
+    def __call__(self, *words: object, stdin: str | None = None, code: int = 0) -> Result: ...
+
+
+def ending(home: Path) -> Kps:
+    """Return what runs kps in this process on a home."""
+
+    def run(*words: object, stdin: str | None = None, code: int = 0) -> Result:
+        result = here(home, *map(str, words), stdin=stdin)
+        assert result.exit_code == code, (result.stdout, result.stderr)
+        return result
+
+    return run
+
+
+def with_two_servers(home: Path) -> Kps:
+    """Return what runs kps in this process on a home, to which web-1 and web-2 were added."""
+    run = ending(home)
+    for server in ("web-1", "web-2"):
+        run("server", "add", server, "192.0.2.1", "--trust-on-first-use")
+    return run
 
 
 def program(home: Path, *words: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:

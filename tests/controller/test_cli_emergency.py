@@ -4,12 +4,9 @@ import json
 import os
 import re
 import signal
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import Result
 
 import controller.app
 from controller.dispatch import InProcess
@@ -17,9 +14,8 @@ from controller.model import Credential, Task
 from controller.run import Runner
 from controller.service.emergency import Emergency
 from controller.settings import Settings
-from tests.controller.faces import SUCCEEDED, here
+from tests.controller.faces import SUCCEEDED, Kps, with_two_servers
 
-Kps = Callable[..., Result]
 OPEN = ("emergency", "open", "web-1", "--for", "5m", "--reason", "x")
 SHOWN = re.compile(r"web-1: one-time password of root, shown only now: (\S+)\n")
 
@@ -58,14 +54,7 @@ def kps(settings: Settings, made: Any, given: list[Any], interrupted_by: set[str
 
     monkeypatch.setattr(controller.app, "dispatching", dispatching)
 
-    def run(*words: str | Path, stdin: str | None = None, code: int = 0) -> Result:
-        result = here(settings.home, *map(str, words), stdin=stdin)
-        assert result.exit_code == code, (result.stdout, result.stderr)
-        return result
-
-    for server in ("web-1", "web-2"):
-        run("server", "add", server, "192.0.2.1", "--trust-on-first-use")
-    return run
+    return with_two_servers(settings.home)
 
 
 @pytest.mark.parametrize("operation", ["password-set", "door-open"])

@@ -4,31 +4,22 @@ import base64
 import json
 import stat
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import Result
 
 from controller import keyfiles
 from controller.model import Secret
 from controller.store import Store
-from tests.controller.faces import here, program
+from tests.controller.faces import Kps, ending, program
 from tests.controller.test_keyfiles_formats import dsa_line, openssl
 from tests.drills.formats import WORD, a_key, ours
-
-Kps = Callable[..., Result]
 
 
 @pytest.fixture
 def kps(settings: Any, made: Any) -> Kps:
-    def run(*words: object, stdin: str | None = None, code: int = 0) -> Result:
-        result = here(settings.home, *map(str, words), stdin=stdin)
-        assert result.exit_code == code, (result.stdout, result.stderr)
-        return result
-
-    return run
+    return ending(settings.home)
 
 
 def nowhere(tmp_path: Path, *words: object, stdin: str = "") -> subprocess.CompletedProcess[str]:

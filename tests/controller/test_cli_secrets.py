@@ -2,7 +2,6 @@
 
 import json
 import stat
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,8 @@ import controller.app
 from controller.cli.reference import FIELDS
 from controller.model import Outcome
 from controller.settings import Settings
-from tests.controller.faces import TIMED_OUT, Given, answering, here, program
+from tests.controller.faces import TIMED_OUT, Given, Kps, answering, program, with_two_servers
 
-Kps = Callable[..., Result]
 PROVED = Outcome("succeeded", "as_asked", proofs=[{"way": "password", "login": "root", "method": "logged_in"}])
 
 
@@ -33,15 +31,7 @@ def outcomes() -> dict[str, Outcome]:
 def kps(settings: Settings, made: Any, outcomes: dict[str, Outcome], given: Given, monkeypatch: pytest.MonkeyPatch) -> Kps:
     """Run kps in this process, on a home whose servers answer what `outcomes` says."""
     monkeypatch.setattr(controller.app, "dispatching", answering(outcomes, given))
-
-    def run(*words: str | Path, stdin: str | None = None, code: int = 0) -> Result:
-        result = here(settings.home, *map(str, words), stdin=stdin)
-        assert result.exit_code == code, (result.stdout, result.stderr)
-        return result
-
-    for server in ("web-1", "web-2"):
-        run("server", "add", server, "192.0.2.1", "--trust-on-first-use")
-    return run
+    return with_two_servers(settings.home)
 
 
 def parsed(result: Result) -> Any:

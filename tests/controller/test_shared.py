@@ -68,6 +68,16 @@ class World:
             made.go_on.set()
             await made.dispatch.close()
 
+    @asynccontextmanager
+    async def while_one_runs(self, *numbers: int, places: int = 2) -> AsyncIterator[tuple[Instance, Instance]]:
+        """Two controllers: b has begun what a was asked for, and ends it once b.go_on is set. b.begun: another one has begun."""
+        async with self.instance(A, takes=False) as a, self.instance(B, places=places) as b:
+            b.go_on.clear()
+            a.dispatch.ring(self.ordered(A, *numbers), {})
+            await b.begun.wait()
+            b.begun.clear()
+            yield a, b
+
     def ordered(self, owner: str, *numbers: int, operation: Operation = "check", given: bool = False) -> list[str]:
         request = {"given": ["password"]} if given else {}
         who = self.who
@@ -129,11 +139,7 @@ def test_what_needs_a_memory_is_run_by_whoever_has_it(world: World) -> None:
 
 def test_what_is_urgent_waits_for_no_place(world: World) -> None:
     async def story() -> None:
-        async with world.instance(A, takes=False) as a, world.instance(B, places=1) as b:
-            b.go_on.clear()
-            a.dispatch.ring(world.ordered(A, 0, 1), {})
-            await b.begun.wait()
-            b.begun.clear()
+        async with world.while_one_runs(0, 1, places=1) as (a, b):
             a.dispatch.ring(world.ordered(A, 2, operation="door-close"), {}, urgent=True)
             await b.begun.wait()
             assert b.ran[1:] == ["s2"]
@@ -202,17 +208,13 @@ def test_a_job_that_could_not_be_ended_keeps_no_other_waiting(world: World) -> N
 
 def test_whoever_takes_goes_on_once_postgresql_is_back(world: World, postgresql: Cluster) -> None:
     async def story() -> None:
-        async with world.instance(A, takes=False) as a, world.instance(B) as b:
-            b.go_on.clear()
-            a.dispatch.ring(world.ordered(A, 0), {})
-            await b.begun.wait()
+        async with world.while_one_runs(0) as (a, b):
             postgresql.stop()
             with pytest.raises(Away):
                 await a.dispatch.ring_again()
             assert not a.dispatch.may_judge  # nobody was heard meanwhile
             postgresql.start()
             a.dispatch.ring(world.ordered(A, 1), {})
-            b.begun.clear()
             await b.begun.wait()  # while the first one still runs
             b.go_on.set()
             await world.until_ended(2)
@@ -236,10 +238,7 @@ def test_who_was_taken_for_dead_takes_again_when_it_wakes_up(world: World) -> No
 
 def test_what_another_has_begun_is_not_held_any_more(world: World) -> None:
     async def story() -> None:
-        async with world.instance(A, takes=False) as a, world.instance(B) as b:
-            b.go_on.clear()
-            a.dispatch.ring(world.ordered(A, 0), {})
-            await b.begun.wait()
+        async with world.while_one_runs(0) as (a, b):
             await a.dispatch.hold()
             assert not a.dispatch._held
             await b.dispatch.hold()
@@ -250,10 +249,7 @@ def test_what_another_has_begun_is_not_held_any_more(world: World) -> None:
 
 def test_who_is_told_to_stop_takes_nothing_more_and_ends_what_runs(world: World) -> None:
     async def story() -> None:
-        async with world.instance(A, takes=False) as a, world.instance(B, places=1) as b:
-            b.go_on.clear()
-            a.dispatch.ring(world.ordered(A, 0, 1), {})
-            await b.begun.wait()
+        async with world.while_one_runs(0, 1, places=1) as (_, b):
             draining = asyncio.ensure_future(b.dispatch.drain())
             await asyncio.sleep(0)
             b.go_on.set()
