@@ -1,5 +1,6 @@
 """Driving the faces: the real CLI as a program or in this process, and servers whose answer is a line in a dict."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from typer import testing
 from typer.testing import CliRunner, Result
 
 from controller.cli import app
@@ -14,6 +16,9 @@ from controller.dispatch import InProcess
 from controller.model import Credential, Outcome, Task
 from controller.run import Runner
 from controller.settings import Settings
+
+# typer's runner puts all commands together anew for each that it runs, which takes longer than most of them.
+testing._get_command = functools.cache(testing._get_command)
 
 KPS = Path(sys.executable).with_name("kps")
 
