@@ -44,6 +44,12 @@ _WRITING = (
 _ENDS_IDLE = (
     "SELECT set_config('idle_session_timeout', '{}s', false) WHERE current_setting('idle_session_timeout', true) IS NOT NULL"
 )
+# Of a commit that never came the server waits for more: with the write lock, so that nobody could write until it gives up. One
+# that it is at comes to its end.
+_END_LOST = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+    "WHERE backend_xid = %s::xid8::xid AND state LIKE 'idle in transaction%%'"
+)
 _SESSION = (
     f"SET timezone = 'UTC'; SET lock_timeout = '{WAIT_SECONDS}s'; "
     f"SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'; "
@@ -202,6 +208,7 @@ def _was_kept(engine: Engine, written: str, lost: DBAPIError) -> bool:
             state = asked.fetchone()[0]  # type: ignore[index]
             if state in ("committed", "aborted"):
                 return bool(state == "committed")
+            _driver(connection).execute(_END_LOST, [written])
         if time.monotonic() > until:
             message = f"{shown(engine)}: it did not answer whether what was written is kept; look before you repeat it; {_RUNS}"
             raise Unavailable("store_in_doubt", message) from lost

@@ -212,10 +212,10 @@ def test_a_transaction_that_the_server_left_in_the_middle_is_undone_and_told(
 
 
 @contextmanager
-def cut(cluster: Cluster, place: Path, after: bool, *more: bytes) -> Iterator[Path]:
+def cut(cluster: Cluster, place: Path, after: bool, *more: bytes, unheard: bool = False) -> Iterator[Path]:
     """A way to the server that breaks at COMMIT: before the server hears of it, or when it has done it and cannot say so.
 
-    Then once more at each of more, before the server hears of it.
+    Then once more at each of more, before the server hears of it. unheard: nor does it hear that the way is broken.
     """
     path = place / ".s.PGSQL.5432"
     open_sockets: list[socket.socket] = []
@@ -232,6 +232,9 @@ def cut(cluster: Cluster, place: Path, after: bool, *more: bytes) -> Iterator[Pa
                     if cuts.pop(0) == commit and after:
                         to.sendall(data)
                         to.recv(1)  # it has answered
+                    if unheard:
+                        source.shutdown(socket.SHUT_RDWR)
+                        return
                     break
                 to.sendall(data)
         for each in (source, to):
@@ -301,6 +304,18 @@ def test_a_question_that_nobody_answered_is_asked_again(
         claimed = far.claim(task.id, "me", 30)
     assert claimed is not None
     assert claimed.status == "running"
+
+
+def test_a_session_whose_commit_never_came_holds_up_nobody(
+    store: Store, who: Caller, database: str, postgresql: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("controller.store.postgresql.WRITER_IDLE_SECONDS", 600)
+    task = given.task(store, who)
+    with cut(postgresql, tmp_path, False, unheard=True) as place, closing(Store(through(place, database))) as far:
+        verbs = [(contextvars.copy_context(), verb) for verb in (lambda: far.claim(task.id, "me", 30), far.can_write)]
+        claimed, written = far.together(verbs)
+    assert (claimed.raised, written.raised) == (None, None)
+    assert claimed.returned.status == "running"
 
 
 def test_where_the_server_stays_away_a_commit_is_in_doubt_and_not_repeated(
