@@ -22,7 +22,7 @@ from controller.doors import URGENT
 from controller.errors import Invalid, NotAllowed, Problem, Unavailable
 from controller.kms import Kms, root
 from controller.measures import UNMEASURED
-from controller.model import SERVING, Caller, Task
+from controller.model import SERVING, Caller, Task, session_name
 from controller.rolling import Rolling
 from controller.run import Runner
 from controller.service.accesskeys import AccessKeys
@@ -250,7 +250,10 @@ async def sharing(settings: Settings, runner: Runner, owner: str, takes: bool) -
     from controller.dispatch.queue import Queue
     from controller.dispatch.shared import Shared
 
-    queue = Queue(settings.database_url, settings.lease_seconds, postgresql.defaults(settings.database_url))
+    connecting = postgresql.defaults(settings.database_url)
+    if takes:
+        connecting["application_name"] = session_name(owner)  # by which it is known who takes tasks (controller/store/workers)
+    queue = Queue(settings.database_url, settings.lease_seconds, connecting)
     await queue.open()
     made = Shared(runner, runner.run, owner, settings.concurrency, settings.lease_seconds, queue, URGENT)
     if takes:

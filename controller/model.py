@@ -50,12 +50,21 @@ OLD_NAMES = tuple(name for names in OLD_ALGORITHMS.values() for name in names)
 _KEY_ID = slice(5, 21)  # where a sealed record names its master key, in whatever suite
 # What the one who serves a home is called by: whoever is the next to serve it knows that nobody of that name lives.
 SERVING = "serve/"
+# What a session with PostgreSQL of who takes tasks is called there, before their name; and the queues that the tasks are in.
+TAKING = "kps-worker/"
+_SESSION_NAME = 63  # characters that PostgreSQL keeps of it
+URGENT_QUEUE, WAITING_QUEUE = "kps-urgent", "kps"
 FINAL: frozenset[Status] = frozenset({"succeeded", "unchanged", "failed", "cancelled"})
 
 
 def now() -> datetime:
     """Return the time, in UTC."""
     return datetime.now(UTC)
+
+
+def session_name(owner: str) -> str:
+    """Return what the sessions of who takes tasks under this name are called. Of a long name the end, which no other has."""
+    return TAKING + owner[len(TAKING) - _SESSION_NAME :]
 
 
 class Secret:

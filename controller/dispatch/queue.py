@@ -18,10 +18,11 @@ from procrastinate.schema import SchemaManager
 from procrastinate.worker import Worker
 
 from controller.errors import Away
+from controller.model import URGENT_QUEUE as URGENT
+from controller.model import WAITING_QUEUE as ORDINARY
 from controller.model import Task
 
 # One for what goes ahead of all else: it waits for no place that something else has.
-URGENT, ORDINARY = "kps-urgent", "kps"
 _PRIORITY = {URGENT: 100, ORDINARY: 0}
 _TASK = "kps.task"
 _LOOK_SECONDS = 0.25  # no notices: a connection that listens and is lost would end the worker

@@ -1,7 +1,7 @@
 """What a controller counts and measures of itself, for whoever watches over it: /metrics (docs/metrics.md).
 
-Names are of closed lists: operations, causes, phases. No tenant, user, server, login or key pair is named, and none can be told
-from another: the figures are of the whole home.
+Names are of closed lists: operations, causes, phases; beside these, processes that take tasks are named. No tenant, user, server,
+login or key pair is, and none can be told from another: the figures are of the whole home.
 """
 
 import asyncio
@@ -196,9 +196,22 @@ def _told(figures: Figures) -> Iterator[Metric]:
         "kps_doors_unconfirmed", "Of these: whose servers did not say that they are closed.", figures.doors_in_doubt
     )
     yield CounterMetricFamily("kps_events", "Events ever written.", figures.events)
+    yield from _shared(figures)
 
 
-def _labelled(name: str, told: str, label: str, values: Mapping[str, int], suffix: str = "") -> Metric:
+def _shared(figures: Figures) -> Iterator[Metric]:
+    """What is told of controllers that share a database; of a home in a file no series."""
+    heard = {each.name: each.heard for each in figures.workers}
+    yield _labelled("kps_worker_heard_seconds", "How long ago a process that takes tasks was heard.", "worker", heard)
+    tasks = {each.name: each.tasks for each in figures.workers}
+    yield _labelled("kps_worker_tasks", "Tasks that it runs.", "worker", tasks)
+    jobs = {queue: each.jobs for queue, each in figures.waiting.items()}
+    yield _labelled("kps_queue_jobs", "Tasks in a queue that nobody has taken.", "queue", jobs)
+    oldest = {queue: each.oldest for queue, each in figures.waiting.items()}
+    yield _labelled("kps_queue_oldest_seconds", "How long the first of them has been there; 0: none is.", "queue", oldest)
+
+
+def _labelled(name: str, told: str, label: str, values: Mapping[str, float], suffix: str = "") -> Metric:
     family = GaugeMetricFamily(name + suffix, told, labels=[label])
     for value, number in values.items():
         family.add_metric([value], number)

@@ -1,6 +1,6 @@
 """Figures over all tenants, for who runs the controller: counted in the database, and naming nobody."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,6 +12,7 @@ from controller.model import FINAL
 from controller.store import engine, tables
 from controller.store.base import Base
 from controller.store.doubt import in_doubt
+from controller.store.workers import Waiting, Worker, waiting, workers
 
 # A server in one of these can have its undo pending.
 UNDO_PHASES = ("widen", "prove", "narrow", "commit", "undo")
@@ -42,6 +43,8 @@ class Figures:
     doors: int  # that are or may be open
     doors_in_doubt: int  # of these: nobody could ask whether they are closed
     events: int  # ever written
+    workers: Sequence[Worker]  # of controllers that share a database; else none
+    waiting: Mapping[str, Waiting]  # by queue
 
 
 class Counted(Base):
@@ -80,6 +83,8 @@ class Counted(Base):
                 doors=_count(connection, tables.doors.c.state.in_(MAY_BE_OPEN)),
                 doors_in_doubt=_count(connection, tables.doors.c.state == "closing", tables.doors.c.asks > 0),
                 events=connection.execute(select(func.max(tables.events.c.id))).scalar_one() or 0,
+                workers=workers(connection) if self.shared else (),
+                waiting=waiting(connection) if self.shared else {},
             )
 
 

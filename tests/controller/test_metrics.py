@@ -14,7 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families as parsed
 from controller import keyfiles
 from controller.app import Application
 from controller.causes import CAUSES
-from controller.model import Binding, Caller, KeyPair, Outcome, now
+from controller.dispatch import owner_name
+from controller.model import TAKING, Binding, Caller, KeyPair, Outcome, now, session_name
 from controller.service import metrics
 from controller.settings import Settings
 from controller.store import Store
@@ -190,6 +191,13 @@ def test_every_series_has_words_of_closed_lists(store: Store, settings: Settings
     values = {value for family in found.registry.collect() for each in family.samples for value in each.labels.values()}
     assert "made up" not in values
     assert metrics.OTHER in values
+
+
+def test_what_of_a_process_may_be_long_is_told_apart_by_its_end() -> None:
+    owners = [owner_name(serving) for serving in (True, False)] + ["h" * 70 + "/1234/0123abcd", "h" * 70 + "/1234/0123abce"]
+    names = {session_name(owner) for owner in owners}
+    assert len(names) == len(owners)
+    assert all(name.startswith(TAKING) and len(name) <= 63 for name in names)
 
 
 def _names(found: metrics.Metrics) -> Iterator[str]:

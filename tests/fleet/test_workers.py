@@ -6,15 +6,21 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from socket import gethostname
 
+import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families as parsed
 
+from controller.store import Store
+from controller.store.figures import Figures
+from controller.store.workers import Waiting
 from tests.fleet import judge
 from tests.fleet.cable import Turnstile
 from tests.fleet.causes import Gate
-from tests.fleet.product import SECONDS, Product
+from tests.fleet.product import NO_TLS, SECONDS, Product
 from tests.fleet.worked import Worker
 
 LEASE_SECONDS = 4
@@ -22,14 +28,14 @@ NEW_KEY_IN = "grep -q {new} /root/.ssh/authorized_keys"
 
 
 @pytest.fixture
-def product(tmp_path, database_with_queue):
+def product(tmp_path, database_with_queue, request):
     # A connection that was begun outlives the sleep of whoever began it.
     settings = {
         "lease_seconds": LEASE_SECONDS,
         "deadline_seconds": 5,
         "serve_takes_tasks": "false",
         "connect_timeout_seconds": 120,
-    }
+    } | getattr(request, "param", {})
     with Product(tmp_path / "home", database_url=database_with_queue, **settings) as product:
         yield product
 
@@ -118,6 +124,57 @@ def test_a_worker_process_that_dies_is_started_again(product):
             assert time.monotonic() < until, "none was started in its place"
             time.sleep(0.1)
         assert len(before & after) == 1
+
+
+def series(product) -> dict[tuple[str, ...], float]:
+    """What the metrics of the controller say, by name and the values of labels."""
+    transport = httpx.HTTPTransport(uds=str(product.home / "kps.sock"), verify=NO_TLS)
+    with httpx.Client(transport=transport, base_url="http://kps", timeout=SECONDS, trust_env=False) as http:
+        answer = http.get("/metrics").raise_for_status()
+    return {(each.name, *each.labels.values()): each.value for found in parsed(answer.text) for each in found.samples}
+
+
+@pytest.mark.parametrize("product", [{"deadline_seconds": 60}], indirect=True, ids=[""])
+def test_the_metrics_tell_who_takes_tasks_and_what_waits(product, server, database_with_queue):
+    with closing(Store(database_with_queue)) as store:
+
+        def until(holds) -> Figures:
+            """What is counted as soon as that holds."""
+            end = time.monotonic() + SECONDS
+            while not holds(found := store.figures()):
+                assert time.monotonic() < end, found
+                time.sleep(0.1)
+            return found
+
+        def heard(found, process) -> float:
+            (seconds,) = [each.heard for each in found.workers if f"/{process.pid}/" in each.name]
+            return seconds
+
+        product.add(server)
+        old, new = product.keypair(), product.keypair()
+        (first_id,) = product.begin("bind", server, keypair=old, password=server.root_password)
+        found = until(lambda found: found.waiting["ordinary"].jobs == 1)
+        assert found.waiting["ordinary"].oldest > 0
+        assert found.waiting["urgent"] == Waiting(0, 0)
+        assert found.workers == []  # the controller itself takes none here
+        with worker(product, "first") as first, worker(product, "second") as second:
+            assert product.ended(first_id)["status"] == "succeeded"
+            gate = Gate(server, NEW_KEY_IN.format(new=new["public_key"].split()[1]))
+            (task_id,) = product.begin("replace", server, keypair=new)
+            gate.await_login()
+            found = series(product)
+            names = [each[1] for each in found if each[0] == "kps_worker_heard_seconds"]
+            assert {name.rpartition("/")[0] for name in names} == {f"{gethostname()}/{each.pid}" for each in (first, second)}
+            assert sorted(found["kps_worker_tasks", name] for name in names) == [0, 1]
+            assert all(found["kps_worker_heard_seconds", name] < LEASE_SECONDS for name in names)
+            assert found["kps_queue_jobs", "ordinary"] == found["kps_queue_oldest_seconds", "ordinary"] == 0
+            gate.open()
+            assert product.ended(task_id)["status"] == "succeeded"
+            second.send_signal(signal.SIGSTOP)
+            until(lambda found: heard(found, second) > LEASE_SECONDS > heard(found, first))
+            second.send_signal(signal.SIGCONT)
+            until(lambda found: heard(found, second) < LEASE_SECONDS)
+        until(lambda found: not found.workers)
 
 
 def children(pid: int) -> list[int]:
