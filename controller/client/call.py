@@ -57,7 +57,7 @@ class Waiting(Protocol):
 class Call(Generic[T]):
     """One request, and of which type what it answers is. path: below /fleet/v1.
 
-    wait_seconds: so long the controller is asked to wait for something to tell.
+    wait_seconds: so long the controller is asked to wait for something to tell, or may take.
     """
 
     method: str
@@ -70,7 +70,7 @@ class Call(Generic[T]):
     def wanted(self) -> dict[str, Any]:
         """What httpx is to send."""
         asked = {"method": self.method, "url": self.path, "params": self.params, "json": self.body}
-        # Of who is silent for longer than they were asked to be, nothing more is to be heard.
+        # Of who is silent for longer than they may be, nothing more is to be heard.
         return asked if self.wait_seconds is None else asked | {"timeout": self.wait_seconds + ANSWER_SECONDS_OF_A_POLL}
 
     def __iter__(self) -> Flow[T]:

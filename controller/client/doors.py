@@ -10,6 +10,9 @@ from controller.client.call import PAGE, Call, Flow, Verb, by_ids, pages, segmen
 if TYPE_CHECKING:
     from controller import answers as a
 
+# A thousand passwords, on a busy machine: they are told once, so whoever asked is to be there still.
+MAKING_SECONDS = 600.0
+
 
 class DoorVerbs:
     """Doors, what a second user has to agree to, and who is told."""
@@ -20,7 +23,8 @@ class DoorVerbs:
 
         one_time: passwords are made and set first; returns them, this once, with the tasks that do it. Then begin_doors().
         """
-        return Call("POST", "/doors", body=dict(request))
+        wait_seconds = MAKING_SECONDS if request.get("one_time") else None
+        return Call("POST", "/doors", body=dict(request), wait_seconds=wait_seconds)
 
     @Verb
     def doors(self, ids: Iterable[str] | None = None, *, every: bool = False, server: str | None = None) -> Flow[list[a.Door]]:

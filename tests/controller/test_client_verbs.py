@@ -8,7 +8,7 @@ from typing import Any
 
 from controller import answers
 from controller.api.fleet.document import ANSWERS
-from controller.client import masterkeys, verbs
+from controller.client import ANSWER_SECONDS, masterkeys, verbs
 from controller.client.call import Call, Flow, Verb
 from controller.client.masterkeys import OfKey
 
@@ -76,3 +76,9 @@ def test_each_call_has_a_verb_that_returns_what_the_document_says() -> None:
             if name not in LESS:
                 assert answer == (type(None) if kind is None else kind), (name, which)
     assert found == ANSWERS.keys() - NO_VERB
+
+
+def test_whoever_asks_for_passwords_that_are_told_once_waits_longer_for_them_than_for_other_answers() -> None:
+    described = inspect.unwrap(ALL["open_doors"])
+    assert "timeout" not in described(None, {}).wanted
+    assert described(None, {"one_time": True}).wanted["timeout"] >= 5 * ANSWER_SECONDS
