@@ -7,6 +7,7 @@ from sqlalchemy import select
 from controller.model import Task
 from controller.store import engine, rows, tables
 from controller.store.rollouts import Rollouts
+from controller.store.workers import Waiting, Worker, waiting, workers
 
 
 class Sharing(Rollouts):
@@ -27,6 +28,11 @@ class Sharing(Rollouts):
     def open_ids(self) -> list[str]:
         """Return the tasks that have not ended."""
         return self._ids("ready", "running")
+
+    def taking(self) -> tuple[list[Worker], dict[str, Waiting]]:
+        """Return who takes tasks, and what waits by queue (PostgreSQL)."""
+        with engine.reading(self._engine) as connection:
+            return workers(connection), waiting(connection)
 
     def _ids(self, *statuses: str) -> list[str]:
         table = tables.tasks

@@ -12,7 +12,8 @@ from controller.store import tables
 # written for it.
 _HEARD = text(
     "SELECT application_name, extract(epoch FROM clock_timestamp() - max(state_change))::float8 FROM pg_stat_activity "
-    "WHERE datname = current_database() AND state_change IS NOT NULL AND starts_with(application_name, :taking) GROUP BY 1"
+    "WHERE datname = current_database() AND state_change IS NOT NULL AND starts_with(application_name, :taking) "
+    "GROUP BY 1 ORDER BY 1"
 )
 _HAS_QUEUE = text("SELECT to_regclass('procrastinate_jobs') IS NOT NULL")
 # That of the lowest number was put there first.

@@ -16,28 +16,34 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 
 from controller.app import Application
 from controller.cli import doctor as command
 from controller.client import KpsClient, Refused
+from controller.dispatch.queue import Queue
 from controller.kms import root
-from controller.model import now
+from controller.model import SERVING, now, session_name
 from controller.service import certificate
 from controller.service.backup import back_up
 from controller.service.doctor import CODES, Finding, Process, files, look, records
 from controller.service.doctor.machine import boottime
 from controller.service.home import initialise
 from controller.settings import Settings
+from controller.store import Store
+from tests.controller import given
 from tests.controller.faces import here, program
 from tests.controller.remotely import Served
 from tests.needs import lacking
+from tests.postgresql import Cluster
 
 # Of the machine that the tests run on, and not of the home.
 OF_THE_PLACE = {"home_in_memory", "home_path_open", "open_files_few"}
@@ -526,6 +532,41 @@ def test_paths_are_told_at_home_only(settings: Settings, backed_up: None, tmp_pa
         assert refused.value.code == "only_at_home"
     finally:
         served.stop()
+
+
+def test_who_takes_the_tasks_of_a_database_is_told_and_that_nobody_does(tmp_path: Path, postgresql: Cluster) -> None:
+    with postgresql.database() as url, contextlib.ExitStack() as sessions:
+        settings = Settings(home=tmp_path / "home", store_url=url, lease_seconds=2)
+        initialise(settings)
+
+        def told() -> list[tuple[str, str]]:
+            return [(each.code, each.seen) for each in look(settings) if each.about == "workers"]
+
+        def takes(name: str) -> psycopg.Connection[Any]:
+            session = psycopg.connect(url, autocommit=True, application_name=session_name(f"{SERVING}{name}"))
+            return sessions.enter_context(session)
+
+        async def ordered() -> None:
+            queue = Queue(url, settings.lease_seconds)
+            await queue.open()
+            await queue.put([given.task(store, store.caller_by_local_home())])
+            await queue.close()
+
+        assert told() == [("", "nobody takes tasks; 0 wait")]
+        with contextlib.closing(Store(url)) as store:
+            asyncio.run(ordered())
+        ((code, seen),) = told()
+        assert (code, seen.partition(",")[0]) == ("nobody_takes_tasks", "1 waits")
+        first, second = takes("web-1/17/0123abcd"), takes("web-2/18/4567abcd")
+        until = time.monotonic() + 60
+        while "worker_silent" not in {code for code, _ in told()}:
+            assert time.monotonic() < until
+            first.execute("SELECT 1")
+        ((code, seen),) = told()
+        assert (code, seen.partition(":")[0]) == ("worker_silent", "web-2/18/4567abcd")
+        for each in (first, second):
+            each.execute("SELECT 1")
+        assert told() == [("", "web-1/17/0123abcd (0 run), web-2/18/4567abcd (0 run); 1 wait")]
 
 
 def test_each_code_is_caused_here_and_explained() -> None:

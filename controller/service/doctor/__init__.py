@@ -61,6 +61,8 @@ def look(settings: Settings, process: Process | None = None, clock: Clock = now)
             # When PostgreSQL was copied last is not on record here.
             elsewhere = "PostgreSQL's own (pg_dump), with the home beside it; when that was done last is not seen from here"
             findings += records.backups(store, clock()) if settings.in_file else [well("backup", elsewhere)]
+            if not settings.in_file:
+                findings += records.workers(store, settings.lease_seconds)
     findings += machine.open_files(settings, process is not None)
     return findings + _certificate(settings, process, clock())
 

@@ -53,6 +53,8 @@ CODES: dict[str, tuple[Level, str]] = {
     "trail_unsigned": ("warning", "the end or one of the newest events has no signature, or says that there was none before it"),
     "backup_missing": ("warning", "no backup was ever made"),
     "backup_old": ("warning", "the newest backup is older than a week"),
+    "nobody_takes_tasks": ("error", "tasks wait in the queue of several controllers, and nobody takes any"),
+    "worker_silent": ("warning", "a process that takes tasks has said nothing for longer than KPS_LEASE_SECONDS"),
     "controller_silent": ("error", "a controller has taken the home, and does not answer"),
     "controller_refuses": ("error", "the controller that serves the home refuses to look; the command has looked by itself"),
     "runner_stopped": ("error", "what works beside the requests has ended by itself"),

@@ -154,8 +154,27 @@ def _days(age: timedelta) -> str:
     return f"{hours} h" if hours < 48 else f"{hours // 24} days"
 
 
-def _listed(lacking: list[str]) -> str:
-    return ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
+def workers(store: Store, lease_seconds: float) -> Iterator[Finding]:
+    """Give who takes the tasks of a database that several controllers share, and whether anybody does."""
+    there, queues = store.taking()
+    waiting = sum(each.jobs for each in queues.values())
+    silent = [each for each in there if each.heard > lease_seconds]
+    if waiting and len(silent) == len(there):
+        told = (
+            f"{waiting} {'waits' if waiting == 1 else 'wait'}, the first for {max(each.oldest for each in queues.values()):.0f} s"
+        )
+        step = "start kps worker; or have kps serve take tasks as well, without KPS_SERVE_TAKES_TASKS=false"
+        yield found("workers", "nobody_takes_tasks", told, step)
+    for each in silent:
+        step = "see whether its process and its machine go on, or end it; others take what it has not begun"
+        yield found("workers", "worker_silent", f"{each.name}: not heard for {each.heard:.0f} s", step)
+    if not silent and (there or not waiting):
+        told = _listed([f"{each.name} ({each.tasks} run)" for each in there])
+        yield well("workers", f"{told or 'nobody takes tasks'}; {waiting} wait")
+
+
+def _listed(words: list[str]) -> str:
+    return ", ".join(words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
 
 
 def _size(number: int) -> str:
