@@ -82,7 +82,7 @@ def hurried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
 @pytest.fixture(scope="session")
 def stranger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     """Somebody else's controller, which knows nothing of what the other one does."""
-    with Product(tmp_path_factory.mktemp("stranger") / "home") as served:
+    with Product(tmp_path_factory.mktemp("stranger") / "home", fresh=True) as served:
         yield served
 
 

@@ -17,6 +17,8 @@ import httpx
 
 from controller.client import ENDINGS
 from controller.demo.fleet import Server
+from controller.settings import Settings
+from tests import homes
 
 KPS = str(Path(sys.executable).with_name("kps"))
 NO_TLS = ssl.create_default_context()  # made once: it takes longer than the request
@@ -30,9 +32,12 @@ class NotEnded(AssertionError):
 
 
 class Product:
-    """A home of its own and a controller that serves it. settings: KPS_* without the prefix, in small letters."""
+    """A home of its own and a controller that serves it.
 
-    def __init__(self, home: Path, **settings: object) -> None:
+    fresh: nothing in the home is as in another one of these tests. settings: KPS_* without the prefix, in small letters.
+    """
+
+    def __init__(self, home: Path, *, fresh: bool = False, **settings: object) -> None:
         self.home = home
         self.environment = {"PATH": os.environ["PATH"], "HOME": str(home.parent), "KPS_HOME": str(home)}
         # One user makes the key pairs of all tests.
@@ -42,8 +47,13 @@ class Product:
         self.environment |= {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
         self.process: subprocess.Popen[str] | None = None
         self._numbers = itertools.count(1)
-        if not home.exists():  # else it is one that was made before
+        if home.exists():  # it is one that was made before
+            return
+        if fresh or "database_url" in settings:
             self.kps("init")
+        else:
+            home.parent.mkdir(parents=True, exist_ok=True)
+            homes.made(Settings(home=home))
 
     def __enter__(self) -> "Product":
         self.serve()

@@ -179,7 +179,10 @@ def _each(cases: list[Case], act: Any) -> None:
 def _replace_by_the_product(cases: list[Case], old: Keys, new: Keys, report: Report) -> None:
     with tempfile.TemporaryDirectory() as directory:
         settings = {"connect_timeout_seconds": 5, "deadline_seconds": DEADLINE, "lease_seconds": 5}
-        with Product(Path(directory, "home"), **settings) as lives, Product(Path(directory, "other"), **settings) as dies:
+        with (
+            Product(Path(directory, "home"), **settings) as lives,
+            Product(Path(directory, "other"), fresh=True, **settings) as dies,
+        ):
             for product in (lives, dies):
                 product.kps("keypair", "import", "new", "--private-key", _file(directory, new[0]))
             chosen = {True: [case for case in cases if case.fault.kills_controller]}
