@@ -21,6 +21,7 @@ from controller.model import (
     Binding,
     BoundKey,
     Caller,
+    EndedTask,
     KeyPair,
     MasterKey,
     MasterKeyVersion,
@@ -682,6 +683,15 @@ def test_a_lease_that_is_renewed_goes_on(store: Store, server: Server, clock: Cl
     assert [lost.id for lost in store.interrupt_expired()] == [task.id]
     assert store.interrupt_expired() == []
     assert store.renew([task.id], "me", 10) == set()
+
+
+@pytest.mark.parametrize("others", [0, 20])
+def test_a_look_at_what_runs_tells_what_has_ended(store: Store, who: Caller, others: int) -> None:
+    servers = store.add_servers([a_server(who, f"web-{number}") for number in range(2 + others)])
+    [ended, *not_ended] = [running(store, each) for each in servers]
+    assert store.finish(ended.id, "me", ended.generation, Outcome("succeeded", "as_asked"))
+    asked = [*(each.id for each in not_ended), ended.id, "none"]
+    assert store.rollout_turn("none", asked) == (None, [EndedTask(ended.id, "succeeded", "as_asked", None)])
 
 
 def test_more_are_asked_for_than_one_statement_takes(store: Store, who: Caller, server: Server) -> None:
