@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from urllib.parse import quote
 
@@ -292,8 +293,12 @@ def _numbered(name: str, numbers: Secrets) -> Secrets:
 
 @dataclass
 class Found:
-    """Which secret was seen where, and how much was looked at for that."""
+    """Which secret was seen where, and how much was looked at for that.
 
+    only: what is looked for, and where: patterns of a secret's name and of a place.
+    """
+
+    only: Sequence[tuple[str, str]] = (("*", "*"),)
     seen: set[tuple[str, str]] = field(default_factory=set)
     places: int = 0
     size: int = 0
@@ -301,7 +306,10 @@ class Found:
     def look(self, secrets: Secrets, place: str, content: bytes) -> None:
         self.places += 1
         self.size += len(content)
-        self.seen |= {(hit.secret, place) for hit in search.in_bytes(secrets, place, content)}
+        names = [name for name, where in self.only if fnmatch(place, where)]
+        sought = {secret: forms for secret, forms in secrets.items() if any(fnmatch(secret, name) for name in names)}
+        if sought:
+            self.seen |= {(hit.secret, place) for hit in search.in_bytes(sought, place, content)}
 
 
 def shared_names() -> set[Path]:
