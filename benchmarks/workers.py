@@ -100,10 +100,10 @@ class Constants(NamedTuple):
     idle: float  # transactions a second of a worker process that has nothing to do
 
 
-# Of two worker processes over 200 fakes, while others had most of two cores: all are upper bounds (docs/postgresql.md).
+# Of two worker processes over 800 fakes, all on two cores, which that filled (docs/performance.md).
 MEASURED = Constants(
-    worker=42.9, driver=4.6, database=14.9, locked=65.4, statements=64.6, transactions=24.3, wal=31.3, size=17.1, sessions=9,
-    sessions_serve=5, idle=17.6,
+    worker=43.5, driver=3.7, database=22.1, locked=42.8, statements=64.0, transactions=23.6, wal=36.9, size=16.8, sessions=8,
+    sessions_serve=7, idle=16.6,
 )  # fmt: skip
 FETCHED = 420  # tasks a second that the queue hands out, with 100,000 waiting: python -m benchmarks.queue
 
