@@ -57,19 +57,32 @@ document.addEventListener("htmx:afterSettle", (event) => {
 // A tab that nobody sees listens to nothing: a browser has six connections for one host, and each stream takes one.
 const main = document.querySelector("main[data-events]");
 
-// The first news at once; more of it no more often than twice a second, and where answers take long, a tenth of the time at most:
-// so many open pages of a fleet at work do not keep it from working.
-const paces = new Map(); // by the part's id: when it asked, how long that took, what waits
+// The first news at once; more of it no more often than twice a second, and where answers take long, ten times as long later, but
+// three seconds at most: so many open pages of a fleet at work do not keep it from working.
+const paces = new Map(); // by the part's id: when it asked, how long that took (null: it is not answered yet), what waits
+const inFlight = (pace) => pace.took === null && performance.now() - pace.asked < 30000; // as htmx-config's timeout
 document.addEventListener("htmx:beforeRequest", (event) => {
-  if (event.target.matches("[data-live]")) paces.set(event.target.id, { asked: performance.now(), took: 0, waits: null });
+  if (!event.target.matches("[data-live]") || event.defaultPrevented) return;
+  paces.set(event.target.id, { asked: performance.now(), took: null, waits: null });
 });
+// By now the part is another one, and this is an event of what it stands in.
 document.addEventListener("htmx:afterRequest", (event) => {
-  const pace = paces.get(event.target.id);
-  if (pace) pace.took = performance.now() - pace.asked;
+  const id = event.detail.requestConfig.elt.id;
+  const pace = paces.get(id);
+  if (!pace || pace.took !== null) return;
+  pace.took = performance.now() - pace.asked;
+  const all = pace.waits;
+  pace.waits = null;
+  if (all) fetchAnew(id, [...all]);
 });
 function fetchAnew(id, topics) {
   const pace = paces.get(id);
-  const left = pace ? pace.asked + Math.max(500, 10 * pace.took) - performance.now() : 0;
+  // The answer that is under way may be from before this. htmx would queue the request with a part that the answer takes away.
+  if (pace && inFlight(pace)) {
+    pace.waits = new Set([...(pace.waits || []), ...topics]);
+    return;
+  }
+  const left = pace ? pace.asked + Math.max(500, Math.min(10 * (pace.took || 0), 3000)) - performance.now() : 0;
   if (left > 0) {
     if (pace.waits) topics.forEach((each) => pace.waits.add(each));
     else {
