@@ -1,12 +1,13 @@
 """What the console's pages take in a large home: over HTTP, from a controller that serves it as ever (`kps serve`).
 
-    python -m benchmarks.pages [--servers 10000] [--tasks 100000] [--times 100] [--home DIRECTORY] [--json] [PATH...]
+    python -m benchmarks.pages [--servers 10000] [--tasks 100000] [--times 100] [--home DIRECTORY] [--postgresql]
+        [--json] [PATH...]
 
 A home is filled (benchmarks/home.py) in a directory that goes away afterwards, or in --home, where it stays and is measured again
-as it stands. The owner signs in by a link, and asks for every page --times over one connection, once before it counts. Told are
-the median and the 99th of a hundred of what they took, the controller's CPU for each (its own and the system's), how large the
-page is, and the controller's peak memory before the first page and after the last. The overview is counted at most every few
-seconds: that is a row of its own.
+as it stands; with --postgresql a copy of it is moved to a PostgreSQL that is made for it. The owner signs in by a link, and asks
+for every page --times over one connection, once before it counts. Told are the median and the 99th of a hundred of what they
+took, the controller's CPU for each (its own and the system's), how large the page is, and the controller's peak memory before the
+first page and after the last. The overview is counted at most every few seconds: that is a row of its own.
 """
 
 import argparse
@@ -15,13 +16,14 @@ import json
 import math
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,11 +33,13 @@ from rich.table import Table
 from sqlalchemy import func, select
 
 from benchmarks.home import fill
+from benchmarks.queue import DURABLE
 from controller.service.console import Console
 from controller.service.overview import MOST_REST
 from controller.settings import Settings
 from controller.store import Store, engine, tables
 from controller.web.orders import MOST_SHOWN
+from tests.postgresql import Cluster
 
 GOAL = 300.0  # milliseconds, of the 99th of a hundred
 COUNTED = "/console/ (counted anew)"
@@ -59,13 +63,15 @@ def main() -> None:
     asks.add_argument("--servers", type=int, default=10_000)
     asks.add_argument("--tasks", type=int, default=100_000)
     asks.add_argument("--times", type=int, default=100)
+    asks.add_argument("--postgresql", action="store_true")
     asks.add_argument("--json", action="store_true")
     asked = asks.parse_args()
     with tempfile.TemporaryDirectory() as place:
         home = asked.home or Path(place) / "home"
         if not home.exists():
             fill(home, asked.servers, asked.tasks)
-        found, memory = measured(home, asked.paths, asked.times)
+        with moved(home, Path(place) / "moved") if asked.postgresql else nullcontext(home) as where:
+            found, memory = measured(where, asked.paths, asked.times)
     table = Table(title="pages: ms over HTTP, and of the controller's CPU", title_justify="left")
     for name in ("page", "median", "p99", "CPU", "KB"):
         table.add_column(name, justify="left" if name == "page" else "right", overflow="fold")
@@ -81,6 +87,22 @@ def main() -> None:
     slow = [path for path, took in found.items() if took.p99 > GOAL]
     if slow:
         sys.exit(f"over {GOAL:.0f} ms: {', '.join(slow)}")
+
+
+@contextmanager
+def moved(home: Path, copy: Path) -> Iterator[Path]:
+    """Give a copy of a home whose store is a PostgreSQL that waits for its disk; it goes away with the block."""
+    shutil.copytree(home, copy, ignore=shutil.ignore_patterns("*.sock"))
+    cluster = Cluster()
+    try:
+        cluster.stop()
+        cluster.start(*DURABLE)
+        with cluster.database() as url:
+            command = [sys.executable, "-m", "controller.cli", "migrate-store", "--to", url]
+            subprocess.run(command, env=os.environ | {"KPS_HOME": str(copy)}, check=True, stdout=sys.stderr)
+            yield copy
+    finally:
+        cluster.close()
 
 
 def measured(home: Path, paths: list[str], times: int) -> tuple[dict[str, Took], tuple[float, float]]:
