@@ -1,7 +1,7 @@
 """A network between the controller and a server that can be cut without anybody being told."""
 
 import contextlib
-import select
+import selectors
 import socket
 import threading
 
@@ -43,8 +43,12 @@ class Cable:
             except OSError:
                 return  # nobody listens there now
             pair = {connection: there, there: connection}
+            ends = closing.enter_context(selectors.DefaultSelector())  # select() takes no descriptor above 1023
+            for each in pair:
+                ends.register(each, selectors.EVENT_READ)
             while not self.is_cut and not self._gone.is_set():
-                for each in select.select(list(pair), [], [], 0.05)[0]:
+                for each in [key.fileobj for key, _ in ends.select(0.05)]:
+                    assert isinstance(each, socket.socket)
                     try:
                         some = each.recv(65536)
                         pair[each].sendall(some)
