@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import signal
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
@@ -36,7 +37,7 @@ from controller.service.doorbell import Doorbell
 from controller.service.emergency import Emergency
 from controller.service.failures import Failures
 from controller.service.fleet import Fleet
-from controller.service.home import require
+from controller.service.home import bring_up, require
 from controller.service.identity import Identity
 from controller.service.keypairs import Keypairs
 from controller.service.kms import KeyService
@@ -109,10 +110,11 @@ async def opened(
         accesslog.aside()
     stopping = stopping or Stopping()
     with contextlib.ExitStack() as closing:
-        closing.enter_context(root.in_use(settings.home))
         worker = closing.enter_context(ThreadPoolExecutor(1, "store"))
         store = Store(settings.database_url)
         closing.callback(store.close)
+        bring_up(settings, store)
+        closing.enter_context(root.in_use(settings.home))
         # Whoever is refused has changed nothing.
         closing.enter_context(store.working())
         store.migrate()
@@ -466,13 +468,8 @@ async def serve(
                     warn(problem)
                 supervisor.notify("READY=1")
 
-            watching = asyncio.create_task(watch(served.services.readiness, warn))
-            beating = asyncio.create_task(beat())
-            try:
+            async with watched(served.services.readiness, warn):
                 await serving.until_told(servers, lambda hurry: served.leave(hurry, waits), again)
-            finally:
-                watching.cancel()
-                beating.cancel()
 
 
 async def work(
@@ -487,19 +484,39 @@ async def work(
         raise Invalid("store_not_shared", f"{settings.home}: {_NOT_SHARED}")
     worker = Application(settings, serving=True, warn=warn)
     async with worker.lifespan():
-        watching = asyncio.create_task(watch(worker.services.readiness, warn))
-        beating = asyncio.create_task(beat())
-        supervisor.notify("READY=1", f"MAINPID={os.getpid()}")
-        ready()
-        try:
-            await serving.until_told([], lambda hurry: worker.leave(hurry, waits), lambda: None)
-        finally:
-            watching.cancel()
-            beating.cancel()
+
+        def listens() -> None:
+            supervisor.notify("READY=1", f"MAINPID={os.getpid()}")
+            ready()
+
+        with serving.listening(serving.worker_socket(settings.home)) as asked:
+            async with watched(worker.services.readiness, warn):
+                server = serving.Server(worker.local, listens)
+                await serving.until_told([(server, asked)], lambda hurry: worker.leave(hurry, waits), lambda: None)
+
+
+@contextlib.asynccontextmanager
+async def watched(readiness: Readiness, warn: Warn) -> AsyncIterator[None]:
+    """Tell what the controller lacks, and that it lives, while the block lasts.
+
+    Unavailable(store_too_new) after it, where that is why it was told to stop.
+    """
+    watching = asyncio.create_task(watch(readiness, warn))
+    beating = asyncio.create_task(beat())
+    try:
+        yield
+        if watching.done():
+            watching.result()
+    finally:
+        watching.cancel()
+        beating.cancel()
 
 
 async def watch(readiness: Readiness, warn: Warn) -> None:
-    """Tell, ever again, what the controller has come to lack; each thing once, until it is back."""
+    """Tell, ever again, what the controller has come to lack; each thing once, until it is back.
+
+    Unavailable(store_too_new), and this process is told to stop: all that it could still put on record is refused.
+    """
     told = {"root_key"}  # that it did not open at the start has been said
     while True:
         found = await readiness.report()
@@ -507,6 +524,9 @@ async def watch(readiness: Readiness, warn: Warn) -> None:
         for name in sorted(lacking.keys() - told):
             warn(Unavailable(lacking[name], found.why.get(name, f"{name}: {lacking[name]}")))
         told = set(lacking)
+        if lacking.get("database") == "store_too_new":
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise Unavailable("store_too_new", found.why["database"])
         if not found.stopping:
             supervisor.notify("STATUS=" + ("ready" if not lacking else "not ready: " + ", ".join(sorted(lacking.values()))))
         await asyncio.sleep(_WATCH_SECONDS)

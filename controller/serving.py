@@ -323,6 +323,17 @@ def sole(home: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def worker_socket(home: Path) -> Path:
+    """Return where a process that only works for this home is asked how it is; what dead ones have left there is taken away."""
+    for each in home.glob("worker-*.sock"):
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            try:
+                probe.connect(os.fspath(each))
+            except ConnectionRefusedError:
+                each.unlink()
+    return home / f"worker-{os.getpid()}.sock"
+
+
 @contextlib.contextmanager
 def listening(path: Path) -> Iterator[socket.socket]:
     """Listen on a Unix socket for this user alone. What a controller that died has left there is taken away."""

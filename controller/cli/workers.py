@@ -125,7 +125,7 @@ async def _told_to_stop() -> AsyncIterator[tuple[asyncio.Event, dict[int, asynci
 async def _one(
     home: Path, as_json: bool, told: asyncio.Event, children: dict[int, asyncio.subprocess.Process], ready: asyncio.Event
 ) -> int:
-    words = [sys.executable, "-m", "controller.cli", "worker", "--home", str(home), "--of", str(os.getpid())]
+    words = [sys.executable, "-P", "-m", "controller.cli", "worker", "--home", str(home), "--of", str(os.getpid())]
     words += ["--json"] if as_json else []
     environment = {name: value for name, value in os.environ.items() if name not in ("NOTIFY_SOCKET", "WATCHDOG_USEC")}
     while True:

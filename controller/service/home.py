@@ -5,6 +5,7 @@ import os
 import secrets
 import stat
 import string
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ from controller.store import Store
 
 _UPPER = string.ascii_uppercase + string.digits
 _MIXED = string.ascii_letters + string.digits
+_OTHERS_SECONDS, _LOOK_SECONDS = 5.0, 0.1
+_OLDER = "this version changes the tables, and an older one could not go on with them: stop each kps serve and kps worker first"
 _ENTER = "it must be a directory that you may enter; see its mode and owner"
 
 
@@ -33,6 +36,7 @@ def initialise(settings: Settings, show: Callable[[dict[str, Any]], None] = lamb
     make_directory(settings.home)
     store = Store(settings.database_url)
     try:
+        bring_up(settings, store)
         store.migrate()
         with _alone(settings, store) if _owner(store) is None else contextlib.nullcontext():
             # Asked again: somebody else may have been first while we waited.
@@ -75,6 +79,22 @@ def require(settings: Settings) -> None:
     if not made:
         raise Unavailable("not_initialised", f"{settings.home}: no home here; run kps init --home {settings.home}")
     _check_directory(settings.home)
+
+
+def bring_up(settings: Settings, store: Store) -> None:
+    """Migrate a store alone, where processes of an older version could not go on with its new tables: docs/decisions/0102.
+
+    Conflict(home_in_use) where any of them works with it. What they need not know of is left to migrate().
+    """
+    until = time.monotonic() + _OTHERS_SECONDS
+    while store.needs_rest():
+        try:
+            with root.changing(settings.home), store.alone():
+                store.migrate()
+        except Conflict as problem:
+            if time.monotonic() > until:
+                raise Conflict(problem.code, f"{problem.message}; {_OLDER}") from problem
+            time.sleep(_LOOK_SECONDS)  # one that is started at the same time does the same, and is through soon
 
 
 def access_key_context(who: Caller, access_key: str) -> Context:

@@ -10,7 +10,7 @@ from controller.errors import Conflict, Unavailable
 from controller.kms import Kms, open_master, root
 from controller.kms.rewrap import rewrap
 from controller.service.auditkeys import AuditKeys
-from controller.service.home import require
+from controller.service.home import bring_up, require
 from controller.settings import Settings
 from controller.store import Store
 
@@ -111,6 +111,9 @@ def _store(
 ) -> Iterator[Store]:
     """Open the store. held, held_there: what is taken of the home, and of the database, before anything of it is changed."""
     require(settings)
-    with held(settings.home), contextlib.closing(Store(settings.database_url)) as store, held_there(store):
-        store.migrate()
-        yield store
+    with contextlib.closing(Store(settings.database_url)) as store:
+        if held_there is not Store.alone:
+            bring_up(settings, store)
+        with held(settings.home), held_there(store):
+            store.migrate()
+            yield store

@@ -57,6 +57,13 @@ class Base:
             if found != tables.VERSION:
                 schema.upgrade(connection)
 
+    def needs_rest(self) -> bool:
+        """Whether migrate() makes tables with which processes of an older version could not go on: they have to end before."""
+        if self._path is not None:
+            engine.make_file(self._path)
+        with engine.reading(self._engine) as connection:
+            return schema.needs_rest(connection)
+
     def can_write(self) -> None:
         """Take the right to write, and give it back. Unavailable(store_unusable) where that cannot be had."""
         with engine.writing(self._engine):

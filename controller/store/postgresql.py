@@ -15,6 +15,7 @@ from sqlalchemy import URL, Connection, Engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from controller.errors import Away, Conflict, Invalid, Unavailable
+from controller.store import tables
 
 if TYPE_CHECKING:
     from psycopg import Connection as Driver
@@ -174,6 +175,19 @@ def begin_writing(connection: Connection) -> None:
     for guard, holds_it in zip(guards, holds, strict=True):
         if not holds_it:
             guard.take()  # whoever has it meanwhile needs the write lock for anything they do, and that is ours
+            _not_newer(connection, guard)
+
+
+def _not_newer(connection: Connection, guard: "Guard") -> None:
+    """Unavailable(store_too_new) where others took this process for ended and changed the tables; the guard stays let go."""
+    query = "SELECT version_num FROM alembic_version WHERE version_num > %s"
+    found = _driver(connection).execute(query, [tables.VERSION]).fetchone()
+    if found is not None:
+        guard.let_go()
+        message = (
+            f"{shown(connection.engine)}: a newer kps has changed its tables ({found[0]}) meanwhile; start that one here too"
+        )
+        raise Unavailable("store_too_new", message)
 
 
 @contextmanager

@@ -18,6 +18,24 @@ def version(connection: Connection) -> str | None:
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
 
 
+def needs_rest(connection: Connection) -> bool:
+    """Whether processes of the version that made these tables could not go on beside what is missing here.
+
+    A migration says that they could: by OLDER_GO_ON = True (docs/decisions/0102).
+    """
+    found = version(connection)
+    if found is None or found == tables.VERSION:
+        return False
+    from alembic.script import ScriptDirectory
+    from alembic.util import CommandError
+
+    try:
+        missing = list(ScriptDirectory(str(MIGRATIONS)).iterate_revisions("head", found))
+    except CommandError:
+        return False  # upgrade() says what it is
+    return not all(getattr(each.module, "OLDER_GO_ON", False) for each in missing)
+
+
 def upgrade(connection: Connection) -> None:
     """Run the missing migrations in the connection's transaction: all of them, or none."""
     # Only now: most starts have nothing to migrate, and this import costs more than all the rest of the store.

@@ -20,7 +20,7 @@ import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import inspect, select
+from sqlalchemy import inspect, select, text
 
 from controller import storeplace
 from controller.app import opened
@@ -425,6 +425,31 @@ def test_who_works_there_takes_its_place_again_after_a_restart(
             store.can_write()
         assert refused.value.code == "root_rotating"
         store.can_write()
+
+
+def test_a_process_that_was_taken_for_ended_writes_nothing_into_newer_tables(
+    store: Store, who: Caller, database: str, postgresql: Cluster
+) -> None:
+    with store.working():
+        postgresql.stop()  # its session ends, and others may have the database alone
+        postgresql.start()
+        with closing(Store(database)) as newer, newer.alone():
+            version_is(newer, "9999")
+        try:
+            for _ in range(2):
+                with pytest.raises(Unavailable) as refused:
+                    store.can_write()
+                assert refused.value.code == "store_too_new"
+            with closing(Store(database)) as other, other.alone():  # nor does it keep anybody out
+                pass
+        finally:
+            with closing(Store(database)) as newer:
+                version_is(newer, tables.VERSION)
+
+
+def version_is(store: Store, version: str) -> None:
+    with engine.writing(store._engine) as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = :version"), {"version": version})
 
 
 def test_a_root_key_is_not_changed_while_anybody_works_there(store: Store, database: str) -> None:

@@ -12,9 +12,11 @@ import httpx
 import pytest
 
 from controller import supervisor
-from controller.app import Application
+from controller.app import Application, serve
+from controller.errors import Unavailable
 from controller.service import readiness
 from controller.settings import Settings
+from controller.store import Store
 
 
 def looked(
@@ -74,6 +76,18 @@ def test_work_that_has_ended_by_itself_is_told(settings: Settings, made: Any) ->
 
     status, told = looked(settings, end)
     assert (status, told["evidence"]["checks"]["runner"]) == (503, "stopped")
+
+
+def test_one_whose_tables_are_a_newer_versions_by_now_ends_by_itself(
+    settings: Settings, made: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def newer(_: Store) -> None:
+        raise Unavailable("store_too_new", "a newer kps has changed its tables meanwhile")
+
+    monkeypatch.setattr(Store, "can_write", newer)
+    with pytest.raises(Unavailable) as refused:
+        asyncio.run(serve(settings, lambda _: None))
+    assert refused.value.code == "store_too_new"
 
 
 def test_one_that_stops_takes_no_more(settings: Settings, made: Any) -> None:

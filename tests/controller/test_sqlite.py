@@ -1,5 +1,6 @@
 """What the SQLite store promises about its file."""
 
+import ast
 import base64
 import re
 import sqlite3
@@ -50,6 +51,47 @@ def test_the_code_knows_the_newest_migration(url: str) -> None:
     with engine.reading(made) as connection:
         assert schema.version(connection) == tables.VERSION
     made.dispose()
+
+
+def test_a_migration_beside_which_older_processes_go_on_adds_and_takes_nothing_away() -> None:
+    """What they write has no value for a new column: that has to have one of its own. docs/decisions/0102."""
+    beside = [each for each in ScriptDirectory(str(schema.MIGRATIONS)).walk_revisions() if hasattr(each.module, "OLDER_GO_ON")]
+    for each in beside:
+        assert adds_only(Path(each.path).read_text()), each.path
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ('op.add_column("a", sa.Column("b", sa.Integer()))', True),
+        ('op.add_column("a", sa.Column("b", sa.Integer(), nullable=False, server_default="0"))', True),
+        ('op.add_column("a", sa.Column("b", sa.Integer(), nullable=False))', False),
+        ('op.create_table("a", sa.Column("b", sa.Integer(), nullable=False))', True),
+        ('op.create_index("c", "a", ["b"])', True),
+        ('op.create_index("c", "a", ["b"], unique=True)', False),
+        ('op.drop_index("c", "a")', False),
+        ('op.execute("UPDATE a SET b = 1")', False),
+        ('with op.batch_alter_table("a") as a: a.drop_column("b")', False),
+    ],
+)
+def test_what_takes_something_away_is_seen(text: str, wanted: bool) -> None:
+    assert adds_only(f"def upgrade():\n    {text}\n") is wanted
+
+
+def adds_only(text: str) -> bool:
+    """Whether a migration makes nothing but tables, columns that may be left out, and indexes that forbid nothing."""
+    calls = [each for each in ast.walk(ast.parse(text)) if isinstance(each, ast.Call)]
+    asked = [each for each in calls if ast.unparse(each.func).startswith("op.")]
+    adding = {"op.create_table", "op.add_column", "op.create_index"}
+    if not {ast.unparse(each.func) for each in asked} <= adding:
+        return False
+    for each in asked:
+        said = ast.unparse(each)
+        if ast.unparse(each.func) == "op.add_column" and "nullable=False" in said and "server_default=" not in said:
+            return False
+        if ast.unparse(each.func) == "op.create_index" and "unique=" in said:
+            return False
+    return True
 
 
 def test_servers_of_before_are_reached_as_before(tmp_path: Path) -> None:
