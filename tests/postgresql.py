@@ -125,5 +125,9 @@ class Cluster:
     def _conninfo(self, database: str) -> str:
         return f"host={self.place} user={OWNER} dbname={database}"
 
+    def program(self, name: str, *words: object) -> None:
+        """Run one of PostgreSQL's programs, as whoever runs the tests."""
+        subprocess.run([self._bin / name, *map(str, words)], check=True, capture_output=True)
+
     def _run(self, program: str, *words: object) -> None:
         subprocess.run([self._bin / program, *map(str, words)], check=True, capture_output=True, cwd=self.place, **self._as)

@@ -25,6 +25,11 @@ backups = group(
     default="create",
 )
 
+_LOOK = (
+    "Servers may have been changed since: `kps server check --all` tells where a key that is on record does not log in. The "
+    "controller that was backed up must not go on: its orders are refused from the first of ours on."
+)
+
 RootKey = Annotated[
     str | None,
     typer.Option("--root-key", metavar="URI", help="Where the root key is, if not in the backup: file:, pkcs11: or awskms:."),
@@ -135,11 +140,25 @@ def register(app: typer.Typer) -> None:
             return
         show(done.content)
         output.facts({"home": str(settings.home), "root key": done.root_key, "tasks ended": str(len(done.tasks_ended))})
-        output.say(
-            f"This is what was known at {done.content.made_at}. Servers may have been changed since: `kps server check --all` "
-            "tells where a key that is on record does not log in. The controller that was backed up must not go on: its orders "
-            "are refused from the first of ours on."
-        )
+        output.say(f"This is what was known at {done.content.made_at}. {_LOOK}")
+
+    @command(app, "after-restore", "pg_restore --no-owner --dbname=kps kps.dump && kps after-restore", "kps after-restore --json")
+    async def after_restore(session: Session) -> None:
+        """Have a home go on whose database was put back by other means than `kps restore`: by pg_restore, or with its disk.
+
+        Before anything is started: it does what `kps restore` does beside. Each server's generation is raised, so that it takes
+        our orders; what had not ended is ended, rollouts and policies are paused, temporary access keys and tokens have ended.
+        """
+        from controller.service import backup
+
+        settings = session.settings()
+        with interruptible(), bar() as told:
+            ended = backup.begin_anew(settings, told=told)
+        if session.json:
+            output.as_json({"home": str(settings.home), "tasks_ended": ended})
+            return
+        output.facts({"home": str(settings.home), "tasks ended": str(len(ended))})
+        output.say(_LOOK)
 
 
 def show(content: "Content") -> None:

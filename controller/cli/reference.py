@@ -388,8 +388,8 @@ FIELDS: dict[str, dict[str, str]] = {
         "out": "the file; only from `create`",
         "opened": "only from `verify`: `master_keys`, `private_halves` and `secrets` (versions), how many opened, and "
         "`unopenable`, by name what is wrong",
-        "home": "the home that was made; only from `restore`, as are the next two",
-        "root_key": "the URI of its root key",
+        "home": "the home that was made, or goes on; only from `restore` and `after-restore`, as are the next two",
+        "root_key": "the URI of its root key; not from `after-restore`",
         "tasks_ended": "ids of tasks that had not ended in the backup",
     },
 }
@@ -431,7 +431,7 @@ ABOUT: dict[str, str] = {
     "certificate": "`kps certificate show` and `renew`.",
     "ssh configuration": "`kps ssh-config`.",
     "ssh-agent": "`kps ssh-agent`, before it waits. With a command it prints nothing of its own, nor does `kps ssh`.",
-    "backup": "`kps backup` and `kps restore`.",
+    "backup": "`kps backup`, `kps restore` and `kps after-restore`.",
     "rotation": "`kps root rotate`. `kps root check` prints `opened`, the number of versions of master keys.",
 }
 

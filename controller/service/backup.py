@@ -175,6 +175,19 @@ def restore(file: Path, settings: Settings, *, told: Told = _untold) -> Restored
     return Restored(found.content, known[0].uri, ended)
 
 
+def begin_anew(settings: Settings, *, told: Told = _untold) -> list[str]:
+    """Have a home go on whose database was restored by other means than restore(), as that would have it.
+
+    Returns the ids of the tasks that were ended. Conflict(home_in_use) while anybody works with it; what restore() raises where a
+    master key does not open: nothing was changed then.
+    """
+    require(settings)
+    store = Store(settings.database_url)
+    with contextlib.closing(store), root.changing(settings.home), store.alone():
+        store.migrate()
+        return _begun_anew(store, root.roots(settings.home, settings.root_key_uri), {"by": version("kps-fleet")}, told)
+
+
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
@@ -440,18 +453,22 @@ def _put_database(found: _Reading, home: Path, roots: Sequence[RootKey], undoing
     with contextlib.closing(store):
         store.is_whole()
         store.migrate()
-        versions = store.all_versions()
-        for done, (key_id, number) in enumerate(versions, 1):
-            wrapped = store.master_key_version(key_id, number)
-            if wrapped is not None:
-                open_master(wrapped, roots).wipe()
-            told("master keys", done, len(versions))
-        owner = store.caller_by_local_home()
-        _have_signed(store, roots, owner.tenant_id)
-        detail: dict[str, Any] = {"user_id": owner.user_id, "made_at": found.content.made_at, "by": found.content.kps}
-        ended = store.begin_anew(owner.tenant_id, detail)
+        ended = _begun_anew(store, roots, {"made_at": found.content.made_at, "by": found.content.kps}, told)
         store.checkpoint()
     return ended
+
+
+def _begun_anew(store: Store, roots: Sequence[RootKey], detail: dict[str, Any], told: Told) -> list[str]:
+    """Have a restored database go on, once all master keys have opened; returns the ids of the tasks that were ended."""
+    versions = store.all_versions()
+    for done, (key_id, number) in enumerate(versions, 1):
+        wrapped = store.master_key_version(key_id, number)
+        if wrapped is not None:
+            open_master(wrapped, roots).wipe()
+        told("master keys", done, len(versions))
+    owner = store.caller_by_local_home()
+    _have_signed(store, roots, owner.tenant_id)
+    return store.begin_anew(owner.tenant_id, {"user_id": owner.user_id} | detail)
 
 
 def _have_signed(store: Store, roots: Sequence[RootKey], tenant_id: str) -> None:

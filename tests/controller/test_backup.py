@@ -155,6 +155,28 @@ def test_after_a_restore_servers_take_our_orders_and_what_had_not_ended_is_ended
         restored.close()
 
 
+def test_a_database_that_was_put_back_otherwise_goes_on_as_a_restored_home_does(
+    settings: Settings, store: Store, who: Caller, tmp_path: Path
+) -> None:
+    running, waiting = given.task(store, who, "web-1"), given.task(store, who, "web-2")
+    assert store.claim(running.id, "gone", 30) is not None
+    before = store.server(who.tenant_id, "web-1").generation
+    refused = program(settings.home, "after-restore", "--root-key", "x")  # no such option: it is the home's own
+    assert refused.returncode == 2
+    with root.in_use(settings.home):
+        assert code(lambda: backup.begin_anew(settings)) == "home_in_use"
+    key = settings.root_key.read_bytes()
+    settings.root_key.write_bytes(bytes(32))
+    assert code(lambda: backup.begin_anew(settings)) == "root_key_wrong"
+    assert store.server(who.tenant_id, "web-1").generation == before
+    settings.root_key.write_bytes(key)
+    told = json.loads(program(settings.home, "after-restore", "--json").stdout)
+    assert told == {"home": str(settings.home), "tasks_ended": [running.id, waiting.id]}
+    assert store.server(who.tenant_id, "web-1").generation == before + GENERATIONS
+    assert {task.status for task in store.tasks(who.tenant_id)} == {"failed", "cancelled"}
+    assert "home_restored" in [each.kind for each in store.events(who.tenant_id)]
+
+
 def test_a_copy_is_of_one_moment_while_others_write(settings: Settings, store: Store, who: Caller, out: Path) -> None:
     """Each transaction adds a server and its event: a copy never has the one without the other."""
     stop = threading.Event()

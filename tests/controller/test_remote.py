@@ -90,7 +90,8 @@ def test_orders_are_followed_to_their_end_from_afar(served: Served, anna: Person
     "words",
     [
         ("init",), ("serve",), ("demo",), ("root", "show"), ("root", "check"), ("root", "rotate"),
-        ("backup", "create", "--out", "x"), ("restore", "x"), ("reset", "web-1", "--keypair", "ops", "--root", "/mnt"),
+        ("backup", "create", "--out", "x"), ("restore", "x"), ("after-restore",),
+        ("reset", "web-1", "--keypair", "ops", "--root", "/mnt"),
         ("check-nothing",),
     ][:-1],
     ids=" ".join,
