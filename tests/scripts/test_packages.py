@@ -198,6 +198,7 @@ def test_all_that_names_the_services_home_means_the_same() -> None:
         "packaging/debian/postrm",
         "docker/Dockerfile",
         "docker/compose.yaml",
+        "docker/compose-postgresql.yaml",
     ):
         named = set(re.findall(r"/var/lib/kps[\w-]*", (ROOT / name).read_text()))
         assert named == {home}, name
@@ -208,13 +209,16 @@ def test_all_that_names_the_services_home_means_the_same() -> None:
 
 def test_the_container_may_do_little_and_its_health_is_asked() -> None:
     told = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())
-    (service,) = told["services"].values()
-    assert service["read_only"] is True
-    assert service["cap_drop"] == ["ALL"]
-    assert service["security_opt"] == ["no-new-privileges:true"]
-    assert "privileged" not in service
-    assert "cap_add" not in service
-    assert service["volumes"] == ["home:/var/lib/kps-controller"]
+    shared = yaml.safe_load((ROOT / "docker/compose-postgresql.yaml").read_text())["services"]
+    assert set(shared) == {"api-1", "api-2", "worker-1", "worker-2", "database"}
+    assert "healthcheck" in shared.pop("database")
+    for home, service in {"home": told["services"]["controller"], **shared}.items():
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert "privileged" not in service
+        assert "cap_add" not in service
+        assert service["volumes"] == [f"{home}:/var/lib/kps-controller"]
     recipe = (ROOT / "docker/Dockerfile").read_text().rpartition("\nFROM ")[2]
     assert re.search(r"^USER 10001:10001$", recipe, re.MULTILINE)
     assert re.search(r"^HEALTHCHECK ", recipe, re.MULTILINE)

@@ -1,7 +1,7 @@
 """`make installs`: the README's way from an empty machine to a bound server, the service as systemd runs it, the image.
 
 All of it in Docker: an empty Debian 12, and a 13, with systemd as process 1; then the controller's own image as
-docker/compose.yaml has it.
+docker/compose.yaml has it, and as several of one PostgreSQL are in docker/compose-postgresql.yaml.
 """
 
 import argparse
@@ -11,9 +11,15 @@ from pathlib import Path
 
 from tests.drills.figures import Report
 from tests.drills.fleet.docker import DockerUnavailable, answering
-from tests.drills.installs import image, machine
+from tests.drills.installs import image, machine, shared
 
-PARTS = {"debian-12": machine.older, "debian-13": machine.newer, "image": image.older, "image-13": image.newer}
+PARTS = {
+    "debian-12": machine.older,
+    "debian-13": machine.newer,
+    "image": image.older,
+    "image-13": image.newer,
+    "shared": shared.composed,
+}
 OF_A_SAMPLE = ("debian-12",)
 
 
