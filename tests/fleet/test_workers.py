@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import subprocess
-import time
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -20,9 +20,11 @@ from controller.store.workers import Waiting
 from tests.fleet import judge
 from tests.fleet.cable import Turnstile
 from tests.fleet.causes import Gate
+from tests.fleet.looks import until
 from tests.fleet.product import NO_TLS, SECONDS, Product
 from tests.fleet.worked import Worker
 
+ROOT = Path(__file__).parents[2]
 LEASE_SECONDS = 4
 NEW_KEY_IN = "grep -q {new} /root/.ssh/authorized_keys"
 
@@ -48,9 +50,9 @@ def database_with_queue(postgresql):
 
 
 @contextmanager
-def worker(product: Product, name: str, *words: str) -> Iterator[subprocess.Popen[str]]:
+def worker(product: Product, name: str, *words: str, at: Path | None = None) -> Iterator[subprocess.Popen[str]]:
     """A worker on, as it were, another machine."""
-    made = Worker(product, name, *words)
+    made = Worker(product, name, *words, at=at)
     try:
         yield made.start()
     finally:
@@ -99,10 +101,7 @@ def test_what_a_worker_sends_after_it_was_declared_dead_changes_nothing_though_n
         first.send_signal(signal.SIGSTOP)
         with worker(product, "second"):
             assert product.ended(task_id)["cause"] == "interrupted"
-            until = time.monotonic() + SECONDS
-            while product.task(task_id)["server_state"] == "unknown":
-                assert time.monotonic() < until
-                time.sleep(0.1)
+            until(lambda: product.task(task_id)["server_state"] != "unknown", SECONDS)
             first.send_signal(signal.SIGCONT)
             way.let_go()
             first.terminate()
@@ -114,16 +113,34 @@ def test_what_a_worker_sends_after_it_was_declared_dead_changes_nothing_though_n
     assert ends(product, task_id) == ["task_interrupted"]
 
 
-def test_a_worker_process_that_dies_is_started_again(product):
-    with worker(product, "first", "--processes", "2") as parent:
+def test_a_worker_process_that_dies_is_started_again_and_each_says_how_it_is(product, tmp_path):
+    # Whose code lies where it is started does not matter.
+    (tmp_path / "controller").mkdir()
+    (tmp_path / "controller/__init__.py").write_text("raise SystemExit('not ours')")
+    home = product.home.with_name("first")
+    with worker(product, "first", "--processes", "2", at=tmp_path) as parent:
         before = set(children(parent.pid))
         assert len(before) == 2
+        assert sockets(home) == before
+        until(lambda: healthy(home) == 0, SECONDS, what="they are not well")
         os.kill(min(before), signal.SIGKILL)
-        until = time.monotonic() + SECONDS
-        while len(after := set(children(parent.pid))) != 2 or after == before:
-            assert time.monotonic() < until, "none was started in its place"
-            time.sleep(0.1)
-        assert len(before & after) == 1
+        until(lambda: len(sockets(home)) == 2 and sockets(home) != before, SECONDS, what="none was started in its place")
+        assert sockets(home) == set(children(parent.pid))
+        assert len(before & sockets(home)) == 1
+        os.kill(max(before), signal.SIGSTOP)
+        assert healthy(home) != 0
+        os.kill(max(before), signal.SIGCONT)
+    assert sockets(home) == set()
+    assert healthy(home) != 0
+
+
+def sockets(home: Path) -> set[int]:
+    return {int(each.stem.removeprefix("worker-")) for each in home.glob("worker-*.sock")}
+
+
+def healthy(home: Path) -> int:
+    asked = [sys.executable, "-IS", ROOT / "docker/healthy"]
+    return subprocess.run(asked, env={"KPS_HOME": str(home)}, capture_output=True, check=False).returncode
 
 
 def series(product) -> dict[tuple[str, ...], float]:

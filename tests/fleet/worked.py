@@ -45,7 +45,9 @@ Worked = Server | FakeServer
 class Worker:
     """A kps worker on, as it were, another machine: its home is a copy of the controller's."""
 
-    def __init__(self, product: Product, name: str, *words: str) -> None:
+    def __init__(self, product: Product, name: str, *words: str, at: Path | None = None) -> None:
+        """at: the directory that it is started in."""
+        self._at = at
         self.home = product.home.with_name(name)
         self.log = product.home / f"{name}.log"
         self._words = words
@@ -57,7 +59,7 @@ class Worker:
         """Start it; returns when it takes tasks."""
         with open(self.log, "a") as log:
             words = [KPS, "worker", *self._words]
-            started = subprocess.Popen(words, env=self._environment, stdout=subprocess.PIPE, stderr=log, text=True)
+            started = subprocess.Popen(words, env=self._environment, cwd=self._at, stdout=subprocess.PIPE, stderr=log, text=True)
         self.process = started
         assert started.stdout is not None
         assert "working for" in started.stdout.readline(), self.log.read_text()
