@@ -27,11 +27,11 @@ def needs_rest(connection: Connection) -> bool:
     if found is None or found == tables.VERSION:
         return False
     from alembic.script import ScriptDirectory
-    from alembic.util import CommandError
+    from alembic.script.revision import RevisionError
 
     try:
         missing = list(ScriptDirectory(str(MIGRATIONS)).iterate_revisions("head", found))
-    except CommandError:
+    except RevisionError:
         return False  # upgrade() says what it is
     return not all(getattr(each.module, "OLDER_GO_ON", False) for each in missing)
 

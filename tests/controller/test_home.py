@@ -4,6 +4,7 @@ import os
 import re
 import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -192,9 +193,11 @@ def test_a_home_of_a_newer_version_is_refused(made: dict[str, Any], settings: Se
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     connection.close()
     store = Store(settings.database_url)
-    with pytest.raises(Problem) as refused:
+    with closing(store), pytest.raises(Problem) as refused:
         store.migrate()
-    store.close()
+    assert refused.value.code == "store_too_new"
+    with pytest.raises(Problem) as refused:
+        initialise(settings)
     assert refused.value.code == "store_too_new"
 
 
