@@ -61,6 +61,8 @@ class Base:
         """Whether migrate() makes tables with which processes of an older version could not go on: they have to end before."""
         if self._path is not None:
             engine.make_file(self._path)
+            if self._path.stat().st_size == 0:
+                return False  # who is refused next has not even opened it
         with engine.reading(self._engine) as connection:
             return schema.needs_rest(connection)
 

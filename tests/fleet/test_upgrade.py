@@ -45,7 +45,7 @@ def newer(tmp_path) -> Make:
     """Makes the code of the next version; returns where it is. older_go_on: what its migration says."""
 
     def make(older_go_on: bool) -> str:
-        tree = tmp_path / "newer"
+        tree = tmp_path / "code"
         for package in ("controller", "kpsagent"):
             shutil.copytree(ROOT / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
         store = tree / "controller/store"
@@ -151,7 +151,7 @@ def test_workers_and_controllers_are_replaced_one_after_the_other_while_a_rollou
             gate.await_login()
             older = dict(product.environment)
             product.environment["PYTHONPATH"] = code
-            working.enter_context(worker(product, "newer", "--processes", "2"))
+            working.enter_context(worker(product, "next", "--processes", "2"))
             assert version(product) == NEWER
             # One of the former version that is started now is told, and ends.
             late = Product(tmp_path / "former")
