@@ -1,6 +1,7 @@
 """A newer version takes over while a rollout runs. This one plays the former, and a copy with one more migration the newer."""
 
 import contextlib
+import os
 import re
 import shutil
 import signal
@@ -14,12 +15,12 @@ import psycopg
 import pytest
 
 from controller.client import ENDINGS
+from controller.demo.fleet import Server
 from controller.store import tables
 from tests.fleet import judge
-from tests.fleet.causes import Gate
 from tests.fleet.looks import until
 from tests.fleet.product import SECONDS, Product
-from tests.fleet.test_rollouts import ALL_AT_ONCE, last_tasks, order, over
+from tests.fleet.test_rollouts import ALL_AT_ONCE, connected, last_tasks, order, over
 from tests.fleet.test_workers import worker
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +38,7 @@ OLDER_GO_ON = {older_go_on}
 def upgrade() -> None:
     op.add_column("tasks", sa.Column("newer", sa.Integer(), nullable=False, server_default="0"))
 '''
+PATIENT = {"connect_timeout_seconds": 300, "stop_seconds": 300}  # with a server that says nothing for a while
 Make = Callable[[bool], str]
 
 
@@ -83,6 +85,17 @@ def version(product: Product) -> str:
 
 
 @contextlib.contextmanager
+def silent(server: Server) -> Iterator[None]:
+    """Within the block a server takes connections and says nothing: a task there goes on once it is left."""
+    (listener,) = [pid for pid, title in server.processes().items() if title.startswith("sshd: ") and "[listener]" in title]
+    os.kill(listener, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(listener, signal.SIGCONT)
+
+
+@contextlib.contextmanager
 def told_to_stop(product: Product) -> Iterator[None]:
     """Within the block a controller waits for what it runs; it ends when that has."""
     assert product.process is not None
@@ -111,24 +124,25 @@ def assert_nothing_is_lost(product, servers, pair, rollout_id):
 
 @pytest.mark.parametrize("database_url", ["file", "postgresql"], indirect=True)
 def test_an_upgrade_with_a_rollout_running_loses_nothing(database_url, tmp_path, make_server, newer):
-    code, settings = newer(older_go_on=False), {"concurrency": 1, "deadline_seconds": 300}
+    code, settings = newer(older_go_on=False), PATIENT | {"concurrency": 1}
     product = Product(tmp_path / "home", **settings | ({"database_url": database_url} if database_url else {}))
     servers = [make_server() for _ in range(3)]
     with product:
         for server in servers:
             product.add(server)
-        pair, gate = product.keypair(), Gate(servers[0])
-        # One runs, one waits, and one is not begun by the rollout.
-        rollout_id = order(product, servers, pair, ALL_AT_ONCE | {"batch": "2"})
-        gate.await_login()
-        assert product.ask("GET", f"/rollouts/{rollout_id}")["states"]["waiting"] == 1
-        # While the former one works, the newer touches nothing.
-        product.environment["PYTHONPATH"] = code
-        refused = product.kps("init", ends=None)
-        assert (refused.returncode != 0, "stop each kps serve and kps worker first" in refused.stderr) == (True, True), refused
-        assert version(product) == tables.VERSION
-        with told_to_stop(product):
-            gate.open()
+        pair = product.keypair()
+        with contextlib.ExitStack() as until_it_ends, silent(servers[0]):
+            # One runs, one waits, and one is not begun by the rollout.
+            rollout_id = order(product, servers, pair, ALL_AT_ONCE | {"batch": "2"})
+            until(lambda: connected(servers[0].host, servers[0].port), SECONDS, what="nobody connects")
+            assert product.ask("GET", f"/rollouts/{rollout_id}")["states"]["waiting"] == 1
+            # While the former one works, the newer touches nothing.
+            product.environment["PYTHONPATH"] = code
+            refused = product.kps("init", ends=None)
+            assert refused.returncode != 0
+            assert "stop each kps serve and kps worker first" in refused.stderr
+            assert version(product) == tables.VERSION
+            until_it_ends.enter_context(told_to_stop(product))
         product.serve()
         assert version(product) == NEWER
         assert_nothing_is_lost(product, servers, pair, rollout_id)
@@ -139,28 +153,27 @@ def test_workers_and_controllers_are_replaced_one_after_the_other_while_a_rollou
     database_url, tmp_path, make_server, newer
 ):
     code = newer(older_go_on=True)
-    product = Product(tmp_path / "home", database_url=database_url, serve_takes_tasks="false", deadline_seconds=300)
+    product = Product(tmp_path / "home", database_url=database_url, serve_takes_tasks="false", **PATIENT)
     servers = [make_server() for _ in range(4)]
     with product:
         for server in servers:
             product.add(server)
-        pair, gate = product.keypair(), Gate(servers[0])
+        pair = product.keypair()
         with contextlib.ExitStack() as working:
-            former = working.enter_context(worker(product, "former", "--processes", "2"))
-            rollout_id = order(product, servers, pair, ALL_AT_ONCE | {"batch": "1"})
-            gate.await_login()
-            older = dict(product.environment)
-            product.environment["PYTHONPATH"] = code
-            working.enter_context(worker(product, "next", "--processes", "2"))
-            assert version(product) == NEWER
-            # One of the former version that is started now is told, and ends.
-            late = Product(tmp_path / "former")
-            late.environment = older | {"KPS_HOME": str(tmp_path / "former")}
-            assert "a newer kps has migrated this home" in late.kps("worker", ends=None).stderr
-            former.terminate()
-            gate.open()
+            with silent(servers[0]):
+                former = working.enter_context(worker(product, "former", "--processes", "2"))
+                rollout_id = order(product, servers, pair, ALL_AT_ONCE | {"batch": "1"})
+                until(lambda: connected(servers[0].host, servers[0].port), SECONDS, what="nobody connects")
+                older = dict(product.environment)
+                product.environment["PYTHONPATH"] = code
+                working.enter_context(worker(product, "next", "--processes", "2"))
+                assert version(product) == NEWER
+                # One of the former version that is started now is told, and ends.
+                late = Product(tmp_path / "former")
+                late.environment = older | {"KPS_HOME": str(tmp_path / "former")}
+                assert "a newer kps has migrated this home" in late.kps("worker", ends=None).stderr
+                former.terminate()
             assert former.wait(SECONDS) == 0
-            with told_to_stop(product):
-                pass
+            product.end()
             product.serve()
             assert_nothing_is_lost(product, servers, pair, rollout_id)
