@@ -150,11 +150,12 @@ def _owner(store: Store) -> tuple[Caller, str] | None:
 
 
 def _put_on_record(settings: Settings, store: Store, access_key: str) -> None:
-    """Write down which root key a home has that was made before there was a record."""
+    """Write down which root key a home has: one from before there was a record, or one more for a database that others share."""
+    uri = settings.root_key_uri or root.DEFAULT_URI
     with root.changing(settings.home, wait=True):
-        key = root.open_root(root.DEFAULT_URI, settings.home)
+        key = root.open_root(uri, settings.home)
         _check_opens(store, Kms(store, key), access_key)
-        root.record(settings.home, [root.Known(root.DEFAULT_URI, key.check_value)])
+        root.record(settings.home, [root.Known(uri, key.check_value)])
 
 
 def _told(owner: Caller, access_key: str, secret_key: str | None) -> dict[str, Any]:

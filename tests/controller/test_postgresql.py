@@ -25,7 +25,7 @@ from sqlalchemy import inspect, select, text
 from controller import storeplace
 from controller.app import opened
 from controller.errors import Away, Conflict, Invalid, Problem, Unavailable
-from controller.kms import Kms, root
+from controller.kms import FileRootKey, Kms, root
 from controller.model import Caller, Outcome, Sealed
 from controller.service import backup, doctor, home, moving, rootkeys
 from controller.settings import Settings
@@ -485,6 +485,19 @@ def test_the_doctor_tells_what_the_database_lacks(tmp_path: Path, postgresql: Cl
             (found,) = (each for each in doctor.look(settings) if each.about == "database")
             assert (found.code, found.level) == ("store_incomplete", "error")
             assert table in found.seen
+
+
+def test_one_more_home_is_made_for_a_database_by_its_root_key(tmp_path: Path, database: str) -> None:
+    FileRootKey.make(tmp_path / "shared.key")
+    FileRootKey.make(tmp_path / "another.key")
+    uri = f"file:{tmp_path}/shared.key"
+    first = home.initialise(Settings(home=tmp_path / "first", store_url=database, root_key_uri=uri))
+    with pytest.raises(Problem):
+        home.initialise(Settings(home=tmp_path / "wrong", store_url=database, root_key_uri=f"file:{tmp_path}/another.key"))
+    assert not root.known(tmp_path / "wrong")
+    made = home.initialise(Settings(home=tmp_path / "second", store_url=database, root_key_uri=uri))
+    assert (made["access_key"], made["secret_key"]) == (first["access_key"], None)
+    assert rootkeys.check(Settings(home=tmp_path / "second")) > 0  # it remembers both
 
 
 def test_a_home_remembers_its_database_and_is_mistaken_for_no_other(tmp_path: Path, database: str) -> None:
