@@ -45,4 +45,4 @@ def test_workers_that_are_stopped_or_killed_or_without_their_database_end_each_t
         connection.execute("UPDATE events SET task_id = %s WHERE id = %s", [late, newest])
     found = Counter(each.partition(" ")[0] for each in misses(product, servers, story.seen))
     # The trail, too, says that somebody has changed an event.
-    assert found == {"task": 1, "task_phase": 1, "fake-0:": 1, "fake-1:": 1, "the": 1}
+    assert found == {"task": 1, "task_phase": 1, "xfake-0:": 1, "xfake-1:": 1, "the": 1}

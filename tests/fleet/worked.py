@@ -159,6 +159,7 @@ class Story:
             overhear(server)
             product.add(way.place)  # type: ignore[arg-type]
         for server in servers[len(behind) :]:
+            server.name = f"x{server.name}"  # a rollout goes by the names, and is to begin with those that are real
             product.add(server)  # type: ignore[arg-type]
 
     def rolls(self) -> str:
