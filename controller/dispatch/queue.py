@@ -51,7 +51,9 @@ class Queue:
         self._conninfo = conninfo
         self._connecting = dict(connecting or {})
         self._stalled_seconds = stalled_seconds
-        connector = PsycopgConnector(conninfo=conninfo, kwargs=self._connecting, min_size=1, max_size=4, timeout=10)
+        # Each statement is a transaction by itself, on the server: who stands still between two of them holds no rows.
+        alone = self._connecting | {"autocommit": True}
+        connector = PsycopgConnector(conninfo=conninfo, kwargs=alone, min_size=1, max_size=4, timeout=10)
         self._app = App(connector=connector)
         self._app.job_manager = self._manager = _Manager(connector)
         self._workers: list[Worker] = []

@@ -236,6 +236,21 @@ def test_who_was_taken_for_dead_takes_again_when_it_wakes_up(world: World) -> No
     asyncio.run(story())
 
 
+def test_who_stands_still_as_it_speaks_to_the_queue_keeps_nobody_from_it(world: World) -> None:
+    async def story() -> None:
+        async with world.while_one_runs(0, places=1) as (a, b), b.queue._app.connector.pool.connection() as spoken:
+            said = "UPDATE procrastinate_workers SET last_heartbeat = now() - interval '1 hour'"
+            world.change(said)
+            await spoken.execute(said)  # and says nothing more; whoever begins first takes such ones off the list
+            async with world.instance("c") as c:
+                a.dispatch.ring(world.ordered(A, 1), {})
+                await world.until_ended(1)
+                assert c.ran == ["s1"]
+            b.go_on.set()
+
+    asyncio.run(story())
+
+
 def test_what_another_has_begun_is_not_held_any_more(world: World) -> None:
     async def story() -> None:
         async with world.while_one_runs(0) as (a, b):
