@@ -51,8 +51,8 @@ def tried(report: Report, directory: Path, scale: Scale, seed: int) -> None:
         behind = [stack.enter_context(Turnstile(each)) for each in real]
         servers = [*real, *stack.enter_context(Fakes(scale.servers - scale.real))]
         product = stack.enter_context(Shared(directory / "home", cluster, url))
-        begun = time.monotonic()
         story = Story(product, servers, behind, random.Random(seed))
+        begun = time.monotonic()
         story.first_stop()
         for _ in range(scale.stops - 1):
             story.stopped()

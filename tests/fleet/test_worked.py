@@ -31,7 +31,8 @@ def test_workers_that_are_stopped_or_killed_or_without_their_database_end_each_t
     story.killed(0.5)
     story.restarted(0.5)
     story.over()
-    assert misses(product, servers, story.seen) == []
+    missed = misses(product, servers, story.seen)
+    assert not missed, "\n".join(missed)
     assert refusals(servers)[0] == 1
     assert (story.seen.stops, story.seen.kills.total(), story.seen.restarts.total()) == (1, 1, 1)
     # And what is otherwise than it was promised is seen.

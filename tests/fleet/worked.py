@@ -37,6 +37,7 @@ STOPS = {"told to stop": signal.SIGINT, "crashed": signal.SIGQUIT}  # of Postgre
 LONGEST_AWAY_SECONDS = 3.0
 TAKEN_OVER_SECONDS = 2 * SECONDS
 AT_THE_END_SECONDS = 4 * SECONDS
+UNFORESEEN = ('"unexpected"', "never retrieved", "Unhandled")
 OVERHEARD, SAID = "/usr/local/bin/overheard", "/run/said"
 
 Worked = Server | FakeServer
@@ -155,12 +156,15 @@ class Story:
         """behind: what leads to the first of the servers, which are real."""
         self.product, self.servers, self.behind, self.chance = product, servers, behind, chance
         self.seen = Seen()
-        for server, way in zip(servers, behind, strict=False):
+        for server in servers[: len(behind)]:
             overhear(server)
-            product.add(way.place)  # type: ignore[arg-type]
         for server in servers[len(behind) :]:
             server.name = f"x{server.name}"  # a rollout goes by the names, and is to begin with those that are real
-            product.add(server)  # type: ignore[arg-type]
+        known = [*(way.place for way in behind), *servers[len(behind) :]]
+        lines = [f"{each.name},{each.host},{each.port},root,{each.host_key}" for each in known]
+        inventory = product.home / "servers.csv"
+        inventory.write_text("\n".join(["name,host,port,login,host_key", *lines, ""]))
+        product.kps("server", "import", str(inventory))
 
     def rolls(self) -> str:
         """Return the rollout under way; where none is, begin the next one: a key pair for all, and then another in its place."""
@@ -310,8 +314,10 @@ def misses(product: Shared, servers: Sequence[Worked], seen: Seen) -> list[str]:
         if let_in != [wanted]:
             found.append(f"{server.name}: on record {wanted}, let in {let_in}")
         found += [f"{server.name}: {each} is left" for each in left]
-    faults = [(log.name, log.read_text().partition("Traceback")[2]) for log in product.logs()]
-    found += [f"{name} tells of a fault of ours: {told[-2000:]}" for name, told in faults if told]
+    for log in product.logs():
+        # That a connection was lost libraries tell with a trace; these are what nobody has foreseen.
+        told = [line for line in log.read_text().split("\n") if any(word in line for word in UNFORESEEN)]
+        found += [f"{log.name}: {line[:300]} ... {line[-700:]}" for line in told]
     if product.kps("audit", "verify", ends=None).returncode:
         found.append("the audit trail is not whole")
     return found
