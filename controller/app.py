@@ -254,7 +254,7 @@ async def sharing(settings: Settings, runner: Runner, owner: str, takes: bool) -
 
     connecting = postgresql.defaults(settings.database_url)
     if takes:
-        connecting["application_name"] = session_name(owner)  # by which it is known who takes tasks (controller/store/workers)
+        connecting["application_name"] = session_name(owner)  # by it the store knows who takes tasks
     queue = Queue(settings.database_url, settings.lease_seconds, connecting)
     await queue.open()
     made = Shared(runner, runner.run, owner, settings.concurrency, settings.lease_seconds, queue, URGENT)

@@ -12,9 +12,8 @@ from controller.service.roles import allow
 from controller.web import onetime
 from controller.web.asking import Asked, Page
 from controller.web.given import given
-from controller.web.onetime import EMERGENCY
+from controller.web.onetime import EMERGENCY, MOST_SHOWN
 
-MOST_SHOWN = 200
 OVER_SHOWN = 8  # of the last doors, those that are over
 _MOST_MINUTES = 24 * 60
 
