@@ -11,7 +11,7 @@ _KNOWN = 10_000
 
 
 class Attempts:
-    """Tries to sign in that failed.
+    """Tries to sign in, whatever came of them.
 
     Whoever signed in as a user from an address before has an allowance of their own there: strangers who try that user's name
     shut nobody out who is known.
