@@ -37,6 +37,7 @@ _INDEX = (
 )
 _MAKING = "SELECT pg_advisory_xact_lock(7041907)"  # two that start at once make it one after the other
 _JOBS = "SELECT id, queueing_lock AS task FROM procrastinate_jobs WHERE status = %(status)s::procrastinate_job_status"
+_OURS = "SELECT id FROM procrastinate_jobs WHERE status = 'doing' AND worker_id = ANY(%(workers)s::bigint[])"
 _LOST = (ProcrastinateException, psycopg.Error, OSError)
 
 log = structlog.get_logger("kps.queue")
@@ -59,6 +60,7 @@ class Queue:
         self._workers: list[Worker] = []
         self._stopped = False
         self._over: set[int] = set()
+        self._unknown: set[int] = set()
 
     async def open(self) -> None:
         """Connect, and make the queue's tables where there are none. Away where that cannot be."""
@@ -159,7 +161,21 @@ class Queue:
                 if worker.worker_id is not None:
                     with contextlib.suppress(*_LOST):
                         await self._manager.update_heartbeat(worker.worker_id)
+            with contextlib.suppress(*_LOST):
+                await self._end_unknown()
             await asyncio.sleep(self._stalled_seconds / 3)
+
+    async def _end_unknown(self) -> None:
+        """End the jobs that this process has taken and does not know of, nor did at the last look: the answer was lost.
+
+        Their tasks wait, so whoever looks for what is not there puts them there again. This process lives: nobody else would.
+        """
+        workers = [worker.worker_id for worker in self._workers if worker.worker_id is not None]
+        rows = await self._app.connector.execute_query_all_async(_OURS, workers=workers)
+        unknown = {int(row["id"]) for row in rows} - self._manager.known
+        for job in unknown & self._unknown:
+            await self._end(job)
+        self._unknown = unknown
 
     def stop(self) -> None:
         """Take nothing more."""
@@ -198,6 +214,10 @@ class _Manager(JobManager):
     leaves = False
     _away = False  # and that was told
 
+    def __init__(self, connector: PsycopgConnector) -> None:
+        super().__init__(connector)
+        self.known: set[int] = set()  # jobs that were taken, and whose end is not on record
+
     async def fetch_job(self, queues: Iterable[str] | None, worker_id: int) -> Job | None:
         try:
             found = await super().fetch_job(queues, worker_id)
@@ -210,9 +230,17 @@ class _Manager(JobManager):
                 log.warning("queue", code="store_unusable", message=" ".join(str(cause or error).split()))
             return None
         self._away = False
+        if found is not None and found.id is not None:
+            self.known.add(found.id)
         return found
 
     async def finish_job(self, job: Job, status: Status, delete_job: bool) -> None:
+        try:
+            await self._finished(job, status, delete_job)
+        finally:
+            self.known.discard(job.id or 0)
+
+    async def _finished(self, job: Job, status: Status, delete_job: bool) -> None:
         while True:
             try:
                 return await super().finish_job(job, status, delete_job)

@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
 from functools import partial
+from typing import Any
 
 import psycopg
 import pytest
+from procrastinate.exceptions import ConnectorException
 
 from controller.dispatch.queue import Queue
 from controller.dispatch.shared import Shared
@@ -204,6 +206,41 @@ def test_a_job_that_could_not_be_ended_keeps_no_other_waiting(world: World) -> N
             assert world.jobs() == []
 
     asyncio.run(story())
+
+
+def test_a_job_that_was_taken_and_whose_answer_was_lost_is_put_there_again(world: World) -> None:
+    """Whoever has it lives and does not know of it; it would keep its task and its server waiting for as long as that lives."""
+
+    async def story() -> None:
+        async with world.instance(A, takes=False) as a, world.instance(B) as b:
+            lost = losing_an_answer(b)
+            a.dispatch.ring(world.ordered(A, 0), {})
+            async with asyncio.timeout(30):
+                while not b.ran:
+                    await asyncio.sleep(0.05)
+                    await a.dispatch.ring_again()
+            await world.until_ended(1)
+            assert lost == ["t0-check"]
+
+    asyncio.run(story())
+    assert world.jobs() == []
+
+
+def losing_an_answer(instance: Instance) -> list[str]:
+    """Have the connection break once, as a job is taken: after the server has done so. Returns whose job."""
+    lost: list[str] = []
+    connector = instance.queue._manager.connector
+    ask = connector.execute_query_one_async
+
+    async def broken(query: str, **arguments: Any) -> dict[str, Any]:
+        found = await ask(query, **arguments)
+        if found.get("queueing_lock") and not lost:
+            lost.append(found["queueing_lock"])
+            raise ConnectorException from psycopg.OperationalError("server closed the connection unexpectedly")
+        return found
+
+    connector.execute_query_one_async = broken  # type: ignore[method-assign]
+    return lost
 
 
 def test_whoever_takes_goes_on_once_postgresql_is_back(world: World, postgresql: Cluster) -> None:
