@@ -392,6 +392,12 @@ CAUSES: dict[str, Cause] = {
         "the server.",
         True,
     ),
+    "password_login_under_rule": Cause(
+        "A second user has to agree to emergency doors of this server, and the order would have let passwords in for good.",
+        "Instead of unbind: kps replace with another key pair, or kps unbind --keep-password-login. To get in by password: kps "
+        "emergency open. Or have an administrator remove the rule (kps emergency rule remove), which is on record.",
+        False,
+    ),
     "login_is_pattern": Cause(
         "The login's name holds characters that sshd would take for a pattern, so a door for it could let in others.",
         "Name another login with --login.",

@@ -117,7 +117,8 @@ def make(
         wanted = None
         lines = [bare(old.line)] if old is not None else [identity_line]
         waiting.pop(task.login, None)
-        plan.update(remove=lines + waits.get("remove", []), passwords="restore" if _last_that_closed(here, bound) else None)
+        restores = _last_that_closed(here, bound) and not request.get("keep_password_login")
+        plan.update(remove=lines + waits.get("remove", []), passwords="restore" if restores else None)
         if plan.get("revoke") and not any(same(identity_line, line) for line in plan["remove"]):
             plan["key"] = identity_line  # another key that gets in, given as the way in that is to stay
     elif task.operation == "password-login-disable":
@@ -161,6 +162,17 @@ def make(
     by_key = given is not None and given.by_key
     opens = by_key and not (task.operation == "bind" and same(identity_line, str(plan["key"])))
     return Order(plan, ways(task, server, bound, given, opens), wanted, server.login, bound, asked, waiting)
+
+
+def opens_for_good(task: Task, plan: Mapping[str, Any]) -> str:
+    """Return what to do instead where a task would let passwords in for as long as nobody closes them; "": it would not."""
+    if plan.get("passwords") == "restore":
+        return "have another key pair take the place of this one (kps replace), or leave passwords off (--keep-password-login)"
+    if plan.get("passwords") == "on":
+        return "open a door (kps emergency open)"
+    if task.operation == "reset" and task.request.get("set_password"):
+        return "reset it without --set-password"
+    return ""
 
 
 def _door(request: Mapping[str, Any]) -> dict[str, Any] | None:

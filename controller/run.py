@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 
 from passlib.hash import sha512_crypt
 
-from controller import addresses, causes, deposits, diagnosis, dossier, opening, order, passwords, seen
+from controller import addresses, causes, deposits, diagnosis, dossier, opening, order, passwords, ruled, seen
 from controller.causes import CAUSES
 from controller.commits import Commits, Patience
 from controller.doorbyhand import by_hand
@@ -301,6 +301,7 @@ class _Job:
     async def done(self) -> tuple[Outcome, dict[str, Any]]:
         """Return how it ended, and what changes in the inventory with it."""
         self.order = await self._order()
+        await self._refuse_under_rule()
         if self.task.operation == "reset":
             return self.record.concluded(await self._at_rest())
         if self.new_password is not None:
@@ -315,6 +316,23 @@ class _Job:
             if self.task.operation not in DOOR_OPERATIONS or self.handed_over or refused.cause not in _NOT_REACHED:
                 raise
             return await self._by_detour(refused)
+
+    async def _refuse_under_rule(self) -> None:
+        """Refused where passwords would come back for good, and a second user has to agree to a door of this server.
+
+        By the rules of now, and here alone: which unbind is the last one is known as it begins.
+        """
+        instead = order.opens_for_good(self.task, self.order.plan)
+        if not instead:
+            return
+        rules = (await self.runner.off(ruled.rules_of, self.store, self.task.tenant_id, [self.server]))[self.server.id]
+        if rules:
+            where = ", ".join(each.where for each in rules)
+            told = f"a second user has to agree before passwords are let in here ({where}), and this would let them in for good"
+            more = f"{instead}; or have an administrator remove the rule (kps emergency rule remove)"
+            raise Refused(
+                "password_login_under_rule", f"{self.server.name}: {told}; {more}", rules=[each.where for each in rules]
+            )
 
     async def _by_detour(self, refused: NotConnected) -> tuple[Outcome, dict[str, Any]]:
         """Do the same through other jump servers than its own: in an emergency that way may be the one that is broken.

@@ -261,12 +261,17 @@ def register(app: typer.Typer) -> None:
         revoke: options.Revoke = False,
         everywhere: options.Everywhere = False,
         end_sessions: options.EndSessions = False,
+        keep_password_login: Annotated[
+            bool, typer.Option("--keep-password-login", metavar="", help="Leave password login off where binding had closed it.")
+        ] = False,
         plan: options.Plan = False,
     ) -> int:
         """Take the bound key pair off each server, and switch password login on again where binding had closed it.
 
         Refused unless a way in is shown to remain: a password given here is proved; without one, what can be seen of the
         server must say that passwords are taken. With --revoke it has to be a password, or another private key, that logs in.
+        Where a second user has to agree to emergency doors of the server, password login does not come back by this: put another
+        key pair in the place of this one (kps replace), or say --keep-password-login.
         """
         check_revoke(revoke, everywhere, end_sessions)
         return await operate(
@@ -288,6 +293,7 @@ def register(app: typer.Typer) -> None:
             revoke=revoke,
             everywhere=everywhere,
             end_sessions=end_sessions,
+            keep_password_login=keep_password_login,
         )
 
     @command(

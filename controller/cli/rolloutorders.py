@@ -83,7 +83,7 @@ class Asked:
     agent: options.SshAgent = None
     certificate: options.Certificate = None
     keep_password_login: Annotated[
-        bool, typer.Option("--keep-password-login", metavar="", help="bind: leave password login as it is.")
+        bool, typer.Option("--keep-password-login", metavar="", help="bind, unbind: leave password login as it is.")
     ] = False
     close_password_login: Annotated[
         bool, typer.Option("--close-password-login", metavar="", help="replace: switch password login off too.")

@@ -26,7 +26,7 @@ _OPTIONS: dict[str, frozenset[str]] = {
     "replace": frozenset({"plan", "keypair", "fix_permissions", "take_over", "close_password_login", UNNAMED_LOCKOUT})
     | _CONSENTS
     | _REVOKE,
-    "unbind": frozenset({"plan", "take_over"}) | _CONSENTS | _REVOKE,
+    "unbind": frozenset({"plan", "take_over", "keep_password_login"}) | _CONSENTS | _REVOKE,
     "reset": frozenset(
         {"keypair", "root", "set_password", "fix_permissions", "take_over", "keep_password_login", "close_password_login"}
     ),

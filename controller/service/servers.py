@@ -17,8 +17,8 @@ from typing import Any, Protocol
 from controller import addresses
 from controller.errors import AlreadyExists, Conflict, Invalid, NotFound, Problem
 from controller.model import OLD_NAMES, Binding, Caller, Event, PasswordLogin, Server
+from controller.ruled import labelled
 from controller.service import sight
-from controller.service.doorrules import labelled
 from controller.service.roles import allow, may_name_places, refusal
 from controller.service.worker import off_loop
 from controller.store import Store

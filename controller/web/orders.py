@@ -27,7 +27,7 @@ NEED_A_KEYPAIR = ("bind", "replace")
 _BOXES = {
     "bind": ("keep_password_login", "fix_permissions"),
     "replace": ("close_password_login", "fix_permissions", "revoke", "everywhere", "end_sessions", "take_over"),
-    "unbind": ("revoke", "everywhere", "end_sessions", "take_over", "accept_unproved"),
+    "unbind": ("keep_password_login", "revoke", "everywhere", "end_sessions", "take_over", "accept_unproved"),
     "password-login-disable": ("accept_unproved",),
     "password-login-enable": (),
 }

@@ -11,14 +11,18 @@ from controller.web.asking import Form
 OPERATIONS = (
     ("bind", "Bind a key pair", "The key goes on the login, is proved, and password login is switched off."),
     ("replace", "Replace the key pair", "The new key takes the place of the one that is bound."),
-    ("unbind", "Unbind", "The bound key goes, and passwords are taken again where binding it had closed them."),
+    (
+        "unbind",
+        "Unbind",
+        "The bound key goes, and passwords are taken again where binding it had closed them; not where doors need a second user.",
+    ),
     ("password-login-disable", "Password login off", "Where a key is proved to work."),
     ("password-login-enable", "Password login on", "As after trouble with keys."),
     ("check", "Check", "Look and prove; nothing is changed, and so nothing is planned."),
 )
 # Of the form, what a task keeps: boxes, each with what it says and what it means.
 BOXES = (
-    ("keep_password_login", "Leave password login as it is", "bind"),
+    ("keep_password_login", "Leave password login as it is", "bind, unbind"),
     ("close_password_login", "Switch password login off too", "replace"),
     ("accept_unproved", "Accept a key that nobody has shown to hold", "bind, replace, unbind, password login off"),
     ("fix_permissions", "Put owners and modes right where sshd would refuse the key for them", "bind, replace"),

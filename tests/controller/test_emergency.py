@@ -512,3 +512,28 @@ def test_nor_is_it_by_trying_again_what_failed_before_there_was_a_rule(world, bo
     refused(world.tasks.retry(alice, task.id), Conflict, "password_login_under_rule")
     run(world.emergency.rules.remove(boss, "zone=prod"))
     run(world.tasks.retry(alice, task.id))
+
+
+@pytest.mark.parametrize(
+    ("operation", "request_"),
+    [
+        ("password-login-enable", {}),
+        ("password-login-enable", {"plan": True}),
+        ("reset", {"set_password": True, "root": "/mnt/prod", "keypair": "rescue"}),
+    ],
+)
+def test_what_was_ordered_before_there_was_a_rule_is_refused_as_it_begins(world, boss, operation, request_):
+    from controller.run import Runner, _Job
+    from kpsagent.errors import Refused
+
+    prod = Server(str(uuid.uuid4()), boss.tenant_id, world.name("server"), "192.0.2.7", labels={"zone": "prod"})
+    (server,) = world.store.add_servers([prod])
+    if "keypair" in request_:
+        request_ = request_ | {"keypair": run(world.keypairs.create(boss, world.name("rescue"), scope="account"))[0].name}
+    home = replace(boss, at_home=True)
+    (task,) = run(world.bindings.start(home, operation, [server], request_, {server.id: Credential(password=Secret("x"))}))
+    run(world.emergency.rules.set(boss, "zone=prod", 15))
+    with pytest.raises(Refused) as refused:
+        run(_Job(Runner(world.store, world.kms, world.settings, "me", None), task, None).done())
+    assert refused.value.cause == "password_login_under_rule"
+    assert "zone=prod" in refused.value.message

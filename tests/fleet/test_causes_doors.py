@@ -3,7 +3,8 @@
 import pytest
 
 from controller.demo.fleet import Login
-from tests.fleet.causes import mount
+from tests.fleet import judge
+from tests.fleet.causes import mount, unchanged
 from tests.fleet.doors import CONFIG, OFF, STATE, Doors, lets_in, nothing_left, until_gone
 from tests.fleet.looks import changed, picture
 
@@ -153,3 +154,63 @@ def test_a_door_that_sshd_cannot_be_told_to_close(doors, told):
     assert server.read(CONFIG) == before
     assert not lets_in(server, "alice")
     assert nothing_left(server) == []
+
+
+# -- passwords for good, where a second user has to agree to doors
+
+
+@pytest.fixture
+def ruled(product, make_server):
+    """A server whose password login binding has closed, and whose doors need a second user; with its key pair's name."""
+    server = make_server()
+    product.add(server, labels={"doors-of": server.name})
+    keypair = product.keypair()
+    product.succeeds("bind", server, keypair=keypair, password=server.root_password)
+    product.ask("PUT", "/door-rules", body={"servers": f"doors-of={server.name}", "minutes": 15})
+    return server, keypair
+
+
+@pytest.mark.cause("password_login_under_rule")
+@pytest.mark.parametrize("how", [{}, {"revoke": True}, {"plan": True}])
+def test_the_last_key_pair_that_had_closed_passwords_is_not_taken_off_alone_under_a_rule(product, ruled, told, how):
+    server, _ = ruled
+    with unchanged(server, password_works=False):
+        task = told(product.run("unbind", server, password=server.root_password, **how))
+    assert "kps replace" in task["message"]
+    assert "--keep-password-login" in task["message"]
+    assert product.server(server)["bindings"]
+
+
+@pytest.mark.cause("password_login_under_rule")
+def test_of_two_that_are_taken_off_at_once_the_second_is_the_last(product, make_server, told):
+    server = make_server(logins=(Login("deploy", "walk the dog"),))
+    product.add(server, labels={"doors-of": server.name})
+    for login, password in (("root", server.root_password), ("deploy", "walk the dog")):
+        product.succeeds("bind", server, login=login, keypair=product.keypair(), password=password, accept_lockout=["deploy"])
+    product.ask("PUT", "/door-rules", body={"servers": f"doors-of={server.name}", "minutes": 15})
+    ids = product.begin("unbind", server, login="deploy", accept_lockout=["deploy"])
+    ids += product.begin("unbind", server, accept_lockout=["root"])
+    ended = [product.ended(each) for each in ids]
+    (gone,) = [each for each in ended if each["status"] == "succeeded"]
+    (stays,) = [each for each in ended if each is not gone]
+    told(stays)
+    assert [each["login"] for each in product.server(server)["bindings"]] == [stays["login"]]
+    assert not judge.password_login_works(server, "deploy", "walk the dog")
+
+
+def test_with_passwords_kept_off_it_is_taken_off_and_nobody_is_locked_out_unnamed(product, ruled):
+    server, _ = ruled
+    kept = {"keep_password_login": True, "password": server.root_password}
+    product.fails("no_way_in_remains", "unbind", server, **kept)
+    product.succeeds("unbind", server, accept_lockout=["root"], **kept)
+    assert not judge.password_login_works(server, "root", server.root_password)
+    assert "PasswordAuthentication no" in server.read(CONFIG)
+
+
+def test_another_key_pair_takes_its_place_and_without_the_rule_passwords_come_back(product, ruled):
+    server, _ = ruled
+    product.succeeds("replace", server, keypair=product.keypair())
+    assert not judge.password_login_works(server, "root", server.root_password)
+    product.ask("DELETE", "/door-rules", params={"servers": f"doors-of={server.name}"})
+    product.succeeds("unbind", server, password=server.root_password)
+    assert judge.password_login_works(server, "root", server.root_password)

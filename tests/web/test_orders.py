@@ -107,3 +107,18 @@ def test_a_plan_whose_key_pair_is_gone_says_so_and_is_not_offered(settings: Sett
         assert f'action="{PLANS}{id}/start"' not in shown.text
 
     visit(settings, story, "operator")
+
+
+def test_an_unbind_says_what_it_does_about_passwords_and_can_keep_them_off(settings: Settings) -> None:
+    async def story(visitor: Visitor) -> None:
+        await servers(visitor, 1)
+        page = (await visitor.get("/console/orders/new?operation=unbind&server=web-1")).text
+        assert "Where a second user has to agree to emergency doors, that is refused" in page
+        assert 'name="keep_password_login"' in page
+        form = {"operation": "unbind", "server": "web-1", "keep_password_login": "yes"}
+        answer = await visitor.send("/console/orders/plan", form, page="/console/orders/new?operation=unbind&server=web-1")
+        id = answer.url.path.rpartition("/")[2]
+        rollout, _ = await visitor.fleet.rollouts.get(visitor.fleet.owner, id)
+        assert rollout.request["keep_password_login"]
+
+    visit(settings, story, "operator")

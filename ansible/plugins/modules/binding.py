@@ -31,12 +31,13 @@ options:
       - V(present) binds; where another key pair is bound that is an error (V(already_bound)).
       - V(replaced) puts O(keypair) in the place of the one that is bound; where none is, that is an error
         (V(not_bound)).
-      - V(absent) unbinds, and opens password login again where binding had closed it.
+      - V(absent) unbinds, and opens password login again where binding had closed it. Where a second user has to agree
+        to emergency doors of the server, that is refused (V(password_login_under_rule)) without O(keep_password_login).
     type: str
     choices: [present, replaced, absent]
     default: present
   keep_password_login:
-    description: With O(state=present), password login stays as it is.
+    description: With O(state=present) or O(state=absent), password login stays as it is.
     type: bool
     default: false
   close_password_login:
