@@ -68,6 +68,11 @@ class DoorTasks:
                 raise
             return []
 
+    def called_off(self, task_ids: Sequence[str]) -> None:
+        """Say that tasks which waited are not to be run any more."""
+        for each in task_ids:
+            self._dispatch.called_off(each)
+
     def ring(self, tasks: Sequence[Task], by_server: Mapping[str, Credential]) -> None:
         """Have tasks that are kept begin now, ahead of all that waits. by_server: what opens the servers, by their ids."""
         self._dispatch.ring([each.id for each in tasks], by_server, urgent=True)

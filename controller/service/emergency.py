@@ -223,8 +223,9 @@ class Emergency:
         tasks = [task(each, "door-close", who.user_id) for each in there]
         await self._made.change_with(there, given_)
         if there:
-            await self._off(self._store.close_doors, there, tasks, *self._tasks.holder)
-            self._tasks.ring(tasks, given_)
+            given_up = await self._off(self._store.close_doors, there, tasks, *self._tasks.holder)
+            self._tasks.called_off(given_up)
+            self._tasks.ring([each for each, door in zip(tasks, there, strict=True) if door.task_id not in given_up], given_)
         self._rung()
         return await self._off(self._store.doors, who.tenant_id, ids=[each.id for each in doors])
 

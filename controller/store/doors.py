@@ -12,9 +12,9 @@ from sqlalchemy import ColumnElement, Connection, and_, case, delete, func, or_,
 from controller.doors import MAY_BE_OPEN, OVER, Door, DoorOrder, DoorRule, DoorState, after, refuse_too_long
 from controller.errors import Conflict, NotAllowed, NotFound
 from controller.events import acting
-from controller.model import DOOR_OPERATIONS, SealedCredential, Task
+from controller.model import DOOR_OPERATIONS, Outcome, SealedCredential, Task
 from controller.store import engine, rows, tables
-from controller.store.queries import one
+from controller.store.queries import one, task_where
 from controller.store.tasks import Tasks
 
 # What a door's coming into a state is called, in the events and in what alerts say.
@@ -24,6 +24,7 @@ _CAME: dict[DoorState, str] = {
 }  # fmt: skip
 # A door that could be opened twice at once.
 _TAKEN: frozenset[DoorState] = frozenset({"asked", "opening", "open"})
+_TAKEN_BACK = Outcome("cancelled", "as_before", phase="queued", message="taken back before it was opened")
 _PASSWORD_WORKS = and_(tables.doors.c.state.in_(OVER), tables.doors.c.one_time)  # Door.password_works
 
 
@@ -120,16 +121,28 @@ class Doors(Tasks):
             self._add_held(connection, still, holder, lease_seconds)
             return decided
 
-    def close_doors(self, doors: Sequence[Door], tasks: Sequence[Task], holder: str, lease_seconds: float) -> None:
-        """Have doors closed from now on, by these tasks: all or none. Conflict(door_not_open): one is not, or not any more."""
-        of = {task.request["door_id"]: task.id for task in tasks}
+    def close_doors(self, doors: Sequence[Door], tasks: Sequence[Task], holder: str, lease_seconds: float) -> list[str]:
+        """Have doors closed from now on, by these tasks: all or none. Conflict(door_not_open): one is not, or not any more.
+
+        Of one whose opening nobody has begun that is given up instead: it could come after the closing. Returns the ids of
+        the tasks that were given up.
+        """
+        of = {task.request["door_id"]: task for task in tasks}
+        given_up = []
         with engine.writing(self._engine) as connection:
             for door in doors:
                 found = _must_be(connection, door, MAY_BE_OPEN)
+                opens = task_where(connection, tables.tasks.c.id == found.task_id, tables.tasks.c.status == "ready")
+                if found.state == "opening" and opens is not None:
+                    self._end(connection, opens, _TAKEN_BACK, "task_cancelled")  # and so the door has failed
+                    given_up.append(opens.id)
+                    continue
+                closing = of[door.id]
                 self._keep_door(
-                    connection, found, replace(found, state="closing", closing_task_id=of[door.id], note="", ask_at=None)
+                    connection, found, replace(found, state="closing", closing_task_id=closing.id, note="", ask_at=None)
                 )
-            self._add_held(connection, tasks, holder, lease_seconds)
+                self._add_held(connection, [closing], holder, lease_seconds)
+        return given_up
 
     def begin_doors(
         self,

@@ -537,3 +537,32 @@ def test_what_was_ordered_before_there_was_a_rule_is_refused_as_it_begins(world,
         run(_Job(Runner(world.store, world.kms, world.settings, "me", None), task, None).done())
     assert refused.value.cause == "password_login_under_rule"
     assert "zone=prod" in refused.value.message
+
+
+# -- closed before it was opened
+
+
+def test_a_door_that_is_closed_before_its_opening_has_begun_is_never_opened(world: World, alice: Caller, boss: Caller) -> None:
+    called_off: list[str] = []
+
+    class Heard(Dispatch):
+        def called_off(self, task_id: str) -> None:
+            called_off.append(task_id)
+
+    doors, servers = Emergency(world.store, Heard()), [world.server(boss), world.server(boss)]
+    (busy,) = world.store.add_tasks([_ordinary(boss, servers[0])], "me", 30)
+    assert world.store.claim(busy.id, "me", 30) is not None  # so that nobody can begin there
+    _, (waits, opens) = run(doors.open(alice, servers, reason="x", seconds=60))
+    assert world.store.claim(waits.task_id, "me", 30) is None
+    claimed = world.store.claim(opens.task_id, "me", 30)
+    assert claimed is not None
+    found = {each.id: each for each in run(doors.close(alice, [waits.id, opens.id]))}
+    assert (found[waits.id].state, found[opens.id].state) == ("failed", "closing")
+    assert found[waits.id].note == "taken back before it was opened"
+    assert called_off == [waits.task_id]
+    tasks = {each.id: each for each in world.store.tasks(alice.tenant_id)}
+    assert tasks[waits.task_id].status == "cancelled"
+    closing = [each for each in tasks.values() if each.operation == "door-close"]
+    assert [each.server_id for each in closing] == [servers[1].id]
+    opened_anew, _ = run(doors.open(alice, servers[:1], reason="x", seconds=60))
+    assert opened_anew[0].state == "given"
