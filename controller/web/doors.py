@@ -117,12 +117,15 @@ async def refuse(page: Page, id: str) -> Response:
 
 async def shown(page: Asked, users: dict[str, str]) -> dict[str, Any]:
     """Return what the page of emergencies shows of doors."""
-    doors = await page.fleet.emergency.list(page.who, limit=MOST_SHOWN)
+    doors = await page.fleet.emergency.list(page.who, limit=MOST_SHOWN + 1)
     orders = await page.fleet.emergency.approvals.list(page.who)
+    # All that is agreed to, however many doors are newer.
+    asked = await page.fleet.emergency.list(page.who, ids=[id for each in orders for id in each.doors]) if orders else []
     last = await page.fleet.emergency.list(page.who, all=True, limit=MOST_SHOWN)
-    names = {each.id: each for each in doors}
+    names = {each.id: each for each in asked if each.state not in OVER}
     return {
-        "doors": [_row(each, users) for each in doors],
+        "doors": [_row(each, users) for each in doors[:MOST_SHOWN]],
+        "more_doors": len(doors) > MOST_SHOWN,
         "over": [_ended(each, users) for each in last if each.state in OVER and not each.password_works][:OVER_SHOWN],
         "waiting": [_waiting(page, each, names, users) for each in orders],
         "longest_minutes": page.fleet.emergency.longest_seconds // 60,

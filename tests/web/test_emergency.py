@@ -5,7 +5,7 @@ import pytest
 from controller.model import Credential, Outcome, Role, Secret
 from controller.service.emergency import Emergency
 from controller.settings import Settings
-from controller.web import emergency
+from controller.web import doors, emergency
 from tests.web.client import Visitor, visit
 from tests.web.test_rollouts import over
 from tests.web.trouble import opened, servers, settled, stub
@@ -46,6 +46,31 @@ def test_closing_shows_a_plan_first(settings: Settings, monkeypatch: pytest.Monk
         answer = await visitor.send(f"{HERE}close", asked, page=HERE)
         plan = await over(visitor, answer.url.path.rpartition("/")[2])
         assert (plan.operation, plan.plans, plan.servers) == ("password-login-disable", True, 2 if every else 1)
+
+    visit(settings, story, "operator")
+
+
+def test_all_that_is_agreed_to_is_shown_however_many_doors_are_newer(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub(monkeypatch, {})
+    monkeypatch.setattr(doors, "MOST_SHOWN", 2)
+
+    async def story(visitor: Visitor) -> None:
+        fleet, who = visitor.fleet, visitor.fleet.owner
+        await servers(visitor, 3)
+        held = [await fleet.servers.add(who, f"db-{n}", f"192.0.2.7{n}", labels={"zone": "prod"}) for n in range(1, 5)]
+        await fleet.emergency.rules.set(who, "zone=prod", 15)
+        await fleet.emergency.open(who, held, reason="no key", seconds=90)
+        shown = (await visitor.get(HERE)).text
+        assert "<p>db-1, db-2, db-3, db-4: asked for by" in shown
+        assert "These are the newest 2;" in shown
+        _, asked = await fleet.emergency.open(
+            who, await fleet.servers.select(who, ["web-1", "web-2", "web-3"]), reason="as well", seconds=90
+        )
+        assert {each.state for each in asked} == {"opening"}
+        assert "<p>db-1, db-2, db-3, db-4: asked for by" in (await visitor.get(HERE)).text
+        first = next(each for each in await fleet.emergency.list(who) if each.server_name == "db-2")
+        await fleet.emergency.close(who, [first.id])
+        assert "<p>db-1, db-3, db-4: asked for by" in (await visitor.get(HERE)).text
 
     visit(settings, story, "operator")
 
