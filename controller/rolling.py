@@ -98,7 +98,7 @@ class Rolling:
             with contextlib.suppress(Problem):  # of the home or its disk; every request says so too
                 for rollout in await self.off(self._store.rollouts, None, RUNNING):
                     # A new one is for the controller that was asked: it may have in its memory what opens the servers.
-                    new = self._store.shared and now() - rollout.created_at < LEFT_TO_WHO_WAS_ASKED
+                    new = self._store.shared and abs(now() - rollout.created_at) < LEFT_TO_WHO_WAS_ASKED  # by two clocks
                     if rollout.id not in self._driven and not new:
                         self.begin(rollout)
             for rollout_id in self._credentials:

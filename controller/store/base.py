@@ -31,12 +31,15 @@ class Done(NamedTuple):
 class Base:
     """The database of a home, and the one way to write down what happened."""
 
-    def __init__(self, url: str, clock: Callable[[], datetime] = now) -> None:
-        """Touches no file and no server yet. url: sqlite:///PATH, or postgresql://USER@HOST/DATABASE."""
+    def __init__(self, url: str, clock: Callable[[], datetime] | None = None) -> None:
+        """Touches no file and no server yet. url: sqlite:///PATH, or postgresql://USER@HOST/DATABASE.
+
+        clock: None: this machine's, and on PostgreSQL its server's, which is the same for all who share the database.
+        """
         # None: on PostgreSQL.
         self._path: Path | None = None if postgresql.is_address(url) else engine.path_of(url)
         self._engine = engine.connect(url)
-        self._now = clock
+        self._now = clock or (now if self._path is not None else postgresql.clock(self._engine))
         self._chains = Chains()
         self._turns = None if self._path is not None else postgresql.Turns(self._engine)
         engine.before_writing(self._engine, self._get_ready)
@@ -65,6 +68,13 @@ class Base:
                 return False  # who is refused next has not even opened it
         with engine.reading(self._engine) as connection:
             return schema.needs_rest(connection)
+
+    def time_there(self) -> datetime | None:
+        """Return what time the database's server says it is; None: it is a file."""
+        if self._path is not None:
+            return None
+        with engine.usable(self._engine):
+            return postgresql.time_there(self._engine)
 
     def can_write(self) -> None:
         """Take the right to write, and give it back. Unavailable(store_unusable) where that cannot be had."""

@@ -8,13 +8,17 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakKeyDictionary
 
 import sqlalchemy
 from sqlalchemy import URL, Connection, Engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from controller.errors import Away, Conflict, Invalid, Unavailable
+from controller.model import now
 from controller.store import tables
 
 if TYPE_CHECKING:
@@ -41,6 +45,7 @@ _WRITING = (
     "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = '{}s'; "
     f"SELECT pg_advisory_xact_lock({_OURS}, {_WRITE}); "
 )
+_TIME = "extract(epoch FROM clock_timestamp())::float8"
 # From 14 on.
 _ENDS_IDLE = (
     "SELECT set_config('idle_session_timeout', '{}s', false) WHERE current_setting('idle_session_timeout', true) IS NOT NULL"
@@ -151,8 +156,52 @@ def connect(url: str) -> Engine:
         use_native_hstore=False,
         hide_parameters=True,  # an error would tell what was to be stored
     )
-    event.listen(engine, "connect", _prepare)
+    event.listen(engine, "connect", partial(_prepare, clock(engine)))
     return engine
+
+
+class Clock:
+    """The time of the server: what it said last, and what has passed since by the clock that nobody sets.
+
+    Many machines write leases, and each judges those of all: by its own clock one that is ahead would take all others for dead.
+    """
+
+    def __init__(self) -> None:
+        self._told: tuple[float, float] | None = None
+
+    def __call__(self) -> datetime:
+        """Return the time, in UTC; this machine's as long as no server was asked."""
+        if self._told is None:
+            return now()
+        said, then = self._told
+        return datetime.fromtimestamp(said + _passed() - then, UTC)
+
+    def tell(self, said: float) -> None:
+        """Take note of what the server says, just now."""
+        self._told = said, _passed()
+
+
+_clocks: WeakKeyDictionary[Engine, Clock] = WeakKeyDictionary()
+
+
+def clock(engine: Engine) -> Clock:
+    """Return the clock of the server behind an engine."""
+    return _clocks.setdefault(engine, Clock())
+
+
+def time_there(engine: Engine) -> datetime:
+    """Ask the server what time it is."""
+    with engine.connect() as connection:
+        clock(engine).tell(_asked_for_time(_driver(connection)))
+    return clock(engine)()
+
+
+def _asked_for_time(driver: "Driver") -> float:
+    return float(driver.execute(f"SELECT {_TIME}", prepare=False).fetchone()[0])  # type: ignore[index]
+
+
+def _passed() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)  # that of a virtual machine which stood still goes on too
 
 
 def begin_reading(connection: Connection) -> None:
@@ -168,10 +217,11 @@ def begin_writing(connection: Connection) -> None:
     guards = _guards.get(connection.engine, [])[:]
     held = "".join(f", NOT pg_try_advisory_xact_lock_shared({_MARK}, {each.mark})" for each in guards)
     begin = _WRITING.format(WRITER_IDLE_SECONDS)
-    cursor = _driver(connection).execute(f"{begin}SELECT pg_current_xact_id()::text{held}", prepare=False)
+    cursor = _driver(connection).execute(f"{begin}SELECT pg_current_xact_id()::text, {_TIME}{held}", prepare=False)
     while cursor.nextset():
         pass
-    connection.info[_XACT], *holds = cursor.fetchone()  # type: ignore[misc]
+    connection.info[_XACT], said, *holds = cursor.fetchone()  # type: ignore[misc]
+    clock(connection.engine).tell(said)
     for guard, holds_it in zip(guards, holds, strict=True):
         if not holds_it:
             guard.take()  # whoever has it meanwhile needs the write lock for anything they do, and that is ours
@@ -425,11 +475,12 @@ def _held(guard: Guard, wait: bool = False) -> Iterator[None]:
         guard.let_go()
 
 
-def _prepare(driver: "Driver", _record: Any) -> None:
+def _prepare(there: Clock, driver: "Driver", _record: Any) -> None:
     found = driver.info.server_version // 10000
     if found < OLDEST:
         raise Unavailable("store_unsuitable", f"PostgreSQL {found}: it has to be {OLDEST} or newer; upgrade it")
     driver.execute(_SESSION, prepare=False)
+    there.tell(_asked_for_time(driver))
 
 
 def _driver(connection: Connection) -> "Driver":

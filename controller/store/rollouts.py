@@ -113,10 +113,10 @@ class Rollouts(Tasks):
         server that is not in the inventory any more is held instead.
         """
         of = tables.rollout_servers
-        until = self._now() + timedelta(seconds=lease_seconds)
         with engine.writing(self._engine) as connection:
             if _STATE.first(connection, of=rollout_id) != "running":
                 return []
+            until = self._now() + timedelta(seconds=lease_seconds)
             kept = []
             gone = {each.server_id for each in begin if _IS_THERE.first(connection, of=each.server_id) is None}
             held = dict.fromkeys(gone, _GONE) | dict(held)

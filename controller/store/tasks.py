@@ -220,11 +220,11 @@ class Tasks(Passwords, Bindings, Inventory):
     def renew(self, task_ids: Collection[str], owner: str, lease_seconds: float) -> set[str]:
         """Go on holding tasks, begun or not; returns which of them are still ours."""
         table = tables.tasks
-        until = self._now() + timedelta(seconds=lease_seconds)
         ours = (table.c.lease_owner == owner) & table.c.status.in_(("ready", "running"))
-        goes_on = update(table).where(ours).values(lease_until=until).returning(table.c.id)
         held: set[str] = set()
         with engine.writing(self._engine) as connection:
+            until = self._now() + timedelta(seconds=lease_seconds)  # from when it can be written: others may write for long
+            goes_on = update(table).where(ours).values(lease_until=until).returning(table.c.id)
             for lot in some(task_ids):
                 held.update(connection.execute(goes_on.where(table.c.id.in_(lot))).scalars())
         return held
@@ -290,11 +290,11 @@ class Tasks(Passwords, Bindings, Inventory):
         Of whoever is no user any more, or is disabled, nothing is begun: that is cancelled.
         """
         table, users = tables.tasks, tables.users
-        until = self._now() + timedelta(seconds=lease_seconds)
         query = select(table).where(table.c.status == "ready", table.c.lease_owner.is_(None)).order_by(table.c.seq)
         if rollout_id is not None:
             query = query.where(table.c.rollout_id == rollout_id)
         with engine.writing(self._engine) as connection:
+            until = self._now() + timedelta(seconds=lease_seconds)
             waiting = [rows.task(found) for found in connection.execute(query).mappings()]
             known = set(connection.execute(select(users.c.id).where(users.c.enabled)).scalars())
             held = []

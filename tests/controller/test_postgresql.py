@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -466,6 +467,74 @@ def test_a_root_key_is_not_changed_while_anybody_works_there(store: Store, datab
         with store.alone(), pytest.raises(Conflict) as refused, other.working():
             pass
         assert refused.value.code == "root_rotating"
+
+
+# -- whose clock it is
+
+
+@contextmanager
+def whose_clock_is_off(monkeypatch: pytest.MonkeyPatch, database: str, by: timedelta) -> Iterator[Store]:
+    """Give the store as it is for a machine whose clock differs by so much."""
+
+    class Off(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + by
+
+    with monkeypatch.context() as there, closing(Store(database)) as store:
+        there.setattr("controller.model.datetime", Off)
+        yield store
+
+
+@pytest.mark.parametrize("by", [timedelta(hours=1), timedelta(hours=-1)])
+def test_a_machine_whose_clock_is_wrong_takes_nobody_for_dead_nor_is_taken_so(
+    store: Store, who: Caller, database: str, monkeypatch: pytest.MonkeyPatch, by: timedelta
+) -> None:
+    """Nor does it hold for an hour what it had begun when it died."""
+    tasks = [given.task(store, who, name) for name in ("web-1", "web-2", "web-3")]
+    assert store.claim(tasks[0].id, "right", 30) is not None
+    with whose_clock_is_off(monkeypatch, database, by) as theirs:
+        assert theirs.interrupt_expired() == []
+        assert theirs.claim(tasks[1].id, "wrong", 30) is not None
+        assert theirs.renew([tasks[1].id], "wrong", 30) == {tasks[1].id}
+        assert theirs.claim(tasks[2].id, "dead", 0) is not None
+    ended = {each.id for each in store.interrupt_expired()}
+    assert ended == {tasks[2].id}
+
+
+def test_a_lease_begins_when_it_can_be_written(store: Store, who: Caller, database: str) -> None:
+    """Who waited for others that write does not have less of it."""
+    task = given.task(store, who)
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    with closing(Store(database, lambda: at)) as mine, ThreadPoolExecutor(1) as thread:
+        assert mine.claim(task.id, "me", 30) is not None
+        with engine.writing(store._engine):
+            renewing = thread.submit(mine.renew, [task.id], "me", 30)
+            until_somebody_waits(database)
+            at += timedelta(seconds=25)
+        assert renewing.result() == {task.id}
+        assert mine.task(who.tenant_id, task.id).lease_until == at + timedelta(seconds=30)
+
+
+def until_somebody_waits(database: str) -> None:
+    """Return once a session waits for a lock."""
+    query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    with psycopg.connect(database, autocommit=True) as connection:
+        until = time.monotonic() + 20
+        while connection.execute(query).fetchone() == (0,):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+
+
+def test_the_doctor_tells_that_postgresql_has_another_time(tmp_path: Path, database: str) -> None:
+    settings = Settings(home=tmp_path / "home", store_url=database)
+    home.initialise(settings)
+
+    def off() -> datetime:
+        return datetime.now(UTC) + timedelta(seconds=20)
+
+    found = [each for each in doctor.look(settings, clock=off) if each.about == "clock"]
+    assert any("PostgreSQL" in each.seen and each.code == "clock_differs" for each in found)
 
 
 # -- a home there

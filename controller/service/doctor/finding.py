@@ -43,7 +43,7 @@ CODES: dict[str, tuple[Level, str]] = {
     "entropy_missing": ("error", "the kernel has no random numbers yet: whatever makes a key waits"),
     "clock_behind": ("error", "the newest event is later than this machine's clock says"),
     "clock_was_set": ("warning", "the clock was set by more than a minute while the controller ran"),
-    "clock_differs": ("warning", "the home's disk tells another time than this machine's clock"),
+    "clock_differs": ("warning", "the home's disk, or PostgreSQL, tells another time than this machine's clock"),
     "open_files_few": ("warning", "fewer files may be open than serve needs when it has much to do"),
     "open_files_used_up": ("error", "nearly as many files are open as may be"),
     "certificate_expires_soon": ("warning", "the certificate ends within 60 days"),

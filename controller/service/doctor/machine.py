@@ -33,7 +33,7 @@ def entropy() -> Iterator[Finding]:
 
 
 def clock(settings: Settings, store: Store | None, now: Clock, began: tuple[datetime, float] | None) -> Iterator[Finding]:
-    """Give what is known of the clock without asking anybody: by the newest event, by the disk, and by the one that only counts.
+    """Give what is known of the clock: by the newest event, by disk and database server, and by the clock that only counts.
 
     began: when the process that serves began, by this clock and by boottime(); None: it is another.
     """
@@ -54,7 +54,12 @@ def clock(settings: Settings, store: Store | None, now: Clock, began: tuple[date
     if disk is not None and abs(disk - now()) > DISK_DOUBT:
         told = f"this machine says {now():%H:%M:%S}Z, the disk of {settings.home} {disk:%H:%M:%S}Z"
         wrong.append(found("clock", "clock_differs", told, f"{step}, here and where the disk is"))
-    compared = [word for word, seen in (("the newest event", newest), ("the disk", disk), ("its own start", began)) if seen]
+    there = None if store is None else store.time_there()
+    if there is not None and abs(there - now()) > DISK_DOUBT:
+        told = f"this machine says {now():%H:%M:%S}Z, PostgreSQL {there:%H:%M:%S}Z"
+        wrong.append(found("clock", "clock_differs", told, f"{step}, here and where PostgreSQL runs"))
+    asked = (("the newest event", newest), ("the disk", disk), ("PostgreSQL", there), ("its own start", began))
+    compared = [word for word, seen in asked if seen]
     yield from wrong or [
         well("clock", f"{at:%Y-%m-%d %H:%M:%S}Z; nothing against it in {', '.join(compared) or 'what is known'}")
     ]
