@@ -14,7 +14,7 @@ from controller.errors import Conflict, NotAllowed, NotFound
 from controller.events import acting
 from controller.model import DOOR_OPERATIONS, Outcome, SealedCredential, Task
 from controller.store import engine, rows, tables
-from controller.store.queries import one, task_where
+from controller.store.queries import DOOR_MAY_BE_OPEN, one, task_where
 from controller.store.tasks import Tasks
 
 # What a door's coming into a state is called, in the events and in what alerts say.
@@ -292,7 +292,7 @@ class Doors(Tasks):
         """Return how many doors of a tenant, or (None) of all, are or may be open, and how many of these do not answer for it."""
         table = tables.doors
         doubted = func.sum(case(((table.c.asks > 0) & (table.c.state == "closing"), 1), else_=0))
-        query = select(func.count(), doubted).where(table.c.state.in_(MAY_BE_OPEN))
+        query = select(func.count(), doubted).where(DOOR_MAY_BE_OPEN)
         if tenant_id is not None:
             query = query.where(table.c.tenant_id == tenant_id)
         with engine.reading(self._engine) as connection:

@@ -7,11 +7,11 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, case, exists, func, literal, select
 
-from controller.doors import MAY_BE_OPEN
 from controller.model import FINAL
 from controller.store import engine, tables
 from controller.store.base import Base
 from controller.store.doubt import in_doubt
+from controller.store.queries import DOOR_MAY_BE_OPEN
 from controller.store.workers import Waiting, Worker, waiting, workers
 
 # A server in one of these can have its undo pending.
@@ -40,7 +40,7 @@ class Figures:
     oldest_bound: datetime | None
     access_keys_soon: int  # enabled ones that end within SOON_DAYS
     access_keys_over: int  # enabled ones that have ended
-    doors: int  # that are or may be open
+    doors: int  # that are or may be open; one whose password is being set is not
     doors_in_doubt: int  # of these: nobody could ask whether they are closed
     events: int  # ever written
     workers: Sequence[Worker]  # of controllers that share a database; else none
@@ -80,7 +80,7 @@ class Counted(Base):
                 oldest_bound=connection.execute(_bound(func.min(tables.keypairs.c.created_at))).scalar_one(),
                 access_keys_soon=_count(connection, key.c.enabled, key.c.expires_at > now, key.c.expires_at <= soon),
                 access_keys_over=_count(connection, key.c.enabled, key.c.expires_at <= now),
-                doors=_count(connection, tables.doors.c.state.in_(MAY_BE_OPEN)),
+                doors=_count(connection, DOOR_MAY_BE_OPEN),
                 doors_in_doubt=_count(connection, tables.doors.c.state == "closing", tables.doors.c.asks > 0),
                 events=connection.execute(select(func.max(tables.events.c.id))).scalar_one() or 0,
                 workers=workers(connection) if self.shared else (),

@@ -3,8 +3,9 @@
 import re
 from collections.abc import Collection, Iterator
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Table, Update, bindparam, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, Table, Update, and_, bindparam, not_, select, update
 
+from controller.doors import MAY_BE_OPEN
 from controller.errors import NotFound
 from controller.model import KeyPair, Server, Task
 from controller.store import rows, tables
@@ -15,6 +16,10 @@ LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,62}")  # as a server's labels
 _SERVER = Prepared(select(*columns(tables.servers, Server)).where(tables.servers.c.id == bindparam("of")), Server)
 _NAME: Prepared[tuple[str, str]] = Prepared(
     select(tables.servers.c.tenant_id, tables.servers.c.name).where(tables.servers.c.id == bindparam("of")), lambda *row: row
+)
+# One whose password is being set is not open yet (Door.unbegun).
+DOOR_MAY_BE_OPEN = and_(
+    tables.doors.c.state.in_(MAY_BE_OPEN), not_(and_(tables.doors.c.state == "opening", tables.doors.c.ask_at.is_not(None)))
 )
 _KEYPAIR = Prepared(select(*columns(tables.keypairs, KeyPair)).where(tables.keypairs.c.id == bindparam("of")), KeyPair)
 

@@ -84,6 +84,15 @@ def kinds(store: Store, who: Caller) -> list[str]:
 # -- a door's life
 
 
+def test_a_door_whose_password_is_being_set_is_none_that_may_be_open(store: Store, who: Caller, server: Server) -> None:
+    order = an_order(who, store)
+    door = a_door(order, server, one_time=True, ask_at=order.created_at + timedelta(minutes=15))
+    store.add_doors(replace(order, doors=[door.id]), [door])
+    assert (store.count_doors(who.tenant_id), store.figures().doors) == ((0, 0), 0)
+    store.begin_doors([door], [a_task(door)], "me", 30)
+    assert (store.count_doors(who.tenant_id), store.figures().doors) == ((1, 0), 1)
+
+
 def test_a_door_opens_with_its_task_and_closes_with_the_one_that_closes_it(store: Store, who: Caller, server: Server) -> None:
     door = opened(store, who, server)
     assert (door.state, door.deadline) == ("open", given.START + timedelta(seconds=600))

@@ -213,6 +213,7 @@ def test_a_door_whose_password_was_not_set_is_not_opened(settings: Settings, mon
         for told in ("not set", "connection_refused", "No password was set, so no door is opened", "/console/failed-tasks/"):
             assert told in shown
         assert "/begin" not in shown
+        assert "may be, open" not in shown
         assert "Take it back" in (await visitor.get(HERE)).text
         (door,) = await visitor.fleet.emergency.list(visitor.fleet.owner)
         taken = await visitor.send(f"{HERE}doors/{door.id}/close", {}, page=HERE)
