@@ -333,7 +333,7 @@ class Application:
             redoc_url=None,
             redirect_slashes=False,  # where to is told in a Location, which would be made of the caller's Host
         )
-        self._fleet.include_router(fleet.router)
+        self._fleet.router.routes.extend(fleet.ROUTES)
         self._fleet.add_middleware(problems.Capped)
         problems.install(self._fleet, fleet.refused)
         self._public: ASGIApp = self._fleet

@@ -1,6 +1,6 @@
 """Our own REST API, /fleet/v1: the services' verbs as routes, and nothing more."""
 
-from fastapi import APIRouter, Depends
+from itertools import chain
 
 from controller.api.fleet import (
     audit,
@@ -21,13 +21,10 @@ from controller.api.fleet import (
     stream,
     temporary,
 )
-from controller.api.fleet.asking import Fleet, only_known_of, refused
+from controller.api.fleet.asking import Fleet, refused
 from controller.api.fleet.document import API
 
-__all__ = ["API", "Fleet", "refused", "router"]
-
-router = APIRouter(prefix="/fleet/v1", dependencies=[Depends(only_known_of)])
-
+__all__ = ["API", "ROUTES", "Fleet", "refused"]
 
 PARTS = (
     health,
@@ -48,5 +45,5 @@ PARTS = (
     console,
     audit,
 )
-for part in PARTS:
-    router.include_router(part.router)
+# Not included one router in another: every route would be made twice, for each command that runs in its own process.
+ROUTES = tuple(chain.from_iterable(part.router.routes for part in PARTS))

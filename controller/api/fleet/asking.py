@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import Depends, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
@@ -58,6 +58,11 @@ async def only_known_of(request: Request) -> None:
     if strange:
         takes = f"it takes {', '.join(sorted(known))}" if known else "it takes none"
         raise Invalid("invalid", f"this call knows no query parameter {', '.join(strange[:5])}; {takes}")
+
+
+def router_of(under: str = "") -> APIRouter:
+    """Return a router for one part of this API; under: what the paths of that part begin with."""
+    return APIRouter(prefix=f"/fleet/v1{under}", dependencies=[Depends(only_known_of)])
 
 
 async def refused(request: Request, problem: Problem) -> None:

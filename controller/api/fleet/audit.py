@@ -3,10 +3,10 @@
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from controller.api import shapes
-from controller.api.fleet.asking import Asking, Serving
+from controller.api.fleet.asking import Asking, Serving, router_of
 from controller.api.shapes import Json
 from controller.service import trail
 
@@ -14,7 +14,7 @@ WAIT_SECONDS = 30  # the longest that a question for events may wait
 AT_ONCE = 1000
 LARGEST = 2**62
 
-router = APIRouter()
+router = router_of()
 Number = Annotated[int | None, Query(ge=0, le=LARGEST)]
 Some = Annotated[str | None, Query(min_length=1, max_length=255)]
 Kinds = Annotated[list[str], Query(default_factory=list, max_length=100)]

@@ -3,14 +3,14 @@
 from collections.abc import Callable, Iterator
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
-from controller.api.fleet.asking import PAGE, AfterName, Asking, Fleet, Limit, Serving
+from controller.api.fleet.asking import PAGE, AfterName, Asking, Fleet, Limit, Serving, router_of
 from controller.api.fleet.servers import shown
 from controller.api.shapes import Json
 from controller.model import Caller
 
-router = APIRouter()
+router = router_of()
 Some = Annotated[str | None, Query(min_length=1, max_length=255)]
 
 

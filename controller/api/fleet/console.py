@@ -1,15 +1,13 @@
 """How people come into the console: passwords, and links that let somebody in once."""
 
-from fastapi import APIRouter
-
 from controller.api import shapes
-from controller.api.fleet.asking import Asking, Serving
+from controller.api.fleet.asking import Asking, Serving, router_of
 from controller.api.shapes import Json
 from controller.model import Secret
 
 LINK = "/console/link"
 
-router = APIRouter()
+router = router_of()
 
 
 @router.put("/users/{name}/console-password", status_code=204)

@@ -1,13 +1,11 @@
 """The private halves of key pairs."""
 
-from fastapi import APIRouter
-
 from controller.api import shapes
-from controller.api.fleet.asking import Asking, Serving
+from controller.api.fleet.asking import Asking, Serving, router_of
 from controller.api.shapes import Json
 from controller.model import Secret
 
-router = APIRouter()
+router = router_of()
 
 
 @router.post("/keypairs/{name}/manage")

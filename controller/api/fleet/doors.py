@@ -2,14 +2,14 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from controller.api import doorshapes, shapes
-from controller.api.fleet.asking import PAGE, AfterName, Asking, Limit, Serving, Words
+from controller.api.fleet.asking import PAGE, AfterName, Asking, Limit, Serving, Words, router_of
 from controller.api.shapes import Json
 from controller.errors import Invalid
 
-router = APIRouter()
+router = router_of()
 
 
 @router.post("/doors", status_code=202)

@@ -3,17 +3,17 @@
 And what its doctor finds, for the home's owner.
 """
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
 from controller.api import problems
-from controller.api.fleet.asking import Asking, Serving
+from controller.api.fleet.asking import Asking, Serving, router_of
 from controller.api.gate import CALLER
 from controller.api.shapes import Json
 from controller.model import Caller
 from controller.service.doctor import told
 
-router = APIRouter()
+router = router_of()
 
 
 @router.get("/health")

@@ -1,12 +1,10 @@
 """Key pairs."""
 
-from fastapi import APIRouter
-
 from controller.api import shapes
-from controller.api.fleet.asking import PAGE, AfterName, Asking, Limit, Serving
+from controller.api.fleet.asking import PAGE, AfterName, Asking, Limit, Serving, router_of
 from controller.api.shapes import Json
 
-router = APIRouter()
+router = router_of()
 
 
 @router.get("/keypairs")

@@ -2,17 +2,17 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from controller.api import keyshapes
-from controller.api.fleet.asking import Asking, Serving, Words
+from controller.api.fleet.asking import Asking, Serving, Words, router_of
 from controller.api.keyshapes import decoded, encoded
 from controller.api.shapes import Json, instant
 from controller.service.kms.lives import state_of
 
 MOST_LISTED = 1000
 
-router = APIRouter(prefix="/kms")
+router = router_of("/kms")
 
 # -- keys
 

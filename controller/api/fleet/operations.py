@@ -3,10 +3,10 @@
 import secrets
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from controller.api import shapes
-from controller.api.fleet.asking import PAGE, Asking, Limit, Serving, Words
+from controller.api.fleet.asking import PAGE, Asking, Limit, Serving, Words, router_of
 from controller.api.shapes import Json
 from controller.errors import Invalid
 from controller.model import Credential, Secret, Task
@@ -15,7 +15,7 @@ WAIT_SECONDS = 30  # the longest that a question for events may wait
 ONE_TIME_PASSWORD_CHARACTERS = 16
 LEGIBLE = "abcdefghijkmnpqrstuvwxyz23456789"  # none that reads like another one
 
-router = APIRouter()
+router = router_of()
 
 
 @router.post("/operations", status_code=202)

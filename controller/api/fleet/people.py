@@ -1,12 +1,10 @@
 """Users, access keys, quotas and tenants."""
 
-from fastapi import APIRouter
-
 from controller.api import shapes
-from controller.api.fleet.asking import Asking, Serving
+from controller.api.fleet.asking import Asking, Serving, router_of
 from controller.api.shapes import Json
 
-router = APIRouter()
+router = router_of()
 
 
 @router.get("/whoami")

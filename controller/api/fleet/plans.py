@@ -1,15 +1,13 @@
 """Plans: what an operation would do, shown and not done."""
 
-from fastapi import APIRouter
-
 from controller.api import shapes
-from controller.api.fleet.asking import Asking, Serving
+from controller.api.fleet.asking import Asking, Serving, router_of
 from controller.api.fleet.operations import start
 from controller.api.shapes import Json
 from controller.errors import NotFound
 from controller.model import Task
 
-router = APIRouter()
+router = router_of()
 
 
 @router.post("/plans", status_code=202)

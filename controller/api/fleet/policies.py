@@ -2,15 +2,15 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from controller.api import shapes
-from controller.api.fleet.asking import Asking, Serving
+from controller.api.fleet.asking import Asking, Serving, router_of
 from controller.api.shapes import Json, instant
 from controller.policy import Policy, Rotation
 from controller.service.policies import GRACE_DAYS, Due
 
-router = APIRouter()
+router = router_of()
 OfPolicy = Annotated[str | None, Query(max_length=255)]
 
 

@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from controller.api import planshapes, shapes
-from controller.api.fleet.asking import PAGE, Asking, Fleet, Limit, Serving
+from controller.api.fleet.asking import PAGE, Asking, Fleet, Limit, Serving, router_of
 from controller.api.shapes import Json
 from controller.errors import Invalid
 from controller.model import Caller, Credential
 
-router = APIRouter(prefix="/rollouts")
+router = router_of("/rollouts")
 
 
 @router.post("", status_code=202)

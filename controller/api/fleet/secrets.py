@@ -2,14 +2,14 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from controller.api import secretshapes, shapes
-from controller.api.fleet.asking import PAGE, AfterName, Asking, Limit, Serving
+from controller.api.fleet.asking import PAGE, AfterName, Asking, Limit, Serving, router_of
 from controller.api.shapes import Json
 from controller.errors import Invalid
 
-router = APIRouter()
+router = router_of()
 OfSecret = Annotated[str | None, Query(max_length=255)]
 
 

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from fastapi import APIRouter
 from pydantic import ValidationError
 
 from controller.api import shapes
-from controller.api.fleet.asking import PAGE, AfterName, Asking, Fleet, Limit, Serving, Words
+from controller.api.fleet.asking import PAGE, AfterName, Asking, Fleet, Limit, Serving, Words, router_of
 from controller.api.problems import found_wrong
 from controller.api.shapes import Json
 from controller.errors import Invalid, Problem
@@ -14,7 +13,7 @@ from controller.model import Binding, Caller, Server
 
 IMPORTED_AT_ONCE = 10_000
 
-router = APIRouter()
+router = router_of()
 
 
 @router.get("/servers")

@@ -5,12 +5,12 @@ import json
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query
+from fastapi import Header, Query
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from controller.api import shapes
-from controller.api.fleet.asking import Asking, Fleet, Serving, StillAsking, Words
+from controller.api.fleet.asking import Asking, Fleet, Serving, StillAsking, Words, router_of
 from controller.api.gate import Again
 from controller.errors import Problem
 from controller.model import Caller, Event
@@ -23,7 +23,7 @@ RETRY_MILLISECONDS = 2000
 BEAT = ": \n\n"
 LARGEST = 2**63 - 1  # what the store can count to
 
-router = APIRouter()
+router = router_of()
 Number = Annotated[int | None, Query(ge=0, le=LARGEST)]
 LastSeen = Annotated[int | None, Header(alias="Last-Event-ID", ge=0, le=LARGEST)]
 

@@ -1,12 +1,10 @@
 """What users are given for a while: temporary access keys, and tokens."""
 
-from fastapi import APIRouter
-
 from controller.api import shapes
-from controller.api.fleet.asking import Asking, Serving
+from controller.api.fleet.asking import Asking, Serving, router_of
 from controller.api.shapes import Json
 
-router = APIRouter()
+router = router_of()
 
 
 @router.get("/temporary-keys")
