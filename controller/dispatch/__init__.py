@@ -63,6 +63,7 @@ class InProcess:
         self._held: set[str] = set()
         self._here: set[str] = set()  # what runs, or is about to
         self._heart: asyncio.Task[None] | None = None
+        self._has_held = False
         self._draining = False
         self._closed = False
 
@@ -80,8 +81,13 @@ class InProcess:
     def _keep(self, task_ids: Collection[str]) -> None:
         """Renew the leases of these tasks from now on."""
         self._held.update(task_ids)
-        if self._held and (self._heart is None or self._heart.done()):
+        self._has_held = self._has_held or bool(self._held)
+        if self._beats and (self._heart is None or self._heart.done()):
             self._heart = asyncio.get_running_loop().create_task(self._beat())
+
+    @property
+    def _beats(self) -> bool:
+        return bool(self._held)
 
     def _answering(
         self, task_id: str, credentials: Mapping[str, Credential], urgent: bool, place: Place | None = None
@@ -131,6 +137,7 @@ class InProcess:
         if self._heart is not None:
             self._heart.cancel()
             await asyncio.wait([self._heart])
+        if self._has_held:
             await self._claims.abandon(self.owner)
 
     async def _answer(self, task_id: str, credentials: Mapping[str, Credential], place: Place) -> None:
@@ -192,7 +199,7 @@ class InProcess:
     async def _beat(self) -> None:
         """Hold what is held. What was handed on all the same is not ours any more: the server refuses its generation."""
         wait = self.lease_seconds / 3
-        while self._held:
+        while self._beats:
             await asyncio.sleep(wait)
             wait = self.lease_seconds / 3
             try:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from time import monotonic
 from typing import Protocol
 
 from controller.dispatch import Claims, InProcess, Run
@@ -51,6 +52,7 @@ class Shared(InProcess):
         self._putting: set[asyncio.Task[None]] = set()
         self._taking: asyncio.Task[None] | None = None
         self._judges_from = 0.0
+        self._keep(())
 
     def ring(self, task_ids: Collection[str], credentials: Mapping[str, Credential], *, urgent: bool = False) -> None:
         """As InProcess does; credentials are for those tasks that have to run here."""
@@ -77,12 +79,14 @@ class Shared(InProcess):
             await self._queue.put([each for each in tasks if (each.operation in self._urgent_operations) is urgent], urgent)
 
     async def hold(self) -> None:
-        """As InProcess does; what another process has begun is not held here any more."""
+        """As InProcess does; what another process has begun is not held here any more.
+
+        Also where nothing is held: who judges others has to have seen all the time that they could be heard.
+        """
         asked = set(self._held)
-        if asked:
-            with self._noticing():
-                ours = await self._claims.renew(asked, self.owner, self.lease_seconds)
-            self._held -= asked - ours - self._here
+        with self._noticing():
+            ours = await self._claims.renew(asked, self.owner, self.lease_seconds)
+        self._held -= asked - ours - self._here
 
     async def idle(self) -> None:
         """Wait until nothing is left of what was rung for and runs here."""
@@ -134,13 +138,20 @@ class Shared(InProcess):
 
     @property
     def may_judge(self) -> bool:
-        """Not soon after the store was away: then the others have not been heard either, and live."""
-        return asyncio.get_running_loop().time() >= self._judges_from
+        """Not soon after the store was away, or slow: then the others have not been heard either, and live."""
+        return monotonic() >= self._judges_from
+
+    @property
+    def _beats(self) -> bool:
+        return True
 
     @contextlib.contextmanager
     def _noticing(self) -> Iterator[None]:
+        began, answered = monotonic(), False
         try:
             yield
-        except Problem:
-            self._judges_from = asyncio.get_running_loop().time() + self.lease_seconds
-            raise
+            # They ask as often as this, and one whose question waits as long as this one did is heard just in time.
+            answered = monotonic() - began < self.lease_seconds / 3
+        finally:
+            if not answered:
+                self._judges_from = monotonic() + self.lease_seconds

@@ -260,6 +260,47 @@ def test_whoever_takes_goes_on_once_postgresql_is_back(world: World, postgresql:
     assert world.jobs() == []
 
 
+def test_who_has_nothing_to_do_notices_too_that_postgresql_is_away(world: World, postgresql: Cluster) -> None:
+    """Else it would be the first there once that is back, and end what the others run."""
+
+    async def story() -> None:
+        async with world.instance(A, takes=False) as a:
+            assert a.dispatch.may_judge
+            postgresql.stop()
+            try:
+                async with asyncio.timeout(30):
+                    while a.dispatch.may_judge:  # noqa: ASYNC110 (nobody tells)
+                        await asyncio.sleep(0.05)
+            finally:
+                postgresql.start()
+            assert not a.dispatch.may_judge
+
+    asyncio.run(story())
+
+
+def test_nobody_is_taken_for_dead_soon_after_postgresql_stood_still(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It answers all, in the end, and whoever it answers first would find the leases of all others run out."""
+    at = 0.0
+
+    async def late(*_: object) -> set[str]:
+        nonlocal at
+        at += LEASE_SECONDS
+        return set()
+
+    async def story() -> None:
+        nonlocal at
+        async with world.instance(A, takes=False) as a:
+            assert a.dispatch.may_judge
+            monkeypatch.setattr(a.dispatch._claims, "renew", late)
+            await a.dispatch.hold()
+            assert not a.dispatch.may_judge
+            at += LEASE_SECONDS
+            assert a.dispatch.may_judge
+
+    monkeypatch.setattr("controller.dispatch.shared.monotonic", lambda: at)
+    asyncio.run(story())
+
+
 def test_who_was_taken_for_dead_takes_again_when_it_wakes_up(world: World) -> None:
     async def story() -> None:
         async with world.instance(A, takes=False) as a, world.instance(B) as b:
