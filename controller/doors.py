@@ -17,6 +17,9 @@ OVER: frozenset[DoorState] = frozenset({"closed", "failed", "refused", "lapsed"}
 MAY_BE_OPEN: frozenset[DoorState] = frozenset({"opening", "open", "closing"})
 # Ahead of all that waits; an order to look is not.
 URGENT = ("door-open", "door-extend", "door-close")
+# What makes a door stand open, or for longer, is not done later than this: nobody waits for it any more, nor looks after it.
+MAKES_OPEN = ("door-open", "door-extend")
+BEGUN_AT_LATEST = timedelta(hours=1)  # after it was asked for, or agreed to: thousands of doors take their time
 BEGUN_WITHIN = timedelta(minutes=15)  # after its password was ordered: whoever asked for the door waits for that, and goes on
 FIRST_ASKED = timedelta(seconds=2)  # after the deadline: the server closes by itself, and is given a moment
 _ASKED_AGAIN = (3, 10, 30, 60, 300, 600)  # seconds; the last one for ever

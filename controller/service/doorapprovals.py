@@ -117,7 +117,7 @@ class DoorApprovals:
         """Conflict(requester_gone): whoever asked is no user any more, or may not open doors now."""
         try:
             user = self._store.user(order.tenant_id, order.user_id)
-            fits = user.enabled and refusal(user.role, user.kind, "door.open", "tenant") is None
+            fits = user.enabled and refusal(user.role, user.kind, "door.approve", "tenant") is None
         except NotFound:
             fits = False
         if not fits:

@@ -86,6 +86,7 @@ class Emergency:
         if not free:
             raise _has_one(taken[servers[0].id, login or servers[0].login])
         held = await self.rules.of(who, free)
+        _refuse_for_others(who, any(held.values()))
         orders, doors = [], [taken[each.id, login or each.login] for each in servers if each not in free]
         for needs_second in (False, True):
             some = [each for each in free if bool(held[each.id]) is needs_second]
@@ -191,6 +192,7 @@ class Emergency:
         for door in doors:
             refuse_too_long(door, for_, self.longest_seconds, at)
         held = await self.rules.of(who, (await self._servers_of(doors)).values())
+        _refuse_for_others(who, any(held.values()))
         orders, changed = [], []
         for needs_second in (False, True):
             # A server that left the inventory is under no rule; nothing gets there either.
@@ -379,6 +381,12 @@ def _door(order: DoorOrder, server: Server, login: str, network: str | None, kin
         state="asked" if order.state == "asked" else "opening",
         given=kinds,
     )
+
+
+def _refuse_for_others(who: Caller, needs_second: bool) -> None:
+    """NotAllowed(delegated_acts_for_others): whoever a delegated user asks for could be the second one who agrees."""
+    if needs_second:
+        allow(who, "door.approve", what="a door to which a second user has to agree")
 
 
 def _has_one(held: Door) -> Conflict:

@@ -103,7 +103,8 @@ RULES: dict[tuple[str, str], Rule] = {
     ("door.see", "tenant"): Rule(_ALL),
     ("door.open", "tenant"): Rule(_CHANGE),  # in an emergency; and extend
     ("door.close", "tenant"): Rule(_CHANGE),
-    # As the second user: never what they have asked for themselves, nor for somebody who may have.
+    # As the second user, never what they have asked for themselves, nor for somebody who may have; and where there has to be a
+    # second one, to be the first.
     ("door.approve", "tenant"): Rule(_CHANGE, _NOT_DELEGATED),
     # Where a second user has to agree, and who is told.
     ("door.rule", "tenant"): Rule(_ADMINISTER, _NOT_DELEGATED),

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, func, or_, select, text, update
 
 from controller.causes import CAUSES, HEALS
-from controller.doors import URGENT
+from controller.doors import BEGUN_AT_LATEST, MAKES_OPEN, URGENT
 from controller.errors import Conflict, NotFound
 from controller.events import acting
 from controller.model import (
@@ -50,6 +50,12 @@ NOBODY_ASKS = Outcome(
     phase="queued",
     message="whoever asked for it was deleted or disabled before it was begun",
     retryable=True,
+)
+_TOO_LATE = Outcome(
+    status="cancelled",
+    server_state="as_before",
+    phase="queued",
+    message="nobody has begun it within an hour of when it was asked for; ask anew where it is needed still",
 )
 
 # What somebody has said is meant all the same: in the trail from the start, and not in the task alone, which can be deleted.
@@ -181,7 +187,8 @@ class Tasks(Passwords, Bindings, Inventory):
         """Take a ready task to run it, or return None: it is not ready, another task of its server runs, or an urgent one waits.
 
         An urgent one goes for five minutes ahead of all others of its tenant but what revokes a key, on whatever server.
-        Raises the server's generation. A task of the server whose lease ran out is interrupted on the way.
+        Raises the server's generation. A task of the server whose lease ran out is interrupted on the way. What makes a door
+        stand open is given up where nobody has begun it for an hour: the controller was away, say.
         """
         table = tables.tasks
         with engine.writing(self._engine) as connection:
@@ -189,6 +196,9 @@ class Tasks(Passwords, Bindings, Inventory):
             if task is None:
                 return None
             at = self._now()
+            if task.operation in MAKES_OPEN and at - task.created_at > BEGUN_AT_LATEST:
+                self._end(connection, task, _TOO_LATE, "task_cancelled")
+                return None
             # A key in wrong hands is as urgent.
             held_up = task.operation not in _NOT_HELD_UP and not task.request.get("revoke")
             if held_up and _URGENT_WAITS.first(connection, tenant=task.tenant_id, at=at, since=at - _HELD_UP) is not None:

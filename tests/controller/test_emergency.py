@@ -566,3 +566,42 @@ def test_a_door_that_is_closed_before_its_opening_has_begun_is_never_opened(worl
     assert [each.server_id for each in closing] == [servers[1].id]
     opened_anew, _ = run(doors.open(alice, servers[:1], reason="x", seconds=60))
     assert opened_anew[0].state == "given"
+
+
+def test_an_order_that_was_left_lying_opens_nothing_an_hour_later(
+    world: World, alice: Caller, boss: Caller, later: Callable[[float], None]
+) -> None:
+    servers = [world.server(boss) for _ in range(3)]
+    _, (left, in_time, open_) = run(world.emergency.open(alice, servers, reason="x", seconds=2 * 3600))
+    opened(world, open_.task_id, open_.id)
+    run(world.emergency.extend(alice, [open_.id], 2 * 3600, "x"))
+    (extends,) = [each for each in world.store.tasks(alice.tenant_id) if each.operation == "door-extend"]
+    run(world.emergency.close(alice, [open_.id]))
+    (closes,) = [each for each in world.store.tasks(alice.tenant_id) if each.operation == "door-close"]
+    later(3590)
+    assert world.store.claim(in_time.task_id, "me", 30) is not None
+    later(20)
+    assert world.store.claim(left.task_id, "me", 30) is None
+    assert world.store.claim(extends.id, "me", 30) is None
+    assert world.store.claim(closes.id, "me", 30) is not None
+    door = world.store.door(alice.tenant_id, left.id)
+    assert (door.state, "within an hour" in door.note) == ("failed", True)
+    assert world.store.task(alice.tenant_id, extends.id).status == "cancelled"
+
+
+@pytest.mark.usefixtures("ruled")
+def test_a_delegated_user_asks_for_no_door_that_takes_two(
+    world: World, alice: Caller, bob: Caller, boss: Caller, server: Server
+) -> None:
+    robot, kept, free = (
+        world.user(alice, "operator", "delegated"),
+        prod(world, server),
+        prod(world, server, labels={}, host="192.0.2.99"),
+    )
+    refused(world.emergency.open(robot, [free, kept], reason="x", seconds=60), NotAllowed, "delegated_acts_for_others")
+    assert nothing_changed(world, boss)
+    (order,), (door,) = run(world.emergency.open(alice, [kept], reason="x", seconds=60))
+    run(world.emergency.approvals.approve(bob, order.id))
+    opened(world, door.task_id, door.id)
+    refused(world.emergency.extend(robot, [door.id], 60, "x"), NotAllowed, "delegated_acts_for_others")
+    run(world.emergency.open(robot, [free], reason="x", seconds=60))
