@@ -78,7 +78,8 @@ async def _told(page: Asked, after: int) -> AsyncIterator[str]:
                 yield "event: gone\ndata: signed out\n\n"
                 return
             signed_in = still
-            yield f"id: {after}\ndata: {' '.join(topics(kinds))}\n\n" if kinds else ": \n\n"
+            # A page hears by the beat that it is not cut off; an event without data would not be told.
+            yield f"id: {after}\ndata: {' '.join(topics(kinds))}\n\n" if kinds else "event: beat\ndata: -\n\n"
             if kinds:
                 await fleet.stopping.rest(GATHER_SECONDS)
     except Problem:  # of the home or its disk: whoever comes again is told

@@ -1,6 +1,9 @@
 """A page that is open shows what happens, also what happens while an answer is under way."""
 
-from playwright.sync_api import APIResponse, Route, expect
+import signal
+from pathlib import Path
+
+from playwright.sync_api import APIResponse, Browser, Route, expect
 
 from tests.browser.conftest import SignedIn
 from tests.browser.served import Served
@@ -36,3 +39,45 @@ def test_what_happens_while_an_answer_is_under_way_is_shown_after_it(signed_in: 
     route.fulfill(response=response)
     expect(page.get_by_role("link", name="web-2")).to_be_visible()
     expect(page.get_by_role("link", name="web-3")).to_be_visible()
+
+
+def test_a_page_says_that_it_hears_nothing_any_more_and_goes_on_by_itself(signed_in: SignedIn, served: Served) -> None:
+    page = signed_in("operator")
+    page.clock.install()
+    page.goto(f"{served.url}/console/failed-tasks/")
+    told = page.get_by_text("Nothing is heard from the controller")
+    page.wait_for_function("stream && stream.readyState === EventSource.OPEN")
+    page.clock.fast_forward(20_000)
+    expect(told).to_be_hidden()
+    assert served.process is not None
+    served.process.send_signal(signal.SIGSTOP)  # as where the network is cut: no word, and no end of the stream either
+    try:
+        page.clock.fast_forward(41_000)
+        page.clock.fast_forward(6_000)
+        expect(told).to_be_visible()
+    finally:
+        served.process.send_signal(signal.SIGCONT)
+    expect(told).to_be_hidden()
+
+
+def test_a_page_whose_controller_is_gone_says_so(tmp_path: Path, browser: Browser) -> None:
+    with Served(tmp_path / "home") as served, browser.new_context() as context:
+        page = context.new_page()
+        page.goto(f"{served.url}/console/link#{served.code('administrator')}")
+        page.get_by_role("button", name="Sign in").click()
+        page.wait_for_url(f"{served.url}/console/")
+        page.wait_for_function("stream && stream.readyState === EventSource.OPEN")
+        served.end(signal.SIGKILL)
+        expect(page.get_by_text("Nothing is heard from the controller")).to_be_visible(timeout=20_000)
+
+
+def test_a_page_that_is_looked_at_again_is_left_where_its_session_is_over(signed_in: SignedIn, served: Served) -> None:
+    page = signed_in("auditor", refused=True)
+    page.goto(f"{served.url}/console/failed-tasks/")
+    page.wait_for_function("stream && stream.readyState === EventSource.OPEN")
+    page.evaluate("dispatchEvent(new Event('pagehide'))")  # it hears nothing, as a tab that nobody sees
+    served.kps("user", "disable", "the-auditor")
+    expect(page.get_by_role("heading", name="Failed tasks")).to_be_visible()
+    page.evaluate("dispatchEvent(new Event('pageshow'))")
+    page.wait_for_url("**/console/sign-in?next=*")
+    served.kps("user", "enable", "the-auditor")

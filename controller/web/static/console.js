@@ -98,34 +98,65 @@ function fetchAnew(id, topics) {
 let stream = null;
 let retry = 0;
 
+// Who looks at a page is told once nothing is heard any more: what it shows may be old. A stream says something every 15 seconds.
+const unheard = document.getElementById("unheard");
+let alarm = 0; // until that is told
+let beat = 0; // until a stream that says nothing is taken for a dead one
+function heard() {
+  clearTimeout(alarm);
+  clearTimeout(beat);
+  alarm = 0;
+  unheard.hidden = true;
+  beat = setTimeout(() => { end(); listen(); }, 40000);
+}
+function missed() {
+  clearTimeout(beat);
+  alarm = alarm || setTimeout(() => { unheard.hidden = false; }, 5000);
+}
+function end() {
+  if (stream) stream.close();
+  stream = null;
+  clearTimeout(alarm);
+  clearTimeout(beat);
+  alarm = 0;
+}
+
+// A stream is refused where the session is over, too: then the page is left for the one at which its user signs in.
+async function leaveIfOver() {
+  const answer = await fetch("/console/emergency/doors/", { redirect: "manual", headers: { "X-By-Itself": "1" } }).catch(() => null);
+  if (answer && answer.type === "opaqueredirect") location.reload();
+}
+
 function listen() {
   if (stream || document.hidden) return;
+  missed();
   stream = new EventSource(`${main.dataset.events}?after=${main.dataset.after}`);
-  stream.onopen = () => { retry = 0; };
+  stream.onopen = () => { retry = 0; heard(); };
+  stream.addEventListener("beat", heard);
   stream.onmessage = (event) => {
+    heard();
     main.dataset.after = event.lastEventId;
     for (const part of document.querySelectorAll("[data-live]")) fetchAnew(part.id, event.data.split(" "));
   };
   stream.addEventListener("gone", () => location.reload()); // signed out elsewhere, or the session is over
   stream.onerror = () => {
+    missed();
     if (stream && stream.readyState === EventSource.CLOSED) { // refused: there may be too many streams for now
       stream = null;
       retry = Math.min(retry + 1, 6);
       setTimeout(listen, 5000 * retry);
+      leaveIfOver();
     }
   };
 }
 
 function rest() {
-  if (document.hidden && stream) {
-    stream.close();
-    stream = null;
-  }
+  if (document.hidden) end();
 }
 
 if (main) {
   document.addEventListener("visibilitychange", () => (document.hidden ? setTimeout(rest, 3000) : listen()));
-  addEventListener("pagehide", () => { if (stream) stream.close(); stream = null; });
+  addEventListener("pagehide", end);
   addEventListener("pageshow", () => listen());
 }
 
