@@ -489,7 +489,7 @@ async def work(
             supervisor.notify("READY=1", f"MAINPID={os.getpid()}")
             ready()
 
-        with serving.listening(serving.worker_socket(settings.home)) as asked:
+        with serving.as_worker(settings.home) as asked:
             async with watched(worker.services.readiness, warn):
                 server = serving.Server(worker.local, listens)
                 await serving.until_told([(server, asked)], lambda hurry: worker.leave(hurry, waits), lambda: None)

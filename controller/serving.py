@@ -308,30 +308,42 @@ def _tried(where: Place) -> None:
 @contextlib.contextmanager
 def sole(home: Path) -> Iterator[None]:
     """Be the only one who serves this home, for as long as the block or the process lasts."""
-    try:
-        descriptor = os.open(home / "serve.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        message = f"{home}/serve.lock: {error.strerror}; see the mode of the home, and its disk"
-        raise Unavailable("home_unusable", message) from error
-    try:
+    with _lock(home / "serve.lock") as descriptor:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise Conflict("already_served", f"{home}: somebody serves this home already") from error
         yield
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[int]:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Unavailable("home_unusable", f"{path}: {error.strerror}; see the mode of the home, and its disk") from error
+    try:
+        yield descriptor
     finally:
         os.close(descriptor)
 
 
-def worker_socket(home: Path) -> Path:
-    """Return where a process that only works for this home is asked how it is; what dead ones have left there is taken away."""
-    for each in home.glob("worker-*.sock"):
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            try:
-                probe.connect(os.fspath(each))
-            except ConnectionRefusedError:
-                each.unlink()
-    return home / f"worker-{os.getpid()}.sock"
+@contextlib.contextmanager
+def as_worker(home: Path) -> Iterator[socket.socket]:
+    """Listen where a process that only works for this home is asked how it is. What dead ones have left there is taken away."""
+    with contextlib.ExitStack() as held:
+        # One after the other: what is bound and not listened to yet looks as if a dead one had left it, and a new process may
+        # have the number of one that is dead.
+        with _lock(home / "workers.lock") as descriptor:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            for each in home.glob("worker-*.sock"):
+                with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                    try:
+                        probe.connect(os.fspath(each))
+                    except ConnectionRefusedError:
+                        each.unlink()
+            listener = held.enter_context(listening(home / f"worker-{os.getpid()}.sock"))
+        yield listener
 
 
 @contextlib.contextmanager
