@@ -29,7 +29,7 @@ WAIT_SECONDS = 30  # for another writer
 WRITER_IDLE_SECONDS = 15
 IDLE_SECONDS = 60  # and keeps no longer what it has begun to read, nor its turns
 IN_DOUBT_SECONDS = 20.0  # that the server is asked, ever again, what became of a commit that it did not answer
-OLDEST = 13  # of which pg_xact_status() can be asked by whoever wrote
+OLDEST = 14  # an older one does not end the session, and with it the turns, of a process that stands still
 _AGAIN_SECONDS = 0.3
 
 # Advisory locks are numbers; the first of two is ours.
@@ -46,10 +46,7 @@ _WRITING = (
     f"SELECT pg_advisory_xact_lock({_OURS}, {_WRITE}); "
 )
 _TIME = "extract(epoch FROM clock_timestamp())::float8"
-# From 14 on.
-_ENDS_IDLE = (
-    "SELECT set_config('idle_session_timeout', '{}s', false) WHERE current_setting('idle_session_timeout', true) IS NOT NULL"
-)
+_ENDS_IDLE = "SET idle_session_timeout = '{}s'"
 # Of a commit that never came the server waits for more: with the write lock, so that nobody could write until it gives up. One
 # that it is at comes to its end.
 _END_LOST = (
@@ -401,8 +398,8 @@ def alone(engine: Engine, wait: bool = False) -> Iterator[None]:
 class Turns:
     """What one process alone does of all that work with a database, as long as its session lasts. From any thread.
 
-    The session of a process that stands still ends where it has asked nothing for IDLE_SECONDS, from PostgreSQL 14 on: who lives
-    asks, ever again, whether it has its turns.
+    The session of a process that stands still ends where it has asked nothing for IDLE_SECONDS: who lives asks, ever again,
+    whether it has its turns.
     """
 
     def __init__(self, engine: Engine) -> None:

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -31,6 +32,7 @@ from controller.model import Caller, Outcome, Sealed
 from controller.service import backup, doctor, home, moving, rootkeys
 from controller.settings import Settings
 from controller.store import Store, engine, tables
+from controller.store import postgresql as store_on_postgresql
 from controller.store.prepared import Prepared
 from controller.store.tables import metadata
 from tests.controller import given
@@ -104,6 +106,14 @@ def test_what_the_server_refuses_is_told_with_the_next_step(postgresql: Cluster)
         with postgresql.session() as connection:
             connection.execute(f"ALTER DATABASE t{name} SET default_transaction_read_only = on")
         assert "name the primary" in unusable(url)
+
+
+def test_a_postgresql_that_ends_nobodys_turns_is_refused() -> None:
+    there = SimpleNamespace(info=SimpleNamespace(server_version=130022))
+    with pytest.raises(Unavailable) as refused:
+        store_on_postgresql._prepare(store_on_postgresql.Clock(), there, None)  # type: ignore[arg-type]
+    assert refused.value.code == "store_unsuitable"
+    assert "14 or newer" in refused.value.message
 
 
 def test_a_database_that_orders_names_in_another_way_is_refused(full: Settings, postgresql: Cluster) -> None:
