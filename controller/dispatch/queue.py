@@ -31,10 +31,8 @@ _AGAIN_SECONDS = 1.0  # after PostgreSQL was away
 _GOODBYE_SECONDS = 10.0
 _AT_ONCE = 500  # jobs put there by one statement
 # What makes fetching quick where much waits: python -m benchmarks.queue.
-_INDEX = (
-    "CREATE INDEX IF NOT EXISTS kps_jobs_by_lock ON procrastinate_jobs "
-    "(lock, priority DESC, id) WHERE status IN ('todo', 'doing')"
-)
+_INDEX = "CREATE INDEX kps_jobs_by_lock ON procrastinate_jobs (lock, priority DESC, id) WHERE status IN ('todo', 'doing')"
+_LACKING = "SELECT to_regclass('procrastinate_jobs') IS NULL, to_regclass('kps_jobs_by_lock') IS NULL"
 _MAKING = "SELECT pg_advisory_xact_lock(7041907)"  # two that start at once make it one after the other
 _JOBS = "SELECT id, queueing_lock AS task FROM procrastinate_jobs WHERE status = %(status)s::procrastinate_job_status"
 _OURS = "SELECT id FROM procrastinate_jobs WHERE status = 'doing' AND worker_id = ANY(%(workers)s::bigint[])"
@@ -263,8 +261,17 @@ def _away() -> Iterator[None]:
 async def _made(conninfo: str, connecting: Mapping[str, Any]) -> None:
     """Make the queue's tables, in the words of the library that knows them."""
     async with await psycopg.AsyncConnection.connect(conninfo, autocommit=False, **connecting) as connection:
+        # Asked before: who makes an index waits for all that write to its table, even where there is nothing to be made.
+        if await _lacking(connection) == (False, False):
+            return
         await connection.execute(_MAKING)
-        found = await (await connection.execute("SELECT to_regclass('procrastinate_jobs') IS NOT NULL")).fetchone()
-        if found is None or not found[0]:
+        tables, index = await _lacking(connection)
+        if tables:
             await connection.execute(SchemaManager.get_schema())
-        await connection.execute(_INDEX)
+        if index:
+            await connection.execute(_INDEX)
+
+
+async def _lacking(connection: psycopg.AsyncConnection[Any]) -> tuple[Any, ...]:
+    found = await (await connection.execute(_LACKING)).fetchone()
+    return found or (True, True)

@@ -149,6 +149,18 @@ def test_what_is_urgent_waits_for_no_place(world: World) -> None:
     asyncio.run(story())
 
 
+def test_who_begins_waits_for_nobody_who_writes_to_the_queue(world: World) -> None:
+    """What writes there may be a vacuum, which takes its time; and whoever writes next would wait for who waits."""
+
+    async def story() -> None:
+        async with world.instance(A, takes=False), await psycopg.AsyncConnection.connect(world.database) as writer:
+            await writer.execute("LOCK TABLE procrastinate_jobs IN ROW EXCLUSIVE MODE")
+            async with asyncio.timeout(15), world.instance(B, takes=False):
+                pass
+
+    asyncio.run(story())
+
+
 def test_a_job_that_is_lost_is_put_there_again(world: World) -> None:
     async def story() -> None:
         async with world.instance(A, takes=False) as a:
