@@ -157,7 +157,7 @@ async def shown(page: Page, id: str) -> Response:
     return await page.show(
         "failedtasks/task.html",
         "failed-tasks",
-        f"{task.operation} on {task.server_name}",
+        f"{'Plan: ' if task.request.get('plan') else ''}{task.operation} on {task.server_name}",
         task=task,
         row=_row(task),
         handling=_with_id(task),

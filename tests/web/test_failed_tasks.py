@@ -97,6 +97,36 @@ def test_many_of_one_cause_come_by_page(settings: Settings, monkeypatch: pytest.
     visit(settings, story, "auditor")
 
 
+def test_what_only_planned_is_told_from_what_would_have_been_done(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = {"web-1": FULL}
+    stub(monkeypatch, outcomes)
+
+    async def story(visitor: Visitor) -> None:
+        await servers(visitor, 1)
+        await visitor.fleet.keypairs.create(visitor.fleet.owner, "ops", scope="account")
+        (done,) = await ordered(visitor, "bind", "web-1", keypair="ops")
+        (planned,) = await ordered(visitor, "bind", "web-1", keypair="ops", plan=True)
+        shown = (await visitor.get(HERE)).text
+        for told in (
+            ">plan: bind of root<",
+            'title="Retry plan: bind on web-1"',
+            ">bind of root<",
+            'title="Retry bind on web-1"',
+        ):
+            assert shown.count(told) == 1, told
+        asked = (await visitor.get(f"{HERE}again?cause=disk_full")).text
+        assert (asked.count("<li>plan: bind of root on"), asked.count("<li>bind of root on")) == (1, 1)
+        page = (await visitor.get(HERE + planned.id)).text
+        for told in (">Plan: bind on web-1</h1>", "nothing is done there by trying it again"):
+            assert told in page
+        assert "lan: bind" not in (await visitor.get(HERE + done.id)).text
+        outcomes["web-1"] = SUCCEEDED
+        after = await visitor.send(f"{HERE}retry", {"task": planned.id}, page=HERE)
+        assert ">plan: bind of root<" in after.text.partition("Tried again last")[2]
+
+    visit(settings, story, "operator")
+
+
 def test_one_is_tried_again_with_a_new_password_that_nothing_shows(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes = {"web-1": WRONG}
     given = stub(monkeypatch, outcomes)

@@ -58,7 +58,8 @@ def test_a_plan_is_shown_and_what_was_planned_is_begun(settings: Settings, monke
         among = re.search(r'href="(/console/failed-tasks/[^"]*wrong_password)"', shown)
         assert among is not None
         assert re.search(
-            'aria-label="Retry bind on web-3 otherwise">Otherwise', (await visitor.get(among.group(1).replace("&amp;", "&"))).text
+            'aria-label="Retry plan: bind on web-3 otherwise">Otherwise',
+            (await visitor.get(among.group(1).replace("&amp;", "&"))).text,
         )
         assert "is erased by now" in shown, "a password was given for it, and is needed once more"
         stale = await visitor.send(f"{path}/start", {"finished": "x"}, page=path)
