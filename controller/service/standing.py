@@ -19,7 +19,7 @@ class Stands:
     server: Server
     bound: list[tuple[Binding, str | None]]
     failed: Task | None  # the last that failed and was not retried
-    proved: Task | None  # the last that proved a way in
+    proved: Task | None  # the last that proved a way in, but for doors
 
 
 class Standing:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Text, case, cast, exists, func, or_, select
 
-from controller.model import PasswordLogin, Server, Task
+from controller.model import DOOR_OPERATIONS, PasswordLogin, Server, Task
 from controller.store import engine, rows, tables
 from controller.store.base import Base
 from controller.store.queries import LABEL
@@ -23,7 +23,7 @@ class Sought:
 
 
 class LastTasks(NamedTuple):
-    """The last task of a server that failed and was not retried, and the last one that proved a way in."""
+    """The last task of a server that failed and was not retried, and the last one that proved a way in which stays."""
 
     failed: Task | None
     proved: Task | None
@@ -46,7 +46,12 @@ class Standing(Base):
     def last_tasks(self, tenant_id: str, server_ids: Collection[str]) -> dict[str, LastTasks]:
         """Return the last tasks of servers, by their ids; of a server without tasks, none."""
         table = tables.tasks
-        proves = table.c.status.in_(("succeeded", "unchanged")) & (cast(table.c.proofs, Text) != "[]")
+        # What lets in through a door, or did, says nothing of the way in that stays.
+        proves = (
+            table.c.status.in_(("succeeded", "unchanged"))
+            & (cast(table.c.proofs, Text) != "[]")
+            & table.c.operation.not_in(DOOR_OPERATIONS)
+        )
         places = select(table.c.server_id, func.max(case((_failed(), table.c.seq))), func.max(case((proves, table.c.seq)))).where(
             table.c.server_id.in_(server_ids), table.c.tenant_id.concat("") == tenant_id
         )

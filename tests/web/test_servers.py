@@ -9,6 +9,7 @@ import pytest
 from controller.model import Outcome, Role, Task, now
 from controller.settings import Settings
 from tests.web.client import Visitor, visit
+from tests.web.trouble import ordered, servers, settled, stub
 
 MARK = "<img src=x onerror=alert(1)>\"'&\u202e\x1b[31m{{7*7}}"
 PATHS = ("servers/", "servers/?q=web", "servers/web-1", "servers/web-1/change", "servers/web-1/remove", "orders/new?server=web-1")
@@ -38,6 +39,29 @@ def test_nothing_that_others_wrote_is_more_than_text(settings: Settings) -> None
             assert not re.search("[\x00-\x08\x0b-\x1f\u202e]", answer.text), path
         shown = (await visitor.get("/console/servers/web-1")).text
         assert "&lt;img src=x onerror=alert(1)&gt;&#34;&#39;&amp;\\u202e\\x1b[31m{{7*7}}" in shown
+
+    visit(settings, story, "operator")
+
+
+def test_the_last_proof_is_that_of_the_way_in_that_stays_not_of_a_door(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = Outcome("succeeded", "as_asked", proofs=[{"way": "key", "login": "root", "method": "logged_in"}])
+    outcomes = {"web-1": key}
+    stub(monkeypatch, outcomes)
+
+    async def story(visitor: Visitor) -> None:
+        fleet, owner = visitor.fleet, visitor.fleet.owner
+        await servers(visitor, 1)
+        await fleet.keypairs.create(owner, "ops", scope="account")
+        await ordered(visitor, "bind", "web-1", keypair="ops")
+        outcomes["web-1"] = replace(key, proofs=[{"way": "password", "login": "deploy", "method": "password_offered"}])
+        await fleet.emergency.open(owner, await fleet.servers.select(owner, ["web-1"]), reason="why", seconds=60, login="deploy")
+        await settled(visitor)
+        for path in ("servers/", "servers/web-1"):
+            shown = (await visitor.get(f"/console/{path}")).text
+            assert "a login" in shown, path
+            assert "passwords are asked for" not in shown, path
 
     visit(settings, story, "operator")
 
