@@ -5,8 +5,9 @@
 
 A PostgreSQL is made for it on this machine, that waits for its disk as one in use does, and so many fake servers
 (benchmarks/fakes.py). A rollout replaces the key pair of all of them (three connections each, two of them proofs), another one
-looks at them (one connection): run by `kps serve` alone with its store in a file, the same with its store there, and by
-`kps worker` in so many processes, while `kps serve` takes no tasks and only drives. A few servers go first and are not counted.
+looks at them (one connection): run by a command by itself and by `kps serve` alone, with the store in a file; by `kps serve`
+with its store there; and by `kps worker` in so many processes, while `kps serve` takes no tasks and only drives. A few servers
+go first and are not counted.
 
 CPU is that of each part's whole tree of processes. All parts share the machine, so on few cores the rate says little of what
 more machines do: the model goes by CPU a task, and by how long the one lock is held for which all writers wait (looked at fifty
@@ -365,8 +366,10 @@ def measure(servers: int, processes: Sequence[int], console: Console) -> dict[st
     found = {}
     with tempfile.TemporaryDirectory() as place, Fakes(servers + WARM) as fakes:
         home = Home(Path(place), fakes, None)
-        with home.run_by(0), closing(home.store):
-            found["in a file, kps serve alone"] = home.measured()
+        with closing(home.store):
+            found["in a file, a command by itself"] = home.measured()
+            with home.run_by(0):
+                found["in a file, kps serve alone"] = home.measured()
     cluster = Cluster()
     try:
         cluster.stop()
