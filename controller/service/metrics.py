@@ -168,7 +168,7 @@ def _told(figures: Figures) -> Iterator[Metric]:
         word = _of(cause, CAUSES)
         causes[word] = causes.get(word, 0) + count
     # Those of which there are none too: a series that begins with its first failures has not grown.
-    yield _labelled("kps_tasks_failed", "Failed tasks on record.", "cause", _all(causes, CAUSES))
+    yield _labelled("kps_tasks_failed", "Failed tasks on record.", "cause", _all(causes, tuple(CAUSES)))
     oldest = 0.0 if figures.oldest_waiting is None else max(0.0, (now - figures.oldest_waiting).total_seconds())
     yield GaugeMetricFamily("kps_tasks_waiting_oldest_seconds", "How long the oldest waiting task waits; 0: none does.", oldest)
     yield GaugeMetricFamily("kps_undo_open", "Running tasks that have begun to write and are not confirmed.", figures.undo_open)
