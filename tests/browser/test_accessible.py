@@ -45,6 +45,11 @@ def judged(page: Page, name: str) -> list[str]:
     wrong = serious(page)
     if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
         wrong.append(f"{page.url}: wider than the window")
+    # A narrow window shows rows as lists, or has a table scroll; in a wide one all columns are to be seen.
+    wide = (
+        "innerWidth < 1280 ? [] : [...document.querySelectorAll('.scroll')].filter(each => each.scrollWidth > each.clientWidth)"
+    )
+    wrong += [f"{page.url}: {name}: wider than its frame" for name in page.evaluate(f"({wide}).map(each => each.ariaLabel)")]
     shot(page, name)
     return wrong
 
