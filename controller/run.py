@@ -907,6 +907,7 @@ class _Job:
             "operation": "check",
             "id": self.task.id,
             "generation": max(self.task.generation, self.server.generation),
+            "ended": self.task.generation,
             "login": self.task.login,
             "deadline_seconds": self.settings.deadline_seconds,
         }

@@ -69,7 +69,7 @@ def operation(plan: Plan, story: "Dict[str, Any]", prove: "Callable[..., Play]",
         door = yield from tidied()
         state = yield ReadState()
         refuse_stale(plan, state)
-        story["last"] = {name: value for name, value in state.items() if name not in ("owed", "door")}
+        story["last"] = {name: value for name, value in state.items() if name not in ("owed", "door", "ended")}
         if plan.operation == "door-open":
             if door is None:
                 draft = yield from _decided(plan, place, passing, at_boot, story)

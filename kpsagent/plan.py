@@ -46,7 +46,7 @@ Plan = namedtuple(
     "Plan",
     "operation id generation login key remove passwords provable password_known accept_lockout accept_unproved force"
     " fix_permissions deadline_seconds password_hash connection diagnose as_if_listed repair only_plan revoke"
-    " everywhere end_sessions door",
+    " everywhere end_sessions door ended",
 )
 Plan.__doc__ = """The wanted state of one server.
 
@@ -57,7 +57,8 @@ asked why it can, or can't, log in, "" for the login alone, None where nothing i
 file of keys; repair: mend what is safe to mend. only_plan: say what would be done, and do nothing. revoke: the
 keys to be removed are compromised, so their removal is never undone; everywhere: also from other logins' files; end_sessions:
 and what they opened ends. door: None, or which door an operation on doors is about: {"id": 32 hexadecimal digits, "from": a
-network in CIDR notation or None, "seconds": for how long}.
+network in CIDR notation or None, "seconds": for how long}. ended: 0, or the generation of an order whose end nobody heard, and
+of which the server is asked now: should it come late, it is not carried out any more.
 """
 
 Step = namedtuple("Step", "kind path login before after")
@@ -117,6 +118,7 @@ _DEFAULTS = {
     "everywhere": False,
     "end_sessions": False,
     "door": None,
+    "ended": 0,
 }  # type: Dict[str, Any]
 
 _TEXT = (str, type(None))
@@ -124,6 +126,7 @@ _KINDS = {
     "operation": str,
     "id": str,
     "generation": int,
+    "ended": int,
     "login": str,
     "key": _TEXT,
     "remove": (list, tuple),
@@ -248,7 +251,7 @@ def door_told(door: "Dict[str, Any]", state: str = "open") -> "Dict[str, Any]":
 
 
 def refuse_stale(plan: Plan, state: "Dict[str, Any]") -> None:
-    """Refuse an order that is older than one which the server has carried out."""
+    """Refuse an order that is older than one which the server has carried out, or that has ended without having come here."""
     if plan.generation < state.get("generation", 0):
         raise Refused(
             "stale_generation",
@@ -256,6 +259,12 @@ def refuse_stale(plan: Plan, state: "Dict[str, Any]") -> None:
                 state["generation"], plan.generation
             ),
             generation=state["generation"],
+        )
+    if not reads_only(plan) and plan.generation <= state.get("ended", 0):
+        raise Refused(
+            "stale_generation",
+            "this order comes too late: it has ended on record, and this server was asked since how it was left",
+            generation=state["ended"],
         )
 
 

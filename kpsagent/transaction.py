@@ -53,7 +53,7 @@ from .plan import (
     refuse_stale,
 )
 from .removal import end_sessions, finish_revoke, refuse_owed, sessions_of, told_of, without_owed
-from .undo import finish, recover, reload_after_edit, reverted, undo
+from .undo import fenced, finish, recover, reload_after_edit, reverted, undo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -105,7 +105,8 @@ def operation(plan: Plan) -> "Play":
             story["recovered"] = yield from recover()
         state = yield ReadState()
         refuse_stale(plan, state)
-        story["last"] = {name: value for name, value in state.items() if name not in ("owed", "door")}
+        yield from fenced(plan, state)
+        story["last"] = {name: value for name, value in state.items() if name not in ("owed", "door", "ended")}
         door = yield Door()
         if door is not None and plan.operation == "reset":
             from .doors import closed_at_rest  # shipped with it

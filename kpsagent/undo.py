@@ -96,6 +96,15 @@ def recover(locked: bool = True) -> "Play":
     return {"operation": state["operation"], "result": state["result"]}
 
 
+def fenced(plan: "Any", state: "Dict[str, Any]") -> "Play":
+    """See that an order which has ended on record is not carried out should it come after this look, nor an older one.
+
+    What has to be proved would fail without a proof, but not all has to be. Who carries it out now holds the lock.
+    """
+    if plan.ended > max(state.get("generation", 0), state.get("ended", 0)):
+        yield WriteState(dict(state, ended=plan.ended))
+
+
 def reverted(journal: "Dict[str, Any]") -> "Dict[str, Any]":
     """Return what state.json says after an undo."""
     return {"operation": journal["operation"], "generation": journal["generation"], "result": "reverted"}

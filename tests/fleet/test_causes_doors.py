@@ -1,6 +1,7 @@
 """Emergency doors that are not opened, extended or closed, each for a cause of its own; and nothing is changed by that."""
 
 import pytest
+from passlib.hash import sha512_crypt
 
 from controller.demo.fleet import Login
 from tests.fleet import judge
@@ -214,3 +215,24 @@ def test_another_key_pair_takes_its_place_and_without_the_rule_passwords_come_ba
     product.ask("DELETE", "/door-rules", params={"servers": f"doors-of={server.name}"})
     product.succeeds("unbind", server, password=server.root_password)
     assert judge.password_login_works(server, "root", server.root_password)
+
+
+# -- what comes after it has ended on record, and has nothing to prove
+
+LATE = {
+    "door-open": {"door_id": "a" * 32, "door_from": "203.0.113.0/24", "door_seconds": 60},  # closed to whoever asks for it
+    "password-set": {},
+}
+
+
+@pytest.mark.cause("stale_generation")
+@pytest.mark.parametrize("late", LATE)
+def test_an_order_that_comes_after_its_server_was_asked_how_it_ended(doors, is_told, late):
+    server, hashed = doors.server, sha512_crypt.using(rounds=5000).hash("late")
+    assert doors.give("check", "root", {}, generation=5, ended=5)["status"] == "unchanged"
+    more = {"password_hash": hashed} if late == "password-set" else {}
+    before = picture(server)
+    task = is_told(doors, lambda: doors.give(late, "alice", LATE[late], generation=5, **more))
+    assert "too late" in task["message"]
+    assert changed(before, picture(server)) == set()
+    assert doors.give(late, "alice", LATE[late], generation=6, **more)["status"] == "succeeded"

@@ -114,6 +114,29 @@ def test_what_a_worker_sends_after_it_was_declared_dead_changes_nothing_though_n
     assert ends(product, task_id) == ["task_interrupted"]
 
 
+def test_a_password_that_nobody_can_try_is_not_set_by_a_worker_that_wakes_up_late(product, server):
+    """Password login is off, so nothing has to be proved: the server alone can know that the order comes too late."""
+    with Turnstile(server) as way, worker(product, "first") as first:
+        product.add(way.place)
+        product.succeeds("bind", way.place, keypair=product.keypair(), password=server.root_password)
+        product.ask("POST", "/secrets", body={"name": "of-root", "server": way.place.name})
+        shadow = server.read("/etc/shadow")
+        way.hold()
+        task_id = product.ask("POST", "/secrets/of-root/rotate", body={"credential": None})["task"]["id"]
+        assert way.waits.wait(SECONDS)
+        first.send_signal(signal.SIGSTOP)
+        with worker(product, "second"):
+            assert product.ended(task_id)["cause"] == "interrupted"
+            until(lambda: product.task(task_id)["server_state"] != "unknown", SECONDS)
+            first.send_signal(signal.SIGCONT)
+            way.let_go()
+            first.terminate()
+            assert first.wait(30) == 0
+    assert product.task(task_id)["server_state"] == "as_before"
+    assert server.read("/etc/shadow") == shadow
+    assert ends(product, task_id) == ["task_interrupted"]
+
+
 def test_a_worker_process_that_dies_is_started_again_and_each_says_how_it_is(product, tmp_path):
     # Whose code lies where it is started does not matter.
     (tmp_path / "controller").mkdir()
