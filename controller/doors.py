@@ -127,8 +127,9 @@ def after(door: Door, task: Task, at: datetime) -> Door:
         return _after_opening(door, task, told, well, at)
     if told is not None and told.state == "closed":
         return _closed(door, told.closed_by or ("order" if task.operation == "door-close" else None), at)
-    if seen is not None and told is None and well:
-        return _closed(door, None, at)  # a server has one door at a time, and this is another one
+    looked = well and task.operation == "door-status"
+    if told is None and (looked or (well and seen is not None) or task.cause == "door_unknown"):
+        return _closed(door, None, at)  # none stands there, or another one, of which a server has one at a time
     if task.operation == "door-close" and well:
         return _closed(door, "order", at)
     if task.operation == "door-extend":

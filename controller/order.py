@@ -154,6 +154,8 @@ def make(
         waiting[task.login] = {"remove": _others(removes, wanted.line), "close_passwords": closes}
     elif task.operation in DOOR_OPERATIONS:
         plan["door"] = _door(request)
+        if task.operation in ("door-close", "door-status"):
+            plan["ended"] = task.generation - 1  # whoever is told that none stands is to rely on it: none is opened late
     plan["only_plan"] = bool(request.get("plan"))
     plan["provable"] = wanted is None or wanted.managed or same(identity_line, wanted.line)
     if plan.get("key") is not None and wanted is None:

@@ -44,7 +44,7 @@ from .plan import (
     refuse_stale,
     refuse_unread,
 )
-from .undo import recover, reload_after_edit
+from .undo import fenced, recover, reload_after_edit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def operation(plan: Plan, story: "Dict[str, Any]", prove: "Callable[..., Play]",
         door = yield from tidied()
         state = yield ReadState()
         refuse_stale(plan, state)
+        yield from fenced(plan, state)
         story["last"] = {name: value for name, value in state.items() if name not in ("owed", "door", "ended")}
         if plan.operation == "door-open":
             if door is None:

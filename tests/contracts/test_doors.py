@@ -154,7 +154,6 @@ def test_at_the_deadline_the_server_is_asked_and_what_it_says_is_an_event(
     [
         Outcome("failed", "as_before", cause="connection_refused", message="web-1: nobody listens"),
         Outcome("unchanged", "as_asked", evidence={"door": "open"}),
-        Outcome("unchanged", "as_asked"),  # it told of no door at all
     ],
 )
 def test_what_could_not_be_asked_stays_unconfirmed_and_is_asked_ever_more_rarely(
@@ -184,6 +183,23 @@ def test_a_server_that_tells_of_another_door_has_closed_this_one(store: Store, w
     task = closing(store, door, "door-status")
     ended(store, task.id, Outcome("unchanged", "as_asked", evidence={"door": said(door, "open", id="f" * 32)}))
     assert store.door(who.tenant_id, door.id).state == "closed"
+
+
+@pytest.mark.parametrize(
+    ("operation", "outcome"),
+    [
+        ("door-status", Outcome("unchanged", "as_asked")),
+        ("door-close", Outcome("failed", "as_before", cause="door_unknown", message="web-1: none is open here")),
+    ],
+)
+def test_a_server_on_which_no_door_stands_has_closed_this_one(
+    store: Store, who: Caller, server: Server, clock: Clock, operation: Any, outcome: Outcome
+) -> None:
+    door = opened(store, who, server)
+    clock.forward(603)
+    ended(store, closing(store, door, operation).id, outcome)
+    found = store.door(who.tenant_id, door.id)
+    assert (found.state, found.ask_at, found.closed_by) == ("closed", None, None)
 
 
 def test_a_door_that_could_not_be_closed_is_open_still_where_the_server_says_so(

@@ -1,6 +1,7 @@
 """What a server looks like from outside the product: its files with owners and modes, and what paramiko says of a password."""
 
 import base64
+import contextlib
 import hashlib
 import os
 import socket
@@ -35,7 +36,8 @@ def disk_picture(root: Path, tops: Iterable[str] = _DIRECTORIES) -> Picture:
                 path = Path(directory, name)
                 shown = "/" + str(path.relative_to(root))
                 if not shown.startswith(_OF_LOGINS):
-                    found[shown] = _file(path)
+                    with contextlib.suppress(FileNotFoundError):  # what goes while it is looked at is not there
+                        found[shown] = _file(path)
     return found
 
 

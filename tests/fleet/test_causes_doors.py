@@ -157,6 +157,15 @@ def test_a_door_that_sshd_cannot_be_told_to_close(doors, told):
     assert nothing_left(server) == []
 
 
+@pytest.mark.cause("stale_generation")
+@pytest.mark.parametrize("asked", ["status", "close"])
+def test_an_opening_that_comes_after_somebody_was_told_that_none_stands(doors, is_told, asked):
+    late = {"id": "a" * 32, "seconds": 60, "from": None}
+    doors.order(asked, "alice", late, generation=8, ended=7)
+    assert "too late" in is_told(doors, lambda: doors.order("open", "alice", late, generation=7))["message"]
+    assert doors.order("open", "alice", late, generation=9)["status"] == "succeeded"
+
+
 # -- passwords for good, where a second user has to agree to doors
 
 
