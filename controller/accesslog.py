@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import queue
 import sys
@@ -96,7 +97,33 @@ def aside() -> None:
     )
 
 
+class _OfLibraries(logging.Handler):
+    """Passes on to stderr what libraries tell, but not each connection that is lost: that the database is away is told once."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        if not record.name.startswith("psycopg") and not _is_lost_connection(error) and logging.lastResort is not None:
+            logging.lastResort.handle(record)
+
+
+def _is_lost_connection(error: BaseException | None) -> bool:
+    while error is not None:
+        # psycopg need not be installed.
+        if any(
+            (each.__module__.partition(".")[0], each.__name__) == ("psycopg", "OperationalError") for each in type(error).__mro__
+        ):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+_of_libraries = _OfLibraries(logging.WARNING)
+_LIBRARIES = ("psycopg", "sqlalchemy.pool", "procrastinate")
+
+
 def _configure(rendered: structlog.typing.Processor, to: Callable[..., Any]) -> None:
+    for name in _LIBRARIES:
+        logging.getLogger(name).addHandler(_of_libraries)  # once, however often
     structlog.configure(
         processors=[
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),

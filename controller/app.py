@@ -483,7 +483,10 @@ async def work(
     if settings.in_file:
         raise Invalid("store_not_shared", f"{settings.home}: {_NOT_SHARED}")
     worker = Application(settings, serving=True, warn=warn)
-    async with worker.lifespan():
+    log = accesslog.begin(None)  # nobody asks over the network; what a rollout or a policy could not do is told
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(log.close)
+        await stack.enter_async_context(worker.lifespan())
 
         def listens() -> None:
             supervisor.notify("READY=1", f"MAINPID={os.getpid()}")

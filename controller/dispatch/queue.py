@@ -144,7 +144,7 @@ class Queue:
             try:
                 await worker.run()  # type: ignore[no-untyped-call]
             except _LOST as error:
-                log.warning("queue", code="store_unusable", message=" ".join(str(error).split()))
+                self._manager.tells(error)
             except Exception:  # whatever it is: who takes nothing any more looks as if all were well
                 log.error("queue", code="unexpected", exc_info=True)
             finally:
@@ -223,14 +223,19 @@ class _Manager(JobManager):
             cause = error.__cause__
             if isinstance(cause, psycopg.errors.ForeignKeyViolation):
                 raise  # it stood still, and was taken for dead: it has to begin anew
-            if not self._away and not isinstance(cause, psycopg.errors.UniqueViolation):  # that is another job of one server
-                self._away = True
-                log.warning("queue", code="store_unusable", message=" ".join(str(cause or error).split()))
+            if not isinstance(cause, psycopg.errors.UniqueViolation):  # that is another job of one server
+                self.tells(error)
             return None
         self._away = False
         if found is not None and found.id is not None:
             self.known.add(found.id)
         return found
+
+    def tells(self, error: Exception) -> None:
+        """Tell that PostgreSQL is away: once, until it is back."""
+        if not self._away:
+            self._away = True
+            log.warning("queue", code="store_unusable", message=" ".join(str(error.__cause__ or error).split()))
 
     async def finish_job(self, job: Job, status: Status, delete_job: bool) -> None:
         try:

@@ -158,6 +158,23 @@ def test_a_worker_process_that_dies_is_started_again_and_each_says_how_it_is(pro
     assert healthy(home) != 0
 
 
+def test_a_worker_tells_once_that_postgresql_is_away_and_not_on_stdout(product, postgresql):
+    """Whoever started it reads its first line there, and no more: what nobody reads would hold it up."""
+    with worker(product, "first") as first:
+        log = product.home / "first.log"
+        postgresql.stop()
+        try:
+            until(lambda: '"store_unusable"' in log.read_text(), SECONDS, what="it does not tell")
+        finally:
+            postgresql.start()
+        first.send_signal(signal.SIGTERM)
+        assert first.communicate(timeout=SECONDS)[0] == ""
+        told = log.read_text()
+    assert "pool-1" not in told
+    assert "Traceback" not in told
+    assert told.count('"event": "queue"') == 1
+
+
 def sockets(home: Path) -> set[int]:
     return {int(each.stem.removeprefix("worker-")) for each in home.glob("worker-*.sock")}
 
