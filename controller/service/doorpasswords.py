@@ -94,10 +94,11 @@ class DoorPasswords:
         secret = self._store.password_of(door.tenant_id, door.server_id, door.login)
         return [] if secret is None else self._store.secret_rotations(door.tenant_id, secret_id=secret.id)
 
-    def state(self, door: Door) -> str:
-        """Return how the rotation stands that sets what was made for a door: the newest; none where there is no such."""
-        found = self._rotations(door)
-        return found[-1].state if found else "none"
+    def states(self, tenant_id: str, doors: Sequence[Door]) -> dict[str, str]:
+        """Return how the rotations stand that set what was made for doors, by their ids: the newest; none where there is none."""
+        found = self._store.passwords_of(tenant_id, {(each.server_id, each.login) for each in doors})
+        newest = {each.id: found.get((each.server_id, each.login), (None, None))[1] for each in doors}
+        return {id: "none" if rotation is None else rotation.state for id, rotation in newest.items()}
 
     def _changed(self, door: Door) -> str:
         """Return how what changes a door's one-time password stands: running, failed, done; none where nothing does."""

@@ -161,7 +161,7 @@ class Emergency:
         if not waiting:
             raise Conflict("door_not_open", f"order {order_id}: none of its doors waits to be begun", order=order_id)
         given_ = given_for(who, {each.server_id: each.server_name for each in waiting}, opens)
-        states = {each.id: await self._off(self._made.state, each) for each in waiting}
+        states = await self._off(self._made.states, who.tenant_id, waiting)
         for door in (each for each in waiting if states[each.id] == "running"):
             told = "its one-time password is being set; wait until that task has ended"
             raise Conflict("password_not_set", f"{door.server_name}: {told}", door=door.id)

@@ -286,13 +286,7 @@ class Secrets:
 
         Of a login whose password is not kept there is none.
         """
-
-        def found() -> dict[tuple[str, str], tuple[KeptSecret, SecretRotation | None]]:
-            kept = {each: self._store.password_of(who.tenant_id, *each) for each in logins}
-            of = {place: (secret, self._of_secret(secret)) for place, secret in kept.items() if secret is not None}
-            return {place: (secret, rotations[-1] if rotations else None) for place, (secret, rotations) in of.items()}
-
-        return await self._off(found)
+        return await self._off(self._store.passwords_of, who.tenant_id, logins)
 
     async def sweep(self) -> None:
         """Seal what was laid by, rotate what is due, try again what has failed, forget what is long over. Of all tenants."""

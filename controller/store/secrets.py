@@ -14,7 +14,7 @@ from controller.stages import KeptSecret, SecretRotation, SecretVersion
 from controller.store import engine, rows, tables
 from controller.store.keypairs import refuse_gone
 from controller.store.passwords import told
-from controller.store.queries import one
+from controller.store.queries import one, some
 from controller.store.tasks import Tasks
 
 _TABLE, _VERSIONS, _STAGES, _ROTATIONS = tables.secrets, tables.secret_versions, tables.secret_stages, tables.secret_rotations
@@ -67,6 +67,27 @@ class Secrets(Tasks):
         with engine.reading(self._engine) as connection:
             found = one(connection, _TABLE, *where, _TABLE.c.login == login)
         return None if found is None else rows.secret(found)
+
+    def passwords_of(
+        self, tenant_id: str, logins: Collection[tuple[str, str]]
+    ) -> dict[tuple[str, str], tuple[KeptSecret, SecretRotation | None]]:
+        """Return the secrets that are the passwords of logins, each with its newest rotation, by server id and login.
+
+        Of a login whose password is not kept there is none.
+        """
+        kept: dict[tuple[str, str], KeptSecret] = {}
+        newest: dict[str, SecretRotation] = {}
+        with engine.reading(self._engine) as connection:
+            for ids in some({server_id for server_id, _ in logins}):
+                where = (_TABLE.c.tenant_id == tenant_id, _TABLE.c.kind == "password", _TABLE.c.server_id.in_(ids))
+                for found in connection.execute(select(_TABLE).where(*where)).mappings():
+                    if (found["server_id"], found["login"]) in logins:
+                        kept[found["server_id"], found["login"]] = rows.secret(found)
+            for ids in some({each.id for each in kept.values()}):
+                query = select(_ROTATIONS).where(_ROTATIONS.c.tenant_id == tenant_id, _ROTATIONS.c.secret_id.in_(ids))
+                for found in connection.execute(query.order_by(_ROTATIONS.c.created_at, _ROTATIONS.c.id)).mappings():
+                    newest[found["secret_id"]] = rows.secret_rotation(found)
+        return {login: (secret, newest.get(secret.id)) for login, secret in kept.items()}
 
     def secret_versions(self, secret_id: str) -> list[SecretVersion]:
         """Return the versions of a secret, the oldest first, each with the stages that mark it."""

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from controller import doors as rules
 from controller.doors import Door
@@ -254,3 +255,30 @@ def test_for_a_name_not_every_secret_there_is_is_read(world, boss, alice, monkey
     names = [each.secret.name for each in made]
     assert (names[0], names[2]) == ("web-1-root", "web-2-root")
     assert names[1].startswith("web-1-root-")
+
+
+def test_however_many_doors_their_passwords_are_asked_for_at_once(world: World, alice: Caller, boss: Caller) -> None:
+    asked: list[str] = []
+    event.listen(world.store._engine, "before_cursor_execute", lambda _c, _k, statement, *_: asked.append(statement))
+
+    def questions(count: int) -> int:
+        chosen = [world.server(boss) for _ in range(count)]
+        _, _, made = run(world.emergency.open_by_password(alice, chosen, **ASKED))
+        ends(world, made[0].task.id)
+        asked.clear()
+        found = run(world.secrets.of_logins(alice, {(each.id, "root") for each in chosen} | {(chosen[0].id, "nobody")}))
+        states = {server_id: rotation.state for (server_id, _), (_, rotation) in found.items() if rotation is not None}
+        assert states == {each.id: "running" if each is not chosen[0] else "done" for each in chosen}
+        return len(asked)
+
+    assert questions(2) == questions(20)
+    secret, rotation = next(
+        iter(run(world.secrets.of_logins(alice, {(world.store.doors(alice.tenant_id)[0].server_id, "root")})).values())
+    )
+    assert rotation is not None
+    ends(world, rotation.task_id)
+    run(world.secrets.change_password(boss, world.store.server(boss.tenant_id, str(secret.server_name)), "root"))
+    ((_, newest),) = run(world.secrets.of_logins(alice, {(str(secret.server_id), "root")})).values()
+    assert newest is not None
+    assert (newest.version, newest.state) == (2, "running")
+    assert run(world.secrets.of_logins(world.tenant(), {(str(secret.server_id), "root")})) == {}
