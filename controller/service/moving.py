@@ -23,7 +23,11 @@ def move(settings: Settings, to: str, told: Told = lambda table, rows: None) -> 
     if not postgresql.is_address(to):
         raise Invalid("store_unknown", "the store moves to a database of PostgreSQL: postgresql://USER@HOST/DATABASE")
     settings = settings.model_copy(update={"store_url": None})
-    if (known := storeplace.recorded(settings.home)) is not None:
+    known = storeplace.recorded(settings.home)
+    if known == to and (settings.home / storeplace.FILE).exists():
+        _put_aside(settings.home)  # all that a move that was broken off had left to do
+        return []
+    if known is not None:
         raise Conflict("store_elsewhere", f"{settings.home}: it keeps what it knows in {known} already")
     require(settings)
     with root.changing(settings.home), closing(Store(settings.database_url)) as here, closing(Store(to)) as there:

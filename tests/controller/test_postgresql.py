@@ -699,6 +699,24 @@ def test_a_move_that_was_kept_and_not_recorded_is_ended_by_the_next_one(
         assert Settings(home=full.home).database_url == url
 
 
+def test_a_move_that_was_recorded_puts_the_file_aside_the_next_time(
+    full: Settings, postgresql: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with postgresql.database() as url:
+        with monkeypatch.context() as patched:
+            patched.setattr(moving, "_put_aside", dies)
+            with pytest.raises(KeyboardInterrupt):
+                moving.move(full, url)
+        assert moving.move(full, url) == []
+        assert sorted(each.name for each in full.home.glob("kps.db*")) == [storeplace.MOVED]
+        with pytest.raises(Conflict) as refused:
+            moving.move(full, url)
+        assert refused.value.code == "store_elsewhere"
+
+
 def test_what_is_not_there_as_it_was_here_is_not_kept(
     full: Settings, postgresql: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import textwrap
 import zipfile
 from importlib.metadata import PathDistribution
 from pathlib import Path
@@ -176,6 +177,18 @@ def test_the_unit_uses_no_word_that_systemd_does_not_know(tmp_path: Path) -> Non
         UNIT.read_text().replace("/usr/bin/kps", "/bin/true").replace("User=kps", "User=root").replace("Group=kps\n", "")
     )
     assert run(program("systemd-analyze", "systemd"), "verify", "--man=no", copy) == ""
+
+
+def test_the_unit_works_for_others_with_what_the_docs_add_to_it(tmp_path: Path) -> None:
+    told = re.search(r"^    \[Service\]\n(?:    .*\n)+", (ROOT / "docs/postgresql.md").read_text(), re.MULTILINE)
+    assert told is not None
+    more = textwrap.dedent(told.group())
+    assert "ExecStart=\nExecStart=/usr/bin/kps worker " in more
+    unit = UNIT.read_text().replace("User=kps", "User=root").replace("Group=kps\n", "")
+    for name, text in {"kps.service": unit, "kps.service.d/override.conf": more}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text.replace("/usr/bin/kps", "/bin/true"))
+    assert run(program("systemd-analyze", "systemd"), "verify", "--man=no", tmp_path / "kps.service") == ""
 
 
 @pytest.mark.parametrize(("there", "starts"), [("kps.db", True), ("database.url", True), ("root.key", False)])
