@@ -71,7 +71,11 @@ async def open_(
     ] = None,
     set_password: Annotated[
         bool,
-        typer.Option("--set-password", metavar="", help="Make a one-time password first and set it; it is shown once, here."),
+        typer.Option(
+            "--set-password",
+            metavar="",
+            help="Make a one-time password first and set it, in the place of the login's own; shown once, here.",
+        ),
     ] = False,
     password_stdin: options.PasswordStdin = False,
     password_of: options.PasswordOf = None,
