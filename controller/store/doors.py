@@ -93,7 +93,8 @@ class Doors(Tasks):
         with engine.writing(self._engine) as connection:
             order = _order(connection, tenant_id, order_id)
             at = self._now()
-            if order.state == "asked" and order.approve_until is not None and at >= order.approve_until:
+            expired = order.state == "asked" and order.approve_until is not None and at >= order.approve_until
+            if expired or order.state == "lapsed":  # the same, before and after somebody looked for it
                 raise Conflict("approval_expired", f"order {order.id}: nobody agreed in time; ask for it again", order=order.id)
             if order.state != "asked":
                 raise Conflict("door_order_decided", f"order {order.id} is {order.state}; nothing is to be said to it any more")

@@ -199,6 +199,7 @@ def test_an_approval_that_comes_too_late_is_refused(world: World, alice: Caller,
     try:
         refused(world.emergency.approvals.approve(bob, order.id), Conflict, "approval_expired")
         run(world.emergency.sweep())
+        refused(world.emergency.approvals.approve(bob, order.id), Conflict, "approval_expired")
     finally:
         store._now = before
     assert run(world.emergency.list(alice, all=True))[0].state == "lapsed"
