@@ -16,6 +16,7 @@ from controller.web.asking import Asked, Page, fit_path
 from controller.web.door import ROOT
 from controller.web.given import given
 from controller.web.here import Buttons, here
+from controller.web.rendering import what
 from controller.web.selecting import SINCE, Selected, Shown
 
 HERE = f"{ROOT}/failed-tasks"
@@ -157,7 +158,7 @@ async def shown(page: Page, id: str) -> Response:
     return await page.show(
         "failedtasks/task.html",
         "failed-tasks",
-        f"{'Plan: ' if task.request.get('plan') else ''}{task.operation} on {task.server_name}",
+        f"{what(task)} on {task.server_name}",
         task=task,
         row=_row(task),
         handling=_with_id(task),

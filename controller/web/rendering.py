@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from controller.model import now
+from controller.model import Task, now
 from controller.web.files import address
 from controller.web.text import ago, moment, shown
 
@@ -32,6 +32,11 @@ STATES = defaultdict(
 )
 
 
+def what(task: Task) -> str:
+    """Return what a task does. One of a plan only looks: once it is tried again and went well, still nothing is done."""
+    return f"plan: {task.operation}" if task.request.get("plan") else task.operation
+
+
 @cache
 def templates() -> Environment:
     """Return the environment of all templates, made once."""
@@ -43,7 +48,7 @@ def templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"moment": moment, "ago": lambda at: ago(at, now()), "tojson_text": json.dumps}
+    made.filters |= {"what": what, "moment": moment, "ago": lambda at: ago(at, now()), "tojson_text": json.dumps}
     made.globals |= {"navigation": NAVIGATION, "states": STATES, "file": address}
     return made
 

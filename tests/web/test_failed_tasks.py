@@ -117,7 +117,7 @@ def test_what_only_planned_is_told_from_what_would_have_been_done(settings: Sett
         asked = (await visitor.get(f"{HERE}again?cause=disk_full")).text
         assert (asked.count("<li>plan: bind of root on"), asked.count("<li>bind of root on")) == (1, 1)
         page = (await visitor.get(HERE + planned.id)).text
-        for told in (">Plan: bind on web-1</h1>", "nothing is done there by trying it again"):
+        for told in (">plan: bind on web-1</h1>", "nothing is done there by trying it again"):
             assert told in page
         assert "lan: bind" not in (await visitor.get(HERE + done.id)).text
         outcomes["web-1"] = SUCCEEDED
