@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MADE := $(VENV)/.made-from-lock
 RUN_PACKAGES := openssh-server openssh-client sudo python3-minimal cron
-TEST_PACKAGES := $(RUN_PACKAGES) postgresql busybox-static dropbear-bin debootstrap strace gdb tcsh patch openssl putty-tools mount e2fsprogs softhsm2 chromium mandoc groff-base systemd
+TEST_PACKAGES := $(RUN_PACKAGES) postgresql pgbouncer busybox-static dropbear-bin debootstrap strace gdb tcsh patch openssl putty-tools mount e2fsprogs softhsm2 chromium mandoc groff-base systemd
 # One more than the two cores that are promised: servers boot, deadlines pass and trees are built without any of ours at work.
 WORKERS ?= 3
 

@@ -358,6 +358,7 @@ class Guard:
         borrowed.detach()  # from the pool: it is nobody else's as long as it lives
         self._session = session
         try:
+            _keeps_sessions(self.engine, session)
             if wait:
                 session.execute(f"SELECT pg_{self._what}")
             lock = f"pg_try_{self._what} AND pg_try_advisory_lock({_MARK}, {self.mark})"
@@ -376,6 +377,25 @@ class Guard:
         with suppress(Exception):  # where it is gone, so are its locks
             session.execute("SELECT pg_advisory_unlock_all()")  # whoever comes next need not wait until the server sees the end
         session.close()
+
+
+def _keeps_sessions(engine: Engine, driver: "Driver") -> None:
+    """Unavailable(store_unsuitable) where what is in between lends sessions for a transaction: their locks would be anybody's."""
+    process = _process_of(driver)
+    if process == driver.info.backend_pid:
+        return  # nothing is in between
+    with engine.connect() as another:
+        lent = process == _process_of(_driver(another)) or process != _process_of(driver)
+    if lent:
+        raise Unavailable(
+            "store_unsuitable",
+            f"{shown(engine)}: a pooler that lends its sessions for one transaction, and locks are held by sessions: name the "
+            "server itself in the address, or have the pooler keep a session for each client (PgBouncer: pool_mode = session)",
+        )
+
+
+def _process_of(driver: "Driver") -> int:
+    return int(driver.execute("SELECT pg_backend_pid()", prepare=False).fetchone()[0])  # type: ignore[index]
 
 
 _guards: dict[Engine, list[Guard]] = {}

@@ -3,11 +3,14 @@
 import asyncio
 import contextvars
 import os
+import pwd
+import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -36,6 +39,7 @@ from controller.store import postgresql as store_on_postgresql
 from controller.store.prepared import Prepared
 from controller.store.tables import metadata
 from tests.controller import given
+from tests.needs import lacking
 from tests.postgresql import Cluster
 
 WHO = Caller("a" * 32, "b" * 32, "c" * 32, "administrator")
@@ -477,6 +481,61 @@ def test_a_root_key_is_not_changed_while_anybody_works_there(store: Store, datab
         with store.alone(), pytest.raises(Conflict) as refused, other.working():
             pass
         assert refused.value.code == "root_rotating"
+
+
+# -- what may be in between
+
+
+@contextmanager
+def pooled(postgresql: Cluster, database: str, mode: str) -> Iterator[str]:
+    """A PgBouncer before a database, and its address."""
+    program = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin")
+    if program is None:
+        lacking("no PgBouncer here: apt-get install pgbouncer")
+    name = database.partition("@/")[2].partition("?")[0]
+    with tempfile.TemporaryDirectory(prefix="kps-pgb-") as socket_place:
+        # Its own log says when it listens; it does not run as root.
+        settings = [
+            "[databases]", f"kps = host={postgresql.place} dbname={name} user=kps", "[pgbouncer]", f"pool_mode = {mode}",
+            f"unix_socket_dir = {socket_place}", "listen_addr =", "auth_type = any", "listen_port = 6432",
+        ]  # fmt: skip
+        (Path(socket_place) / "ini").write_text("\n".join(settings))
+        as_user: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            postgres = pwd.getpwnam("postgres")
+            os.chown(socket_place, postgres.pw_uid, postgres.pw_gid)
+            as_user = {"user": postgres.pw_uid, "group": postgres.pw_gid, "extra_groups": []}
+        with subprocess.Popen(
+            ["setpriv", "--pdeathsig", "TERM", program, f"{socket_place}/ini"], stderr=subprocess.PIPE, text=True, **as_user
+        ) as running:
+            assert running.stderr is not None
+            assert any("process up" in line for line in running.stderr)
+            threading.Thread(target=running.stderr.read, daemon=True).start()
+            try:
+                yield f"postgresql://kps@/kps?host={socket_place}&port=6432"
+            finally:
+                running.terminate()
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+def test_a_pooler_keeps_a_session_for_each_or_is_refused(postgresql: Cluster, tmp_path: Path, mode: str) -> None:
+    """With one that lends them two processes would have one turn at the same time."""
+    with postgresql.database() as direct, pooled(postgresql, direct, mode) as url:
+        with closing(Store(direct)) as store:
+            store.migrate()
+        settings = Settings(home=tmp_path / "home", store_url=url)
+        if mode == "session":
+            home.initialise(settings)
+            with closing(Store(url)) as mine, closing(Store(url)) as theirs, mine.working(), theirs.working():
+                assert mine.take_turn("doors")
+                assert not theirs.take_turn("doors")
+            return
+        with pytest.raises(Unavailable) as refused:
+            home.initialise(settings)
+        assert refused.value.code == "store_unsuitable"
+        assert "pool_mode" in refused.value.message
+        with closing(Store(url)) as store, pytest.raises(Unavailable), store.working():
+            pass
 
 
 # -- whose clock it is
