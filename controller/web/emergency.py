@@ -42,6 +42,7 @@ async def listed(page: Page) -> Response:
         next_page=f"{HERE}/?after={servers[-1].name}" if len(servers) == PAGE else "",
         first_page=f"{HERE}/" if after else "",
         here_path=HERE,
+        asked=page.request.query_params.get("server", "")[:_LONGEST_NAME],
         **await doors.shown(page, users),
     )
 

@@ -50,6 +50,20 @@ def test_closing_shows_a_plan_first(settings: Settings, monkeypatch: pytest.Monk
     visit(settings, story, "operator")
 
 
+@pytest.mark.parametrize("role", ["operator", "auditor"])
+def test_from_a_servers_page_it_is_two_clicks_to_what_would_be_opened_there(settings: Settings, role: Role) -> None:
+    async def story(visitor: Visitor) -> None:
+        await servers(visitor, 1)
+        shown = (await visitor.get("/console/servers/web-1")).text
+        there = f"{HERE}?server=web-1"
+        assert (f'href="{there}#open-door"' in shown) == (role == "operator")
+        page = (await visitor.get(there)).text
+        assert ('id="open-door" open' in page and 'name="servers" type="text" value="web-1"' in page) == (role == "operator")
+        assert 'id="open-door" open' not in (await visitor.get(HERE)).text
+
+    visit(settings, story, role)
+
+
 def test_all_that_is_agreed_to_is_shown_however_many_doors_are_newer(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     stub(monkeypatch, {})
     monkeypatch.setattr(doors, "MOST_SHOWN", 2)
