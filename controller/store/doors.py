@@ -108,17 +108,20 @@ class Doors(Tasks):
             if not agreed:
                 self._not_opened(connection, decided, doors, "refused")
                 return decided
+            meant = set(decided.doors)
             if decided.does == "extend":
-                for door in doors:
-                    found = _must_be(connection, door, {"open"})
+                # What has closed meanwhile keeps nobody from the others.
+                opened = [each for each in doors if each.state == "open"] or [_must_be(connection, doors[0], {"open"})]
+                meant = {each.id for each in opened}
+                for door in opened:
                     if longest_seconds is not None:
-                        refuse_too_long(found, decided.seconds, longest_seconds, at)
+                        refuse_too_long(door, decided.seconds, longest_seconds, at)
             else:
                 for door in doors:
                     self._keep_door(connection, door, replace(door, state="opening"))
                 self._keep_credentials(connection, credentials)
             # What was taken back meanwhile is opened by nobody.
-            still = [each for each in tasks if each.request.get("door_id") in decided.doors]
+            still = [each for each in tasks if each.request.get("door_id") in meant]
             self._add_held(connection, still, holder, lease_seconds)
             return decided
 

@@ -255,6 +255,24 @@ def test_what_is_agreed_to_late_is_held_to_the_limit(
     run(short.approvals.refuse(bob, order.id))  # it is not decided by that
 
 
+@pytest.mark.usefixtures("ruled")
+def test_of_doors_that_are_to_stay_open_one_that_closed_meanwhile_keeps_nobody_from_the_others(
+    world: World, alice: Caller, bob: Caller, server: Server
+) -> None:
+    servers = [prod(world, server, host=f"192.0.2.{number}") for number in (8, 9)]
+    (order,), doors = run(world.emergency.open(alice, servers, reason="x", seconds=600))
+    run(world.emergency.approvals.approve(bob, order.id))
+    for door in doors:
+        opened(world, door.task_id, door.id)
+    orders = [run(world.emergency.extend(alice, [each.id for each in doors], 600, "x"))[0][0] for _ in range(2)]
+    run(world.emergency.close(bob, [doors[0].id]))
+    run(world.emergency.approvals.approve(bob, orders[0].id))
+    extends = [each for each in world.store.tasks(alice.tenant_id) if each.operation == "door-extend"]
+    assert [each.request["door_id"] for each in extends] == [doors[1].id]
+    run(world.emergency.close(bob, [doors[1].id]))
+    refused(world.emergency.approvals.approve(bob, orders[1].id), Conflict, "door_not_open")
+
+
 def prod(world: World, server: Server, **more: Any) -> Server:
     """A server that is under the rule, in the inventory."""
     return world.store.add_servers([replace(server, id=str(uuid.uuid4()), name=world.name("prod"), **more)])[0]
