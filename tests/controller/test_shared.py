@@ -1,6 +1,7 @@
 """Dispatch of controllers that share a PostgreSQL: each task is run by one of them, whoever dies or wakes up."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
 from functools import partial
@@ -9,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 from procrastinate.exceptions import ConnectorException
+from procrastinate.schema import SchemaManager
 
 from controller.dispatch.queue import Queue
 from controller.dispatch.shared import Shared
@@ -147,6 +149,12 @@ def test_what_is_urgent_waits_for_no_place(world: World) -> None:
             assert b.ran[1:] == ["s2"]
 
     asyncio.run(story())
+
+
+def test_the_queues_tables_are_those_that_databases_have() -> None:
+    """Where a newer library has others, the databases that there are need them too: that is not done by itself."""
+    made = hashlib.sha256(SchemaManager.get_schema().encode()).hexdigest()
+    assert made == "c70ec4b400a60ad9592787653aae5ae77ae41bf801d56b5bd2712751a07f2009"
 
 
 def test_who_begins_waits_for_nobody_who_writes_to_the_queue(world: World) -> None:
