@@ -115,6 +115,7 @@ class SharedPlaces(Places):
         self._take = take
         self._leave = leave
         self._ours: set[str] = set()  # and what we are just asking for
+        self._asking: dict[str, asyncio.Lock] = {}
 
     @contextlib.asynccontextmanager
     async def taken(self, jump_ids: Iterable[str]) -> AsyncIterator[None]:
@@ -129,10 +130,17 @@ class SharedPlaces(Places):
         try:
             yield
         finally:
-            self._ours.discard(name)
-            await self._leave(name)
+            try:
+                await self._leave(name)
+            finally:
+                self._ours.discard(name)
 
     async def _free(self, jump_id: str) -> str:
+        # One asks for all that wait here: each look is as many questions as there are places.
+        async with self._asking.setdefault(jump_id, asyncio.Lock()):
+            return await self._asked_for(jump_id)
+
+    async def _asked_for(self, jump_id: str) -> str:
         while True:
             for name in (f"jump {jump_id} {number}" for number in range(self._most)):
                 if name in self._ours:

@@ -396,3 +396,37 @@ def test_a_jump_server_carries_no_more_for_all_of_them_than_for_one(world: World
 
     asyncio.run(story())
     assert (carried, busiest) == (0, most)
+
+
+def test_of_all_that_wait_for_a_jump_server_one_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look is a question for each place, and all of a process's questions go one after the other."""
+    asking, busiest = 0, 0
+    enough = asyncio.Event()
+
+    async def take(_: str) -> bool:
+        nonlocal asking, busiest
+        asking += 1
+        busiest = max(busiest, asking)
+        looks.append(None)
+        if len(looks) == 12:
+            enough.set()
+        await asyncio.sleep(0)  # as the way to the store and back: others go on
+        asking -= 1
+        return False
+
+    async def through(places: SharedPlaces) -> None:
+        async with places.taken(["j"]):
+            pass
+
+    async def story() -> None:
+        places = SharedPlaces(3, take, take)
+        waiting = [asyncio.create_task(through(places)) for _ in range(3)]
+        await enough.wait()
+        for each in waiting:
+            each.cancel()
+        await asyncio.wait(waiting)
+
+    looks: list[None] = []
+    monkeypatch.setattr("controller.transport.jumps._ANOTHER_LOOK_SECONDS", 0)
+    asyncio.run(story())
+    assert busiest == 1
