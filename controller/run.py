@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 
 from passlib.hash import sha512_crypt
 
-from controller import addresses, causes, deposits, diagnosis, dossier, opening, order, passwords, ruled, seen
+from controller import addresses, causes, deposits, diagnosis, dossier, opening, order, passwords, seen
 from controller.causes import CAUSES
 from controller.commits import Commits, Patience
 from controller.doorbyhand import by_hand
@@ -44,6 +44,7 @@ from controller.order import UNNAMED_LOCKOUT, Order, Way
 from controller.passwords import SETS_PASSWORD
 from controller.prover import Prover
 from controller.record import Record, named
+from controller.ruled import Ruled
 from controller.settings import Settings
 from controller.store import Store
 from controller.transport import at_rest, proof, sshagent
@@ -76,6 +77,7 @@ class Runner:
 
     def __init__(self, store: Store, kms: Kms, settings: Settings, owner: str, executor: Executor | None) -> None:
         self._store = store
+        self.ruled = Ruled(store)
         self._kms = kms
         self._settings = settings
         self._owner = owner
@@ -325,7 +327,7 @@ class _Job:
         instead = order.opens_for_good(self.task, self.order.plan)
         if not instead:
             return
-        rules = (await self.runner.off(ruled.rules_of, self.store, self.task.tenant_id, [self.server]))[self.server.id]
+        rules = await self.runner.off(self.runner.ruled.of, self.server)
         if rules:
             where = ", ".join(each.where for each in rules)
             told = f"a second user has to agree before passwords are let in here ({where}), and this would let them in for good"
