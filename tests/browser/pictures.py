@@ -25,23 +25,27 @@ SECONDS = 60_000
 def main() -> None:
     asks = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     asks.add_argument("--home", type=Path)
-    asks.add_argument("names", nargs="*", choices=["overview", *REAL])
+    asks.add_argument("names", nargs="*", metavar=f"{{overview,{','.join(REAL)}}}")
     asked = asks.parse_args()
     wanted = set(asked.names or ["overview", *REAL])
-    with tempfile.TemporaryDirectory() as place, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        if "overview" in wanted:
-            overview(browser, asked.home or Path(place) / "large")
-        for name in wanted & REAL.keys():
-            with Served(Path(place) / name, allow_networks="127.0.0.0/8") as served, Fleet() as fleet:
-                REAL[name](browser, served, fleet)
-        browser.close()
+    if unknown := wanted - {"overview", *REAL}:  # argparse's own choices take no empty list
+        asks.error(f"no such picture: {', '.join(unknown)}")
+    with tempfile.TemporaryDirectory() as place:
+        large = asked.home or Path(place) / "large"
+        if "overview" in wanted and not large.exists():
+            fill(large, 10_000, 100_000)  # by a loop of its own: while a browser runs, this thread has one
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
+            if "overview" in wanted:
+                overview(browser, large)
+            for name in wanted & REAL.keys():
+                with Served(Path(place) / name, allow_networks="127.0.0.0/8") as served, Fleet() as fleet:
+                    REAL[name](browser, served, fleet)
+            browser.close()
 
 
 def overview(browser: Browser, home: Path) -> None:
     """Take a picture of how a large fleet stands."""
-    if not home.exists():
-        fill(home, 10_000, 100_000)
     with Served(home) as served:
         page = entered(browser, served)
         kept(page, "overview")
