@@ -175,7 +175,7 @@ async def opened(
             background.append(asyncio.create_task(metrics.measured.watch_loop()))
         bindings = Bindings(store, dispatch, worker, deposits)
         rollouts = Rollouts(store, bindings, rolling, worker, deposits)
-        console = Console(store, worker)
+        console = Console(store, worker, store.now)
         closing.callback(console.close)
         readiness = Readiness(settings.home, store, roots[0].opened, background, stopping, worker)
         doctor = Doctor(settings, Process(roots), readiness)
@@ -212,7 +212,7 @@ async def opened(
                 overview=Overview(store, worker),
                 caller=caller,
                 owner=owner,
-                people=Identity(store, kms, worker),
+                people=Identity(store, kms, worker, store.now),
                 console=console,
                 news=News(store, tasks.feed, worker),
                 readiness=readiness,

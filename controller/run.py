@@ -897,7 +897,7 @@ class _Job:
             # The undo takes away what was to be bound last of all, and an agent whose rope has ended adds it no more.
             return "reverted", {}
         ended = self.task.finished_at
-        is_past = ended is not None and now() > ended + timedelta(seconds=self.settings.deadline_seconds)
+        is_past = ended is not None and self.store.now() > ended + timedelta(seconds=self.settings.deadline_seconds)
         only_this = all(way.login == self.task.login for way in self.order.ways)
         if self.task.operation == "unbind" and only_this and is_past:
             # What was removed and not committed would be back by now.

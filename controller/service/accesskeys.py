@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from controller.errors import Invalid, NotAllowed, NotFound
 from controller.kms import Kms
-from controller.model import AccessKey, Caller, Secret, User, now
+from controller.model import AccessKey, Caller, Secret, User
 from controller.service import roles, sources
 from controller.service.home import new_access_key
 from controller.service.roles import allow
@@ -64,7 +64,7 @@ class AccessKeys:
         old = await self._own(who, access_key, "access_key.change")
         whose = await self._user(who, old.user_id)
         left = None if old.expires_at is None else max((old.expires_at - old.created_at).days, 1)
-        until = now() + timedelta(hours=beside_hours)
+        until = self._store.now() + timedelta(hours=beside_hours)
         return await off_loop(self._executor, self._make, who, whose, old.project_id, left, (access_key, until))
 
     async def enable(self, who: Caller, access_key: str, *, enabled: bool = True) -> AccessKey:
@@ -90,7 +90,7 @@ class AccessKeys:
             )
         caller = Caller(whose.tenant_id, project_id, whose.id, whose.role, whose.kind)
         access_key, secret, sealed = new_access_key(self._kms, caller)
-        at = now()
+        at = self._store.now()
         ends = None if days is None else at + timedelta(days=days)
         if ends is not None and whose.kind == "federated" and whose.id == who.user_id:
             # Else whoever was let in for a day could let themselves in for years.

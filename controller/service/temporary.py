@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from controller.errors import Conflict, Invalid, NotFound
 from controller.kms import Context, Kms
-from controller.model import AccessKey, Caller, Secret, TemporaryKey, Token, User, now
+from controller.model import AccessKey, Caller, Secret, TemporaryKey, Token, User
 from controller.service import accesskeys, roles
 from controller.service.home import new_secret
 from controller.service.worker import off_loop
@@ -72,7 +72,7 @@ class TemporaryKeys:
         await off_loop(self._executor, self._revoke, who, access_key)
 
     def _make(self, who: Caller, access_key: str | None, seconds: int) -> GivenOut:
-        at = now()
+        at = self._store.now()
         parent = self._parent(who, access_key, at)
         user = self._store.user(who.tenant_id, parent.user_id)
         ends = at + timedelta(seconds=seconds)
@@ -99,7 +99,7 @@ class TemporaryKeys:
 
     def _list(self, who: Caller, user: str | None) -> builtins.list[tuple[TemporaryKey, str]]:
         found = self._store.temporary_keys(who.tenant_id, accesskeys.whose(self._store, who, user))
-        return accesskeys.named(self._store, who, [(key, owner) for key, owner in found if key.expires_at > now()])
+        return accesskeys.named(self._store, who, [(key, owner) for key, owner in found if key.expires_at > self._store.now()])
 
     def _revoke(self, who: Caller, access_key: str) -> None:
         owner = next((own for key, own in self._store.temporary_keys(who.tenant_id) if key.access_key == access_key), None)
@@ -138,7 +138,7 @@ class Tokens:
     def _make(self, who: Caller, user: str | None, seconds: int, description: str) -> tuple[Token, str, Secret]:
         whose = self._store.user(who.tenant_id, user or who.user_id)
         accesskeys.allow_change(who, whose.id)
-        at = now()
+        at = self._store.now()
         ends = at + timedelta(seconds=seconds)
         # Who asks by an access key that ends is given nothing that goes on.
         by = None if who.access_key is None else self._store.access_key_whole(who.access_key)[1].expires_at
@@ -150,7 +150,9 @@ class Tokens:
 
     def _list(self, who: Caller, user: str | None) -> builtins.list[tuple[Token, str]]:
         found = self._store.tokens(who.tenant_id, accesskeys.whose(self._store, who, user))
-        return accesskeys.named(self._store, who, [(token, token.user_id) for token in found if token.expires_at > now()])
+        return accesskeys.named(
+            self._store, who, [(token, token.user_id) for token in found if token.expires_at > self._store.now()]
+        )
 
     def _revoke(self, who: Caller, token_id: str) -> None:
         found = next((each for each in self._store.tokens(who.tenant_id) if each.id == token_id), None)

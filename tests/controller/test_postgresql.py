@@ -31,7 +31,7 @@ from controller import storeplace
 from controller.app import opened
 from controller.errors import Away, Conflict, Invalid, Problem, Unavailable
 from controller.kms import FileRootKey, Kms, root
-from controller.model import Caller, Outcome, Sealed
+from controller.model import Caller, Outcome, Sealed, Secret, Token
 from controller.service import backup, doctor, home, moving, rootkeys
 from controller.settings import Settings
 from controller.store import Store, engine, tables
@@ -569,6 +569,29 @@ def test_a_machine_whose_clock_is_wrong_takes_nobody_for_dead_nor_is_taken_so(
         assert theirs.claim(tasks[2].id, "dead", 0) is not None
     ended = {each.id for each in store.interrupt_expired()}
     assert ended == {tasks[2].id}
+
+
+@pytest.mark.parametrize("by", [timedelta(hours=1), timedelta(hours=-1)])
+def test_a_token_ends_for_all_at_the_same_time(
+    tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch, by: timedelta
+) -> None:
+    settings = Settings(home=tmp_path / "home", store_url=database)
+    home.initialise(settings)
+
+    async def given_and_known(known: list[Secret]) -> Token:
+        async with opened(settings) as services:
+            for each in known:
+                await services.people.of_token(each.open().decode(), None)
+            made, _, token = await services.tokens.create(services.owner, seconds=600)
+            known.append(token)
+            return made
+
+    known: list[Secret] = []
+    asyncio.run(given_and_known(known))
+    with whose_clock_is_off(monkeypatch, database, by):
+        made = asyncio.run(given_and_known(known))
+    assert abs(made.expires_at - datetime.now(UTC) - timedelta(seconds=600)) < timedelta(seconds=120)
+    asyncio.run(given_and_known(known))
 
 
 def test_a_lease_begins_when_it_can_be_written(store: Store, who: Caller, database: str) -> None:
