@@ -111,7 +111,12 @@ class DoorApprovals:
         if tasks:
             self._tasks.ring(tasks, by_server)
         self._rung()
-        return decided, await self._off(self._store.doors, who.tenant_id, ids=decided.doors)
+        found = await self._off(self._store.doors, who.tenant_id, ids=decided.doors)
+        if decided.does == "extend":
+            # As for who extends alone: with the task that does it, to be followed.
+            of = {each.request["door_id"]: each.id for each in tasks}
+            found = [replace(each, closing_task_id=of.get(each.id)) if each.state == "open" else each for each in found]
+        return decided, found
 
     def _refuse_gone(self, order: DoorOrder) -> None:
         """Conflict(requester_gone): whoever asked is no user any more, or may not open doors now."""

@@ -235,8 +235,9 @@ def test_a_door_that_needed_a_second_user_is_not_extended_by_one(
     (order,), _ = run(world.emergency.extend(alice, [door.id], 120, "x"))
     assert (order.state, order.does) == ("asked", "extend")
     assert len(world.store.tasks(alice.tenant_id)) == before
-    run(world.emergency.approvals.approve(bob, order.id))
-    assert world.store.tasks(alice.tenant_id)[-1].operation == "door-extend"
+    _, (door,) = run(world.emergency.approvals.approve(bob, order.id))
+    task = world.store.tasks(alice.tenant_id)[-1]
+    assert (task.operation, task.id) == ("door-extend", door.closing_task_id)  # whoever agrees can follow it
 
 
 @pytest.mark.usefixtures("ruled")
