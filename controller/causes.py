@@ -393,9 +393,10 @@ CAUSES: dict[str, Cause] = {
         True,
     ),
     "password_login_under_rule": Cause(
-        "A second user has to agree to emergency doors of this server, and the order would have let passwords in for good.",
-        "Instead of unbind: kps replace with another key pair, or kps unbind --keep-password-login. To get in by password: kps "
-        "emergency open. Or have an administrator remove the rule (kps emergency rule remove), which is on record.",
+        "A second user has to agree before passwords are let in on this server, and nobody has agreed to this order.",
+        "To get in by password ask for a door (kps emergency open), anew where this was one: it waits for the second user. "
+        "Instead of unbind: kps replace with another key pair, or kps unbind --keep-password-login. Or have an administrator "
+        "remove the rule (kps emergency rule remove), which is on record.",
         False,
     ),
     "login_is_pattern": Cause(

@@ -303,8 +303,8 @@ class _Job:
     async def done(self) -> tuple[Outcome, dict[str, Any]]:
         """Return how it ended, and what changes in the inventory with it."""
         self.order = await self._order()
-        await self._refuse_under_rule()
         if self.task.operation == "reset":
+            await self._refuse_under_rule(self.server)
             return self.record.concluded(await self._at_rest())
         if self.new_password is not None:
             if not self.order.ways and self.lost is None:
@@ -319,22 +319,27 @@ class _Job:
                 raise
             return await self._by_detour(refused)
 
-    async def _refuse_under_rule(self) -> None:
-        """Refused where passwords would come back for good, and a second user has to agree to a door of this server.
+    async def _refuse_under_rule(self, server: Server) -> None:
+        """Refused where passwords would be let in, for good or by a door to which nobody has agreed, and that takes two here.
 
-        By the rules of now, and here alone: which unbind is the last one is known as it begins.
+        By the rules of now: which unbind is the last one is known as it begins, and which machine this is by the host key that it
+        has shown by then.
         """
         instead = order.opens_for_good(self.task, self.order.plan)
-        if not instead:
+        is_door = self.task.operation == "door-open"
+        rules = await self.runner.off(self.runner.ruled.of, server) if instead or is_door else []
+        if not rules or (is_door and await self.runner.off(self._is_agreed)):
             return
-        rules = await self.runner.off(self.runner.ruled.of, self.server)
-        if rules:
-            where = ", ".join(each.where for each in rules)
-            told = f"a second user has to agree before passwords are let in here ({where}), and this would let them in for good"
-            more = f"{instead}; or have an administrator remove the rule (kps emergency rule remove)"
-            raise Refused(
-                "password_login_under_rule", f"{self.server.name}: {told}; {more}", rules=[each.where for each in rules]
-            )
+        where = ", ".join(each.where for each in rules)
+        told = f"a second user has to agree before passwords are let in here ({where}), and nobody has agreed to this"
+        more = f"{instead or 'ask for the door anew (kps emergency open)'}; or have an administrator remove the rule"
+        message = f"{server.name}: {told}; {more} (kps emergency rule remove)"
+        raise Refused("password_login_under_rule", message, rules=[each.where for each in rules])
+
+    def _is_agreed(self) -> bool:
+        """Whether a second user has agreed to the door that is to be opened."""
+        door = self.store.door(self.task.tenant_id, str(self.task.request.get("door_id")))
+        return self.store.door_order(self.task.tenant_id, door.order_id)[0].state == "approved"
 
     async def _by_detour(self, refused: NotConnected) -> tuple[Outcome, dict[str, Any]]:
         """Do the same through other jump servers than its own: in an emergency that way may be the one that is broken.
@@ -366,6 +371,7 @@ class _Job:
 
     async def _online(self, target: Target) -> tuple[Outcome, dict[str, Any]]:
         """Return the same for a server that is up."""
+        await self._refuse_under_rule(replace(self.server, host_key=target.host_key))
         if not self.order.ways:
             if self.lost is not None:
                 raise self.lost

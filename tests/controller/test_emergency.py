@@ -544,6 +544,7 @@ def test_nor_is_it_by_trying_again_what_failed_before_there_was_a_rule(world, bo
 )
 def test_what_was_ordered_before_there_was_a_rule_is_refused_as_it_begins(world, boss, operation, request_):
     from controller.run import Runner, _Job
+    from controller.transport.connect import Target
     from kpsagent.errors import Refused
 
     prod = Server(str(uuid.uuid4()), boss.tenant_id, world.name("server"), "192.0.2.7", labels={"zone": "prod"})
@@ -553,8 +554,16 @@ def test_what_was_ordered_before_there_was_a_rule_is_refused_as_it_begins(world,
     home = replace(boss, at_home=True)
     (task,) = run(world.bindings.start(home, operation, [server], request_, {server.id: Credential(password=Secret("x"))}))
     run(world.emergency.rules.set(boss, "zone=prod", 15))
+    job = _Job(Runner(world.store, world.kms, world.settings, "me", None), task, None)
+
+    async def begins() -> None:
+        if operation == "reset":
+            await job.done()
+        job.order = await job._order()
+        await job._online(Target(server.name, server.host, server.port, None, 1))
+
     with pytest.raises(Refused) as refused:
-        run(_Job(Runner(world.store, world.kms, world.settings, "me", None), task, None).done())
+        run(begins())
     assert refused.value.cause == "password_login_under_rule"
     assert "zone=prod" in refused.value.message
 

@@ -5,7 +5,8 @@ from passlib.hash import sha512_crypt
 
 from controller.demo.fleet import Login
 from tests.fleet import judge
-from tests.fleet.causes import mount, unchanged
+from tests.fleet.cable import Cable
+from tests.fleet.causes import install_key, mount, unchanged
 from tests.fleet.doors import CONFIG, OFF, STATE, Doors, lets_in, nothing_left, until_gone
 from tests.fleet.looks import changed, picture
 
@@ -206,6 +207,25 @@ def test_of_two_that_are_taken_off_at_once_the_second_is_the_last(product, make_
     told(stays)
     assert [each["login"] for each in product.server(server)["bindings"]] == [stays["login"]]
     assert not judge.password_login_works(server, "deploy", "walk the dog")
+
+
+@pytest.mark.cause("password_login_under_rule")
+def test_another_name_of_the_machine_is_known_by_the_host_key_that_it_shows(product, ruled, told):
+    server, _ = ruled
+    private, public = judge.new_key_pair()
+    install_key(server, public)
+    with Cable(server) as way:
+        # With old algorithms allowed its host key is not fetched as it is added.
+        alias = {"name": f"alias-{server.name}", "host": way.place.host, "port": way.place.port, "old_algorithms": ["all"]}
+        product.ask("POST", "/servers", body=alias | {"trust_on_first_use": True})
+        order = {"servers": [alias["name"]], "seconds": 60, "reason": "x", "identity": private}
+        with unchanged(server, password_works=False):
+            asked = product.ask("POST", "/doors", body=order)
+            assert [each["state"] for each in asked["orders"]] == ["given"]  # nobody knows yet which machine it is
+            told(product.ended(asked["doors"][0]["task_id"]))
+        asked = product.ask("POST", "/doors", body=order)
+        assert [each["state"] for each in asked["orders"]] == ["asked"]
+        product.ask("POST", f"/door-orders/{asked['orders'][0]['id']}/refuse")
 
 
 def test_with_passwords_kept_off_it_is_taken_off_and_nobody_is_locked_out_unnamed(product, ruled):
