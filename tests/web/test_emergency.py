@@ -40,6 +40,9 @@ def test_closing_shows_a_plan_first(settings: Settings, monkeypatch: pytest.Monk
     async def story(visitor: Visitor) -> None:
         await servers(visitor, 3)
         await opened(visitor, "web-1", "web-2")
+        # Above it are doors: a button that closes none of them does not stand there.
+        above, _, below = (await visitor.get(HERE)).text.partition("<h2>Password login</h2>")
+        assert (f"{HERE}close" in above, "Turn it off on all 2" in below) == (False, True)
         refused = await visitor.send(f"{HERE}close", {}, page=HERE)
         assert "selection_empty" in refused.text
         asked = {"every": "on"} if every else {"server": ["web-2"]}
