@@ -169,7 +169,7 @@ def test_a_credential_for_a_server_that_was_not_selected_is_refused(asked: Asked
 FOREIGN = {
     "bind": ("root", "force", "set_password", "close_password_login"),
     "replace": ("root", "force", "set_password", "keep_password_login"),
-    "unbind": ("keypair", "root", "force", "set_password", "keep_password_login", "fix_permissions"),
+    "unbind": ("keypair", "root", "force", "set_password", "fix_permissions"),
     "reset": ("force", "plan", "revoke", "accept_lockout", "accept_unproved"),
     "password-login-enable": ("keypair", "root", "accept_lockout", "accept_unproved", "fix_permissions"),
     "password-login-disable": ("keypair", "root", "force", "fix_permissions"),
