@@ -19,6 +19,7 @@ from controller.errors import Problem
 
 _MOST = 256
 _AGAIN_SECONDS = 1.0
+_MOST_SECONDS = 256.0  # between two tries to have another one in the place of one that worked: what it needs may be away
 _LOOK_SECONDS = 1.0
 
 
@@ -128,6 +129,7 @@ async def _one(
     words = [sys.executable, "-P", "-m", "controller.cli", "worker", "--home", str(home), "--of", str(os.getpid())]
     words += ["--json"] if as_json else []
     environment = {name: value for name, value in os.environ.items() if name not in ("NOTIFY_SOCKET", "WATCHDOG_USEC")}
+    pause, was_ever_ready = _AGAIN_SECONDS, False
     while True:
         was_ready = False
         # A group of its own: Ctrl-C is told by this process alone, and once.
@@ -139,21 +141,26 @@ async def _one(
             tell({child.pid: child})
         try:
             if child.stdout is not None and await child.stdout.readline():
-                was_ready = True
+                was_ready = was_ever_ready = True
                 ready.set()
             code = await child.wait()
         finally:
             del children[child.pid]
         if told.is_set():
             return code
-        if not was_ready:  # the next one would end as this one did
+        if was_ready:
+            pause = _AGAIN_SECONDS
+        elif not was_ever_ready or pause > _MOST_SECONDS:  # the next one would end as this one did
             told.set()
             tell(children)
             return code or 1
-        complain("worker_ended", f"a worker has ended by itself ({code}); another one is started", json=as_json)
-        await asyncio.sleep(_AGAIN_SECONDS)
+        complain("worker_ended", f"a worker has ended by itself ({code}); another one is started in {pause:g} s", json=as_json)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                await told.wait()
         if told.is_set():
             return code
+        pause *= 2
 
 
 def tell(children: Mapping[int, asyncio.subprocess.Process]) -> None:

@@ -158,6 +158,21 @@ def test_a_worker_process_that_dies_is_started_again_and_each_says_how_it_is(pro
     assert healthy(home) != 0
 
 
+def test_a_worker_process_that_dies_while_postgresql_is_away_is_started_once_that_is_back(product, postgresql):
+    """The others have tasks that wait for it as well."""
+    home, log = product.home.with_name("first"), product.home / "first.log"
+    with worker(product, "first", "--processes", "2") as parent:
+        before = set(children(parent.pid))
+        postgresql.stop()
+        try:
+            os.kill(min(before), signal.SIGKILL)
+            until(lambda: log.read_text().count("has ended by itself") >= 2, SECONDS, what="no other one was tried")
+        finally:
+            postgresql.start()
+        until(lambda: len(sockets(home)) == 2 and sockets(home) != before, SECONDS, what="none was started in its place")
+        assert max(before) in sockets(home)
+
+
 def test_a_worker_tells_once_that_postgresql_is_away_and_not_on_stdout(product, postgresql):
     """Whoever started it reads its first line there, and no more: what nobody reads would hold it up."""
     with worker(product, "first") as first:
