@@ -46,7 +46,7 @@ def test_a_page_says_that_it_hears_nothing_any_more_and_goes_on_by_itself(signed
     page.clock.install()
     page.goto(f"{served.url}/console/failed-tasks/")
     told = page.get_by_text("Nothing is heard from the controller")
-    page.wait_for_function("stream && stream.readyState === EventSource.OPEN")
+    page.wait_for_function("() => stream && stream.readyState === EventSource.OPEN")
     page.clock.fast_forward(20_000)
     expect(told).to_be_hidden()
     assert served.process is not None
@@ -66,7 +66,7 @@ def test_a_page_whose_controller_is_gone_says_so(tmp_path: Path, browser: Browse
         page.goto(f"{served.url}/console/link#{served.code('administrator')}")
         page.get_by_role("button", name="Sign in").click()
         page.wait_for_url(f"{served.url}/console/")
-        page.wait_for_function("stream && stream.readyState === EventSource.OPEN")
+        page.wait_for_function("() => stream && stream.readyState === EventSource.OPEN")
         served.end(signal.SIGKILL)
         expect(page.get_by_text("Nothing is heard from the controller")).to_be_visible(timeout=20_000)
 
@@ -74,7 +74,7 @@ def test_a_page_whose_controller_is_gone_says_so(tmp_path: Path, browser: Browse
 def test_a_page_that_is_looked_at_again_is_left_where_its_session_is_over(signed_in: SignedIn, served: Served) -> None:
     page = signed_in("auditor", refused=True)
     page.goto(f"{served.url}/console/failed-tasks/")
-    page.wait_for_function("stream && stream.readyState === EventSource.OPEN")
+    page.wait_for_function("() => stream && stream.readyState === EventSource.OPEN")
     page.evaluate("dispatchEvent(new Event('pagehide'))")  # it hears nothing, as a tab that nobody sees
     served.kps("user", "disable", "the-auditor")
     expect(page.get_by_role("heading", name="Failed tasks")).to_be_visible()
