@@ -73,5 +73,7 @@ def shot(page: Page, name: str) -> Path:
     """Keep a picture of a whole page."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     path = SCREENSHOTS / f"{name}.png"
-    page.screenshot(path=path, full_page=True, timeout=60_000)  # a page of many rows, on a machine with much else to do
+    # Hiding the caret writes styles into fields, which a part that is fetched anew meanwhile would take over: refused by our CSP.
+    # The time is for a page of many rows, on a machine with much else to do.
+    page.screenshot(path=path, full_page=True, timeout=60_000, caret="initial")
     return path

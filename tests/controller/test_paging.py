@@ -216,7 +216,7 @@ def test_doors_are_listed_and_closed_to_the_last_one(
     servers = store.add_servers([a_server(who, f"web-{number}") for number in range(6)])
     known = some_doors(store, who, servers[:1], "closed", ago=timedelta(days=2), one_time=True)
     over = some_doors(store, who, servers[:2], "closed", ago=timedelta(days=1))
-    first = some_doors(store, who, servers[:4], "opening")
+    first = some_doors(store, who, servers[:4], "opening")  # nobody has begun to
     second = some_doors(store, who, servers[4:], "asked")
     wanted = [each.id for each in (*second, *first)]  # the newest first
     monkeypatch.setattr(call, "PAGE", size)
@@ -236,7 +236,7 @@ def test_doors_are_listed_and_closed_to_the_last_one(
             assert await client.doors([]) == []
             closed = await client.close_doors(wanted)
             assert {each["id"]: each["state"] for each in closed} == {
-                **{each.id: "closing" for each in first},
+                **{each.id: "failed" for each in first},
                 **{each.id: "refused" for each in second},
             }
 
