@@ -17,22 +17,15 @@ def labelled(rules: Sequence[DoorRule], server: Server) -> list[DoorRule]:
     return [each for each in rules if server.labels.get(each.label) == each.value]
 
 
-def that_hold(rules: Sequence[DoorRule], servers: Iterable[Server], under: Iterable[Server]) -> dict[str, list[DoorRule]]:
-    """Return the rules that each of these servers is under, by its id. under: all servers with a label of one of them.
+def rules_of(store: Store, tenant_id: str, servers: Collection[Server]) -> dict[str, list[DoorRule]]:
+    """Return the rules that servers of a tenant are under today, by their ids.
 
     A machine stays under its rules by whatever name it is in the inventory: those of another entry with the same host key,
     or with the same host and port, hold too. Whatever jump servers lead there, as the way says nothing about the machine.
     """
-    if not rules:
-        return {each.id: [] for each in servers}
-    of_machine = _by_machine(rules, under)
-    return {each.id: _held(rules, of_machine, each) for each in servers}
-
-
-def rules_of(store: Store, tenant_id: str, servers: Collection[Server]) -> dict[str, list[DoorRule]]:
-    """Return the rules that servers of a tenant are under today, by their ids."""
     rules = store.door_rules(tenant_id)
-    return that_hold(rules, servers, _under(store, tenant_id, rules) if rules else [])
+    of_machine = _by_machine(rules, _under(store, tenant_id, rules)) if rules else {}
+    return {each.id: _held(rules, of_machine, each) for each in servers}
 
 
 class Ruled:

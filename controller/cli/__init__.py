@@ -15,7 +15,7 @@ EXIT_CODES = "\n".join(["Exit codes", *(f"  {code:>3}  {meaning}" for code, mean
 EXAMPLES = ("kps init", "kps server add web-1 192.0.2.10 --trust-on-first-use", "kps demo")
 
 
-class Whole(grouping(EXAMPLES, EXIT_CODES)):  # type: ignore[misc]
+class Whole(grouping(EXAMPLES, EXIT_CODES)):  # type: ignore[misc]  # a class that a call returns
     """All of `kps`."""
 
     def __init__(self, **given: Any) -> None:

@@ -19,6 +19,7 @@ from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from types import SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import psycopg
@@ -382,7 +383,7 @@ def test_who_stands_still_loses_its_turns(store: Store, database: str, monkeypat
         until = time.monotonic() + 30
         while not other.take_turn("queue"):
             assert time.monotonic() < until
-            time.sleep(0.1)
+            time.sleep(0.1)  # PostgreSQL ends a session, and tells nobody
         with pytest.raises(Away):
             store.take_turn("queue")
         assert not store.take_turn("queue")
@@ -615,7 +616,7 @@ def until_somebody_waits(database: str) -> None:
         until = time.monotonic() + 20
         while connection.execute(query).fetchone() == (0,):
             assert time.monotonic() < until
-            time.sleep(0.01)
+            time.sleep(0.01)  # it tells nobody that a lock is waited for
 
 
 def test_the_doctor_tells_that_postgresql_has_another_time(tmp_path: Path, database: str) -> None:
@@ -765,17 +766,23 @@ def test_a_home_is_not_moved_while_somebody_works_with_it_nor_onto_something(ful
     assert full.in_file
 
 
-def test_a_move_that_was_kept_and_not_recorded_is_ended_by_the_next_one(
-    full: Settings, postgresql: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def breaks_off(full: Settings, url: str, monkeypatch: pytest.MonkeyPatch, module: ModuleType, step: str) -> None:
+    """Move a home, and die at this step."""
+
     def dies(*_: object) -> None:
         raise KeyboardInterrupt
 
+    with monkeypatch.context() as patched:
+        patched.setattr(module, step, dies)
+        with pytest.raises(KeyboardInterrupt):
+            moving.move(full, url)
+
+
+def test_a_move_that_was_kept_and_not_recorded_is_ended_by_the_next_one(
+    full: Settings, postgresql: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with postgresql.database() as url:
-        with monkeypatch.context() as patched:
-            patched.setattr(storeplace, "record", dies)
-            with pytest.raises(KeyboardInterrupt):
-                moving.move(full, url)
+        breaks_off(full, url, monkeypatch, storeplace, "record")
         assert full.in_file
         assert moving.move(full, url)
         assert Settings(home=full.home).database_url == url
@@ -784,14 +791,8 @@ def test_a_move_that_was_kept_and_not_recorded_is_ended_by_the_next_one(
 def test_a_move_that_was_recorded_puts_the_file_aside_the_next_time(
     full: Settings, postgresql: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def dies(*_: object) -> None:
-        raise KeyboardInterrupt
-
     with postgresql.database() as url:
-        with monkeypatch.context() as patched:
-            patched.setattr(moving, "_put_aside", dies)
-            with pytest.raises(KeyboardInterrupt):
-                moving.move(full, url)
+        breaks_off(full, url, monkeypatch, moving, "_put_aside")
         assert moving.move(full, url) == []
         assert sorted(each.name for each in full.home.glob("kps.db*")) == [storeplace.MOVED]
         with pytest.raises(Conflict) as refused:

@@ -91,6 +91,20 @@ def test_a_worker_that_stands_still_loses_its_task_and_changes_nothing_when_it_w
     product.kps("audit", "verify")
 
 
+def wakes_up_late(product, first, way, task_id):
+    """Have a worker stand still while its order is held on its way, until another one has settled its task; then it goes on."""
+    assert way.waits.wait(SECONDS)
+    first.send_signal(signal.SIGSTOP)
+    with worker(product, "second"):
+        assert product.ended(task_id)["cause"] == "interrupted"
+        until(lambda: product.task(task_id)["server_state"] != "unknown", SECONDS)
+        first.send_signal(signal.SIGCONT)
+        way.let_go()
+        first.terminate()
+        assert first.wait(30) == 0
+    assert product.task(task_id)["server_state"] == "as_before"
+
+
 def test_what_a_worker_sends_after_it_was_declared_dead_changes_nothing_though_nobody_has_retried(product, server):
     with Turnstile(server) as way, worker(product, "first") as first:
         product.add(way.place)
@@ -98,16 +112,7 @@ def test_what_a_worker_sends_after_it_was_declared_dead_changes_nothing_though_n
         product.succeeds("bind", way.place, keypair=old, password=server.root_password)
         way.hold()
         (task_id,) = product.begin("replace", way.place, keypair=new)
-        assert way.waits.wait(SECONDS)
-        first.send_signal(signal.SIGSTOP)
-        with worker(product, "second"):
-            assert product.ended(task_id)["cause"] == "interrupted"
-            until(lambda: product.task(task_id)["server_state"] != "unknown", SECONDS)
-            first.send_signal(signal.SIGCONT)
-            way.let_go()
-            first.terminate()
-            assert first.wait(30) == 0
-    assert product.task(task_id)["server_state"] == "as_before"
+        wakes_up_late(product, first, way, task_id)
     assert product.server(way.place)["keypair"] == old["name"]
     assert judge.key_login_works(server, "root", product.private(old))
     assert not judge.key_login_works(server, "root", product.private(new))
@@ -123,16 +128,7 @@ def test_a_password_that_nobody_can_try_is_not_set_by_a_worker_that_wakes_up_lat
         shadow = server.read("/etc/shadow")
         way.hold()
         task_id = product.ask("POST", "/secrets/of-root/rotate", body={"credential": None})["task"]["id"]
-        assert way.waits.wait(SECONDS)
-        first.send_signal(signal.SIGSTOP)
-        with worker(product, "second"):
-            assert product.ended(task_id)["cause"] == "interrupted"
-            until(lambda: product.task(task_id)["server_state"] != "unknown", SECONDS)
-            first.send_signal(signal.SIGCONT)
-            way.let_go()
-            first.terminate()
-            assert first.wait(30) == 0
-    assert product.task(task_id)["server_state"] == "as_before"
+        wakes_up_late(product, first, way, task_id)
     assert server.read("/etc/shadow") == shadow
     assert ends(product, task_id) == ["task_interrupted"]
 
