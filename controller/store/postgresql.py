@@ -42,8 +42,16 @@ _XACT, _GUARD = "kps_xact", "kps_guard"
 _READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 # Each statement sees what was committed before it began: so what comes after the lock sees all that those before have written.
 _WRITING = (
-    "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = '{}s'; "
-    f"SELECT pg_advisory_xact_lock({_OURS}, {_WRITE}); "
+    "BEGIN ISOLATION LEVEL READ COMMITTED; "
+    "SET LOCAL idle_in_transaction_session_timeout = '{0}s'; SET LOCAL lock_timeout = '{0}s'; "
+    f"SELECT pg_advisory_xact_lock({_OURS}, {_WRITE}); SET LOCAL lock_timeout = '{WAIT_SECONDS}s'; "
+)
+# The server's own limit begins with the end of a statement. A process that stands still between two of many that are sent as
+# one, as the driver does with rows, has no end to it.
+_END_STILL = (
+    "SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid) "
+    "WHERE locktype = 'advisory' AND classid = %s AND objid = %s AND objsubid = 2 AND granted AND datname = current_database() "
+    "AND wait_event = 'ClientRead' AND state_change < clock_timestamp() - make_interval(secs => %s)"
 )
 _TIME = "extract(epoch FROM clock_timestamp())::float8"
 _ENDS_IDLE = "SET idle_session_timeout = '{}s'"
@@ -214,15 +222,29 @@ def begin_writing(connection: Connection) -> None:
     guards = _guards.get(connection.engine, [])[:]
     held = "".join(f", NOT pg_try_advisory_xact_lock_shared({_MARK}, {each.mark})" for each in guards)
     begin = _WRITING.format(WRITER_IDLE_SECONDS)
-    cursor = _driver(connection).execute(f"{begin}SELECT pg_current_xact_id()::text, {_TIME}{held}", prepare=False)
-    while cursor.nextset():
-        pass
-    connection.info[_XACT], said, *holds = cursor.fetchone()  # type: ignore[misc]
+    connection.info[_XACT], said, *holds = _waited(
+        _driver(connection), f"{begin}SELECT pg_current_xact_id()::text, {_TIME}{held}"
+    )
     clock(connection.engine).tell(said)
     for guard, holds_it in zip(guards, holds, strict=True):
         if not holds_it:
             guard.take()  # whoever has it meanwhile needs the write lock for anything they do, and that is ours
             _not_newer(connection, guard)
+
+
+def _waited(driver: "Driver", begin: str) -> tuple[Any, ...]:
+    """Begin, once more where that lasted so long that whoever has the lock may stand still; return what was asked for."""
+    import psycopg
+
+    try:
+        cursor = driver.execute(begin, prepare=False)
+    except psycopg.errors.LockNotAvailable:
+        driver.execute("ROLLBACK", prepare=False)
+        driver.execute(_END_STILL, [_OURS, _WRITE, WRITER_IDLE_SECONDS])
+        cursor = driver.execute(begin, prepare=False)
+    while cursor.nextset():
+        pass
+    return cursor.fetchone()  # type: ignore[return-value]
 
 
 def _not_newer(connection: Connection, guard: "Guard") -> None:

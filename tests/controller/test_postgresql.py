@@ -150,13 +150,17 @@ def test_a_session_is_not_ended_for_its_silence_and_a_silent_server_is_given_up(
     assert (told["connect_timeout"], told["tcp_user_timeout"]) == ("5", "15000")
 
 
-def test_a_process_that_holds_the_write_lock_for_long_is_named_as_the_cause(store: Store, database: str) -> None:
-    """So short a wait only here: the setting is the session's own."""
-    with engine.writing(store._engine), closing(Store(database)) as other:
-        with closing(other._engine.raw_connection()) as connection:
-            connection.driver_connection.execute("SET lock_timeout = '50ms'")  # type: ignore[union-attr]
+def test_a_process_that_holds_the_write_lock_for_long_is_named_as_the_cause(
+    store: Store, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on working, so nobody ends it."""
+    monkeypatch.setattr("controller.store.postgresql.WRITER_IDLE_SECONDS", 1)
+    with engine.writing(store._engine) as holding, closing(Store(database)) as other, ThreadPoolExecutor() as pool:
+        writing = pool.submit(other.can_write)
+        while not writing.done():
+            holding.execute(text("SELECT 1"))
         with pytest.raises(Unavailable, match="another process has held it for long"):
-            other.can_write()
+            writing.result()
 
 
 # -- one writer, one view
@@ -402,6 +406,47 @@ def test_who_stands_still_in_the_middle_of_writing_keeps_nobody_else_from_it_for
         with pytest.raises(Away, match="stopped in the middle"):
             stands_still()
         assert len(other.tasks(None)) == 1
+
+
+_STANDS_STILL = """
+import os, signal, sys
+from controller.errors import Away
+from controller.store import Store
+from controller.store.prepared import Prepared
+
+def rows(each):
+    for row in each:
+        yield row
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+written = Prepared.run_each
+Prepared.run_each = lambda self, connection, each: written(self, connection, rows(each))
+try:
+    Store(sys.argv[1]).claim(sys.argv[2], "me", 30)
+except Away as error:
+    print(error.code)
+"""
+
+
+def test_who_stands_still_with_half_of_its_rows_sent_keeps_nobody_else_from_writing(
+    store: Store, who: Caller, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its session never is idle, as the server sees it: it waits for the next row."""
+    monkeypatch.setattr("controller.store.postgresql.WRITER_IDLE_SECONDS", 1)
+    task = given.task(store, who)
+    words = [sys.executable, "-c", _STANDS_STILL, database, task.id]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+            store.can_write()
+            claimed = store.claim(task.id, "another", 30)
+            process.send_signal(signal.SIGCONT)
+            told, _ = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert claimed is not None
+    assert told == "store_unusable\n"
+    assert store.task(task.tenant_id, task.id).lease_owner == "another"
 
 
 def test_a_command_that_is_refused_has_changed_nothing(tmp_path: Path, postgresql: Cluster) -> None:
