@@ -24,7 +24,9 @@ def rules_of(store: Store, tenant_id: str, servers: Collection[Server]) -> dict[
     or with the same host and port, hold too. Whatever jump servers lead there, as the way says nothing about the machine.
     """
     rules = store.door_rules(tenant_id)
-    of_machine = _by_machine(rules, _under(store, tenant_id, rules)) if rules else {}
+    if not rules:
+        return {each.id: [] for each in servers}
+    of_machine = _by_machine(rules, _under(store, tenant_id, rules))
     return {each.id: _held(rules, of_machine, each) for each in servers}
 
 
