@@ -245,6 +245,7 @@ class _Driven:
             except Conflict:
                 self.begin_anew()  # somebody has retried a task by hand, or has changed the rollout
             except Problem as problem:
+                self.anew = True  # what was taken for begun may not be
                 log.warning("rollout", id=rollout.id, code=problem.code, message=problem.message)
             await self._something()
 
@@ -253,12 +254,8 @@ class _Driven:
         self.anew = False
         self._looks_at = 0.0
         off, rollout = self._rolling.off, self.rollout
-        try:
-            rollout = self.rollout = await off(self._store.rollout, rollout.tenant_id, rollout.id)
-            servers = await off(self._store.rollout_servers, rollout.id)
-        except Problem:
-            self.anew = True
-            raise
+        rollout = self.rollout = await off(self._store.rollout, rollout.tenant_id, rollout.id)
+        servers = await off(self._store.rollout_servers, rollout.id)
         self._servers = {each.server_id: each for each in servers}
         self._last = {each.server_id: each.task_id for each in servers if each.task_id}
         self._running = {each.task_id: each.server_id for each in servers if each.task_id and _under_way(each)}
@@ -281,12 +278,7 @@ class _Driven:
         """Do what there is to do now; say whether the rollout is not to be driven any more."""
         progress, rollout = self._progress, self.rollout
         told, self._told = self._told, set()
-        try:
-            turn, ended = await self._rolling.kept(self._store.rollout_turn, rollout.id, self._asked_for(told))
-        except Problem:
-            self._told |= told
-            self._looks_at = 0.0
-            raise
+        turn, ended = await self._rolling.kept(self._store.rollout_turn, rollout.id, self._asked_for(told))
         for task in ended:
             server_id = self._running.pop(task.id)
             progress.ended(server_id, _ending(task), now())

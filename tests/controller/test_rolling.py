@@ -3,18 +3,20 @@
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection, text
 
 from controller import rolling
 from controller.dispatch import InProcess
 from controller.errors import Away, Conflict, Invalid, NotAllowed
 from controller.kms import Kms
-from controller.model import Caller, Credential, Outcome, Rollout, Secret, Server, Task
+from controller.model import Caller, Credential, Outcome, Rollout, Sealed, Secret, Server, Task
 from controller.rolling import Rolling
 from controller.run import Runner
 from controller.service.bindings import Bindings
@@ -22,6 +24,7 @@ from controller.service.rollouts import Rollouts
 from controller.settings import Settings
 from controller.store import Store
 
+WHO = Caller("1" * 32, "2" * 32, "3" * 32, "administrator")
 GOOD = Outcome("succeeded", "as_asked")
 FULL = Outcome("failed", "as_before", cause="disk_full", message="full")
 AWAY = Outcome("failed", "as_before", cause="connection_refused", message="away")
@@ -69,6 +72,10 @@ class Controller:
 
 @pytest.fixture
 def servers(store: Store, who: Caller) -> list[Server]:
+    return six(store, who)
+
+
+def six(store: Store, who: Caller) -> list[Server]:
     found = [
         Server(f"s{number}", who.tenant_id, f"web-{number}", f"192.0.2.{number}", labels={"zone": "ab"[number % 2]})
         for number in range(6)
@@ -119,37 +126,71 @@ def test_every_server_comes_to_its_end_once(told: Any, store: Store, who: Caller
 
 
 class AwayOnce:
-    """A store that is away as the servers of a rollout are first asked for."""
+    """A store that is away as one thing is first asked of it."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, verb: str) -> None:
         self.store = store
+        self.verb = verb
         self.asked = 0
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.store, name)
+        return self._asked if name == self.verb else getattr(self.store, name)
 
-    def rollout_servers(self, rollout_id: str) -> Any:
+    def _asked(self, *given: Any) -> Any:
         self.asked += 1
         if self.asked == 1:
             raise Away("store_unusable", "it is being started anew")
-        return self.store.rollout_servers(rollout_id)
+        return getattr(self.store, self.verb)(*given)
 
 
-def test_a_store_that_is_away_as_a_rollout_is_read_loses_nothing_of_it(
-    told: Any, who: Caller, servers: list[Server], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("verb", ["rollout", "rollout_servers", "rollout_turn", "rollout_step"])
+def test_a_store_that_is_away_for_a_moment_loses_nothing_of_a_rollout(
+    told: Any, who: Caller, servers: list[Server], monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     monkeypatch.setattr(rolling, "LOOK_SECONDS", 0.05)
 
     async def story(controller: Controller) -> None:
-        away = AwayOnce(controller.store)
+        away = AwayOnce(controller.store, verb)
         monkeypatch.setattr(controller.rolling, "_store", away)
         secret = {servers[2].id: Credential(password=Secret("x"))}
         rollout = await start(controller, who, servers, {}, credentials=secret)
         assert (await controller.through(who, rollout)).state == "finished"
-        assert away.asked == 2
+        assert away.asked >= 2
+        assert Counter(task.server_name for task in controller.ran) == {server.name: 1 for server in servers}
         assert [name for name, given in controller.given.items() if given is not None] == ["web-2"]
 
     told(story)
+
+
+def test_a_rollout_whose_driver_loses_its_session_as_it_begins_servers_begins_them_all_the_same(
+    kms: Kms, settings: Settings, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL is started anew, say, or took a controller that stood still for gone."""
+    added, lost = Store._add_task, []
+
+    def broken(self: Store, connection: Connection, task: Task, *more: Any) -> Task:
+        if not lost:
+            lost.append(task.server_name)
+            connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+        return added(self, connection, task, *more)
+
+    monkeypatch.setattr(Store, "_add_task", broken)
+    with closing(Store(database)) as store:
+        who = store.first_tenant(WHO, "home", "administrator", "A" * 20, Sealed(b"sealed"))[0]
+        servers = six(store, who)
+
+        async def story() -> None:
+            controller = Controller(store, kms, settings, lambda task: GOOD)
+            try:
+                rollout = await start(controller, who, servers, {})
+                async with asyncio.timeout(30):
+                    ended = await controller.through(who, rollout)
+                assert (ended.state, ended.reason) == ("finished", "6 as asked")
+            finally:
+                await controller.close()
+
+        asyncio.run(story())
+    assert lost == ["web-0"]
 
 
 def test_the_canary_fails_alone(told: Any, who: Caller, servers: list[Server]) -> None:
