@@ -243,7 +243,8 @@ def measured(store: Store, settings: Settings, dispatch: InProcess) -> "Metrics"
 
 def dispatching(settings: Settings, runner: Runner, owner: str) -> InProcess:
     """Return what runs the tasks of this process."""
-    return InProcess(runner, runner.run, owner, settings.concurrency, settings.lease_seconds)
+    among_others = not settings.in_file
+    return InProcess(runner, runner.run, owner, settings.concurrency, settings.lease_seconds, among_others=among_others)
 
 
 async def sharing(settings: Settings, runner: Runner, owner: str, takes: bool) -> "Shared":
@@ -279,7 +280,8 @@ async def end_unheard(store: Store, worker: Executor, dispatch: InProcess) -> No
     """End the running tasks whose process was heard no more. That is never this one, however long the store was away."""
     await dispatch.hold()
     if dispatch.may_judge:
-        await off_loop(worker, store.interrupt_expired)
+        # By now: where this waits, so do those who would have renewed theirs meanwhile.
+        await off_loop(worker, store.interrupt_expired, at=store.now())
 
 
 async def sweep_ended(store: Store, worker: Executor) -> None:

@@ -8,7 +8,8 @@ import contextlib
 import os
 import secrets
 import socket
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from time import monotonic
 from typing import Protocol
 
 from controller.errors import Problem
@@ -46,7 +47,17 @@ class InProcess:
 
     another_look_seconds = 0.1  # at a task that something stands in the way of
 
-    def __init__(self, claims: Claims, run: Run, owner: str, concurrency: int, lease_seconds: float = LEASE_SECONDS) -> None:
+    def __init__(
+        self,
+        claims: Claims,
+        run: Run,
+        owner: str,
+        concurrency: int,
+        lease_seconds: float = LEASE_SECONDS,
+        *,
+        among_others: bool = False,
+    ) -> None:
+        """among_others: on other machines tasks of the same store are run too."""
         self.owner = owner
         self.lease_seconds = lease_seconds
         self._claims = claims
@@ -66,6 +77,9 @@ class InProcess:
         self._has_held = False
         self._draining = False
         self._closed = False
+        self._among_others = among_others
+        self._judges_from = 0.0
+        self._keep(())
 
     @property
     def running(self) -> int:
@@ -87,7 +101,7 @@ class InProcess:
 
     @property
     def _beats(self) -> bool:
-        return bool(self._held)
+        return self._among_others or bool(self._held)
 
     def _answering(
         self, task_id: str, credentials: Mapping[str, Credential], urgent: bool, place: Place | None = None
@@ -108,13 +122,33 @@ class InProcess:
 
     @property
     def may_judge(self) -> bool:
-        """Whether who is not heard any more is dead."""
-        return True
+        """Whether who is not heard any more is dead. Not soon after the store was away, or slow: others were not heard either."""
+        return monotonic() >= self._judges_from
 
     async def hold(self) -> None:
-        """Renew, now, the leases of all that is held here; what the store raises."""
-        if self._held:
-            await self._claims.renew(set(self._held), self.owner, self.lease_seconds)
+        """Renew, now, the leases of all that is held here; what the store raises.
+
+        Among others also where nothing is held: who judges them has to have seen all the time that they could be heard.
+        """
+        asked = set(self._held)
+        if self._beats:
+            with self._noticing():
+                self._are_ours(asked, await self._claims.renew(asked, self.owner, self.lease_seconds))
+
+    def _are_ours(self, asked: set[str], ours: set[str]) -> None:
+        """Take note of which of these tasks are held here still."""
+
+    @contextlib.contextmanager
+    def _noticing(self) -> Iterator[None]:
+        """Notice where the store does not answer within the block, or late."""
+        began, answered = monotonic(), False
+        try:
+            yield
+            # They ask as often as this, and one whose question waits as long as this one did is heard just in time.
+            answered = monotonic() - began < self.lease_seconds / 3
+        finally:
+            if not answered and self._among_others:
+                self._judges_from = monotonic() + self.lease_seconds
 
     async def idle(self) -> None:
         """Wait until nothing that was rung for is left."""

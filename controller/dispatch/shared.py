@@ -2,8 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from time import monotonic
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from controller.dispatch import Claims, InProcess, Run
@@ -44,15 +43,13 @@ class Shared(InProcess):
         urgent: Collection[str],
     ) -> None:
         """urgent: the operations that go ahead of all others."""
-        super().__init__(claims, run, owner, concurrency, lease_seconds)
+        super().__init__(claims, run, owner, concurrency, lease_seconds, among_others=True)
         self._shared = claims
         self._queue = queue
         self._concurrency = concurrency
         self._urgent_operations = urgent
         self._putting: set[asyncio.Task[None]] = set()
         self._taking: asyncio.Task[None] | None = None
-        self._judges_from = 0.0
-        self._keep(())
 
     def ring(self, task_ids: Collection[str], credentials: Mapping[str, Credential], *, urgent: bool = False) -> None:
         """As InProcess does; credentials are for those tasks that have to run here."""
@@ -78,15 +75,8 @@ class Shared(InProcess):
         for urgent in (True, False):
             await self._queue.put([each for each in tasks if (each.operation in self._urgent_operations) is urgent], urgent)
 
-    async def hold(self) -> None:
-        """As InProcess does; what another process has begun is not held here any more.
-
-        Also where nothing is held: who judges others has to have seen all the time that they could be heard.
-        """
-        asked = set(self._held)
-        with self._noticing():
-            ours = await self._claims.renew(asked, self.owner, self.lease_seconds)
-        self._held -= asked - ours - self._here
+    def _are_ours(self, asked: set[str], ours: set[str]) -> None:
+        self._held -= asked - ours - self._here  # another process has begun it
 
     async def idle(self) -> None:
         """Wait until nothing is left of what was rung for and runs here."""
@@ -135,23 +125,3 @@ class Shared(InProcess):
         for start in range(0, len(task_ids), _AT_ONCE):
             found += await self._shared.for_anybody(task_ids[start : start + _AT_ONCE])
         return found
-
-    @property
-    def may_judge(self) -> bool:
-        """Not soon after the store was away, or slow: then the others have not been heard either, and live."""
-        return monotonic() >= self._judges_from
-
-    @property
-    def _beats(self) -> bool:
-        return True
-
-    @contextlib.contextmanager
-    def _noticing(self) -> Iterator[None]:
-        began, answered = monotonic(), False
-        try:
-            yield
-            # They ask as often as this, and one whose question waits as long as this one did is heard just in time.
-            answered = monotonic() - began < self.lease_seconds / 3
-        finally:
-            if not answered:
-                self._judges_from = monotonic() + self.lease_seconds

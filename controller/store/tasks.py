@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, func, or_, select, text, update
@@ -207,7 +207,7 @@ class Tasks(Passwords, Bindings, Inventory):
                 # What we run ourselves has run out only because nothing could be renewed, as while the store was away.
                 others = or_(table.c.lease_owner.is_(None), table.c.lease_owner != owner)
                 if not self.shared:  # else in the sweep: it may have been away for whoever runs it, too
-                    self._interrupt(connection, of_server(task.server_id), table.c.id != task_id, others)
+                    self._interrupt(connection, at, of_server(task.server_id), table.c.id != task_id, others)
                 if one(connection, table, of_server(task.server_id), table.c.status == "running"):
                     return None
             generation = _RAISE_GENERATION.first(connection, of=task.server_id, tenant=task.tenant_id)
@@ -472,15 +472,16 @@ class Tasks(Passwords, Bindings, Inventory):
                     gone.add(each.id)
             return len(gone)
 
-    def interrupt_expired(self, dead: str | None = None) -> list[Task]:
+    def interrupt_expired(self, dead: str | None = None, at: datetime | None = None) -> list[Task]:
         """End the tasks whose lease ran out, or which belong to a process whose name begins with dead. Returns them.
 
+        at: leases that had run out by then; None: by when it can be done, which may be late, for others as for us.
         Of those that were begun nobody knows how they left their servers; the others never touched theirs, and are handed on as
         abandon() does.
         """
         table = tables.tasks
         with engine.writing(self._engine) as connection:
-            ended = self._interrupt(connection)
+            ended = self._interrupt(connection, at or self._now())
             if dead is not None:
                 ended += self._let_go(connection, table.c.lease_owner.startswith(dead, autoescape=True))
             return ended
@@ -536,9 +537,9 @@ class Tasks(Passwords, Bindings, Inventory):
     def _task_over(self, connection: Connection, ended: Task) -> None:
         """What else changes with the end of a task, or once its server's state is known (controller/store/doors.py)."""
 
-    def _interrupt(self, connection: Connection, *where: Any) -> list[Task]:
+    def _interrupt(self, connection: Connection, at: datetime, *where: Any) -> list[Task]:
         # What has ended has no lease, nor has what nobody holds.
-        return self._let_go(connection, tables.tasks.c.lease_until <= self._now(), *where)
+        return self._let_go(connection, tables.tasks.c.lease_until <= at, *where)
 
     def _let_go(self, connection: Connection, *where: Any) -> list[Task]:
         """End tasks that nobody runs any more, or hand them on; returns those that are ended."""

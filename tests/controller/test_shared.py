@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing
 from functools import partial
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 from procrastinate.exceptions import ConnectorException
 from procrastinate.schema import SchemaManager
 
+from controller.app import dispatching, end_unheard
+from controller.dispatch import InProcess
 from controller.dispatch.queue import Queue
 from controller.dispatch.shared import Shared
 from controller.doors import URGENT
@@ -20,7 +23,7 @@ from controller.kms import Kms
 from controller.model import SERVING, Caller, Credential, Operation, Outcome, Sealed, Secret, Server, Task, now
 from controller.run import Runner
 from controller.settings import Settings
-from controller.store import Store
+from controller.store import Store, engine
 from controller.transport.jumps import SharedPlaces
 from tests.postgresql import Cluster
 
@@ -56,13 +59,15 @@ class Instance:
 class World:
     def __init__(self, store: Store, kms: Kms, settings: Settings, who: Caller, database: str) -> None:
         self.store, self.who, self.database = store, who, database
-        self._kms, self._settings = kms, settings
+        self.kms = kms
+        there = {"home": settings.home / "shared", "store_url": database, "lease_seconds": LEASE_SECONDS}
+        self.settings = settings.model_copy(update=there)
         made = [Server(f"s{number}", who.tenant_id, f"web-{number}", "192.0.2.1") for number in range(6)]
         self.servers = store.add_servers(made)
 
     @asynccontextmanager
     async def instance(self, owner: str, takes: bool = True, places: int = 2) -> AsyncIterator[Instance]:
-        made = Instance(self.store, self._kms, self._settings, self.database, owner, places)
+        made = Instance(self.store, self.kms, self.settings, self.database, owner, places)
         await made.queue.open()
         if takes:
             made.dispatch.take()
@@ -71,6 +76,15 @@ class World:
         finally:
             made.go_on.set()
             await made.dispatch.close()
+
+    @asynccontextmanager
+    async def command(self) -> AsyncIterator[InProcess]:
+        """What a command that runs in its own process has."""
+        made = dispatching(self.settings, Runner(self.store, self.kms, self.settings, "command", None), "command")
+        try:
+            yield made
+        finally:
+            await made.close()
 
     @asynccontextmanager
     async def while_one_runs(self, *numbers: int, places: int = 2) -> AsyncIterator[tuple[Instance, Instance]]:
@@ -281,21 +295,28 @@ def test_whoever_takes_goes_on_once_postgresql_is_back(world: World, postgresql:
 
 
 def test_who_has_nothing_to_do_notices_too_that_postgresql_is_away(world: World, postgresql: Cluster) -> None:
-    """Else it would be the first there once that is back, and end what the others run."""
+    """Else it would be the first there once that is back, and end what the others run. So would a command by itself."""
+    [running] = world.ordered(B, 0)
+    assert world.store.claim(running, B, 0) is not None
 
     async def story() -> None:
-        async with world.instance(A, takes=False) as a:
-            assert a.dispatch.may_judge
-            postgresql.stop()
-            try:
-                async with asyncio.timeout(30):
-                    while a.dispatch.may_judge:  # noqa: ASYNC110 (nobody tells)
-                        await asyncio.sleep(0.05)
-            finally:
-                postgresql.start()
-            assert not a.dispatch.may_judge
+        with ThreadPoolExecutor(1) as pool:
+            async with world.instance(A, takes=False) as a, world.command() as command:
+                assert a.dispatch.may_judge
+                assert command.may_judge
+                postgresql.stop()
+                try:
+                    async with asyncio.timeout(30):
+                        while a.dispatch.may_judge or command.may_judge:  # noqa: ASYNC110 (nobody tells)
+                            await asyncio.sleep(0.05)
+                finally:
+                    postgresql.start()
+                for each in (a.dispatch, command):
+                    await end_unheard(world.store, pool, each)
+                    assert not each.may_judge
 
     asyncio.run(story())
+    assert [task.status for task in world.store.tasks(None)] == ["running"]
 
 
 def test_nobody_is_taken_for_dead_soon_after_postgresql_stood_still(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,16 +330,40 @@ def test_nobody_is_taken_for_dead_soon_after_postgresql_stood_still(world: World
 
     async def story() -> None:
         nonlocal at
-        async with world.instance(A, takes=False) as a:
-            assert a.dispatch.may_judge
-            monkeypatch.setattr(a.dispatch._claims, "renew", late)
-            await a.dispatch.hold()
-            assert not a.dispatch.may_judge
-            at += LEASE_SECONDS
-            assert a.dispatch.may_judge
+        async with world.instance(A, takes=False) as a, world.command() as command:
+            for each in (a.dispatch, command):
+                assert each.may_judge
+                monkeypatch.setattr(each._claims, "renew", late)
+                await each.hold()
+                assert not each.may_judge
+                at += LEASE_SECONDS
+                assert each.may_judge
 
-    monkeypatch.setattr("controller.dispatch.shared.monotonic", lambda: at)
+    monkeypatch.setattr("controller.dispatch.monotonic", lambda: at)
     asyncio.run(story())
+
+
+def test_what_runs_out_while_who_judges_waits_to_write_is_not_ended(world: World) -> None:
+    """Whoever runs it waits to write as well, and so could not renew it."""
+    [running] = world.ordered(B, 0)
+    claimed = world.store.claim(running, B, 1)
+    assert claimed is not None
+    assert claimed.lease_until is not None
+    runs_out = claimed.lease_until
+
+    async def story() -> None:
+        runner = Runner(world.store, world.kms, world.settings, A, None)
+        with closing(Store(world.database)) as other, ThreadPoolExecutor(1) as pool:
+            with engine.writing(other._engine):
+                judging = asyncio.create_task(end_unheard(world.store, pool, InProcess(runner, runner.run, A, 1)))
+                while world.store.now() < runs_out:  # noqa: ASYNC110 (a clock tells nobody)
+                    await asyncio.sleep(0.05)
+                assert not judging.done()
+            await judging
+
+    asyncio.run(story())
+    assert [task.status for task in world.store.tasks(None)] == ["running"]
+    assert [task.id for task in world.store.interrupt_expired()] == [running]
 
 
 def test_who_was_taken_for_dead_takes_again_when_it_wakes_up(world: World) -> None:
