@@ -256,7 +256,7 @@ async def sharing(settings: Settings, runner: Runner, owner: str, takes: bool) -
     connecting = postgresql.defaults(settings.database_url)
     if takes:
         connecting["application_name"] = session_name(owner)  # by it the store knows who takes tasks
-    queue = Queue(settings.database_url, settings.lease_seconds, connecting)
+    queue = Queue(settings.database_url, settings.lease_seconds, connecting, postgresql.SESSION)
     await queue.open()
     made = Shared(runner, runner.run, owner, settings.concurrency, settings.lease_seconds, queue, URGENT)
     if takes:

@@ -33,7 +33,10 @@ _AT_ONCE = 500  # jobs put there by one statement
 # What makes fetching quick where much waits: python -m benchmarks.queue.
 _INDEX = "CREATE INDEX kps_jobs_by_lock ON procrastinate_jobs (lock, priority DESC, id) WHERE status IN ('todo', 'doing')"
 _LACKING = "SELECT to_regclass('procrastinate_jobs') IS NULL, to_regclass('kps_jobs_by_lock') IS NULL"
-_MAKING = "SELECT pg_advisory_xact_lock(7041907)"  # two that start at once make it one after the other
+# Two that start at once make it one after the other. One that stands still meanwhile keeps nobody waiting for long, neither from
+# starting nor from the tables.
+_MAKING = "SET LOCAL idle_in_transaction_session_timeout = '{}s'; SELECT pg_advisory_xact_lock(7041907)"
+_MAKER_IDLE_SECONDS = 15
 _JOBS = "SELECT id, queueing_lock AS task FROM procrastinate_jobs WHERE status = %(status)s::procrastinate_job_status"
 _OURS = "SELECT id FROM procrastinate_jobs WHERE status = 'doing' AND worker_id = ANY(%(workers)s::bigint[])"
 _LOST = (ProcrastinateException, psycopg.Error, OSError)
@@ -45,14 +48,23 @@ Answer = Callable[[str, bool], Awaitable[None]]
 class Queue:
     """Says to all controllers of a database which tasks wait, and hands each to one of them: one at a time for a server."""
 
-    def __init__(self, conninfo: str, stalled_seconds: float, connecting: Mapping[str, Any] | None = None) -> None:
-        """stalled_seconds: a process that is not heard for longer has its jobs taken from it. connecting: more for libpq."""
+    def __init__(
+        self, conninfo: str, stalled_seconds: float, connecting: Mapping[str, Any] | None = None, session: str = ""
+    ) -> None:
+        """stalled_seconds: a process that is not heard for longer has its jobs taken from it.
+
+        connecting: more for libpq. session: statements with which each session begins.
+        """
         self._conninfo = conninfo
         self._connecting = dict(connecting or {})
         self._stalled_seconds = stalled_seconds
         # Each statement is a transaction by itself, on the server: who stands still between two of them holds no rows.
         alone = self._connecting | {"autocommit": True}
-        connector = PsycopgConnector(conninfo=conninfo, kwargs=alone, min_size=1, max_size=4, timeout=10)
+
+        async def begin(connection: psycopg.AsyncConnection[Any]) -> None:
+            await connection.execute(session.encode())
+
+        connector = PsycopgConnector(conninfo=conninfo, kwargs=alone, configure=begin, min_size=1, max_size=4, timeout=10)
         self._app = App(connector=connector)
         self._app.job_manager = self._manager = _Manager(connector)
         self._workers: list[Worker] = []
@@ -269,7 +281,7 @@ async def _made(conninfo: str, connecting: Mapping[str, Any]) -> None:
         # Asked before: who makes an index waits for all that write to its table, even where there is nothing to be made.
         if await _lacking(connection) == (False, False):
             return
-        await connection.execute(_MAKING)
+        await connection.execute(_MAKING.format(_MAKER_IDLE_SECONDS).encode())
         tables, index = await _lacking(connection)
         if tables:
             await connection.execute(SchemaManager.get_schema())

@@ -47,11 +47,11 @@ _WRITING = (
     f"SELECT pg_advisory_xact_lock({_OURS}, {_WRITE}); SET LOCAL lock_timeout = '{WAIT_SECONDS}s'; "
 )
 # The server's own limit begins with the end of a statement. A process that stands still between two of many that are sent as
-# one, as the driver does with rows, has no end to it.
+# one, as the driver does with rows, has no end to it, nor has one that stands still while it is sent an answer.
 _END_STILL = (
     "SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid) "
     "WHERE locktype = 'advisory' AND classid = %s AND objid = %s AND objsubid = 2 AND granted AND datname = current_database() "
-    "AND wait_event = 'ClientRead' AND state_change < clock_timestamp() - make_interval(secs => %s)"
+    "AND wait_event IN ('ClientRead', 'ClientWrite') AND state_change < clock_timestamp() - make_interval(secs => %s)"
 )
 _TIME = "extract(epoch FROM clock_timestamp())::float8"
 _ENDS_IDLE = "SET idle_session_timeout = '{}s'"
@@ -61,7 +61,7 @@ _END_LOST = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
     "WHERE backend_xid = %s::xid8::xid AND state LIKE 'idle in transaction%%'"
 )
-_SESSION = (
+SESSION = (
     f"SET timezone = 'UTC'; SET lock_timeout = '{WAIT_SECONDS}s'; "
     f"SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'; "
     # The locks of a machine that is gone are let go as soon; over a Unix socket these mean nothing.
@@ -518,7 +518,7 @@ def _prepare(there: Clock, driver: "Driver", _record: Any) -> None:
     found = driver.info.server_version // 10000
     if found < OLDEST:
         raise Unavailable("store_unsuitable", f"PostgreSQL {found}: it has to be {OLDEST} or newer; upgrade it")
-    driver.execute(_SESSION, prepare=False)
+    driver.execute(SESSION, prepare=False)
     there.tell(_asked_for_time(driver))
 
 

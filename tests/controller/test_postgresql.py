@@ -449,6 +449,31 @@ def test_who_stands_still_with_half_of_its_rows_sent_keeps_nobody_else_from_writ
     assert store.task(task.tenant_id, task.id).lease_owner == "another"
 
 
+_IS_ANSWERED = """
+import os, signal, sys
+from controller.store import Store, engine
+
+with engine.writing(Store(sys.argv[1])._engine) as connection:
+    driver = connection.connection.driver_connection.pgconn
+    driver.send_query(b"SELECT repeat('x', 1000) FROM generate_series(1, 100000)")
+    driver.flush()
+    os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+def test_who_stands_still_with_half_of_an_answer_read_keeps_nobody_else_from_writing(
+    store: Store, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server waits for it to take the rest, and so its session never is idle."""
+    monkeypatch.setattr("controller.store.postgresql.WRITER_IDLE_SECONDS", 1)
+    with subprocess.Popen([sys.executable, "-c", _IS_ANSWERED, database]) as process:
+        try:
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+            store.can_write()
+        finally:
+            process.kill()
+
+
 def test_a_command_that_is_refused_has_changed_nothing(tmp_path: Path, postgresql: Cluster) -> None:
     settings = Settings(home=tmp_path / "home")
     settings.home.mkdir(mode=0o700)

@@ -2,6 +2,9 @@
 
 import asyncio
 import hashlib
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing
@@ -13,7 +16,7 @@ import pytest
 from procrastinate.exceptions import ConnectorException
 from procrastinate.schema import SchemaManager
 
-from controller.app import dispatching, end_unheard
+from controller.app import dispatching, end_unheard, sharing
 from controller.dispatch import InProcess
 from controller.dispatch.queue import Queue
 from controller.dispatch.shared import Shared
@@ -179,6 +182,48 @@ def test_who_begins_waits_for_nobody_who_writes_to_the_queue(world: World) -> No
             await writer.execute("LOCK TABLE procrastinate_jobs IN ROW EXCLUSIVE MODE")
             async with asyncio.timeout(15), world.instance(B, takes=False):
                 pass
+
+    asyncio.run(story())
+
+
+_MAKES_THE_TABLES = """
+import asyncio, os, signal, sys
+from controller.dispatch import queue
+
+class Stops(queue.SchemaManager):
+    @staticmethod
+    def get_schema():
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+queue.SchemaManager, queue._MAKER_IDLE_SECONDS = Stops, 1
+asyncio.run(queue.Queue(sys.argv[1], 30).open())
+"""
+
+
+def test_who_stands_still_as_it_makes_the_queues_tables_keeps_nobody_from_starting(postgresql: Cluster) -> None:
+    async def story(url: str) -> None:
+        queue = Queue(url, LEASE_SECONDS)
+        async with asyncio.timeout(30):
+            await queue.open()
+        await queue.close()
+
+    with postgresql.database() as url, subprocess.Popen([sys.executable, "-c", _MAKES_THE_TABLES, url]) as process:
+        try:
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+            asyncio.run(story(url))
+        finally:
+            process.kill()
+
+
+def test_the_queues_sessions_have_the_limits_of_the_stores(world: World) -> None:
+    """Else who waits there waits for ever, and those of a machine that is gone are kept for hours."""
+
+    async def story() -> None:
+        shared = await sharing(world.settings, Runner(world.store, world.kms, world.settings, A, None), A, takes=False)
+        async with shared._queue._app.connector.pool.connection() as connection:
+            found = await connection.execute("SELECT current_setting('lock_timeout'), current_setting('TimeZone')")
+            assert await found.fetchone() == ("30s", "UTC")
+        await shared.close()
 
     asyncio.run(story())
 
