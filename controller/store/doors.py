@@ -176,22 +176,25 @@ class Doors(Tasks):
                 self._keep_door(connection, found, ended)
 
     def ask_doors(self, doors: Sequence[Door], tasks: Sequence[Task], holder: str, lease_seconds: float) -> None:
-        """Have servers asked, by these tasks, whether doors are closed; a door whose time is over is closing from now on."""
-        of = {task.request["door_id"]: task.id for task in tasks}
+        """Have servers asked, by a task for each door, whether that is closed; one whose time is over is closing from now on.
+
+        Left out is a door to which something has come since it was read: others look too, and somebody may close it.
+        """
         with engine.writing(self._engine) as connection:
             at = self._now()
-            for door in doors:
-                found = _door(connection, door.tenant_id, door.id)
-                over = found.state == "open" and found.deadline is not None and at >= found.deadline
-                state: DoorState = "closing" if over else found.state
-                self._keep_door(connection, found, replace(found, state=state, closing_task_id=of.get(door.id), ask_at=None))
-            self._add_held(connection, tasks, holder, lease_seconds)
+            for door, task in zip(doors, tasks, strict=True):
+                if _door(connection, door.tenant_id, door.id) != door:
+                    continue
+                over = door.state == "open" and door.deadline is not None and at >= door.deadline
+                state: DoorState = "closing" if over else door.state
+                self._keep_door(connection, door, replace(door, state=state, closing_task_id=task.id, ask_at=None))
+                self._add_held(connection, [task], holder, lease_seconds)
 
     def give_up_asking(self, door: Door, note: str) -> None:
-        """Record why nobody asks any more whether a door is closed: its server left the inventory, say."""
+        """Record why nobody asks any more whether a door is closed: its server left the inventory, say. As ask_doors()."""
         with engine.writing(self._engine) as connection:
-            found = _door(connection, door.tenant_id, door.id)
-            self._keep_door(connection, found, replace(found, state="closing", ask_at=None, note=note))
+            if _door(connection, door.tenant_id, door.id) == door:
+                self._keep_door(connection, door, replace(door, state="closing", ask_at=None, note=note))
 
     def take_back_doors(self, order_id: str, doors: Sequence[Door], user_id: str) -> None:
         """Take some doors out of an order to which nobody has agreed yet; the others go on waiting.

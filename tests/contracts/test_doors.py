@@ -93,6 +93,20 @@ def test_a_door_whose_password_is_being_set_is_none_that_may_be_open(store: Stor
     assert (store.count_doors(who.tenant_id), store.figures().doors) == ((1, 0), 1)
 
 
+def test_a_door_that_was_closed_since_it_was_read_is_asked_for_by_nobody_and_stays_closed(
+    store: Store, who: Caller, server: Server
+) -> None:
+    """Whoever has read it may have stood still since; somebody else has seen to it meanwhile."""
+    read = opened(store, who, server)
+    said_so = Outcome("succeeded", "as_asked", evidence={"door": said(read, "closed", closed_by="order")})
+    ended(store, closing(store, read).id, said_so)
+    closed, tasks = store.door(who.tenant_id, read.id), store.tasks(who.tenant_id)
+    closing(store, read, "door-status")
+    store.give_up_asking(read, "its server is not in the inventory any more")
+    assert store.door(who.tenant_id, read.id) == closed
+    assert store.tasks(who.tenant_id) == tasks
+
+
 def test_a_door_opens_with_its_task_and_closes_with_the_one_that_closes_it(store: Store, who: Caller, server: Server) -> None:
     door = opened(store, who, server)
     assert (door.state, door.deadline) == ("open", given.START + timedelta(seconds=600))
