@@ -76,13 +76,17 @@ class RolloutPlans:
             return await off_loop(self._executor, lambda: list(self._looks(who, plan, after)))
         return await off_loop(self._executor, self._page, who, plan, after, limit)
 
+    async def begun_as(self, who: Caller, id: str) -> str | None:
+        """Return the id of the rollout that a plan was begun as; None where it was not, or that was cancelled."""
+        return await off_loop(self._executor, lambda: self._store.begun_from(self._plan(who, id).id))
+
     async def start(
         self, who: Caller, id: str, given: Mapping[str, Credential], sealed: Sealed | None = None, hours: float | None = None
     ) -> tuple[Rollout, dict[str, int]]:
         """Start what was planned, on the servers that were seen; returns it, and how many of the others stay out, by cause.
 
         given: what opens servers, by their ids. sealed: as somebody kept it; None: as it is here. hours: as in Rollouts.
-        Conflict: plan_not_ready, plan_altered, plan_outdated, plan_expired.
+        Conflict: plan_not_ready, plan_altered, plan_outdated, plan_expired, plan_begun.
         """
         plan, servers, seen, logins, out = await off_loop(self._executor, self._held_to, who, id, sealed)
         request = {name: value for name, value in plan.request.items() if name not in NOT_KEPT}

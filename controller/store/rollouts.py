@@ -48,8 +48,13 @@ class Rollouts(Tasks):
     def add_rollout(
         self, rollout: Rollout, servers: Sequence[RolloutServer], credentials: Sequence[SealedCredential] = ()
     ) -> None:
-        """Keep a new rollout with its servers, and the credentials that came for them; nothing of it is begun by that."""
+        """Keep a new rollout with its servers, and the credentials that came for them; nothing of it is begun by that.
+
+        Conflict(plan_begun): what planned it was begun by somebody before.
+        """
         with engine.writing(self._engine) as connection:
+            if rollout.plan_id is not None:
+                _refuse_begun(connection, rollout.plan_id)
             self._add_rollout(connection, rollout, servers, credentials)
 
     def _add_rollout(
@@ -69,6 +74,11 @@ class Rollouts(Tasks):
         """Return one rollout of a tenant."""
         with engine.reading(self._engine) as connection:
             return _rollout(connection, tenant_id, rollout_id)
+
+    def begun_from(self, plan_id: str) -> str | None:
+        """Return the id of the rollout that does what a plan has planned, and was not cancelled; None where there is none."""
+        with engine.reading(self._engine) as connection:
+            return _begun_from(connection, plan_id)
 
     def rollouts(self, tenant_id: str | None, states: Collection[RolloutState] | None = None) -> list[Rollout]:
         """Return the rollouts of a tenant, or (None) of all, the oldest first; only those in these states."""
@@ -300,6 +310,23 @@ def _kept_until(credentials: Sequence[SealedCredential]) -> dict[str, Any]:
 def _planning(rollout: Rollout) -> dict[str, object]:
     """Return what the trail says of a rollout that plans, or that was planned."""
     return ({"plan": True} if rollout.plans else {}) | ({"plan_id": rollout.plan_id} if rollout.plan_id else {})
+
+
+def _begun_from(connection: Connection, plan_id: str) -> str | None:
+    table = tables.rollouts
+    query = select(table.c.id).where(table.c.plan_id == plan_id, table.c.state != "cancelled").order_by(table.c.created_at)
+    found: str | None = connection.execute(query.limit(1)).scalar()
+    return found
+
+
+def _refuse_begun(connection: Connection, plan_id: str) -> None:
+    """Two rollouts of one plan know nothing of each other: of a canary that failed, of a quorum, of what was done already."""
+    # Two who begin it in one moment take turns at its row.
+    connection.execute(select(tables.rollouts.c.id).where(tables.rollouts.c.id == plan_id).with_for_update())
+    begun = _begun_from(connection, plan_id)
+    if begun is not None:
+        told = f"plan {plan_id} was begun before, as rollout {begun}: look there, or plan anew"
+        raise Conflict("plan_begun", told, plan=plan_id, rollout=begun)
 
 
 def _rollout(connection: Connection, tenant_id: str, rollout_id: str) -> Rollout:

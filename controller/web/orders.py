@@ -116,6 +116,7 @@ async def show_plan(page: Page, id: str) -> Response:
         able=len(able),
         held=held,
         problem=problem,
+        begun=await page.fleet.rollout_plans.begun_as(page.who, id) if ready else None,
         passwords=[look.server for look in able] if len(able) <= MOST_PASSWORDS else [],
     )
 

@@ -121,8 +121,10 @@ async def shown(page: Page, id: str) -> Response:
         "here_path": HERE,
     }  # fmt: skip
     if rollout.plans:
-        looks = await fleet.rollout_plans.looks(who, id, after, LOOKS) if rollout.state != "running" else []
+        looked = rollout.state != "running"
+        looks = await fleet.rollout_plans.looks(who, id, after, LOOKS) if looked else []
         values |= {"alike": _alike(looks), "refused": [each for each in looks if each.cause], "can": _can(counts)}
+        values |= {"begun": await fleet.rollout_plans.begun_as(who, id) if looked else None}
         values |= {"gave": any(each.given for each in members), "finished": _finished(rollout)}
         return await page.show("rollouts/plan.html", "rollouts", _title(rollout), **values)
     labels = counts["labels"]

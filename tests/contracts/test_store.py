@@ -26,6 +26,7 @@ from controller.model import (
     MasterKey,
     MasterKeyVersion,
     Outcome,
+    Rollout,
     Sealed,
     Server,
     ServerNotes,
@@ -683,6 +684,28 @@ def test_a_lease_that_is_renewed_goes_on(store: Store, server: Server, clock: Cl
     assert [lost.id for lost in store.interrupt_expired()] == [task.id]
     assert store.interrupt_expired() == []
     assert store.renew([task.id], "me", 10) == set()
+
+
+def test_a_plan_is_begun_once_whoever_begins_it_in_the_same_moment(store: Store, who: Caller) -> None:
+    def a_rollout(id: str, **more: Any) -> Rollout:
+        return Rollout(id, who.tenant_id, who.user_id, "unbind", {}, {}, 0, False, START, **more)
+
+    def begin(number: int) -> str:
+        try:
+            store.add_rollout(a_rollout(f"r{number}", plan_id="plan"), [])
+        except Conflict as problem:
+            return problem.code
+        return "begun"
+
+    store.add_rollout(a_rollout("plan", state="finished"), [])
+    with ThreadPoolExecutor(8) as several:
+        told = list(several.map(begin, range(8)))
+    assert sorted(told) == ["begun"] + ["plan_begun"] * 7
+    begun = f"r{told.index('begun')}"
+    assert store.begun_from("plan") == begun
+    store.change_rollout(who.tenant_id, begun, "cancelled", "", of=("running",))
+    assert store.begun_from("plan") is None
+    assert begin(9) == "begun"
 
 
 @pytest.mark.parametrize("others", [0, 20])

@@ -131,6 +131,7 @@ VERBS: dict[str, tuple[str, Call]] = {
     "RolloutReports.report": ("not found", lambda w, me, it: w.rollout_reports.report(me, it.rollout.id)),
     "RolloutPlans.sealed": ("not found", lambda w, me, it: w.rollout_plans.sealed(me, it.rollout.id)),
     "RolloutPlans.looks": ("not found", lambda w, me, it: w.rollout_plans.looks(me, it.rollout.id)),
+    "RolloutPlans.begun_as": ("not found", lambda w, me, it: w.rollout_plans.begun_as(me, it.rollout.id)),
     "RolloutPlans.start": ("not found", lambda w, me, it: w.rollout_plans.start(me, it.rollout.id, {})),
     "Emergency.open": ("not found", lambda w, me, it: w.emergency.open(me, [it.server], reason="x", seconds=60)),
     "Emergency.open_by_password": (

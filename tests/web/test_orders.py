@@ -1,5 +1,7 @@
 """Orders from the list of servers: what is begun is what the plan's page has shown, and all of that was shown."""
 
+import asyncio
+
 import pytest
 
 from controller.model import Outcome
@@ -49,6 +51,33 @@ def test_what_was_shown_is_begun_and_no_server_that_was_looked_at_again_since(
     visit(settings, story, "operator")
 
 
+@pytest.mark.parametrize("page", [PLANS, "/console/rollouts/"])
+def test_a_plan_whose_button_two_people_press_is_begun_once(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, page: str
+) -> None:
+    stub(monkeypatch, {"web-1": SEEN, "web-2": SEEN})
+
+    async def story(visitor: Visitor) -> None:
+        fleet, owner = visitor.fleet, visitor.fleet.owner
+        id = await planned(visitor, 2)
+        form = hidden((await visitor.get(page + id)).text, f"{page}{id}/start")
+        pressed = [visitor.send(f"{page}{id}/start", form) for _ in range(2)]
+        one, other = sorted(await asyncio.gather(*pressed), key=lambda each: each.status_code)
+        assert (one.status_code, other.status_code, "plan_begun" in other.text) == (200, 409, True)
+        _, begun = await fleet.rollouts.list(owner)
+        await over(visitor, begun.id)
+        again = (await visitor.get(page + id)).text
+        assert f'{begun.id}">how that goes' in again
+        assert f'action="{page}{id}/start"' not in again
+        # What was cancelled is no reason against it.
+        fleet.rollouts._store.change_rollout(owner.tenant_id, begun.id, "cancelled", "", of=("finished",))
+        later = await visitor.send(f"{page}{id}/start", form)
+        assert later.status_code == 200
+        await over(visitor, later.url.path.rpartition("/")[2])
+
+    visit(settings, story, "operator")
+
+
 @pytest.mark.parametrize("without", ["servers_sha256", "shown_sha256"])
 def test_a_form_that_does_not_say_what_was_shown_begins_nothing(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, without: str
@@ -63,6 +92,23 @@ def test_a_form_that_does_not_say_what_was_shown_begins_nothing(
         altered = await visitor.send(f"{PLANS}{id}/start", form | {without: "0" * 64})
         assert (altered.status_code, "plan_outdated" in altered.text) == (409, True)
         assert [each.id for each in await visitor.fleet.rollouts.list(visitor.fleet.owner)] == [id]
+
+    visit(settings, story, "operator")
+
+
+def test_an_order_that_has_stopped_leads_to_where_it_is_resumed(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes: dict[str, Outcome] = {"web-1": SEEN, "web-2": SEEN}
+    stub(monkeypatch, outcomes)
+
+    async def story(visitor: Visitor) -> None:
+        id = await planned(visitor, 2)
+        outcomes.update(dict.fromkeys(outcomes, WRONG))
+        begun = await visitor.press(PLANS + id, f"{PLANS}{id}/start")
+        order = begun.url.path.rpartition("/")[2]
+        assert (await over(visitor, order)).state == "stopped"
+        shown = (await visitor.get(begun.url.path)).text
+        assert f'It does not go on by itself: <a href="/console/rollouts/{order}">resume it' in shown
+        assert "Resume</button>" in (await visitor.get(f"/console/rollouts/{order}")).text
 
     visit(settings, story, "operator")
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from sqlalchemy import insert, update
 
-from controller.model import Binding, Server, Task, now
+from controller.model import Binding, Rollout, Server, Task, now
 from controller.settings import Settings
 from controller.store import engine, tables
 from controller.store.rows import row
@@ -77,6 +77,16 @@ def test_coverage_ages_passwords_and_failures_are_counted(settings: Settings) ->
         assert all('role="img" aria-label="' in each for each in pictures)
 
     visit(settings, story, "operator")
+
+
+def test_a_plan_under_way_is_told_from_what_it_plans(settings: Settings) -> None:
+    async def story(visitor: Visitor) -> None:
+        owner = visitor.fleet.owner
+        plan = Rollout("r", owner.tenant_id, owner.user_id, "unbind", {"plan": True}, {}, 1, False, now(), state="paused")
+        visitor.fleet.audit._store.add_rollout(plan, [])
+        assert '/console/rollouts/r">Plan: unbind</a>' in (await visitor.get("/console/")).text
+
+    visit(settings, story, "auditor")
 
 
 def test_what_is_counted_is_of_this_tenant_alone(settings: Settings) -> None:

@@ -120,6 +120,28 @@ def test_what_cannot_be_meant_is_refused(settings: Settings, more: dict[str, str
     visit(settings, story, "operator")
 
 
+def test_a_retry_says_that_a_rollout_that_was_halted_goes_on_by_it(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = {"web-1": FULL}
+    stub(monkeypatch, outcomes)
+
+    async def story(visitor: Visitor) -> None:
+        await ready(visitor)
+        id = await begun(visitor, canary="1", batch="1", max_failures="0")
+        shown = (await visitor.get(HERE + id)).text
+        assert "Retry the one that failed, and go on</button>" in shown
+        assert "the rollout goes on by that: 2 servers that were not begun follow" in shown
+        assert "goes on: <strong>2</strong> that were not begun follow" in (await visitor.get(f"{HERE}{id}/retry")).text
+        del outcomes["web-1"]
+        outcomes["web-3"] = FULL
+        await visitor.press(HERE + id, f"{HERE}{id}/retry", cause="disk_full")
+        await over(visitor, id)
+        shown = (await visitor.get(HERE + id)).text
+        assert "Retry the one that failed</button>" in shown
+        assert "were not begun follow" not in shown
+
+    visit(settings, story, "operator")
+
+
 def test_its_page_tells_how_it_went_and_failures_are_tried_again(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes = {"web-2": FULL, "web-3": WRONG}
     given = stub(monkeypatch, outcomes)
