@@ -11,13 +11,13 @@ from fastapi.params import Depends as Needs
 from starlette.datastructures import FormData, UploadFile
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from controller.errors import Invalid, NotAllowed
+from controller.errors import Conflict, Invalid, NotAllowed
 from controller.events import Actor, acting
 from controller.model import Caller, Secret
 from controller.service.console import SignedIn, form_token
 from controller.service.fleet import Fleet
 from controller.service.roles import refusal
-from controller.web.door import ROOT, SESSION_ID, SIGNED_IN
+from controller.web.door import ROOT, SESSION_ID, SIGNED_IN, comes_by_itself
 from controller.web.rendering import rendered
 
 SIGN_IN = f"{ROOT}/sign-in"
@@ -138,6 +138,11 @@ class Asked:
         values = await around(self) | {"here": here, "title": title} | values
         return HTMLResponse(rendered(template, values), status_code=status)
 
+    def refuse_another(self, name: str, id: str) -> None:
+        """Conflict(selection_outdated) where the form's page was about another one, that had this name before."""
+        if self.form.text("id", id) != id:
+            raise Conflict("selection_outdated", f"{name} is another one by now than on the page that asked; open its page again")
+
     def say(self, text: str, kind: Kind = "good") -> None:
         """Have the next page tell this."""
         self.request.app.state.flashes.add(self.signed_in.digest, Said(text, kind))
@@ -177,13 +182,14 @@ TheForm = Annotated[Form, Depends(form_of)]
 
 async def around(page: Asked) -> dict[str, Any]:
     """Return what is on every page: who is signed in, what they may, and what is to be told them."""
+    unseen = page.by_htmx or comes_by_itself(page.request.scope)  # a part of it is, or nothing
     return {
         "signed_in": page.signed_in,
         "may": page.may,
         "form_token": form_token(page.request.scope[SESSION_ID]),
         "newest": await page.fleet.news.newest(),
         "doors_open": (await page.fleet.emergency.counted(page.who))[0],
-        "said": [] if page.by_htmx else page.request.app.state.flashes.taken(page.signed_in.digest),
+        "said": [] if unseen else page.request.app.state.flashes.taken(page.signed_in.digest),
         "path": own_path(page.request),
     }
 

@@ -135,7 +135,7 @@ class Door:
         signed_in = None if shown is None else await self._signed_in(scope, shown)
         if signed_in is not None:
             told |= {"user": signed_in.who.user_id, "by": f"session {called(signed_in.digest)}"}
-        if signed_in is not None and not _comes_by_itself(scope):
+        if signed_in is not None and not comes_by_itself(scope):
             with suppress(Problem):  # a disk that is full keeps nobody from reading
                 await self._fleet.console.seen(signed_in)
         body = b"" if reads else await self._body(scope, receive, signed_in)
@@ -181,7 +181,7 @@ def _kept(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     return headers if said else [*headers, (b"cache-control", b"no-store")]
 
 
-def _comes_by_itself(scope: Scope) -> bool:
+def comes_by_itself(scope: Scope) -> bool:
     """Whether an open page asks, and nobody need be there: its stream begins anew by itself, and can say no more of itself."""
     return scope["raw_path"] == LIVE.encode() or any(name == BY_ITSELF for name, _ in scope["headers"])
 

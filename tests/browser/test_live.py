@@ -9,11 +9,12 @@ from tests.browser.conftest import SignedIn
 from tests.browser.served import Served
 
 
-def test_what_happens_while_an_answer_is_under_way_is_shown_after_it(signed_in: SignedIn, served: Served) -> None:
-    def add(name: str) -> None:
-        served.ask("POST", "/servers", body={"name": name, "host": "127.0.0.1", "port": 1, "trust_on_first_use": True})
+def added(served: Served, name: str) -> None:
+    served.ask("POST", "/servers", body={"name": name, "host": "127.0.0.1", "port": 1, "trust_on_first_use": True})
 
-    add("web-1")
+
+def test_what_happens_while_an_answer_is_under_way_is_shown_after_it(signed_in: SignedIn, served: Served) -> None:
+    added(served, "web-1")
     page = signed_in("operator")
     page.goto(f"{served.url}/console/servers/")
     held: list[tuple[Route, APIResponse]] = []
@@ -26,19 +27,94 @@ def test_what_happens_while_an_answer_is_under_way_is_shown_after_it(signed_in: 
 
     page.route("**/console/servers/", hold)
     with page.expect_request(lambda request: request.headers.get("hx-target") == "servers"):
-        add("web-2")
+        added(served, "web-2")
     while not held:
         page.evaluate("0")  # lets hold() go on
     route, response = held[0]
     assert "web-3" not in response.text()
     told = page.locator("main").get_attribute("data-after")
-    add("web-3")
+    added(served, "web-3")
     page.wait_for_function("told => document.querySelector('main').dataset.after !== told", arg=told)
     # By now a page that has asked half a second ago would ask again.
     page.wait_for_function("began => performance.now() > began + 600", arg=page.evaluate("performance.now()"))
     route.fulfill(response=response)
     expect(page.get_by_role("link", name="web-2")).to_be_visible()
     expect(page.get_by_role("link", name="web-3")).to_be_visible()
+
+
+def test_what_somebody_ticks_while_an_answer_is_under_way_stays_and_the_news_comes_once_they_are_done(
+    signed_in: SignedIn, served: Served
+) -> None:
+    added(served, "hand-1")
+    page = signed_in("operator")
+    page.goto(f"{served.url}/console/servers/?q=hand-")
+    held: list[tuple[Route, APIResponse]] = []
+
+    def hold(route: Route) -> None:
+        if route.request.headers.get("hx-target") == "servers" and not held:
+            held.append((route, route.fetch()))
+        else:
+            route.continue_()
+
+    page.route("**/console/servers/?*", hold)
+    with page.expect_request(lambda request: request.headers.get("hx-target") == "servers"):
+        added(served, "hand-2")
+    while not held:
+        page.evaluate("0")  # lets hold() go on
+    box = page.get_by_label("Choose hand-1")
+    box.check()
+    box.blur()
+    route, response = held[0]
+    assert "hand-2" in response.text()
+    route.fulfill(response=response)
+    expect(page.locator("#servers.outdated")).to_be_visible()
+    expect(box).to_be_checked()
+    box.uncheck()
+    box.blur()  # nothing else happens
+    expect(page.get_by_role("link", name="hand-2")).to_be_visible()
+
+
+def test_what_was_chosen_for_a_reset_stays_chosen(signed_in: SignedIn, served: Served) -> None:
+    for name in ("first-key", "second-key"):
+        served.kps("keypair", "create", name, "--scope", "account")
+    added(served, "lost-1")
+    served.kps("server", "set", "lost-1", "--shut-down", "/mnt")
+    page = signed_in("operator")
+    page.goto(f"{served.url}/console/servers/lost-1")
+    chosen = page.get_by_label("Key pair", exact=True)
+    chosen.select_option("second-key")
+    chosen.blur()
+    added(served, "lost-2")
+    expect(page.locator("#at-rest.outdated")).to_be_visible()
+    expect(chosen).to_have_value("second-key")
+
+
+def test_the_first_server_is_shown_on_a_page_that_had_none(signed_in: SignedIn, served: Served) -> None:
+    page = signed_in("operator")
+    page.goto(f"{served.url}/console/servers/?q=first-")
+    expect(page.get_by_text("No server fits")).to_be_visible()
+    added(served, "first-1")
+    expect(page.get_by_role("link", name="first-1")).to_be_visible()
+    expect(page.get_by_role("button", name="Bind a key pair")).to_be_visible()
+
+
+def test_a_part_that_was_refused_says_so_until_it_is_fetched_well(signed_in: SignedIn, served: Served) -> None:
+    page, refused = signed_in("operator", refused=True), list[str]()
+
+    def refuse_once(route: Route) -> None:
+        if route.request.headers.get("hx-target") == "servers" and not refused:
+            refused.append(route.request.url)
+            route.fulfill(status=503, content_type="text/html", body='<div id="problem">too much at once</div>')
+        else:
+            route.continue_()
+
+    page.route("**/console/servers/?*", refuse_once)
+    page.goto(f"{served.url}/console/servers/?q=refused-")
+    added(served, "refused-1")
+    expect(page.get_by_text("too much at once")).to_be_visible()
+    added(served, "refused-2")
+    expect(page.get_by_role("link", name="refused-2")).to_be_visible()
+    expect(page.get_by_text("too much at once")).to_have_count(0)
 
 
 def test_a_page_says_that_it_hears_nothing_any_more_and_goes_on_by_itself(signed_in: SignedIn, served: Served) -> None:

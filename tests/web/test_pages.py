@@ -67,6 +67,18 @@ def test_what_is_not_there_is_told_as_a_page_or_a_part_of_one(settings: Settings
     visit(settings, story, "operator")
 
 
+def test_what_came_of_a_form_is_told_to_nobody_but_who_sees_it(settings: Settings) -> None:
+    async def story(visitor: Visitor) -> None:
+        visitor.http.follow_redirects = False
+        form = {"name": "web-1", "host": "192.0.2.1"}
+        assert (await visitor.send("/console/add-server", form, page="/console/add-server")).status_code == 303
+        assert "is in the inventory" not in (await visitor.get("/console/emergency/doors/", x_by_itself="1")).text
+        assert "web-1 is in the inventory" in (await visitor.get("/console/servers/web-1")).text
+        assert "is in the inventory" not in (await visitor.get("/console/servers/web-1")).text
+
+    visit(settings, story, "operator")
+
+
 @pytest.mark.parametrize(
     ("text", "page"),
     [

@@ -15,6 +15,16 @@ MARK = "<img src=x onerror=alert(1)>\"'&\u202e\x1b[31m{{7*7}}"
 PATHS = ("servers/", "servers/?q=web", "servers/web-1", "servers/web-1/change", "servers/web-1/remove", "orders/new?server=web-1")
 
 
+def test_a_list_that_is_empty_is_told_of_the_first_server_too(settings: Settings) -> None:
+    async def story(visitor: Visitor) -> None:
+        for path in ("/console/servers/", "/console/servers/?q=nothing-like-it"):
+            part = re.search('<div id="servers" data-live .*', (await visitor.get(path)).text, re.DOTALL)
+            assert part is not None
+            assert "No server" in part.group(0)
+
+    visit(settings, story, "operator")
+
+
 async def failed_task(visitor: Visitor) -> None:
     """Have a server on record, and a task there that failed in words of the server's choice."""
     owner, store = visitor.fleet.owner, visitor.fleet.standing._store

@@ -14,15 +14,42 @@ if (linked) {
   addEventListener("hashchange", take); // the page was open already
 }
 
-// A part that somebody is at work in does not change under their hands.
-document.addEventListener("htmx:beforeRequest", (event) => {
-  const part = event.target;
-  if (!part.matches("[data-live]")) return;
-  const busy = part.querySelector("input:checked:not([data-default]), details[open] form, :focus:is(input, select, textarea)");
-  const typed = [...part.querySelectorAll("input, textarea")].some((each) => each.value !== each.defaultValue);
-  if (busy || typed) {
+// A part that somebody is at work in does not change under their hands: it is not asked for, and what was asked before is not put in.
+function atWork(part) {
+  if (part.querySelector("details[open] form, form details[open], :focus:is(input, select, textarea)")) return true;
+  const fields = [...part.querySelectorAll("input, textarea")], selects = [...part.querySelectorAll("select")];
+  const first = (select) => Math.max(0, [...select.options].findIndex((each) => each.defaultSelected));
+  return fields.some((each) => each.value !== each.defaultValue || each.checked !== each.defaultChecked) ||
+    selects.some((each) => each.selectedIndex !== first(each));
+}
+for (const name of ["htmx:beforeRequest", "htmx:beforeSwap"]) {
+  document.addEventListener(name, (event) => {
+    const part = event.target;
+    if (!part.matches("[data-live]") || !atWork(part)) return;
     event.preventDefault();
     part.classList.add("outdated");
+  });
+}
+
+// Once they are done it is fetched; but not while they are about to press something in it.
+for (const name of ["focusout", "toggle"]) {
+  document.addEventListener(name, () => setTimeout(() => {
+    const on = document.activeElement;
+    for (const part of document.querySelectorAll("[data-live].outdated")) {
+      const presses = part.contains(on) && on.matches("a, button");
+      if (!presses && !atWork(part)) fetchAnew(part.id, [part.getAttribute("hx-trigger").split(", ")[0].slice("sse:".length)]);
+    }
+  }), true);
+}
+
+// A part that was refused says so above the page, until it was fetched well.
+let refused = ""; // its id
+document.addEventListener("htmx:afterRequest", (event) => {
+  const { requestConfig, failed, successful } = event.detail;
+  if (failed) refused = requestConfig.elt.id;
+  else if (successful && refused && refused === requestConfig.elt.id) {
+    document.getElementById("problems").replaceChildren();
+    refused = "";
   }
 });
 
@@ -32,7 +59,7 @@ const called = (each) => each.id || each.getAttribute("aria-label") || each.titl
 
 document.addEventListener("htmx:beforeSwap", (event) => {
   const part = event.target;
-  if (!part.matches("[data-live]")) return;
+  if (!part.matches("[data-live]") || event.defaultPrevented) return;
   const on = document.activeElement;
   left.set(part.id, {
     open: [...part.querySelectorAll("details[id][open]")].map((each) => each.id),
@@ -172,15 +199,6 @@ function named(root) {
 }
 named(document);
 document.addEventListener("htmx:afterSettle", (event) => named(event.target.parentElement || document));
-
-// One box for all of a table's.
-document.addEventListener("change", (event) => {
-  const all = event.target;
-  if (!all.matches("input[data-all]")) return;
-  for (const box of all.form ? all.form.elements : []) {
-    if (box.type === "checkbox" && box.name === all.dataset.all) box.checked = all.checked;
-  }
-});
 
 // How long a door is open still, counted on from what the page was sent with: by this machine's own running clock, whatever its date.
 const ends = new WeakMap();
