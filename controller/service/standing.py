@@ -49,6 +49,11 @@ class Standing:
         allow(who, "task.see")
         return await off_loop(self._executor, self._tasks, who, name, before, limit)
 
+    async def checked(self, who: Caller, name: str) -> Task | None:
+        """Return the last look of a server's doctor that has ended; None where nobody has looked."""
+        allow(who, "task.see")
+        return next(iter(await off_loop(self._executor, self._tasks, who, name, None, 1, checks=True)), None)
+
     def _servers(self, who: Caller, sought: Sought, after: str, limit: int) -> tuple[builtins.list[Stands], int]:
         found, total = self._store.found_servers(who.tenant_id, sought, after, limit)
         return self._standing(who, found), total
@@ -56,9 +61,10 @@ class Standing:
     def _one(self, who: Caller, name: str) -> Stands:
         return self._standing(who, [self._store.server(who.tenant_id, name)])[0]
 
-    def _tasks(self, who: Caller, name: str, before: int | None, limit: int) -> builtins.list[Task]:
+    def _tasks(self, who: Caller, name: str, before: int | None, limit: int, *, checks: bool = False) -> builtins.list[Task]:
         server = self._store.server(who.tenant_id, name)
-        return [sight.task(who, task) for task in self._store.tasks_of_server(who.tenant_id, server.id, before, limit)]
+        found = self._store.tasks_of_server(who.tenant_id, server.id, before, limit, checks=checks)
+        return [sight.task(who, task) for task in found]
 
     def _standing(self, who: Caller, servers: builtins.list[Server]) -> builtins.list[Stands]:
         ids = [each.id for each in servers]

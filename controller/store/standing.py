@@ -62,12 +62,20 @@ class Standing(Base):
             by_place = {row["seq"]: rows.task(row) for row in found}
         return {of: LastTasks(by_place.get(failed), by_place.get(proved)) for of, failed, proved in last}
 
-    def tasks_of_server(self, tenant_id: str, server_id: str, before: int | None, limit: int) -> list[Task]:
-        """Return a server's tasks, the newest first: of those before a place in the order, so many."""
+    def tasks_of_server(
+        self, tenant_id: str, server_id: str, before: int | None, limit: int, *, checks: bool = False
+    ) -> list[Task]:
+        """Return a server's tasks, the newest first: of those before a place in the order, so many.
+
+        checks: only those by which the doctor has looked.
+        """
         table = tables.tasks
         query = select(table).where(table.c.server_id == server_id, table.c.tenant_id.concat("") == tenant_id)
         if before is not None:
             query = query.where(table.c.seq < before)
+        if checks:
+            looked = table.c.finished_at.is_not(None) & (table.c.status != "cancelled")
+            query = query.where(table.c.operation == "check", looked)
         with engine.reading(self._engine) as connection:
             return [rows.task(row) for row in connection.execute(query.order_by(table.c.seq.desc()).limit(limit)).mappings()]
 

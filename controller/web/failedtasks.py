@@ -205,6 +205,8 @@ async def _reach(page: Asked, selected: Selected) -> None:
     if not host and port is None and jump is None:
         return
     servers = {each.server_id: None for each in await page.fleet.failures.list(page.who, selected.which)}
+    if not servers:
+        return  # somebody else has tried them again meanwhile
     if host and len(servers) != 1:
         raise Invalid("host_of_many", f"one address cannot be that of {len(servers)} servers; change them one by one")
     if host:

@@ -206,6 +206,7 @@ async def ask_clear(page: Page, name: str) -> Response:
 @router.post("/named/{name}/clear")
 async def clear(page: Page, name: str) -> Response:
     """Destroy the private half; the key pair stays."""
+    await _refuse_another(page, name)
     await page.fleet.custody.clear(page.who, name, even_if_only_way_in=page.form.on("even_if_only_way_in"))
     return page.go(path_of(name), f"The private half of {name} is destroyed")
 
@@ -254,6 +255,7 @@ async def ask_upgrade(page: Page, name: str) -> Response:
 @router.post("/named/{name}/upgrade")
 async def upgrade(page: Page, name: str) -> Response:
     """Make a key pair one of the account."""
+    await _refuse_another(page, name)
     await page.fleet.keypairs.upgrade(page.who, name)
     return page.go(path_of(name), f"{name} is a key pair of the account now")
 
@@ -267,6 +269,7 @@ async def ask_delete(page: Page, name: str) -> Response:
 @router.post("/named/{name}/delete")
 async def delete(page: Page, name: str) -> Response:
     """Delete a key pair."""
+    await _refuse_another(page, name)
     await page.fleet.keypairs.delete(page.who, name)
     return page.go(f"{HERE}/", f"{name} is deleted")
 
@@ -303,6 +306,11 @@ async def _ask(page: Asked, name: str, verb: str, status: int = 200, *, scope: s
         f"keypairs/{verb}.html", "keypairs", f"{words[verb]} {name}", status,
         crumbs=[*CRUMBS, (name, path_of(name))], keypair=keypair, bound=counts.get(keypair.id, 0), **values,
     )  # fmt: skip
+
+
+async def _refuse_another(page: Asked, name: str) -> None:
+    """Refuse what cannot be undone where the page that asked was about another key pair of this name."""
+    page.refuse_another(name, (await page.fleet.keypairs.get(page.who, name)).id)
 
 
 def _may_make(page: Asked) -> None:

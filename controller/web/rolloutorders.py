@@ -40,6 +40,12 @@ LIMITS = (
 _STRATEGY = ("canary", "batch", "max_failures", "per_label", "quorum", "window")
 _NUMBERS = (("concurrency", 1000), ("per_bastion", 1000), ("tries", 20))
 _MOST_WORDS = 256 * 1024  # characters of names and labels
+# All that is filled in, but for what opens the servers: that is in no page again.
+_FIELDS = (
+    *("operation", "keypair", "login", "accept_lockout", "which", "servers", "pause_after_canary"),
+    *(name for name, _, _ in BOXES), TAKE_OVER, *_STRATEGY, *(name for name, _ in _NUMBERS),
+)  # fmt: skip
+LINKED = ("operation", "keypair", "servers")  # what a link may fill in
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,11 @@ def order(form: Form) -> Order:
         strategy[name] = number
     strategy["pause_after_canary"] = form.on("pause_after_canary")
     return Order(operation, every, [] if every else words, _said(request), _said(strategy))
+
+
+def typed(form: Form) -> dict[str, str]:
+    """Return what was filled in, as it was, for the form to have it again."""
+    return {name: form.long_text(name, most=_MOST_WORDS) for name in _FIELDS if form.on(name)}
 
 
 def _said(words: Mapping[str, Any]) -> dict[str, Any]:

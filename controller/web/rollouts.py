@@ -2,6 +2,7 @@
 
 import json
 from collections import defaultdict
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ from markupsafe import Markup
 from starlette.responses import Response
 
 from controller.causes import CAUSES, handling
-from controller.errors import Conflict
+from controller.errors import Conflict, Invalid, NotFound, Problem
 from controller.model import Rollout, RolloutServer
 from controller.rollout.picture import picture
 from controller.rollout.written import markdown
@@ -60,13 +61,20 @@ async def listed(page: Page) -> Response:
 @router.get("/new")
 async def new(page: Page) -> Response:
     """Ask what is to be done on which servers, and how."""
+    asked = page.request.query_params
+    return await _new(page, {name: asked[name] for name in rolloutorders.LINKED if name in asked})
+
+
+async def _new(page: Asked, asked: Mapping[str, str], problem: Problem | None = None) -> Response:
     labels = await page.fleet.servers.labels(page.who)
     return await page.show(
         "rollouts/new.html",
         "rollouts",
         "New rollout",
+        200 if problem is None else problem.status,
         orders=rolloutorders,
-        asked=dict(page.request.query_params),
+        asked=asked,
+        problem=problem,
         labels=[(name, value, count) for name, of in labels.items() for value, count in of.most_common(MOST_LABELS)][
             :MOST_LABELS
         ],
@@ -81,12 +89,17 @@ async def new(page: Page) -> Response:
 @router.post("/plan")
 async def plan(page: Page) -> Response:
     """Look at servers for a plan; a check changes nothing, and is begun at once."""
-    fleet, who, asked = page.fleet, page.who, rolloutorders.order(page.form)
-    credential = await given(page.form)
-    chosen = await fleet.servers.select(who, asked.words, asked.every)
-    opens = {} if credential is None else {each.id: credential for each in chosen}
-    request = asked.request | ({} if asked.operation == "check" else {"plan": True})
-    begun = await fleet.rollouts.start(who, asked.operation, chosen, request, asked.strategy, opens)
+    fleet, who = page.fleet, page.who
+    allow(who, "binding.order")
+    try:
+        asked, credential = rolloutorders.order(page.form), await given(page.form)
+        chosen = await fleet.servers.select(who, asked.words, asked.every)
+        opens = {} if credential is None else {each.id: credential for each in chosen}
+        request = asked.request | ({} if asked.operation == "check" else {"plan": True})
+        begun = await fleet.rollouts.start(who, asked.operation, chosen, request, asked.strategy, opens)
+    except (Invalid, NotFound) as problem:
+        await fleet.audit.refused(who, problem, page.request.method, page.request.scope["path"])
+        return await _new(page, rolloutorders.typed(page.form), problem)
     return page.go(f"{HERE}/{begun.id}")
 
 

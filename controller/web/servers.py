@@ -8,10 +8,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from controller.errors import Invalid
+from controller.errors import AlreadyExists, Invalid, NotFound, Problem
 from controller.model import Server, Task
 from controller.service.roles import allow
-from controller.web.asking import Page
+from controller.web.asking import Asked, Page
 from controller.web.live import LARGEST
 from controller.web.orders import OPERATIONS, credentials
 from controller.web.seeking import path, sought_by
@@ -21,6 +21,7 @@ LIST = "/console/servers/"
 PAGE = 100
 _TASKS = 25
 _BACK = [("Servers", LIST)]
+_NEW = ("name", "host", "port", "login", "labels", "jump", "host_key", "trust_on_first_use")  # what is filled in of a new one
 
 
 @router.get("/servers/")
@@ -49,7 +50,12 @@ async def listed(page: Page, q: str = "", password: str = "", bound: str = "", f
 async def ask_new(page: Page) -> Response:
     """Ask what is to be known of a new server."""
     allow(page.who, "server.change")
-    return await page.show("servers/add.html", "servers", "Add a server", crumbs=_BACK)
+    return await _new(page, {"port": "22", "login": "root"})
+
+
+async def _new(page: Asked, typed: Mapping[str, str], problem: Problem | None = None) -> Response:
+    status = 200 if problem is None else problem.status
+    return await page.show("servers/add.html", "servers", "Add a server", status, crumbs=_BACK, typed=typed, problem=problem)
 
 
 @router.post("/add-server")
@@ -58,17 +64,21 @@ async def add(page: Page) -> Response:
     form = page.form
     key = form.text("host_key", most=4000)
     name = form.text("name", most=253)
-    made = await page.fleet.servers.add(
-        page.who,
-        name,
-        form.text("host", most=253),
-        form.number("port", 22) or 0,
-        form.text("login", most=65) or "root",
-        labels(form.long_text("labels", most=4000)),
-        key or None,
-        not key and form.on("trust_on_first_use"),
-        form.text("jump").replace(",", " ").split(),
-    )
+    try:
+        made = await page.fleet.servers.add(
+            page.who,
+            name,
+            form.text("host", most=253),
+            form.number("port", 22) or 0,
+            form.text("login", most=65) or "root",
+            labels(form.long_text("labels", most=4000)),
+            key or None,
+            not key and form.on("trust_on_first_use"),
+            form.text("jump").replace(",", " ").split(),
+        )
+    except (Invalid, NotFound, AlreadyExists) as problem:
+        await page.fleet.audit.refused(page.who, problem, page.request.method, page.request.scope["path"])
+        return await _new(page, {each: form.long_text(each, most=4000) for each in _NEW if form.on(each)}, problem)
     return page.go(f"{LIST}{made.name}", f"{made.name} is in the inventory; nothing was changed on it")
 
 
@@ -79,7 +89,7 @@ async def show(page: Page, name: str, before: Annotated[int | None, Query(ge=0, 
     server = stands.server
     tasks = await page.fleet.standing.tasks(page.who, server.id, before, _TASKS)
     jumps = await page.fleet.servers.jump_names(page.who, [server])
-    checked = next((each for each in tasks if each.operation == "check" and each.finished_at), None)
+    checked = await page.fleet.standing.checked(page.who, server.id)
     return await page.show(
         "servers/server.html",
         "servers",
@@ -122,7 +132,7 @@ async def check(page: Page, name: str) -> Response:
 @router.post("/servers/{name}/reset")
 async def reset(page: Page, name: str) -> Response:
     """Give a server that is shut down a new key, on its mounted disk."""
-    server = await page.fleet.servers.get(page.who, name)
+    server = await _meant(page, name)
     if not server.reset_root:
         raise Invalid("root_missing", f"{server.name}: its disk is mounted nowhere that is known; see docs/operations.md")
     if page.form.text("confirmed", most=253) != server.name:
@@ -155,7 +165,7 @@ async def ask_changes(page: Page, name: str) -> Response:
 @router.post("/servers/{name}/change")
 async def change(page: Page, name: str) -> Response:
     """Have a server reached otherwise from its next task on."""
-    form, server = page.form, await page.fleet.servers.get(page.who, name)
+    form, server = page.form, await _meant(page, name)
     host, port = form.text("host", most=253), form.number("port", 22)
     moved = (host, port) != (server.host, server.port)
     changed = await page.fleet.servers.change(
@@ -183,9 +193,16 @@ async def ask_removal(page: Page, name: str) -> Response:
 @router.post("/servers/{name}/remove")
 async def remove(page: Page, name: str) -> Response:
     """Take a server out of the inventory."""
-    server = await page.fleet.servers.get(page.who, name)
+    server = await _meant(page, name)
     await page.fleet.servers.remove(page.who, server.id, force=page.form.on("force"))
     return page.go(LIST, f"{server.name} is out of the inventory; nothing was changed on it")
+
+
+async def _meant(page: Asked, name: str) -> Server:
+    """Return the server of a name, if it is the one that the form's page was about."""
+    server = await page.fleet.servers.get(page.who, name)
+    page.refuse_another(server.name, server.id)
+    return server
 
 
 def labels(text: str) -> dict[str, str]:

@@ -182,6 +182,7 @@ VERBS: dict[str, tuple[str, Call]] = {
     "Standing.servers": ("own", lambda w, me, it: w.standing.servers(me, Sought())),
     "Standing.found": ("own", lambda w, me, it: w.standing.found(me, Sought(words=[it.server.name]), 100)),
     "Standing.one": ("not found", lambda w, me, it: w.standing.one(me, it.server.name)),
+    "Standing.checked": ("not found", lambda w, me, it: w.standing.checked(me, it.server.id)),
     "Standing.tasks": ("not found", lambda w, me, it: w.standing.tasks(me, it.server.id)),
     "News.after": ("own", lambda w, me, it: w.news.after(me, 0, 0)),
     "TemporaryKeys.create": ("not found", lambda w, me, it: w.temporary_keys.create(me, it.access_key)),

@@ -184,8 +184,11 @@ def test_they_are_reached_otherwise_from_then_on(settings: Settings, monkeypatch
         await trouble(visitor)
         refused = await visitor.press(HERE, f"{HERE}retry", {"host": "192.0.2.99"}, cause="disk_full")
         assert "host_of_many" in refused.text
+        failed = await visitor.fleet.tasks.list(owner)
         await visitor.press(HERE, f"{HERE}retry", {"port": "2222", "jump": "web-3"}, cause="disk_full")
         await settled(visitor)
+        late = await visitor.send(f"{HERE}retry", {"task": [each.id for each in failed], "host": "192.0.2.99"}, page=HERE)
+        assert "0 tasks are tried again" in late.text
         reached = [await visitor.fleet.servers.get(owner, name) for name in ("web-1", "web-2", "web-3")]
         assert [(each.port, len(each.jumps)) for each in reached] == [(2222, 1), (2222, 1), (22, 0)]
         (task,) = [each for each in await visitor.fleet.tasks.list(owner, failed=True) if each.server_name == "web-1"]

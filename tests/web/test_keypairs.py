@@ -8,7 +8,7 @@ import pytest
 from controller import keyfiles
 from controller.model import Secret
 from controller.settings import Settings
-from tests.web.client import Visitor, visit
+from tests.web.client import Visitor, hidden, visit
 
 LIST = "/console/keypairs/"
 NEW = "/console/keypairs/new"
@@ -159,6 +159,22 @@ def test_it_is_cleared_moved_to_the_account_described_and_deleted_each_after_a_q
         found = await kinds(visitor)
         for kind in ("keypair_described", "keypair_moved", "keypair_upgraded", "keypair_cleared", "keypair_deleted"):
             assert kind in found
+
+    visit(settings, story, "administrator")
+
+
+def test_the_answer_about_a_key_pair_is_not_taken_for_another_one_of_its_name(settings: Settings) -> None:
+    async def story(visitor: Visitor) -> None:
+        verbs = ("clear", "delete", "upgrade")
+        await visitor.send(NEW, KEPT, page=NEW)
+        asked = {verb: hidden((await visitor.get(named("ops", verb))).text, named("ops", verb)) for verb in verbs}
+        await visitor.send(named("ops", "delete"), asked["delete"])
+        await visitor.send(NEW, KEPT, page=NEW)
+        for verb in verbs:
+            refused = await visitor.send(named("ops", verb), asked[verb])
+            assert (refused.status_code, "selection_outdated" in refused.text) == (409, True), verb
+        found = await kinds(visitor)
+        assert (found.count("keypair_deleted"), "keypair_cleared" in found, "keypair_upgraded" in found) == (1, False, False)
 
     visit(settings, story, "administrator")
 

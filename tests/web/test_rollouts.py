@@ -115,6 +115,9 @@ def test_what_cannot_be_meant_is_refused(settings: Settings, more: dict[str, str
         answer = await visitor.send(f"{HERE}plan", FORM | more, page=f"{HERE}new")
         assert code in answer.text
         assert answer.status_code in (400, 404, 409, 422)
+        # All that was filled in is there to be corrected, but for what opens servers.
+        assert '<option value="zone" selected>zone</option>' in answer.text
+        assert "s3cret" not in answer.text
         assert not await visitor.fleet.rollouts.list(visitor.fleet.owner)
 
     visit(settings, story, "operator")

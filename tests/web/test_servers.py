@@ -8,7 +8,7 @@ import pytest
 
 from controller.model import Outcome, Role, Task, now
 from controller.settings import Settings
-from tests.web.client import Visitor, visit
+from tests.web.client import Visitor, hidden, visit
 from tests.web.trouble import ordered, servers, settled, stub
 
 MARK = "<img src=x onerror=alert(1)>\"'&\u202e\x1b[31m{{7*7}}"
@@ -76,6 +76,41 @@ def test_the_last_proof_is_that_of_the_way_in_that_stays_not_of_a_door(
     visit(settings, story, "operator")
 
 
+def test_what_the_doctor_found_stays_on_the_page_however_much_was_done_since(settings: Settings) -> None:
+    async def story(visitor: Visitor) -> None:
+        await failed_task(visitor)
+        owner, store = visitor.fleet.owner, visitor.fleet.standing._store
+        (server,) = await visitor.fleet.servers.list(owner)
+        more = ("unbind", {}, now())
+        of = (owner.tenant_id, owner.user_id, server.id, server.name, "root")
+        store.add_tasks([Task(f"{number:036}", *of, *more, private=False) for number in range(1, 30)])
+        first = (await visitor.get("/console/servers/web-1")).text
+        older = re.search(r'href="([^"]+)#history" rel="next"', first)
+        assert older is not None
+        for shown in (first, (await visitor.get(older.group(1))).text):
+            assert "Nobody has looked yet" not in shown
+            assert "can be repaired here" in shown
+
+    visit(settings, story, "operator")
+
+
+def test_a_page_about_a_server_does_nothing_to_another_one_that_came_under_its_name(settings: Settings) -> None:
+    async def story(visitor: Visitor) -> None:
+        await failed_task(visitor)
+        fleet, owner = visitor.fleet, visitor.fleet.owner
+        asked = {verb: (await visitor.get(f"/console/servers/web-1/{verb}")).text for verb in ("change", "remove")}
+        await fleet.servers.remove(owner, "web-1")
+        await fleet.servers.add(owner, "web-1", "192.0.2.77")
+        for verb, page in asked.items():
+            form = hidden(page, f"/console/servers/web-1/{verb}") | {"host": "192.0.2.8", "port": "22"}
+            refused = await visitor.send(f"/console/servers/web-1/{verb}", form)
+            assert (refused.status_code, "selection_outdated" in refused.text) == (409, True), verb
+        (there,) = await fleet.servers.list(owner)
+        assert there.host == "192.0.2.77"
+
+    visit(settings, story, "operator")
+
+
 @pytest.mark.parametrize("field", ["q", "after", "password", "bound", "failed"])
 def test_nothing_that_was_asked_comes_back_as_more_than_text(settings: Settings, field: str) -> None:
     async def story(visitor: Visitor) -> None:
@@ -105,6 +140,7 @@ def test_what_cannot_be_taken_in_is_refused_as_everywhere(settings: Settings, fo
         answer = await visitor.send("/console/add-server", form, page="/console/add-server")
         assert answer.status_code == 400
         assert code in answer.text
+        assert f'value="{form["name"]}"' in answer.text  # to be corrected
         assert await visitor.fleet.servers.list(visitor.fleet.owner) == []
 
     visit(settings, story, "operator")
@@ -134,7 +170,7 @@ def test_each_role_does_what_it_may(settings: Settings, role: Role, action: str)
             assert kinds[-1] == "request_refused"
         else:
             assert answer.status_code == 200, answer.text
-            assert "problem" not in answer.text.partition("<main")[2].partition('id="said"')[2].partition("</p>")[0]
+            assert 'id="problem"' not in answer.text
 
     visit(settings, story, role)
 
