@@ -11,7 +11,7 @@ import time
 from . import arming, processes, wire
 from .doorstate import NAMES, standing_door
 from .errors import Refused
-from .host import ArmDoor, AskBeside, DoorPlace, DropDoor, MoveDoor, ReadDoor, Wall, WriteDoor
+from .host import ArmDoor, AskBeside, DoorPlace, DropDoor, MoveDoor, ReadDoor, ReloadOthers, Wall, WriteDoor
 from .labels import ENFORCE
 
 TYPE_CHECKING = False
@@ -65,6 +65,8 @@ def do(directory: str, bundle: bytes, effect: "Any") -> "Any":
         return _move(directory, effect.to)
     if isinstance(effect, DropDoor):
         return _remove([os.path.join(directory, "door." + name) for name in NAMES])
+    if isinstance(effect, ReloadOthers):
+        return processes.reload_others(effect.config, effect.connection)
     if isinstance(effect, ArmDoor):
         return arm(directory, bundle, effect.boot)
     return disarm(directory)
@@ -111,12 +113,7 @@ def _cron_runs_at_boot() -> bool:
 
 
 def _is_cron_of_ours(pid: str) -> bool:
-    if processes.slurp("/proc/{}/comm".format(pid)).strip() != "cron":
-        return False
-    try:
-        return os.path.samefile("/proc/{}/root".format(pid), "/")  # a container may see the processes of its host
-    except OSError:
-        return False
+    return processes.slurp("/proc/{}/comm".format(pid)).strip() == "cron" and processes.is_here(pid)
 
 
 def _write(directory: str, name: str, door: "Any") -> None:

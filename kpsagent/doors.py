@@ -15,6 +15,7 @@ from .errors import Failed
 from .host import (
     ArmDoor,
     Clock,
+    Daemon,
     DisarmDoor,
     DropDoor,
     EndHalfOpen,
@@ -24,6 +25,7 @@ from .host import (
     ReadDoor,
     ReadJournal,
     ReadState,
+    ReloadOthers,
     Replace,
     Wall,
     WriteDoor,
@@ -75,18 +77,35 @@ def before_first_match(text: str, ours: str) -> "Tuple[str, str]":
 
 
 def without(text: str, ours: str) -> str:
-    """Return text without ours; where others wrote into that, theirs stays."""
+    """Return text without ours; where others wrote into that, theirs stays: in a Match of ours, under its own head."""
     at = text.find(ours)
     if at >= 0:
         return text[:at] + text[at + len(ours) :]
-    known = {line.strip() for line in ours.split("\n") if line.strip()}
-    kept, within = [], False
+    lines = [line for line in ours.split("\n") if line.strip()]
+    head = [line for line in lines if _keyword(line) == "match"]
+    settings = {_keyword(line) for line in lines if line.startswith(" ")}
+    known = {line.strip() for line in lines if not line.startswith(" ")}
+    kept, within, matching = [], False, False
     for line in text.split("\n"):
         within = within or line.startswith(MARK)
-        if not (within and line.strip() in known):
+        word, is_ours = _keyword(line), within and line.strip() in known
+        if word == "match":
+            matching = is_ours
+            known.discard(line.strip())  # the next one of these words is theirs
+        # However somebody has respelled a setting of ours: without its Match it would hold for everybody.
+        if not (is_ours or (matching and word in settings)):
+            if matching and word:
+                kept += head
+                head = []
             kept.append(line)
         within = within and line.strip() != _END
+        matching = matching and within
     return "\n".join(kept)
+
+
+def _keyword(line: str) -> str:
+    words = line.partition("#")[0].replace("=", " ").split()
+    return words[0].lower() if words else ""
 
 
 def over(name: str, door: "Door", wall: float, clock: "Tuple[float, str]") -> str:
@@ -114,19 +133,30 @@ def closed(name: str, door: "Door", why: str, anyway: bool = True) -> "Play":
     """Close the door that stands under this name: idempotent, and safe to be killed in. Returns it as it was closed.
 
     anyway: sshd is told to re-read its configuration also where nothing of ours is left in it: whoever began may not have.
+    Where lines of ours could not be taken out that open nothing any more, it has "left": why.
     """
+    unkept = None  # type: Optional[Exception]
     if name != "closing":
-        if not (yield MoveDoor("closing")):
+        moved = True
+        try:
+            moved = yield MoveDoor("closing")
+        except OSError as stop:
+            unkept = stop  # a disk that is read-only, say
+        if not moved:
             found = yield ReadDoor()
             if found is None:
                 return dict({"opened": True}, **door)  # somebody else was quicker, and is through
             name, door = found
         if name != "closing":
             door = dict(door, closed_by=why, opened=name == "open")
-            yield WriteDoor("closing", door)
+            try:
+                if unkept is None:
+                    yield WriteDoor("closing", door)
+            except OSError:
+                pass  # a full disk, say: it is closed all the same, and nothing but who closed it may be forgotten
     door = dict({"opened": True}, **door)
     left = []  # type: List[Exception]
-    changed = False
+    changed, shut = False, True
     for part in (_file_gone, _lines_out):
         try:
             done = yield from part(door)
@@ -134,14 +164,22 @@ def closed(name: str, door: "Door", why: str, anyway: bool = True) -> "Play":
             changed = changed or (done and (part is _lines_out or door["opened"]))
         except Exception as stop:
             left.append(stop)  # the other one closes it too
-            changed = True
+            # What includes a file that is not there opens nothing: as long as that stays, sshd has nothing new to read.
+            if part is _file_gone or not door["place"]:
+                changed, shut = True, False
     if changed or anyway:
         # Where sshd was stopped while the door was open, somebody meant that; of our edit it can't have died then.
-        yield from reload_after_undo(dict(door, boot="") if door["opened"] else door)
+        told = yield from reload_after_undo(dict(door, boot="") if door["opened"] else door)
+        if not (yield ReloadOthers(Daemon(*door["daemon"]).config, door["connection"] if told else None)):
+            raise Failed(
+                "reload_failed", "an sshd here may have read what opened the door, and could not be told that it is closed"
+            )
         yield EndHalfOpen(door["login"], door["connection"])  # for these the door is open until sshd itself has them go
-    if left:
+    if not shut:
         raise left[0]
-    return door
+    if unkept is not None and why == "order":
+        raise unkept  # its time is not over: a boot would put it back
+    return dict(door, left=str(left[0])) if left else door
 
 
 def _file_gone(door: "Door") -> "Play":
@@ -161,6 +199,8 @@ def _lines_out(door: "Door") -> "Play":
 
 def finished(door: "Door", state: "Optional[Dict[str, Any]]" = None) -> "Play":
     """Write how it ended, and take away what closing needed; for the holder of the lock. state: what is on record otherwise."""
+    if door.get("left"):
+        raise Failed("door_stuck", "the door is closed, and the server goes on tidying up after it: {}".format(door["left"]))
     known = (yield ReadState()) if state is None else state
     if door["opened"]:
         known = dict(known, door=dict(door_told(door, "closed")))
@@ -175,6 +215,8 @@ def finished(door: "Door", state: "Optional[Dict[str, Any]]" = None) -> "Play":
 
 
 def goes_on(stop: "Exception") -> Failed:
+    if isinstance(stop, Failed) and stop.cause == "door_stuck":
+        return stop
     return Failed(
         "door_stuck",
         "the door could not be closed: {}; the server goes on trying by itself, until it can".format(stop),
@@ -205,26 +247,32 @@ def tidied() -> "Play":
 
 
 def unattended(anyway: bool) -> "Play":
-    """What a watcher does at the deadline: close, beside whoever holds the lock; -> whether nothing is left to be done."""
+    """What a watcher does at the deadline: close, beside whoever holds the lock; -> why it is to be called again, or ""."""
     found = yield ReadDoor()
     if found is None:
-        return True
+        return ""
     name, door = found
     why = over(name, door, (yield Wall()), (yield Clock()))
     if not why:
-        return True
+        return ""
     door = yield from closed(name, door, why, anyway)
-    if not (yield Lock(False)):
-        return False  # they may be about to write what opens it: it is looked at again until they have ended
-    found = yield ReadDoor()
-    if found is not None:
-        yield from finished((yield from closed(found[0], found[1], why, False)))
-    return True
+    # It is closed. What hinders the rest is returned: sshd is not told anew each time that this is tried.
+    try:
+        if not (yield Lock(False)):
+            return "whoever holds the lock may be about to write what opens it"  # it is looked at until they have ended
+        found = yield ReadDoor()
+        if found is not None:
+            yield from finished((yield from closed(found[0], found[1], why, False)))
+    except Exception as stop:
+        return str(stop) or type(stop).__name__
+    return ""
 
 
-def disarmed() -> "Play":
-    """Take away what watched a door that is gone, where whoever closed it died as they did so."""
+def disarmed(door: "Optional[Door]") -> "Play":
+    """Take away what watched a door that stands no more, and what is left of that: where our directory was deleted, all of it."""
     if (yield Lock(False)) and (yield ReadDoor()) is None:
+        if door is not None:
+            yield from closed("closing", door, "order", False)
         yield DisarmDoor()
 
 

@@ -44,17 +44,17 @@ def attend(directory: str, role: str) -> None:
 def watch(directory: str, role: str) -> None:
     """Wait for the deadline of the door that stands, however often that is put off, and close it; so long as it stands."""
     found = standing_door(directory)
-    number = None if found is None else found[1]["id"]
+    last = None if found is None else found[1]
     behind, tries, closed = 0.0, 0, False
     while True:
         found = standing_door(directory)
-        if found is None or found[1]["id"] != number:
-            _played(directory, doors.disarmed())
+        if found is None or last is None or found[1]["id"] != last["id"]:
+            _played(directory, doors.disarmed(last))
             return
-        name, door = found
-        if not doors.over(name, door, time.time(), boot_clock()):
+        name, last = found
+        if not doors.over(name, last, time.time(), boot_clock()):
             revive_other(directory, role)
-            time.sleep(_left(name, door))
+            time.sleep(_left(name, last))
             behind, tries, closed = _BEHIND_SECONDS if role == SECOND else 0.0, 0, False
             continue
         if behind and name != "closing":
@@ -65,10 +65,12 @@ def watch(directory: str, role: str) -> None:
             time.sleep(_SOON)
             tries = 1
             continue
-        done, through = _played(directory, doors.unattended(not closed))
+        done, left = _played(directory, doors.unattended(not closed))
         closed = closed or done
-        if through:
+        if done and not left:
             return
+        if left:
+            _said(left)
         tries += 1
         time.sleep(_SOON if tries < _PATIENCE else _LATER)
 
@@ -92,13 +94,13 @@ def _played(directory: str, play: "Any") -> "Any":
         return True, drive(play, host)
     except Exception as error:
         _said(error)
-        return False, False
+        return False, ""
     finally:
         host.close()
         os.chdir("/")
 
 
-def _said(error: "Exception") -> None:
+def _said(error: "object") -> None:
     try:
         print("kps: door: {}".format(error), file=sys.stderr)  # to the system's log, where there is one
     except OSError:

@@ -77,21 +77,17 @@ def _of(table: "Table", connection: "List[str]") -> "List[int]":
     holders = {pid for pid in table if held[pid] & listening}
     # Whoever has just been forked for a connection holds what its listener does, and closes it next.
     listeners = {pid for pid in holders if table[pid][0] not in holders}
-    return [pid for pid in table if pid not in listeners and (table[pid][0] in listeners or held[pid] & taken) and _is_here(pid)]
+    return [
+        pid
+        for pid in table
+        if pid not in listeners and (table[pid][0] in listeners or held[pid] & taken) and processes.is_here(pid)
+    ]
 
 
 def _taken(port: int) -> "Set[str]":
     """Return the inodes of the connections to this port."""
     rows = [line.split() for name in ("tcp", "tcp6") for line in processes.slurp("/proc/self/net/" + name).split("\n")[1:]]
     return {row[9] for row in rows if len(row) > 9 and row[3] == "01" and int(row[1].rpartition(":")[2], 16) == port}
-
-
-def _is_here(pid: int) -> bool:
-    """Whether it is no process of a container's, which has logins of its own."""
-    try:
-        return os.path.samefile("/proc/{}/root".format(pid), "/")
-    except OSError:
-        return False  # it has ended
 
 
 def _title(pid: int) -> "Tuple[str, str]":

@@ -208,7 +208,11 @@ EndHalfOpen = namedtuple("EndHalfOpen", "login connection")
 EndHalfOpen.__doc__ = """Connections to the sshd of this one that have not got in yet, and could as this login, are ended, where
 that can be told; no other is. -> how many were."""
 
-OF_DOORS = (DoorPlace, AskBeside, Wall, ReadDoor, WriteDoor, MoveDoor, DropDoor, ArmDoor, DisarmDoor)
+ReloadOthers = namedtuple("ReloadOthers", "config connection")
+ReloadOthers.__doc__ = """Each sshd here that runs on this main file is told to re-read it, but for the one that listens where
+this connection came in; one that is being started is told once it listens. -> whether all were seen to."""
+
+OF_DOORS = (DoorPlace, AskBeside, Wall, ReadDoor, WriteDoor, MoveDoor, DropDoor, ArmDoor, DisarmDoor, ReloadOthers)
 
 # -- the rope ----------------------------------------------------------------------------------------------------------
 

@@ -207,8 +207,9 @@ def listens(program: str, said: str) -> bool:
         return False
     if not said or said.startswith("sshd: "):
         return " [listener]" in said
-    # A title that it has not written, or not yet: -i is what inetd starts, -R what it makes of itself for a connection.
-    return not any(option in (["-i"], ["-R"]) for option in _options(title_of(said)[1:]))
+    # A title that it has not written, or not yet: -i is what inetd starts, -R what it makes of itself for a connection; -t, -T
+    # and -G only look at its configuration.
+    return not any(option[0] in ("-i", "-R", "-t", "-T", "-G") for option in _options(title_of(said)[1:]))
 
 
 def _serves_us() -> int:
@@ -219,8 +220,7 @@ def _serves_us() -> int:
     """
     pid, found = os.getpid(), 0
     while pid > 1:
-        after = slurp("/proc/{}/stat".format(pid)).rpartition(")")[2].split()
-        pid = int(after[1]) if len(after) > 1 else 0
+        pid = _parent(pid)
         if pid and _is_sshd(pid):
             found = pid
         elif found:
@@ -262,6 +262,14 @@ def _listener_on(connection: "Optional[List[str]]") -> int:
     inodes = set(listening_inodes(connection[2], int(connection[3]))) if connection else set()
     pids = sorted(int(name) for name in os.listdir("/proc") if name.isdigit()) if inodes else []
     return next((pid for pid in pids if _is_listener(pid) and inodes & sockets_of(pid)), 0)
+
+
+def is_here(pid: "object") -> bool:
+    """Whether this is no process of a container's, nor of a machine that a container of ours runs on."""
+    try:
+        return os.path.samefile("/proc/{}/root".format(pid), "/")
+    except OSError:
+        return False  # it has ended
 
 
 def sockets_of(pid: int) -> "Set[str]":
@@ -407,6 +415,67 @@ def reload(daemon: Daemon, connection: "Optional[List[str]]", revive: bool) -> b
             again += _LOST_SECONDS
         select.select([], [], [], 0.02)
     return False
+
+
+def reload_others(config: str, connection: "Optional[List[str]]") -> bool:
+    """Have each sshd here that runs on this main file re-read it, but for the one that listens where this connection came in.
+
+    connection: None where that one was not told either. Another is a second sshd on a port of its own, or the same one that its
+    owner has moved since. One that is being started may have read the file before it was changed, and listens nowhere yet: it is
+    told once it does. Returns whether all were seen to listen anew.
+    """
+    told = set(listening_inodes(connection[2], int(connection[3]))) if connection and _has_proc() else set()
+    late = set()  # type: Set[int]
+    until = time.monotonic() + _RELOAD_SECONDS
+    while True:
+        ears = {pid: _ears(pid) for pid in _listeners_by(config)}
+        starting = {pid for pid in ears if not ears[pid]}
+        late |= starting
+        if not starting or time.monotonic() > until:
+            break
+        select.select([], [], [], 0.02)
+    others = [pid for pid in ears if ears[pid] and (pid in late or not ears[pid] & told)]
+    deaf = [pid for pid in others if not _reloaded(pid)]
+    return not deaf and not starting
+
+
+def _reloaded(pid: int) -> bool:
+    """Tell an sshd to re-read its configuration, and return whether it was seen to listen anew."""
+    now = time.monotonic()
+    # What has only just begun to listen would pass over the signal, or die of it. Old ones write no title.
+    while time.monotonic() < now + _SETTLE_SECONDS and " [listener]" not in slurp("/proc/{}/cmdline".format(pid)):
+        select.select([], [], [], 0.02)
+    daemon, before, tell = _daemon("listener", pid), _ears(pid), now
+    while time.monotonic() < now + _RELOAD_SECONDS:
+        if not _is_alive(pid) or _ears(pid) - before:
+            return True
+        if time.monotonic() >= tell:
+            if not _tell(daemon, True, _is_handed_over(before)):
+                return False
+            tell += _LOST_SECONDS
+        select.select([], [], [], 0.02)
+    return False
+
+
+def _listeners_by(config: str) -> "List[int]":
+    """Return the sshds here that listen, or are about to, by this main file; without those that one has just forked."""
+    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()] if _has_proc() else []
+    # One that is being replaced by itself has no command line for a moment.
+    may = [pid for pid in pids if _is_listener(pid) or (_is_sshd(pid) and not slurp("/proc/{}/cmdline".format(pid)))]
+    found = [pid for pid in may if is_here(pid) and _daemon("listener", pid).config == config]
+    return [pid for pid in found if _parent(pid) not in found]
+
+
+def _parent(pid: int) -> int:
+    after = slurp("/proc/{}/stat".format(pid)).rpartition(")")[2].split()
+    return int(after[1]) if len(after) > 1 else 0
+
+
+def _ears(pid: int) -> "Set[str]":
+    """Return the inodes of the sockets on which this process listens."""
+    tables = [slurp("/proc/{}/net/{}".format(pid, name)) for name in ("tcp", "tcp6")]
+    rows = [line.split() for table in tables for line in table.split("\n")[1:]]
+    return sockets_of(pid) & {row[9] for row in rows if len(row) > 9 and row[3] == "0A"}
 
 
 def _tell(daemon: Daemon, alive: bool, handed_over: bool) -> bool:

@@ -232,15 +232,18 @@ def reload_after_edit(daemon: "Any") -> "Play":
 
 
 def reload_after_undo(journal: "Dict[str, Any]") -> "Play":
-    """Have sshd run on the restored file. A file that sshd does not accept is never loaded: the running one is then better."""
+    """Have sshd run on the restored file; return whether one was told.
+
+    A file that sshd does not accept is never loaded: the running one is then better.
+    """
     before = Daemon(*journal["daemon"])
     if before.how != "listener":
-        return  # each connection has the file read anew
+        return False  # each connection has the file read anew
     daemon = yield FindDaemon(journal["connection"])
     _, boot = yield Clock()
     died = daemon.how != "listener"
     if died and boot != journal["boot"]:
-        return  # the system starts its own
+        return False  # the system starts its own
     if died:
         # Of our edit, it may be. It is started as it was; what is found now, if anything, serves a session that outlives it.
         daemon = before
@@ -249,3 +252,4 @@ def reload_after_undo(journal: "Dict[str, Any]") -> "Play":
         raise Failed("sshd_config_invalid", "sshd -t: {}".format(check.err[-300:].strip()))
     if not (yield Reload(daemon, died)):
         raise Failed("reload_failed", "sshd does not listen anew")
+    return True

@@ -32,6 +32,27 @@ def test_what_others_wrote_between_our_lines_stays():
     assert doors.without(f"{include}\n", ENTRY) == f"{include}\n"  # one of their own
 
 
+MATCH = doors.entry("ab" * 16, doors.match("alice", None, [("PasswordAuthentication", "yes")]))
+THEIRS = "Match User alice\n    PasswordAuthentication no\n"
+
+
+@pytest.mark.parametrize(
+    "spelling", ["    PasswordAuthentication  yes", "passwordauthentication=yes", "\tPasswordAuthentication yes # x"]
+)
+@pytest.mark.parametrize("end", ["# kps: door end\n", ""])
+def test_what_others_make_of_our_match_holds_for_nobody_else_afterwards(spelling, end):
+    begin, head, _, _ = MATCH.rstrip("\n").split("\n")
+    assert doors.without(f"a\n{begin}\n{head}\n{spelling}\n{end}{THEIRS}", MATCH) == f"a\n{THEIRS}"
+    text = f"a\n{begin}\n{head}\n# theirs\n{spelling}\n    X11Forwarding yes\n{end}{THEIRS}"
+    assert doors.without(text, MATCH) == f"a\n# theirs\n{head}\n    X11Forwarding yes\n{THEIRS}"
+
+
+def test_a_match_of_others_between_our_lines_stays_whole():
+    begin, head, setting, end = MATCH.rstrip("\n").split("\n")
+    theirs = f"Match User bob\n{setting}\n"
+    assert doors.without(f"{begin}\n{head}\n{setting}\n{theirs}{end}\nb\n", MATCH) == f"{theirs}b\n"
+
+
 @pytest.mark.parametrize("login", ["a*", "a?", "!a", "a,b", "a b", "a\nMatch all", 'a"b', "a#b", "", "-a", "@a", "a\\b", "ä"])
 def test_what_sshd_takes_for_more_than_a_name_opens_nothing(login):
     assert not doors.is_plain(login)

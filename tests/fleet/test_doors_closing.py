@@ -1,0 +1,125 @@
+"""What might keep a door open though its time is over, on real servers: sshd that starts just then, a second one, a full disk."""
+
+import copy
+import socket
+import time
+
+import pytest
+
+from controller.demo.fleet import Login
+from tests.fleet.causes import mount
+from tests.fleet.doors import CONFIG, OFF, STATE, Doors, lets_in, nothing_left, until_gone
+from tests.fleet.looks import until
+
+LOGINS = (Login("alice", "pw-alice"), Login("bob", "pw-bob"))
+
+
+@pytest.fixture
+def doors(make_server):
+    """Orders for the doors of a server that takes no passwords."""
+    return Doors(make_server(logins=LOGINS, sshd_config_top=OFF))
+
+
+def test_an_sshd_that_is_starting_at_the_deadline_does_not_keep_what_it_has_read(doors):
+    server = doors.server
+    doors.open("alice", 4, password="pw-alice")
+    end = "# kps: door end\n"
+    server.run(["mkfifo", "/run/slow"])  # whoever reads it waits: after the door's own file, and before it listens
+    server.write(CONFIG, server.read(CONFIG).replace(end, f"{end}Include /run/slow\n"))
+    server.run(["sh", "-c", "kill -HUP $(cat /run/sshd.pid)"])
+    until(lambda: not _listens(server))
+    until(lambda: "kps: door" not in server.read(CONFIG))
+    server.run(["sh", "-c", "mv /run/slow /run/fifo; : >/run/slow; : >/run/fifo"])
+    server.await_greeting()
+    until_gone(server, 30)
+    assert not lets_in(server, "alice")
+
+
+def _listens(server):
+    try:
+        socket.create_connection((server.host, server.port), 2).close()
+        return True
+    except ConnectionRefusedError:
+        return False
+
+
+def test_a_second_sshd_that_was_started_while_it_was_open_is_told_too(doors):
+    server = doors.server
+    door = doors.open("alice", password="pw-alice")["door"]
+    server.run(
+        ["/usr/sbin/sshd", "-o", f"ListenAddress={server.host}:1022", "-o", "PidFile=none"]
+    )  # as an upgrade of the whole system does
+    second = copy.copy(server)
+    second.port = 1022
+    second.await_greeting()
+    assert lets_in(second, "alice")
+    doors.order("close", "alice", door)
+    second.await_greeting()
+    assert not lets_in(second, "alice")
+    assert not lets_in(server, "alice")
+
+
+def test_an_sshd_that_was_moved_to_another_port_while_it_was_open_is_told_there(doors):
+    server = doors.server
+    doors.open("alice", 6, password="pw-alice")
+    moved = copy.copy(server)
+    moved.port = 1022
+    server.run(["sh", "-c", "kill $(cat /run/sshd.pid)"])
+    server.run(["/usr/sbin/sshd", "-o", f"ListenAddress={server.host}:1022"])
+    moved.await_greeting()
+    assert lets_in(moved, "alice")
+    until_gone(server, 20)
+    moved.await_greeting()
+    assert not lets_in(moved, "alice")
+
+
+@pytest.mark.parametrize("full", [STATE, "/etc/ssh"])
+def test_on_a_full_disk_it_is_closed_and_nobody_else_is_hindered_until_there_is_room(doors, full):
+    server = doors.server
+    before = server.read(CONFIG)
+    server.run(["sh", "-c", f"mkdir -p -m 711 {STATE}; cp -a {full} /tmp/kept"])
+    mount(server, "tmpfs", "none", full, "size=1m")
+    server.run(["sh", "-c", f"cp -a /tmp/kept/. {full}/; kill -HUP $(cat /run/sshd.pid)"])
+    server.await_greeting()
+    door = doors.open("alice", password="pw-alice")["door"]
+    server.run(["sh", "-c", f"cat /dev/zero >{full}/filler"], check=False)
+    task = doors.order("close", "alice", door)
+    assert (task["status"], task["door"]["state"]) == ("succeeded", "closed")
+    assert not lets_in(server, "alice")
+    time.sleep(4)  # each of the watchers has seen to it by now
+    with socket.create_connection((server.host, server.port)) as slow:
+        assert slow.makefile("rb").readline().startswith(b"SSH-")
+        slow.settimeout(3)
+        with pytest.raises(TimeoutError):  # nobody ends it
+            slow.recv(1)
+    assert not lets_in(server, "alice")
+    server.run(["rm", f"{full}/filler"])
+    until_gone(server, 20)
+    assert server.read(CONFIG) == before
+    assert doors.order("status", "alice")["door"]["state"] == "closed"
+
+
+@pytest.mark.parametrize("trouble", [f"cat /dev/zero >{STATE}/filler", f"mount -o remount,ro {STATE}"])
+def test_at_the_deadline_it_is_closed_whatever_cannot_be_written(doors, trouble):
+    server = doors.server
+    server.run(["mkdir", "-p", "-m", "711", STATE])
+    mount(server, "tmpfs", "none", STATE, "size=1m")
+    door = doors.open("alice", 5, password="pw-alice")["door"]
+    server.run(["sh", "-c", trouble], check=False)
+    assert lets_in(server, "alice")
+    until(lambda: not lets_in(server, "alice"))
+    assert time.time() - door["deadline"] < 5
+    until(lambda: "kps: door" not in server.read(CONFIG))
+
+
+def test_whoever_deletes_our_directory_does_not_keep_it_open(doors):
+    server = doors.server
+    before = server.read(CONFIG)
+    doors.open("alice", password="pw-alice")
+    server.run(["rm", "-r", STATE])
+    until(lambda: server.read(CONFIG) == before)
+    until(lambda: not [title for title in server.processes().values() if "door-" in title])
+    assert not lets_in(server, "alice")
+    assert not server.exists("/run/kps-door")
+    assert doors.order("status", "alice")["door"] is None
+    assert nothing_left(server) == []
