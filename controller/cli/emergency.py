@@ -575,7 +575,9 @@ def _show_paths(task: Known) -> None:
 
 
 def _state(door: Known) -> str:
-    return "closing, not confirmed" if door["state"] == "closing" else str(door["state"])
+    # Where no controller serves the home nobody asks the server once the time is over.
+    is_over = door["state"] == "closing" or (door["state"] == "open" and not door["left_seconds"])
+    return "closing, not confirmed" if is_over else str(door["state"])
 
 
 def _at(time_: str | None) -> str:

@@ -4,13 +4,15 @@ import json
 import os
 import re
 import signal
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 import controller.app
+from controller.api import doorshapes
 from controller.dispatch import InProcess
-from controller.model import Credential, Task
+from controller.model import Credential, Task, now
 from controller.run import Runner
 from controller.service.emergency import Emergency
 from controller.settings import Settings
@@ -85,6 +87,15 @@ def test_a_password_is_shown_once_where_nobody_interrupts(kps: Kps, given: list[
     assert password in result.stdout
     if words:
         assert [each["password"] for each in json.loads(result.stdout)["passwords"]] == [password]
+
+
+def test_a_door_whose_time_is_over_is_not_told_as_open_though_nobody_has_asked_its_server(
+    kps: Kps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kps(*OPEN)
+    assert "closing, not confirmed" not in kps("emergency", "list").stdout
+    monkeypatch.setattr(doorshapes, "now", lambda: now() + timedelta(minutes=6))
+    assert "closing, not confirmed" in kps("emergency", "list").stdout
 
 
 def test_a_drill_closes_with_what_it_opened_with(kps: Kps, given: list[Any]) -> None:
