@@ -23,10 +23,10 @@ def by_hand(
     return (
         f"(f={config} d={entry};"
         "t(){ $(command -v sshd||echo /usr/sbin/sshd) -t -f $f;};"
-        # An sshd that reads what it does not take ends.
+        # An sshd that reads what it does not take ends: it is told once it takes it.
         f"h(){{ t&&(systemctl reload ssh||systemctl reload sshd||kill -HUP $(cat {pid_file}));}} 2>/dev/null;"
         'u(){ sed -i "\\|^Include $d$|d" $f;rm -f $d;};'
         f"printf '{match}' {shlex.quote(login)} >$d;"
         'sed -i "1i Include $d" $f;'
-        f"if t;then h;(trap '' HUP;sleep {seconds};u;h)>&- 2>&- <&- & else u;fi)"
+        f"if t;then h;(trap '' HUP;sleep {seconds};u;until h;do sleep 9;done)>&- 2>&- <&- & else u;fi)"
     )

@@ -57,6 +57,16 @@ def test_the_line_for_the_console_changes_nothing_where_sshd_does_not_take_it(ma
     assert not lets_in(server, "alice", "pw-alice")
 
 
+def test_the_line_for_the_console_closes_once_what_somebody_broke_meanwhile_is_mended(make_server):
+    server = make_server(logins=LOGINS, sshd_config_top=OFF)
+    server.run(["/bin/sh", "-c", by_hand("alice", 3)])
+    server.write(CONFIG, server.read(CONFIG) + "NoSuchKeyword yes\n")
+    until(lambda: not server.exists("/run/kps-door.conf"))
+    assert lets_in(server, "alice", "pw-alice")  # sshd could not be told
+    server.write(CONFIG, server.read(CONFIG).replace("NoSuchKeyword yes\n", ""))
+    until(lambda: not lets_in(server, "alice", "pw-alice"))
+
+
 def test_root_s_line_lets_root_in(make_server):
     server = make_server(sshd_config_top=OFF + "PermitRootLogin prohibit-password\n")
     server.run(["/bin/sh", "-c", by_hand("root", 600)])
