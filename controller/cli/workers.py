@@ -150,7 +150,8 @@ async def _one(
             return code
         if was_ready:
             pause = _AGAIN_SECONDS
-        elif not was_ever_ready or pause > _MOST_SECONDS:  # the next one would end as this one did
+        # The next one would end as this one did. Others that live have tasks, which wait with them for what is away.
+        elif not was_ever_ready or (pause >= _MOST_SECONDS and not children):
             told.set()
             tell(children)
             return code or 1
@@ -160,7 +161,7 @@ async def _one(
                 await told.wait()
         if told.is_set():
             return code
-        pause *= 2
+        pause = min(2 * pause, _MOST_SECONDS)
 
 
 def tell(children: Mapping[int, asyncio.subprocess.Process]) -> None:

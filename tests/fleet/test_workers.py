@@ -169,6 +169,37 @@ def test_a_worker_process_that_dies_while_postgresql_is_away_is_started_once_tha
         assert max(before) in sockets(home)
 
 
+_TRIED_QUICKLY = """
+import asyncio, sys
+from pathlib import Path
+from controller.cli import workers
+
+workers._AGAIN_SECONDS, workers._MOST_SECONDS, sys.executable = 0.01, 0.02, sys.argv[1]
+sys.exit(asyncio.run(workers._supervised(Path(sys.argv[2]), 2, False)))
+"""
+_TWO_BEGIN = """#!/bin/sh
+mkdir {place}/1 2>/dev/null || mkdir {place}/2 2>/dev/null || {{ echo >>{place}/tried; exit 1; }}
+echo working
+exec sleep 600
+"""
+
+
+def test_a_worker_process_that_cannot_be_started_again_ends_none_that_works_however_long_that_lasts(tmp_path):
+    program, tried = tmp_path / "worker", tmp_path / "tried"
+    program.write_text(_TWO_BEGIN.format(place=tmp_path))
+    program.chmod(0o700)
+    words = [sys.executable, "-c", _TRIED_QUICKLY, program, tmp_path]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as parent:
+        assert "working for" in parent.stdout.readline()
+        first, second = children(parent.pid)
+        os.kill(first, signal.SIGKILL)
+        until(lambda: tried.exists() and len(tried.read_text()) >= 6, SECONDS, what="no other one was tried")
+        assert second in children(parent.pid)
+        # Where none works any more, whoever started them all is told.
+        os.kill(second, signal.SIGKILL)
+        assert parent.wait(SECONDS) == 1
+
+
 def test_a_worker_tells_once_that_postgresql_is_away_and_not_on_stdout(product, postgresql):
     """Whoever started it reads its first line there, and no more: what nobody reads would hold it up."""
     with worker(product, "first") as first:
