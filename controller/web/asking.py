@@ -266,4 +266,4 @@ def own_path(request: Request) -> str:
 def fit_path(path: str) -> str:
     """Return a path of the console as it is, and its first page in the place of everything else."""
     plain = path.startswith(f"{ROOT}/") and path.isascii() and path.isprintable() and not set(path) & set("\\ \"'<>")
-    return path if plain and ".." not in path and len(path) <= _LONGEST_PATH else f"{ROOT}/"
+    return path if plain and ".." not in path.partition("?")[0] and len(path) <= _LONGEST_PATH else f"{ROOT}/"

@@ -67,6 +67,14 @@ def test_what_is_not_there_is_told_as_a_page_or_a_part_of_one(settings: Settings
     visit(settings, story, "operator")
 
 
+def test_a_page_whose_filter_has_dots_fetches_itself_and_no_other(settings: Settings) -> None:
+    async def story(visitor: Visitor) -> None:
+        page = (await visitor.get("/console/failed-tasks/?server=web..1")).text
+        assert '<div id="failures" data-live hx-get="/console/failed-tasks/?server=web..1"' in page
+
+    visit(settings, story, "auditor")
+
+
 def test_what_came_of_a_form_is_told_to_nobody_but_who_sees_it(settings: Settings) -> None:
     async def story(visitor: Visitor) -> None:
         visitor.http.follow_redirects = False
