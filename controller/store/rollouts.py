@@ -321,8 +321,6 @@ def _begun_from(connection: Connection, plan_id: str) -> str | None:
 
 def _refuse_begun(connection: Connection, plan_id: str) -> None:
     """Two rollouts of one plan know nothing of each other: of a canary that failed, of a quorum, of what was done already."""
-    # Two who begin it in one moment take turns at its row.
-    connection.execute(select(tables.rollouts.c.id).where(tables.rollouts.c.id == plan_id).with_for_update())
     begun = _begun_from(connection, plan_id)
     if begun is not None:
         told = f"plan {plan_id} was begun before, as rollout {begun}: look there, or plan anew"
