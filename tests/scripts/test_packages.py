@@ -210,8 +210,8 @@ def test_all_that_names_the_services_home_means_the_same() -> None:
         "packaging/debian/postinst",
         "packaging/debian/postrm",
         "docker/Dockerfile",
+        "docker/compose-one.yaml",
         "docker/compose.yaml",
-        "docker/compose-postgresql.yaml",
     ):
         named = set(re.findall(r"/var/lib/kps[\w-]*", (ROOT / name).read_text()))
         assert named == {home}, name
@@ -221,8 +221,8 @@ def test_all_that_names_the_services_home_means_the_same() -> None:
 
 
 def test_the_container_may_do_little_and_its_health_is_asked() -> None:
-    told = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())
-    shared = yaml.safe_load((ROOT / "docker/compose-postgresql.yaml").read_text())["services"]
+    told = yaml.safe_load((ROOT / "docker/compose-one.yaml").read_text())
+    shared = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())["services"]
     assert set(shared) == {"api-1", "api-2", "worker-1", "worker-2", "database"}
     assert "healthcheck" in shared.pop("database")
     for home, service in {"home": told["services"]["controller"], **shared}.items():

@@ -1,7 +1,7 @@
 """`make installs`: the README's way from an empty machine to a bound server, the service as systemd runs it, the image.
 
 All of it in Docker: an empty Debian 12, and a 13, with systemd as process 1; then the controller's own image as
-docker/compose.yaml has it, and as several of one PostgreSQL are in docker/compose-postgresql.yaml.
+docker/compose-one.yaml has it, and as several of one PostgreSQL are in docker/compose.yaml.
 """
 
 import argparse

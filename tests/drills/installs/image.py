@@ -1,6 +1,6 @@
 """The controller's image, built where there is no registry, and the README's session typed at a container of it.
 
-The container is docker/compose.yaml's, started by docker-compose itself: a root file system that cannot be written, no
+The container is docker/compose-one.yaml's, started by docker-compose itself: a root file system that cannot be written, no
 capability, a user without rights, the root key from a file. It shares this machine's network, for the servers of the session are
 here.
 """
@@ -67,7 +67,7 @@ def newer(report: Report, client: docker.DockerClient, place: Path, _: bool) -> 
 def part(report: Report, client: docker.DockerClient, place: Path, suite: str, python: str, called: str) -> None:
     """An image on a suite of Debian. called: at the head of each figure."""
     if shutil.which("docker-compose") is None:
-        raise DockerUnavailable("the image is tried as docker/compose.yaml has it: apt-get install docker-compose")
+        raise DockerUnavailable("the image is tried as docker/compose-one.yaml has it: apt-get install docker-compose")
     archive(place)
     begun = time.monotonic()
     built(client, place, suite, python)
@@ -127,7 +127,7 @@ def built(client: docker.DockerClient, place: Path, suite: str, python: str) -> 
 @contextlib.contextmanager
 def composed(place: Path) -> Iterator[tuple[list[str], Path]]:
     """The words of docker-compose for a project of this run, and the program that the session takes for kps."""
-    told: dict[str, Any] = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())
+    told: dict[str, Any] = yaml.safe_load((ROOT / "docker/compose-one.yaml").read_text())
     service = told["services"]["controller"]
     del service["ports"]
     service |= {

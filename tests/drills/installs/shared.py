@@ -1,4 +1,4 @@
-"""Controllers and workers of one PostgreSQL, as docker/compose-postgresql.yaml has them, and what goes on when half is gone.
+"""Controllers and workers of one PostgreSQL, as docker/compose.yaml has them, and what goes on when half is gone.
 
 The database's image is a Debian with PostgreSQL that takes what the compose file gives the public one. All share this machine's
 network, for the server is here: so each listens on loopback, on a port of its own.
@@ -81,9 +81,9 @@ class Composed:
 
 
 def composed(report: Report, client: docker.DockerClient, place: Path, _: bool) -> None:
-    """All of docker/compose-postgresql.yaml on Debian 12."""
+    """All of docker/compose.yaml on Debian 12."""
     if shutil.which("docker-compose") is None:
-        raise DockerUnavailable("it is tried as docker/compose-postgresql.yaml has it: apt-get install docker-compose")
+        raise DockerUnavailable("it is tried as docker/compose.yaml has it: apt-get install docker-compose")
     archive(place)
     built(client, place, *OLDER)
     database_built(client, place)
@@ -165,7 +165,7 @@ def database_built(client: docker.DockerClient, place: Path) -> None:
 @contextlib.contextmanager
 def project(place: Path) -> Iterator[Composed]:
     """The compose file with this run's images and secrets, on this machine's network."""
-    told: dict[str, Any] = yaml.safe_load((ROOT / "docker/compose-postgresql.yaml").read_text())
+    told: dict[str, Any] = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())
     del told["x-kps"]
     for number, (name, service) in enumerate(told["services"].items()):
         service |= {"network_mode": "host", "image": DATABASE if name == "database" else TAG, "restart": "no"}
@@ -188,8 +188,8 @@ def project(place: Path) -> Iterator[Composed]:
         if name != "database-password":
             os.chown(path, USER, USER)
         told["secrets"][name]["file"] = str(path)
-    (place / "compose-postgresql.yaml").write_text(yaml.safe_dump(told))
-    words = ["docker-compose", "-p", f"kps-drill-{os.getpid()}", "-f", str(place / "compose-postgresql.yaml")]
+    (place / "compose.yaml").write_text(yaml.safe_dump(told))
+    words = ["docker-compose", "-p", f"kps-drill-{os.getpid()}", "-f", str(place / "compose.yaml")]
     try:
         yield Composed(words)
     finally:
