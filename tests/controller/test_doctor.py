@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -558,15 +559,35 @@ def test_who_takes_the_tasks_of_a_database_is_told_and_that_nobody_does(tmp_path
         ((code, seen),) = told()
         assert (code, seen.partition(",")[0]) == ("nobody_takes_tasks", "1 waits")
         first, second = takes("web-1/17/0123abcd"), takes("web-2/18/4567abcd")
-        until = time.monotonic() + 60
-        while "worker_silent" not in {code for code, _ in told()}:
-            assert time.monotonic() < until
-            first.execute("SELECT 1")
-        ((code, seen),) = told()
+        with alive(first):
+            until = time.monotonic() + 60
+            while "worker_silent" not in {code for code, _ in told()}:
+                assert time.monotonic() < until
+            ((code, seen),) = told()
         assert (code, seen.partition(":")[0]) == ("worker_silent", "web-2/18/4567abcd")
-        for each in (first, second):
-            each.execute("SELECT 1")
-        assert told() == [("", "web-1/17/0123abcd (0 run), web-2/18/4567abcd (0 run); 1 wait")]
+        with alive(first, second):
+            assert told() == [("", "web-1/17/0123abcd (0 run), web-2/18/4567abcd (0 run); 1 wait")]
+
+
+@contextlib.contextmanager
+def alive(*sessions: psycopg.Connection[Any]) -> Iterator[None]:
+    """Have these say something all the time, however long a look takes."""
+    over = threading.Event()
+
+    def says() -> None:
+        while not over.wait(0.1):
+            for each in sessions:
+                each.execute("SELECT 1")
+
+    for each in sessions:
+        each.execute("SELECT 1")
+    with ThreadPoolExecutor() as pool:
+        saying = pool.submit(says)
+        try:
+            yield
+        finally:
+            over.set()
+        saying.result()
 
 
 def test_each_code_is_caused_here_and_explained() -> None:
