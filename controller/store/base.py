@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import Connection
 
-from controller.errors import Problem
+from controller.errors import Away, Problem
 from controller.events import acting
 from controller.model import now
 from controller.store import engine, postgresql, schema, tables
@@ -107,7 +107,8 @@ class Base:
         """Call verbs of this store, each in its context, and keep what they do by one commit; return once that is on the disk.
 
         Each does what it would do alone, after those before it. Where one raises, or the commit does, nothing is kept, and each
-        is called once more by itself: so none may do anything but read and write here.
+        is called once more by itself: so none may do anything but read and write here. Where two in a row find the store away,
+        so would those after them; each may be a wait of seconds, in which this process could ask it nothing else.
         """
         if len(verbs) > 1:
             try:
@@ -119,7 +120,11 @@ class Base:
                 if isinstance(error, Problem) and error.code == "store_in_doubt":
                     return [Done(None, error)] * len(verbs)  # once more might be twice
                 # Each is told its own, when it is called by itself.
-        return [_done(context, verb) for context, verb in verbs]
+        done: list[Done] = []
+        for context, verb in verbs:
+            away = len(done) > 1 and all(isinstance(each.raised, Away) for each in done[-2:])
+            done.append(done[-1] if away else _done(context, verb))
+        return done
 
     @property
     def shared(self) -> bool:

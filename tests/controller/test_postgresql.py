@@ -337,6 +337,24 @@ def test_a_session_whose_commit_never_came_holds_up_nobody(
     assert claimed.returned.status == "running"
 
 
+def test_who_is_away_is_not_asked_for_each_of_many(store: Store, postgresql: Cluster) -> None:
+    """A server that is silent, not gone, would have each of them wait for it, and all that comes after them."""
+    asked: list[int] = []
+
+    def verb() -> None:
+        asked.append(1)
+        store.can_write()
+
+    postgresql.stop()
+    try:
+        found = store.together([(contextvars.copy_context(), verb) for _ in range(64)])
+    finally:
+        postgresql.start()
+    assert [type(each.raised) for each in found] == [Away] * 64
+    assert len(asked) == 2
+    assert [each.raised for each in store.together([(contextvars.copy_context(), store.can_write)] * 3)] == [None] * 3
+
+
 def test_where_the_server_stays_away_a_commit_is_in_doubt_and_not_repeated(
     store: Store, who: Caller, database: str, postgresql: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
