@@ -10,6 +10,13 @@ from tests.browser.conftest import SignedIn, shot
 from tests.browser.served import Served
 
 
+# What is put into the page's status once that is there.
+HEAR = """addEventListener("load", () => {
+  const hears = (seen) => { window.spoken = seen.flatMap((each) => [...each.addedNodes]).map((node) => node.textContent).join(" "); };
+  new MutationObserver(hears).observe(document.getElementById("said"), { childList: true });
+})"""
+
+
 def saved(download: Download) -> bytes:
     """Return what the browser saved."""
     return download.path().read_bytes()
@@ -25,8 +32,10 @@ def test_a_key_pair_is_made_and_its_private_half_saved_once(signed_in: SignedIn)
         page.get_by_role("button", name="Make it").click()
     assert download.value.suggested_filename == "laptop"
     assert keyfiles.read_private(Secret(saved(download.value)), None)
+    page.add_init_script(HEAR)
     page.get_by_role("link", name="Back to the list").click()
     expect(page.get_by_role("status")).to_contain_text("laptop is made")
+    page.wait_for_function("() => (window.spoken || '').includes('laptop is made')")
     expect(page.get_by_role("link", name="laptop")).to_be_visible()
     assert "PRIVATE KEY" not in page.content()
 

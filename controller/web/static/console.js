@@ -14,6 +14,12 @@ if (linked) {
   addEventListener("hashchange", take); // the page was open already
 }
 
+// A screen reader tells what comes into a status, not what a page was sent with: so that comes once more.
+const said = document.getElementById("said");
+if (said?.children.length) {
+  setTimeout(() => said.replaceChildren(...[...said.children].map((each) => each.cloneNode(true))), 500);
+}
+
 // A part that somebody is at work in does not change under their hands: it is not asked for, and what was asked before is not put in.
 function atWork(part) {
   if (part.querySelector("details[open] form, form details[open], :focus:is(input, select, textarea)")) return true;
