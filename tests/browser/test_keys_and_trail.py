@@ -9,10 +9,10 @@ from controller.model import Secret
 from tests.browser.conftest import SignedIn, shot
 from tests.browser.served import Served
 
-
 # What is put into the page's status once that is there.
 HEAR = """addEventListener("load", () => {
-  const hears = (seen) => { window.spoken = seen.flatMap((each) => [...each.addedNodes]).map((node) => node.textContent).join(" "); };
+  const text = (each) => [...each.addedNodes].map((node) => node.textContent).join(" ");
+  const hears = (seen) => { window.spoken = seen.map(text).join(" "); };
   new MutationObserver(hears).observe(document.getElementById("said"), { childList: true });
 })"""
 
