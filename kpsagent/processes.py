@@ -462,8 +462,14 @@ def _listeners_by(config: str) -> "List[int]":
     pids = [int(name) for name in os.listdir("/proc") if name.isdigit()] if _has_proc() else []
     # One that is being replaced by itself has no command line for a moment.
     may = [pid for pid in pids if _is_listener(pid) or (_is_sshd(pid) and not slurp("/proc/{}/cmdline".format(pid)))]
-    found = [pid for pid in may if is_here(pid) and _daemon("listener", pid).config == config]
+    found = [pid for pid in may if is_here(pid) and _is_roots(pid) and _daemon("listener", pid).config == config]
     return [pid for pid in found if _parent(pid) not in found]
+
+
+def _is_roots(pid: int) -> bool:
+    """Whether it may become a login: what others have started lets nobody in, and may be called sshd to keep us waiting."""
+    lines = slurp("/proc/{}/status".format(pid)).split("\n")
+    return any(line.startswith("Uid:") and line.split()[2:3] == ["0"] for line in lines)
 
 
 def _parent(pid: int) -> int:

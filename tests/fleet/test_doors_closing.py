@@ -82,6 +82,17 @@ def test_an_sshd_that_was_moved_to_another_port_while_it_was_open_is_told_there(
     assert not lets_in(moved, "alice")
 
 
+def test_what_somebody_else_calls_sshd_is_not_waited_for(doors):
+    server = doors.server
+    door = doors.open("alice", password="pw-alice")["door"]
+    server.run(["install", "-m", "755", "/bin/sleep", "/tmp/sshd"])
+    server.run(["sh", "-c", "setpriv --reuid=bob --regid=bob --clear-groups /tmp/sshd 600 >/dev/null 2>&1 &"])
+    until(lambda: "/tmp/sshd 600" in " ".join(server.processes().values()))
+    task = doors.order("close", "alice", door)
+    assert (task["status"], task["door"]["state"]) == ("succeeded", "closed")
+    assert not lets_in(server, "alice")
+
+
 @pytest.mark.parametrize("full", [STATE, "/etc/ssh"])
 def test_on_a_full_disk_it_is_closed_and_nobody_else_is_hindered_until_there_is_room(doors, full):
     server = doors.server
