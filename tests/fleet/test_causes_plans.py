@@ -102,5 +102,6 @@ def test_who_was_changed_and_changed_back_is_as_it_was_planned(product, server):
     refused = started(product, plan, server)
     assert refused["causes"] == {"changed_since_plan": 1}
     server.write(KEYS, before)
-    ended = started(product, plan, server)
+    again = {"cause": "changed_since_plan", "credentials": passwords(server)}
+    ended = through(product, product.ask("POST", f"/rollouts/{refused['id']}/retry", body=again))
     assert (ended["state"], ended["reason"]) == ("finished", "1 as asked")
