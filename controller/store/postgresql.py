@@ -146,7 +146,7 @@ def connect(url: str) -> Engine:
     """Return an engine for a database; nobody is connected yet. Invalid: store_unknown, postgresql_missing."""
     made = address(url)
     try:
-        import psycopg  # noqa: F401
+        import psycopg  # noqa: F401 - to see whether it is there
     except ImportError as error:
         message = "what speaks to PostgreSQL is not installed; install kps with its extra postgresql: docs/packages.md"
         raise Invalid("postgresql_missing", message) from error

@@ -1,9 +1,10 @@
 """A page that is open shows what happens, also what happens while an answer is under way."""
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
-from playwright.sync_api import APIResponse, Browser, Route, expect
+from playwright.sync_api import APIResponse, Browser, Page, Route, expect
 
 from tests.browser.conftest import SignedIn
 from tests.browser.served import Served
@@ -13,24 +14,29 @@ def added(served: Served, name: str) -> None:
     served.ask("POST", "/servers", body={"name": name, "host": "127.0.0.1", "port": 1, "trust_on_first_use": True})
 
 
-def test_what_happens_while_an_answer_is_under_way_is_shown_after_it(signed_in: SignedIn, served: Served) -> None:
-    added(served, "web-1")
-    page = signed_in("operator")
-    page.goto(f"{served.url}/console/servers/")
+def held_back(page: Page, where: str, news: Callable[[], None]) -> tuple[Route, APIResponse]:
+    """Have news lead a page to ask for its servers anew, and hold back the answer as it is now; later questions are answered."""
     held: list[tuple[Route, APIResponse]] = []
 
     def hold(route: Route) -> None:
         if route.request.headers.get("hx-target") == "servers" and not held:
-            held.append((route, route.fetch()))  # as it was before web-3 came
+            held.append((route, route.fetch()))
         else:
             route.continue_()
 
-    page.route("**/console/servers/", hold)
+    page.route(where, hold)
     with page.expect_request(lambda request: request.headers.get("hx-target") == "servers"):
-        added(served, "web-2")
+        news()
     while not held:
         page.evaluate("0")  # lets hold() go on
-    route, response = held[0]
+    return held[0]
+
+
+def test_what_happens_while_an_answer_is_under_way_is_shown_after_it(signed_in: SignedIn, served: Served) -> None:
+    added(served, "web-1")
+    page = signed_in("operator")
+    page.goto(f"{served.url}/console/servers/")
+    route, response = held_back(page, "**/console/servers/", lambda: added(served, "web-2"))
     assert "web-3" not in response.text()
     told = page.locator("main").get_attribute("data-after")
     added(served, "web-3")
@@ -48,23 +54,10 @@ def test_what_somebody_ticks_while_an_answer_is_under_way_stays_and_the_news_com
     added(served, "hand-1")
     page = signed_in("operator")
     page.goto(f"{served.url}/console/servers/?q=hand-")
-    held: list[tuple[Route, APIResponse]] = []
-
-    def hold(route: Route) -> None:
-        if route.request.headers.get("hx-target") == "servers" and not held:
-            held.append((route, route.fetch()))
-        else:
-            route.continue_()
-
-    page.route("**/console/servers/?*", hold)
-    with page.expect_request(lambda request: request.headers.get("hx-target") == "servers"):
-        added(served, "hand-2")
-    while not held:
-        page.evaluate("0")  # lets hold() go on
+    route, response = held_back(page, "**/console/servers/?*", lambda: added(served, "hand-2"))
     box = page.get_by_label("Choose hand-1")
     box.check()
     box.blur()
-    route, response = held[0]
     assert "hand-2" in response.text()
     route.fulfill(response=response)
     expect(page.locator("#servers.outdated")).to_be_visible()
