@@ -6,7 +6,7 @@ Writers wait for one another on an advisory lock, as they do in SQLite on its fi
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -202,7 +202,7 @@ def time_there(engine: Engine) -> datetime:
 
 
 def _asked_for_time(driver: "Driver") -> float:
-    return float(driver.execute(f"SELECT {_TIME}", prepare=False).fetchone()[0])  # type: ignore[index]
+    return float(_row(driver, f"SELECT {_TIME}")[0])
 
 
 def _passed() -> float:
@@ -287,8 +287,7 @@ def _was_kept(engine: Engine, written: str, lost: DBAPIError) -> bool:
     while True:
         # Whatever hinders the question, the answer is not known: let out, it would have the caller begin anew.
         with suppress(SQLAlchemyError, psycopg.Error), engine.connect() as connection:
-            asked = _driver(connection).execute("SELECT pg_xact_status(%s::xid8)", [written])
-            state = asked.fetchone()[0]  # type: ignore[index]
+            (state,) = _row(_driver(connection), "SELECT pg_xact_status(%s::xid8)", [written])
             if state in ("committed", "aborted"):
                 return bool(state == "committed")
             _driver(connection).execute(_END_LOST, [written])
@@ -343,7 +342,7 @@ def _unconnected(said: str) -> str:
 def usable(connection: Connection) -> None:
     """Unavailable(store_unsuitable) where the database does not order and keep text as SQLite does."""
     query = "SELECT pg_encoding_to_char(encoding), datcollate, datctype FROM pg_database WHERE datname = current_database()"
-    encoding, collate, _ = _driver(connection).execute(query).fetchone()  # type: ignore[misc]
+    encoding, collate, _ = _row(_driver(connection), query)
     if encoding != "UTF8" or collate.upper().replace("-", "") not in ("C", "POSIX", "C.UTF8"):
         raise Unavailable(
             "store_unsuitable",
@@ -417,7 +416,7 @@ def _keeps_sessions(engine: Engine, driver: "Driver") -> None:
 
 
 def _process_of(driver: "Driver") -> int:
-    return int(driver.execute("SELECT pg_backend_pid()", prepare=False).fetchone()[0])  # type: ignore[index]
+    return int(_row(driver, "SELECT pg_backend_pid()")[0])
 
 
 _guards: dict[Engine, list[Guard]] = {}
@@ -524,4 +523,12 @@ def _prepare(there: Clock, driver: "Driver", _record: Any) -> None:
 
 def _driver(connection: Connection) -> "Driver":
     found: Driver = connection.connection.driver_connection  # type: ignore[assignment]
+    return found
+
+
+def _row(driver: "Driver", query: str, given: Sequence[Any] | None = None) -> tuple[Any, ...]:
+    """Return the one row that answers a question which always has one."""
+    found: tuple[Any, ...] | None = driver.execute(query.encode(), given, prepare=False).fetchone()
+    if found is None:
+        raise LookupError("no row")
     return found
