@@ -1,4 +1,8 @@
-"""A newer version takes over while a rollout runs. This one plays the former, and a copy with one more migration the newer."""
+"""A newer version takes over while a rollout runs.
+
+This one plays the former, and a copy with one more migration the newer; or this one is the newer, on a store that lies in the
+tables of the version before.
+"""
 
 import contextlib
 import os
@@ -17,6 +21,7 @@ import pytest
 from controller.client import ENDINGS
 from controller.demo.fleet import Server
 from controller.store import tables
+from tests import former
 from tests.fleet import judge
 from tests.fleet.looks import until
 from tests.fleet.product import SECONDS, Product
@@ -71,6 +76,10 @@ def database_url(request) -> Iterator[str | None]:
         return
     with request.getfixturevalue("postgresql").database() as url:
         yield url
+
+
+def store(product: Product) -> str:
+    return product.environment.get("KPS_DATABASE_URL") or f"sqlite:///{product.home}/kps.db"
 
 
 def version(product: Product) -> str:
@@ -146,6 +155,57 @@ def test_an_upgrade_with_a_rollout_running_loses_nothing(database_url, tmp_path,
         product.serve()
         assert version(product) == NEWER
         assert_nothing_is_lost(product, servers, pair, rollout_id)
+
+
+def ended_once(product: Product) -> bool:
+    """Whether each task that was ever asked for has exactly one end."""
+    kinds = Counter((each["task_id"], each["kind"]) for each in product.ask("GET", "/events", params=[("after", 0)]))
+    begun = {task: 1 for task, kind in kinds if kind == "task_ready"}
+    return begun == Counter(task for task, kind in kinds.elements() if kind in ENDINGS)
+
+
+@pytest.mark.parametrize("database_url", ["file", "postgresql"], indirect=True)
+def test_the_newest_migration_changes_nothing_that_was_there_and_the_rollout_that_ran_comes_to_its_end(
+    database_url, tmp_path, make_server
+):
+    """Whoever worked with the tables of the version before was killed, in the middle of a rollout and with a door open."""
+    settings = PATIENT | {"concurrency": 1, "lease_seconds": 4} | ({"database_url": database_url} if database_url else {})
+    product = Product(tmp_path / "home", **settings)
+    servers, entered = [make_server() for _ in range(3)], make_server()
+    with product:
+        for server in [*servers, entered]:
+            product.add(server)
+        product.fails("wrong_password", "bind", entered, keypair=product.keypair(), password="not root's")
+        product.succeeds("bind", entered, keypair=product.keypair(), password=entered.root_password)
+        product.kps("emergency", "open", entered.name, "--login", "root", "--for", "1h", "--reason", "an upgrade")
+        pair = product.keypair()
+        with silent(servers[0]):
+            # One runs, one waits, and one is not begun by the rollout; what opens them is kept sealed.
+            rollout_id = order(product, servers, pair, ALL_AT_ONCE | {"batch": "2"})
+            until(lambda: connected(servers[0].host, servers[0].port), SECONDS, what="nobody connects")
+            assert product.ask("GET", f"/rollouts/{rollout_id}")["states"]["waiting"] == 1
+            product.end(signal.SIGKILL)
+        former.put_back(store(product))
+        before = former.rows(store(product))
+        assert version(product) == former.version_before()
+        assert {each["status"] for each in before["tasks"]} >= {"running", "ready", "failed", "succeeded"}
+        assert [each["state"] for each in before["doors"]] == ["open"]
+        assert before["credentials"]
+        product.kps("init")
+        after = former.rows(store(product))
+        assert version(product) == tables.VERSION
+        assert former.as_before(before, after) == before
+        product.serve()
+        found = over(product, rollout_id)
+        assert (found["state"], found["reason"]) == ("finished", "3 as asked")
+        product.kps("emergency", "close", entered.name)
+        private = product.private(pair)
+        assert all(judge.key_login_works(each, "root", private) for each in servers)
+        assert not judge.password_login_works(entered, "root", entered.root_password)
+        until(lambda: ended_once(product), SECONDS, what="a task has no end, or two")
+        # What was written by the version before is told as it was.
+        assert former.rows(store(product))["events"][: len(after["events"])] == after["events"]
+        product.kps("audit", "verify")
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
