@@ -55,7 +55,7 @@ from controller.service.servers import Servers
 from controller.service.standing import Standing
 from controller.service.stopping import Stopping
 from controller.service.streams import Streams
-from controller.service.sweeps import Turn, always, ever_again
+from controller.service.sweeps import ALWAYS, Turn, ever_again
 from controller.service.tasks import Tasks
 from controller.service.temporary import TemporaryKeys, Tokens
 from controller.service.verifying import Verifications
@@ -154,7 +154,9 @@ async def opened(
         tasks = Tasks(store, dispatch, worker, stopping, deposits)
 
         def turn(name: str) -> Turn:
-            return partial(off_loop, worker, store.take_turn, name) if store.shared else always
+            if not store.shared:
+                return ALWAYS
+            return Turn(partial(off_loop, worker, store.take_turn, name), partial(off_loop, worker, store.leave_turn, name))
 
         background = [
             asyncio.create_task(sweep(store, worker, dispatch, tasks if serving else None)),
@@ -293,14 +295,14 @@ async def sweep_ended(store: Store, worker: Executor) -> None:
             await off_loop(worker, store.drop_credentials)
 
 
-async def settle(runner: Runner, turn: Turn = always) -> None:
+async def settle(runner: Runner, turn: Turn = ALWAYS) -> None:
     """Ask, ever again, the servers of which nobody knows how a task has left them; one that stays away ever more rarely."""
     loop = asyncio.get_running_loop()
     waits: dict[str, tuple[float, float]] = {}  # task id -> when it is tried again, and how long it waited before
     while True:
         left: list[Task] = []
         with contextlib.suppress(Problem):  # of the home or its disk
-            if await turn():
+            if await turn.take():
                 left = await runner.settle_all(lambda task: loop.time() >= waits.get(task.id, (0.0, 0.0))[0])
         for task in left:
             wait = min(max(2 * waits.get(task.id, (0.0, 0.0))[1], _SETTLE_SECONDS), _RAREST_SETTLE_SECONDS)

@@ -156,7 +156,7 @@ class Rolling:
     def _may_drive(self) -> bool:
         """Whether this process drives the rollouts of its home; of a shared store each is driven by whoever has its turn."""
         if self._store.shared:
-            return True
+            return not self._halts()
         if self._locked is None:
             found = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
@@ -290,7 +290,8 @@ class _Driven:
             self.begin_anew()  # by another controller
             return False
         if self._rolling._halts():
-            return False
+            self.elsewhere = self._store.shared  # what runs here may take its time to end: another one goes on meanwhile
+            return self.elsewhere
         step = progress.step(now())
         if step.begin or step.held:
             await self._begin([each.server_id for each in step.begin], {each.server_id: why for each, why in step.held})

@@ -7,7 +7,7 @@ import pytest
 
 from controller.errors import Unavailable
 from controller.service.stopping import Stopping
-from controller.service.sweeps import ever_again
+from controller.service.sweeps import Turn, ever_again
 
 SOON = 30
 
@@ -84,5 +84,31 @@ def test_nothing_is_begun_once_all_stops():
             await asyncio.sleep(0)  # a round of the loop, in which it has its turn
         await cancelled(running)
         assert rounds == 1
+
+    asyncio.run(run())
+
+
+def test_once_all_stops_the_turn_is_another_s():
+    async def run() -> None:
+        stopping, told = Stopping(), []
+        left = asyncio.Event()
+
+        async def take() -> bool:
+            told.append("taken")
+            return True
+
+        async def leave() -> None:
+            told.append("left")
+            left.set()
+
+        async def sweep() -> None:
+            told.append("done")
+            stopping.begin()
+
+        running = asyncio.create_task(ever_again(sweep, 0, stopping, Turn(take, leave)))
+        await asyncio.wait_for(left.wait(), SOON)
+        await cancelled(running)
+        assert told[:3] == ["taken", "done", "left"]
+        assert "taken" not in told[3:]
 
     asyncio.run(run())

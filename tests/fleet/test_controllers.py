@@ -3,10 +3,14 @@
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 
-from tests.fleet.product import Product
+from tests.fleet.looks import until
+from tests.fleet.product import SECONDS, Product
+from tests.fleet.test_rollouts import ALL_AT_ONCE, connected, last_tasks, order, over
+from tests.fleet.test_upgrade import PATIENT, silent, told_to_stop
 
 
 @pytest.fixture
@@ -44,3 +48,24 @@ def test_a_second_one_in_the_same_home_is_refused(two):
     told = here.kps("serve", "--json", ends=None)
     assert told.returncode != 0
     assert "already_served" in told.stderr
+
+
+def test_while_one_waits_for_what_it_runs_another_drives_its_rollout_on(tmp_path, postgresql, make_server):
+    servers = [make_server() for _ in range(3)]
+    with postgresql.database() as url, Product(tmp_path / "home", database_url=url, **PATIENT) as here, ExitStack() as at_last:
+        for server in servers:
+            here.add(server)
+        silences = [ExitStack(), ExitStack()]
+        for silence, server in zip(silences, servers, strict=False):
+            at_last.enter_context(silence).enter_context(silent(server))
+        rollout_id = order(here, servers, here.keypair(), ALL_AT_ONCE | {"concurrency": 2})
+        for server in servers[:2]:
+            until(lambda server=server: connected(server.host, server.port), SECONDS, what="nobody connects")
+        shutil.copytree(here.home, tmp_path / "there", ignore=shutil.ignore_patterns("*.sock", "*.lock", "*.log"))
+        with Product(tmp_path / "there", database_url=url) as there, told_to_stop(here):
+            silences[1].close()
+            until(
+                lambda: last_tasks(there, rollout_id)[servers[2].name]["status"] == "succeeded", SECONDS, what="nobody drives it"
+            )
+            silences[0].close()
+            assert over(there, rollout_id)["reason"] == "3 as asked"
