@@ -221,7 +221,7 @@ async def rollout(home: Path, count: int) -> Json:
             rolling.ended(task)
 
         dispatch = InProcess(runner, run, "bench", settings.concurrency, settings.lease_seconds)
-        rolling = Rolling(store, dispatch, home, worker, commits=runner.commits)
+        rolling = Rolling(store, dispatch, home, worker, commits=runner.means.commits)
         verbs = Rollouts(store, Bindings(store, dispatch, worker), rolling, worker)
         servers = store.servers(who.tenant_id)[-count:]
         secret = {each.id: Credential(password=Secret("x")) for each in servers}
@@ -260,12 +260,12 @@ async def rollout(home: Path, count: int) -> Json:
 
 async def stub(runner: Runner, task: Task, keypair_id: str) -> None:
     """Ask the store for what a bind asks, and record how it is said to have ended."""
-    store = runner._store
-    await runner.kept(store.unsettled, task.server_id)
-    await runner.kept(dossier.look_up, store, task)
-    await runner.kept(store.note_opening, keypair_id, LOGIN, task.user_id, task_id=task.id, server_id=task.server_id)
+    store = runner.means.store
+    await runner.means.kept(store.unsettled, task.server_id)
+    await runner.means.kept(dossier.look_up, store, task)
+    await runner.means.kept(store.note_opening, keypair_id, LOGIN, task.user_id, task_id=task.id, server_id=task.server_id)
     for phase in ("widen", "prove"):
-        await runner.kept(store.progress, task.id, "bench", phase, {"steps": 1})
+        await runner.means.kept(store.progress, task.id, "bench", phase, {"steps": 1})
     number = int(task.server_name.rpartition("-")[2])
     if number % FAILED_EACH == FAILED_EACH - 1:
         cause = CAUSES[number // FAILED_EACH % len(CAUSES)]
@@ -274,7 +274,7 @@ async def stub(runner: Runner, task: Task, keypair_id: str) -> None:
         ended = Outcome("succeeded", "as_asked", proofs=[{"way": "key", "login": task.login, "method": "logged_in"}])
         binding = Binding(task.server_id, task.login, keypair_id, "logged_in", False, task.id, now())
         changes = {"binding": binding, "notes": ServerNotes(boot_id=str(uuid.uuid4()))}
-    await runner.kept(store.finish, task.id, "bench", task.generation, ended, **changes)
+    await runner.means.kept(store.finish, task.id, "bench", task.generation, ended, **changes)
 
 
 def _cpu(usage: resource.struct_rusage) -> float:

@@ -136,7 +136,7 @@ async def opened(
         runner = Runner(store, kms, settings, me, worker)
         shared = await sharing(settings, runner, me, takes) if serving and store.shared else None
         dispatch = shared or dispatching(settings, runner, me)
-        rolling = Rolling(store, dispatch, settings.home, worker, lambda: stopping.begun, runner.commits)
+        rolling = Rolling(store, dispatch, settings.home, worker, lambda: stopping.begun, runner.means.commits)
         deposits = Deposits(kms, settings.credential_hours)
         doorbell = Doorbell(store, kms, worker, logs=serving, allowed=settings.allowed_networks)
         kept_secrets = Secrets(store, kms, dispatch, worker, deposits)
@@ -148,7 +148,7 @@ async def opened(
 
         runner.ended = ended
         metrics = measured(store, settings, dispatch) if serving else None
-        runner.measures = UNMEASURED if metrics is None else metrics.measured
+        runner.means.measures = UNMEASURED if metrics is None else metrics.measured
 
         keys = KeyService.of(store, kms, worker)
         tasks = Tasks(store, dispatch, worker, stopping, deposits)
@@ -225,7 +225,7 @@ async def opened(
             )
         finally:
             stopping.end()
-            runner.patience.end()
+            runner.means.patience.end()
             for each in background:
                 each.cancel()
             await asyncio.wait(background)

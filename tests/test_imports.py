@@ -29,9 +29,9 @@ def test_the_code_imports_only_what_the_design_allows():
         ("kpsagent/stray.py", "from kpsagent import keys", "does not say where stray belongs"),
         ("controller/model.py", "from controller.store import Store", "values must not import store"),
         ("controller/store/rows.py", "from ..dispatch import ring", "store must not import dispatch"),
-        ("controller/run.py", "def later():\n    from controller import cli", "run must not import cli"),
-        ("controller/run.py", "import procrastinate", "only dispatch may import procrastinate"),
-        ("controller/run.py", "from tests import needs", "does not import tests"),
+        ("controller/run/runner.py", "def later():\n    from controller import cli", "run must not import cli"),
+        ("controller/run/runner.py", "import procrastinate", "only dispatch may import procrastinate"),
+        ("controller/run/runner.py", "from tests import needs", "does not import tests"),
     ],
 )
 def test_an_import_against_the_rule_is_named(tmp_path: Path, path, text, complaint):
@@ -49,7 +49,7 @@ def test_an_import_against_the_rule_is_named(tmp_path: Path, path, text, complai
         ("kpsagent/plan.py", "TYPE_CHECKING = False\nif TYPE_CHECKING:\n    from typing import List"),
         ("kpsagent/plan.py", "def decide():\n    import re"),
         ("kpsagent/__main__.py", "from kpsagent import keys, plan, sshd"),
-        ("controller/run.py", "from kpsagent import plan\nfrom controller import model, store\nimport asyncssh"),
+        ("controller/run/runner.py", "from kpsagent import plan\nfrom controller import model, store\nimport asyncssh"),
         ("controller/dispatch/queue.py", "import procrastinate"),
         ("controller/model.py", "from controller.errors import Problem"),
     ],

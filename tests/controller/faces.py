@@ -51,13 +51,13 @@ def answering(outcomes: Mapping[str, Outcome], given: Given) -> Callable[[Settin
     """
 
     def dispatching(settings: Settings, runner: Runner, owner: str) -> InProcess:
-        store = runner._store
+        store = runner.means.store
 
         async def run(task: Task, credential: Credential | None) -> None:
             given[task.server_name] = credential
             outcome = outcomes.get(task.server_name, SUCCEEDED)
-            await runner.off(store.progress, task.id, owner, "look", {})
-            await runner.off(store.finish, task.id, owner, task.generation, outcome)
+            await runner.means.off(store.progress, task.id, owner, "look", {})
+            await runner.means.off(store.finish, task.id, owner, task.generation, outcome)
 
         return InProcess(runner, run, owner, settings.concurrency)
 

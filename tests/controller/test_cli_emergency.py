@@ -44,13 +44,13 @@ def kps(settings: Settings, made: Any, given: list[Any], interrupted_by: set[str
     """Run kps in this process, on a home whose servers do all as asked."""
 
     def dispatching(settings: Settings, runner: Runner, owner: str) -> InProcess:
-        store = runner._store
+        store = runner.means.store
 
         async def run(task: Task, credential: Credential | None) -> None:
             given.append((task.operation, task.server_name, credential))
             if task.operation in interrupted_by:
                 interrupt()
-            await runner.off(store.finish, task.id, owner, task.generation, SUCCEEDED)
+            await runner.means.off(store.finish, task.id, owner, task.generation, SUCCEEDED)
 
         return InProcess(runner, run, owner, settings.concurrency)
 

@@ -66,7 +66,7 @@ def test_what_waits_in_a_living_process_is_touched_by_no_other(
         async def run(task: Task, given: Credential | None) -> None:
             begun.set()
             await go_on.wait()
-            await claims.off(store.finish, task.id, "me", task.generation, SUCCEEDED)
+            await claims.means.off(store.finish, task.id, "me", task.generation, SUCCEEDED)
 
         dispatch = InProcess(claims, run, "me", 1, LEASE_SECONDS)
         dispatch.ring([task.id for task in ordered(store, who, servers, "me")], {})
@@ -123,7 +123,7 @@ def test_what_was_cancelled_while_it_waited_is_not_run(
         async def run(task: Task, given: Credential | None) -> None:
             ran.append(task.server_name)
             await go_on.wait()
-            await claims.off(store.finish, task.id, "me", task.generation, SUCCEEDED)
+            await claims.means.off(store.finish, task.id, "me", task.generation, SUCCEEDED)
 
         dispatch = InProcess(claims, run, "me", 1, LEASE_SECONDS)
         tasks = ordered(store, who, servers, "me")

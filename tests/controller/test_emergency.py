@@ -399,7 +399,9 @@ def test_what_came_for_a_door_is_there_once_somebody_has_agreed(world: World, al
 def test_once_an_agent_has_the_order_no_other_way_is_tried(
     world: World, boss: Caller, monkeypatch: pytest.MonkeyPatch, has_it: str
 ) -> None:
-    from controller.run import Runner, _Job
+    from controller.run import course
+    from controller.run.job import Job
+    from controller.run.means import Means
     from controller.transport.connect import NotConnected
 
     server = world.server(boss)
@@ -408,17 +410,17 @@ def test_once_an_agent_has_the_order_no_other_way_is_tried(
         world.store.add_servers([replace(server, id=str(uuid.uuid4()), name=world.name("behind"), jumps=[jump.id])])
     _, (door,) = run(world.emergency.open(boss, [server], reason="x", seconds=60))
     (task,) = world.store.tasks(boss.tenant_id, ids=[door.task_id])
-    job = _Job(Runner(world.store, world.kms, world.settings, "me", None), task, None)
+    job = Job(Means(world.store, world.kms, world.settings, "me", None), task, None)
     came_by: list[list[str]] = []
 
-    async def lost(target: Any) -> Any:
+    async def lost(job: Job, target: Any) -> Any:
         came_by.append(job.server.jumps)
         job.handed_over = has_it == "by its own way" or len(came_by) > 1
         raise NotConnected("connection_closed", "it was closed")
 
-    monkeypatch.setattr(job, "_online", lost)
+    monkeypatch.setattr(course, "online", lost)
     with pytest.raises(NotConnected):
-        run(job.done())
+        run(course.done(job))
     assert len(came_by) == (1 if has_it == "by its own way" else 2)
 
 
@@ -436,7 +438,7 @@ def test_urgent_tasks_go_first_though_many_wait(world: World, boss: Caller) -> N
         async def ran(task: Task, given: Credential | None) -> None:
             began.append(task.operation)
             await asyncio.sleep(0)
-            await claims.off(world.store.finish, task.id, "me", task.generation, Outcome("succeeded", "as_asked"))
+            await claims.means.off(world.store.finish, task.id, "me", task.generation, Outcome("succeeded", "as_asked"))
 
         dispatch = InProcess(claims, ran, "me", 4, 30)
         servers = [world.server(boss) for _ in range(60)]
@@ -481,7 +483,7 @@ def test_an_urgent_task_that_was_called_off_holds_nobody_up(world: World, boss: 
                 checked.set()
             else:
                 await go_on.wait()
-            await claims.off(world.store.finish, task.id, "me", task.generation, Outcome("succeeded", "as_asked"))
+            await claims.means.off(world.store.finish, task.id, "me", task.generation, Outcome("succeeded", "as_asked"))
 
         dispatch = dispatching.InProcess(claims, ran, "me", 1, 30)
         emergency = Emergency(world.store, dispatch)
@@ -543,7 +545,10 @@ def test_nor_is_it_by_trying_again_what_failed_before_there_was_a_rule(world, bo
     ],
 )
 def test_what_was_ordered_before_there_was_a_rule_is_refused_as_it_begins(world, boss, operation, request_):
-    from controller.run import Runner, _Job
+    from controller.run import course
+    from controller.run.job import Job
+    from controller.run.means import Means
+    from controller.run.preparing import prepare
     from controller.transport.connect import Target
     from kpsagent.errors import Refused
 
@@ -554,13 +559,13 @@ def test_what_was_ordered_before_there_was_a_rule_is_refused_as_it_begins(world,
     home = replace(boss, at_home=True)
     (task,) = run(world.bindings.start(home, operation, [server], request_, {server.id: Credential(password=Secret("x"))}))
     run(world.emergency.rules.set(boss, "zone=prod", 15))
-    job = _Job(Runner(world.store, world.kms, world.settings, "me", None), task, None)
+    job = Job(Means(world.store, world.kms, world.settings, "me", None), task, None)
 
     async def begins() -> None:
         if operation == "reset":
-            await job.done()
-        job.order = await job._order()
-        await job._online(Target(server.name, server.host, server.port, None, 1))
+            await course.done(job)
+        await prepare(job)
+        await course.online(job, Target(server.name, server.host, server.port, None, 1))
 
     with pytest.raises(Refused) as refused:
         run(begins())

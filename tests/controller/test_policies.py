@@ -75,7 +75,7 @@ class Controller:
                 new = str(task.request["keypair_id"])
                 store.sealed_private(new)  # nothing is put on a server whose private half is not in custody
                 changes["binding"] = Binding(task.server_id, task.login, new, "logged_in", False, task.id, clock())
-            await runner.off(store.finish, task.id, owner, task.generation, outcome, **changes)
+            await runner.means.off(store.finish, task.id, owner, task.generation, outcome, **changes)
             self.rolling.ended(task)
 
         self.dispatch = InProcess(runner, run, owner, 8, 1e9)

@@ -50,7 +50,7 @@ class Controller:
             self.begun.set()
             if self.hold is not None:
                 await self.hold.wait()
-            await runner.off(store.finish, task.id, owner, task.generation, ends(task))
+            await runner.means.off(store.finish, task.id, owner, task.generation, ends(task))
             self.rolling.ended(task)
 
         self.dispatch = InProcess(runner, run, owner, 8, 30)

@@ -48,7 +48,7 @@ class Fleet:
         async def run(task: Task, credential: Credential | None) -> None:
             self.ran.append(task)
             outcome = self.looked.get(task.server_name, LOOKED) if task.request.get("plan") else SUCCEEDED
-            await runner.off(runner._store.finish, task.id, owner, task.generation, outcome)
+            await runner.means.off(runner.means.store.finish, task.id, owner, task.generation, outcome)
             runner.ended(task)
 
         return InProcess(runner, run, owner, settings.concurrency)

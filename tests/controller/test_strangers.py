@@ -12,7 +12,11 @@ from controller.entrance import Entrance
 from controller.errors import NotFound
 from controller.model import Caller, KeyPair, Outcome, Server, Task, now
 from controller.order import Order
-from controller.run import Runner, _Job
+from controller.run.job import Job
+from controller.run.keys import private_of
+from controller.run.means import Means
+from controller.run.preparing import prepare
+from controller.run.road import ways_into
 from controller.transport.connect import NotConnected
 from controller.transport.offer import Held
 from kpsagent.errors import Refused
@@ -43,15 +47,16 @@ def task(who: Caller, server: Server, operation: Any, keypair: KeyPair | None = 
     )  # fmt: skip
 
 
-def job(world: World, asked: Task) -> _Job:
-    made = _Job(Runner(world.store, world.kms, world.settings, "me", None), asked, None)
+def job(world: World, asked: Task) -> Job:
+    made = Job(Means(world.store, world.kms, world.settings, "me", None), asked, None)
     made.server = world.store.server_by_id(asked.server_id)
     return made
 
 
-def ordered(world: World, asked: Task) -> tuple[Order, _Job]:
+def ordered(world: World, asked: Task) -> tuple[Order, Job]:
     made = job(world, asked)
-    return run(made._order()), made
+    run(prepare(made))
+    return made.order, made
 
 
 def test_a_strangers_private_key_pair_is_no_way_in_and_ones_own_and_the_accounts_are(
@@ -78,8 +83,8 @@ def test_a_strangers_key_pair_opens_no_jump_server(world: World, boss: Caller, a
     hop = world.server(boss)
     strangers = world.pair(alice)
     world.bound(hop, strangers)
-    assert run(job(world, task(boss, server, "check"))._ways_into(hop)) == []
-    assert len(run(job(world, task(alice, server, "check"))._ways_into(hop))) == 1
+    assert run(ways_into(job(world, task(boss, server, "check")), hop)) == []
+    assert len(run(ways_into(job(world, task(alice, server, "check")), hop))) == 1
 
 
 def test_what_a_strangers_task_may_have_left_there_is_not_tried(
@@ -139,7 +144,7 @@ def test_closing_passwords_beside_it_shows_sshd_its_public_half_and_proves_nothi
     made, done = ordered(world, task(boss, server, "password-login-disable"))
     assert (made.plan["key"], made.plan["provable"], made.keypair) == (order.bare(strangers.public_key), False, None)
     done.order = made
-    assert run(done._private_of(made.plan["key"])) is None
+    assert run(private_of(done, made.plan["key"])) is None
 
 
 def test_a_check_shows_sshd_its_public_half_and_logs_in_with_nothing(
@@ -150,7 +155,7 @@ def test_a_check_shows_sshd_its_public_half_and_logs_in_with_nothing(
     made, done = ordered(world, task(boss, server, "check"))
     done.order = made
     assert (made.asked, made.ways) == (None, [])
-    assert run(done._private_of(made.plan["diagnose"])) is None
+    assert run(private_of(done, made.plan["diagnose"])) is None
     assert done.opened == {}
     assert strangers.name not in str(made.plan)
 

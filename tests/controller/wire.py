@@ -113,7 +113,7 @@ def _dispatching(wire: dict[str, Any]) -> Callable[[Settings, Runner, str], InPr
     """Return a stand-in for controller.app.dispatching, whose servers answer what the test says."""
 
     def dispatching(settings: Settings, runner: Runner, owner: str) -> InProcess:
-        store = runner._store
+        store = runner.means.store
 
         async def run(task: Task, credential: Credential | None) -> None:
             wire["given"].append((task, credential))
@@ -130,7 +130,7 @@ def _dispatching(wire: dict[str, Any]) -> Callable[[Settings, Runner, str], InPr
             def finish(*about: Any) -> bool:
                 return store.finish(*about, **changed)
 
-            await runner.off(finish, task.id, owner, task.generation, replace(outcome))
+            await runner.means.off(finish, task.id, owner, task.generation, replace(outcome))
 
         return InProcess(runner, run, owner, settings.concurrency)
 
