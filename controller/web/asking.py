@@ -4,7 +4,7 @@ import hmac
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.params import Depends as Needs
@@ -247,13 +247,32 @@ def _origin_is_ours(origin: str, host: str, scheme: str) -> bool:
 
 
 def sign_in_first(request: Request) -> Response:
-    """Send the browser to where its user can sign in, and back afterwards."""
-    back = own_path(request) if request.method == "GET" else f"{ROOT}/"
+    """Send the browser to where its user can sign in, and back afterwards; who sent something is told that it was not done."""
     if request.headers.get("hx-request") == "true":
-        there = urlsplit(request.headers.get("hx-current-url", ""))
-        back = fit_path(f"{there.path}?{there.query}" if there.query else there.path)
+        back = _path_in(request.headers.get("hx-current-url", ""))
         return Response(status_code=401, headers={"HX-Redirect": f"{SIGN_IN}?next={quote(back, safe='')}"})
-    return RedirectResponse(f"{SIGN_IN}?next={quote(back, safe='')}" if back != f"{ROOT}/" else SIGN_IN, status_code=303)
+    reads = request.method in ("GET", "HEAD")
+    back = own_path(request) if reads else _page_before(request)
+    asked = ([("next", back)] if back != f"{ROOT}/" else []) + ([] if reads else [("undone", "yes")])
+    return RedirectResponse(f"{SIGN_IN}?{urlencode(asked)}" if asked else SIGN_IN, status_code=303)
+
+
+def _page_before(request: Request) -> str:
+    """Return the page that something was sent from; what another site's page sent came from none."""
+    before = request.headers.get("referer", "")
+    try:
+        ours = urlsplit(before).netloc.lower() == request.headers.get("host", "").lower()
+    except ValueError:
+        ours = False
+    return _path_in(before) if ours else f"{ROOT}/"
+
+
+def _path_in(url: str) -> str:
+    try:
+        there = urlsplit(url)
+    except ValueError:
+        return f"{ROOT}/"
+    return fit_path(f"{there.path}?{there.query}" if there.query else there.path)
 
 
 def own_path(request: Request) -> str:

@@ -154,7 +154,7 @@ class Door:
     async def _body(self, scope: Scope, receive: Receive, signed_in: SignedIn | None) -> bytes:
         size = bodies.announced(scope)
         if signed_in is None and (size is None or size > _STRANGERS_BYTES):
-            raise Turned(413, "body_too_large", "sign in first")
+            raise Turned(413, "body_too_large", "nobody is signed in, and nothing of this was done; sign in first")
         try:
             with self._room.share(scope[ADDRESS]) as share:
                 return await bodies.read(scope, receive, share)

@@ -20,11 +20,11 @@ _TOO_MANY = "too many tries did not let anybody in; wait a minute, or have a lin
 
 
 @router.get("/sign-in")
-async def ask(request: Request, next: str = "") -> Response:
-    """Ask who is there."""
+async def ask(request: Request, next: str = "", undone: str = "") -> Response:
+    """Ask who is there. undone: say that what was sent last was not done, for nobody was signed in any more."""
     if request.scope[SIGNED_IN] is not None:
         return RedirectResponse(fit_path(next), status_code=303)
-    return _asked(fit_path(next))
+    return _asked(fit_path(next), undone=bool(undone))
 
 
 @router.post("/sign-in")
@@ -106,8 +106,11 @@ def keep(request: Request, answer: Response, id: str) -> None:
     )
 
 
-def _asked(back: str, name: str = "", tenant: str = "", problem: Problem | None = None) -> HTMLResponse:
-    values = {"signed_in": None, "title": "Sign in", "here": "", "next": back, "name": name, "tenant": tenant, "problem": problem}
+def _asked(back: str, name: str = "", tenant: str = "", problem: Problem | None = None, *, undone: bool = False) -> HTMLResponse:
+    values = {
+        "signed_in": None, "title": "Sign in", "here": "", "next": back, "name": name, "tenant": tenant,
+        "problem": problem, "undone": undone,
+    }  # fmt: skip
     return HTMLResponse(rendered("signin/sign-in.html", values), status_code=200 if problem is None else problem.status)
 
 

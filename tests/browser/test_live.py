@@ -67,6 +67,55 @@ def test_what_somebody_ticks_while_an_answer_is_under_way_stays_and_the_news_com
     expect(page.get_by_role("link", name="hand-2")).to_be_visible()
 
 
+def test_what_is_pressed_while_an_answer_comes_is_done(signed_in: SignedIn, served: Served) -> None:
+    added(served, "press-1")
+    page = signed_in("operator")
+    page.goto(f"{served.url}/console/servers/?q=press-")
+    route, response = held_back(page, "**/console/servers/?*", lambda: added(served, "press-2"))
+    page.evaluate("() => { window.came = new Promise((then) => addEventListener('htmx:afterRequest', then, { once: true })); }")
+    page.get_by_label("Search").focus()  # which it loses by the press
+    page.get_by_role("link", name="press-1").hover()
+    page.mouse.down()
+    route.fulfill(response=response)
+    page.evaluate("() => came.then(() => null)")
+    page.mouse.up()
+    page.wait_for_url("**/console/servers/press-1")
+
+
+def test_news_that_came_while_something_was_pressed_is_shown_once_it_is_let_go(signed_in: SignedIn, served: Served) -> None:
+    added(served, "let-go-1")
+    page = signed_in("operator")
+    page.goto(f"{served.url}/console/servers/?q=let-go-")
+    route, response = held_back(page, "**/console/servers/?*", lambda: added(served, "let-go-2"))
+    page.get_by_role("row").filter(has_text="let-go-1").get_by_text("none").first.hover()
+    page.mouse.down()
+    route.fulfill(response=response)
+    expect(page.locator("#servers.held")).to_be_visible()
+    page.mouse.up()  # nothing else happens
+    expect(page.get_by_role("link", name="let-go-2")).to_be_visible()
+
+
+def test_what_is_pressed_twice_is_asked_once(signed_in: SignedIn, served: Served) -> None:
+    added(served, "twice-1")
+    page = signed_in("operator")
+    page.clock.install()
+    page.goto(f"{served.url}/console/servers/twice-1")
+    page.evaluate("""() => {
+      window.sent = [];
+      addEventListener("submit", (event) => {
+        if (!event.defaultPrevented) sent.push(event.submitter.textContent);
+        event.preventDefault();
+      });
+    }""")
+    look, repair = page.get_by_role("button", name="Look now"), page.get_by_role("button", name="Look, and repair")
+    for each in (look, look, repair, repair):
+        each.click()
+    assert page.evaluate("sent.length") == 2  # one of each
+    page.clock.fast_forward(6_000)
+    repair.click()
+    assert page.evaluate("sent.length") == 3
+
+
 def test_what_was_chosen_for_a_reset_stays_chosen(signed_in: SignedIn, served: Served) -> None:
     for name in ("first-key", "second-key"):
         served.kps("keypair", "create", name, "--scope", "account")

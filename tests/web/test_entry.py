@@ -45,6 +45,28 @@ def test_a_stranger_is_asked_who_they_are_and_goes_on_where_they_wanted_to(setti
     visit(settings, story)
 
 
+def test_what_is_sent_when_the_session_is_over_is_told_not_to_be_done_and_leads_back(settings: Settings) -> None:
+    async def story(visitor: Visitor) -> None:
+        await visitor.sign_in()
+        visitor.http.cookies.clear()
+        page = f"{visitor.base}/console/failed-tasks/again?cause=wrong_password"
+        asked = await visitor.send("/console/failed-tasks/retry", {"cause": "wrong_password"}, referer=page)
+        assert asked.url.path == "/console/sign-in"
+        assert "what you sent was not done" in asked.text
+        assert 'name="next" value="/console/failed-tasks/again?cause=wrong_password"' in asked.text
+        assert "what you sent" not in (await visitor.get("/console/failed-tasks/")).text
+        for elsewhere in (
+            "https://evil.example/console/x",
+            "http://kps.evil.example/console/x",
+            "http://[",
+            f"{visitor.base}//evil",
+        ):
+            asked = await visitor.send("/console/failed-tasks/retry", referer=elsewhere)
+            assert 'name="next" value="/console/"' in asked.text, elsewhere
+
+    visit(settings, story)
+
+
 @pytest.mark.parametrize("form", [FORM | {"password": "x"}, FORM | {"name": "bob"}, FORM | {"tenant": "other"}, {}])
 def test_nobody_else_is_let_in_and_is_told_no_more_than_that(settings: Settings, form: dict[str, str]) -> None:
     async def story(visitor: Visitor) -> None:

@@ -20,8 +20,16 @@ if (said?.children.length) {
   setTimeout(() => said.replaceChildren(...[...said.children].map((each) => each.cloneNode(true))), 500);
 }
 
+// What is pressed stays where it is until it is let go: a press on what is taken away meanwhile does nothing.
+let pressed = null;
+addEventListener("pointerdown", (event) => { pressed = event.button === 0 ? event.target : null; }, true);
+addEventListener("keydown", (event) => { pressed = event.target; }, true);
+for (const name of ["pointerup", "pointercancel", "keyup"]) addEventListener(name, () => { pressed = null; }, true);
+addEventListener("blur", () => { pressed = null; }); // the window's own
+
 // A part that somebody is at work in does not change under their hands: it is not asked for, and what was asked before is not put in.
 function atWork(part) {
+  if (part.contains(pressed)) return true;
   if (part.querySelector("details[open] form, form details[open], :focus:is(input, select, textarea)")) return true;
   const fields = [...part.querySelectorAll("input, textarea")], selects = [...part.querySelectorAll("select")];
   const first = (select) => Math.max(0, [...select.options].findIndex((each) => each.defaultSelected));
@@ -33,20 +41,35 @@ for (const name of ["htmx:beforeRequest", "htmx:beforeSwap"]) {
     const part = event.target;
     if (!part.matches("[data-live]") || !atWork(part)) return;
     event.preventDefault();
-    part.classList.add("outdated");
+    // That it is outdated is said above it, which moves it: not from under what is pressed.
+    part.classList.add(part.contains(pressed) ? "held" : "outdated");
   });
 }
 
 // Once they are done it is fetched; but not while they are about to press something in it.
-for (const name of ["focusout", "toggle"]) {
-  document.addEventListener(name, () => setTimeout(() => {
-    const on = document.activeElement;
-    for (const part of document.querySelectorAll("[data-live].outdated")) {
-      const presses = part.contains(on) && on.matches("a, button");
-      if (!presses && !atWork(part)) fetchAnew(part.id, [part.getAttribute("hx-trigger").split(", ")[0].slice("sse:".length)]);
-    }
-  }), true);
+function lookAgain(event) {
+  const on = document.activeElement;
+  for (const part of document.querySelectorAll("[data-live]:is(.outdated, .held)")) {
+    if (part.contains(pressed)) continue;
+    const presses = event.type !== "pointerup" && part.contains(on) && on.matches("a, button");
+    if (atWork(part)) part.classList.replace("held", "outdated");
+    else if (!presses) fetchAnew(part.id, [part.getAttribute("hx-trigger").split(", ")[0].slice("sse:".length)]);
+  }
 }
+for (const name of ["focusout", "toggle", "pointerup", "pointercancel", "keyup"]) {
+  document.addEventListener(name, (event) => setTimeout(lookAgain, 0, event), true);
+}
+addEventListener("blur", lookAgain);
+
+// Who presses twice asks once: what was just sent is not sent again.
+let lastSent = { what: "", at: -Infinity };
+document.addEventListener("submit", (event) => {
+  const form = event.target, by = event.submitter;
+  if (form.method !== "post") return;
+  const what = form.action + new URLSearchParams(new FormData(form)) + (by ? by.name + by.value : "");
+  if (what === lastSent.what && performance.now() - lastSent.at < 5000) event.preventDefault();
+  else lastSent = { what, at: performance.now() };
+});
 
 // A part that was refused says so above the page, until it was fetched well.
 let refused = ""; // its id
