@@ -7,7 +7,6 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -42,6 +41,7 @@ from controller.service.identity import Identity
 from controller.service.keypairs import Keypairs
 from controller.service.kms import KeyService
 from controller.service.news import News
+from controller.service.opens import Opens
 from controller.service.overview import Overview
 from controller.service.people import Tenants, Users
 from controller.service.policies import Policies
@@ -74,6 +74,7 @@ _DOORS_SECONDS = 1.0
 _KEYS_SECONDS = 60.0
 _ENDED_SECONDS = 60.0
 _RING_SECONDS = 10.0
+_OPENS_SECONDS = 10.0
 _POLICIES_SECONDS = 60.0
 _SECRETS_SECONDS = 60.0  # each of them an hour apart at the least
 _WATCH_SECONDS = 60.0
@@ -119,13 +120,21 @@ async def opened(
         closing.enter_context(store.working())
         store.migrate()
         roots = root.roots(settings.home, settings.root_key_uri)
+        kms = Kms(store, *roots)
+
+        def open_root() -> None:
+            roots[0].opened()
+            kms.refuse_another_root()
+
         if serving:
             try:
-                await off_loop(worker, roots[0].opened)
+                await off_loop(worker, open_root)
             except Problem as problem:
                 problem.message += "; what needs the root key fails until it opens"
+                if store.shared:
+                    problem.message += ", and what others can do is left to them"
                 warn(problem)
-        kms = Kms(store, *roots)
+        opens = Opens(open_root, worker)
         owner = store.caller_by_local_home()
         audit_keys = AuditKeys(store, kms)
         store.sign_with(audit_keys)
@@ -134,11 +143,29 @@ async def opened(
             store.interrupt_expired(SERVING if serving else None)
         me = owner_name(serving)
         runner = Runner(store, kms, settings, me, worker)
-        shared = await sharing(settings, runner, me, takes) if serving and store.shared else None
+        shared = await sharing(settings, runner, me, opens if takes else None) if serving and store.shared else None
         dispatch = shared or dispatching(settings, runner, me)
         rolling = Rolling(store, dispatch, settings.home, worker, lambda: stopping.begun, runner.means.commits)
         deposits = Deposits(kms, settings.credential_hours)
-        doorbell = Doorbell(store, kms, worker, logs=serving, allowed=settings.allowed_networks)
+
+        def turn(name: str) -> Turn:
+            if not store.shared:
+                return ALWAYS
+
+            async def leave() -> None:
+                await off_loop(worker, store.leave_turn, name)
+
+            async def take() -> bool:
+                # A command opens the root key at its first use, and is soon over.
+                if serving and not await opens():
+                    await leave()
+                    return False
+                return await off_loop(worker, store.take_turn, name)
+
+            return Turn(take, leave)
+
+        tells = turn("doorbell").take
+        doorbell = Doorbell(store, kms, worker, logs=serving, allowed=settings.allowed_networks, turn=tells)
         kept_secrets = Secrets(store, kms, dispatch, worker, deposits)
         emergency = Emergency(store, dispatch, worker, deposits, settings.door_hours, doorbell.ring, kept_secrets)
 
@@ -152,11 +179,6 @@ async def opened(
 
         keys = KeyService.of(store, kms, worker)
         tasks = Tasks(store, dispatch, worker, stopping, deposits)
-
-        def turn(name: str) -> Turn:
-            if not store.shared:
-                return ALWAYS
-            return Turn(partial(off_loop, worker, store.take_turn, name), partial(off_loop, worker, store.leave_turn, name))
 
         background = [
             asyncio.create_task(sweep(store, worker, dispatch, tasks if serving else None)),
@@ -173,13 +195,14 @@ async def opened(
             background.append(asyncio.create_task(rolling.go_on()))
             if shared is not None:
                 background.append(asyncio.create_task(ever_again(shared.ring_again, _RING_SECONDS, turn=turn("queue"))))
+                background.append(asyncio.create_task(ever_again(shared.see_what_opens, _OPENS_SECONDS)))
         if metrics is not None:
             background.append(asyncio.create_task(metrics.measured.watch_loop()))
         bindings = Bindings(store, dispatch, worker, deposits)
         rollouts = Rollouts(store, bindings, rolling, worker, deposits)
         console = Console(store, worker, store.now)
         closing.callback(console.close)
-        readiness = Readiness(settings.home, store, roots[0].opened, background, stopping, worker)
+        readiness = Readiness(settings.home, store, open_root, background, stopping, worker)
         doctor = Doctor(settings, Process(roots), readiness)
         closing.callback(doctor.close)
         if metrics is not None:
@@ -249,20 +272,23 @@ def dispatching(settings: Settings, runner: Runner, owner: str) -> InProcess:
     return InProcess(runner, runner.run, owner, settings.concurrency, settings.lease_seconds, among_others=among_others)
 
 
-async def sharing(settings: Settings, runner: Runner, owner: str, takes: bool) -> "Shared":
-    """Return what runs tasks together with all that share the store. takes: not only those that need this process's memory."""
+async def sharing(settings: Settings, runner: Runner, owner: str, takes: Opens | None) -> "Shared":
+    """Return what runs tasks together with all that share the store.
+
+    takes: whether the root key opens, without which others' are not taken; None: only those that need this process's memory.
+    """
     # Not for every command: it takes its time to be loaded, and need not be installed.
     from controller.dispatch.queue import Queue
     from controller.dispatch.shared import Shared
 
     connecting = postgresql.defaults(settings.database_url)
-    if takes:
+    if takes is not None:
         connecting["application_name"] = session_name(owner)  # by it the store knows who takes tasks
     queue = Queue(settings.database_url, settings.lease_seconds, connecting, postgresql.SESSION)
     await queue.open()
     made = Shared(runner, runner.run, owner, settings.concurrency, settings.lease_seconds, queue, URGENT)
-    if takes:
-        made.take()
+    if takes is not None:
+        await made.take(takes)
     return made
 
 

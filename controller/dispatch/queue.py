@@ -187,6 +187,15 @@ class Queue:
             await self._end(job)
         self._unknown = unknown
 
+    @property
+    def rests(self) -> bool:
+        """Whether nothing is taken for now."""
+        return self._manager.rests
+
+    @rests.setter
+    def rests(self, rests: bool) -> None:
+        self._manager.rests = rests
+
     def stop(self) -> None:
         """Take nothing more."""
         self._stopped = self._manager.leaves = True
@@ -222,6 +231,7 @@ class _Manager(JobManager):
     """Waits for a PostgreSQL that is away, where the library's worker would end or leave a job as if it ran for ever."""
 
     leaves = False
+    rests = False  # takes nothing for now
     _away = False  # and that was told
 
     def __init__(self, connector: PsycopgConnector) -> None:
@@ -229,6 +239,8 @@ class _Manager(JobManager):
         self.known: set[int] = set()  # jobs that were taken, and whose end is not on record
 
     async def fetch_job(self, queues: Iterable[str] | None, worker_id: int) -> Job | None:
+        if self.rests:
+            return None
         try:
             found = await super().fetch_job(queues, worker_id)
         except _LOST as error:

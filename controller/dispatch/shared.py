@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from controller.dispatch import Claims, InProcess, Run
@@ -48,6 +48,7 @@ class Shared(InProcess):
         self._queue = queue
         self._concurrency = concurrency
         self._urgent_operations = urgent
+        self._opens: Callable[[], Awaitable[bool]] | None = None
         self._putting: set[asyncio.Task[None]] = set()
         self._taking: asyncio.Task[None] | None = None
 
@@ -60,9 +61,19 @@ class Shared(InProcess):
         self._putting.add(putting)
         putting.add_done_callback(self._putting.discard)
 
-    def take(self) -> None:
-        """Take from the queue what there are places for, from now on."""
+    async def take(self, opens: Callable[[], Awaitable[bool]]) -> None:
+        """Take from the queue what there are places for, from now on.
+
+        opens: whether the root key does. Who takes a task without it fails it, at once, and takes the next: soon all there are.
+        """
+        self._opens = opens
+        await self.see_what_opens()
         self._taking = asyncio.get_running_loop().create_task(self._queue.take(self._taken, self._concurrency))
+
+    async def see_what_opens(self) -> None:
+        """Take nothing as long as the root key does not open."""
+        if self._opens is not None:
+            self._queue.rests = not await self._opens()
 
     async def ring_again(self) -> None:
         """Put into the queue what waits and is not in it, and take from it what dead processes had. Away."""

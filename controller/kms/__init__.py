@@ -4,7 +4,7 @@ import base64
 import hashlib
 import secrets
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Protocol
@@ -29,6 +29,7 @@ class MasterKeys(Protocol):
     def master_key_by_id(self, key_id: str) -> MasterKey | None: ...
     def master_key_version(self, key_id: str, version: int) -> MasterKeyVersion | None: ...
     def add_default_key(self, made: MasterKey, version: MasterKeyVersion) -> MasterKey: ...
+    def wrapped_by(self) -> Mapping[str, int]: ...
 
 
 class Kms:
@@ -186,7 +187,9 @@ class Kms:
         """Return material as the newest version of a master key, wrapped for that key and version alone.
 
         What is not the 32 bytes of an AES key is sealed under a key that is wrapped in its place.
+        Unavailable(root_key_wrong): as refuse_another_root().
         """
+        self.refuse_another_root()
         direct = keys.kind(key).family == "aes"
         wrapping = material if direct else Secret(bytearray(secrets.token_bytes(KEY_BYTES)))
         try:
@@ -200,6 +203,15 @@ class Kms:
             if not direct:
                 wrapping.wipe()
         return MasterKeyVersion(key.id, key.tenant_id, key.version, wrapped, self._root.check_value, self._now(), sealed)
+
+    def refuse_another_root(self) -> None:
+        """Unavailable(root_key_wrong) where a root key that is not ours has wrapped any of the master keys.
+
+        What ours wrapped beside them would be lost with it: it is one that was replaced, and may be destroyed any day.
+        """
+        others = sorted(set(self._store.wrapped_by()) - {root.check_value for root in self._roots})
+        if others:
+            raise _wrong_root(self._root, others[0])
 
     def material(self, key: MasterKey, version: MasterKeyVersion) -> Secret:
         """Return the material of a version, to be wiped after use. Damaged(master_key_damaged), Unavailable(root_key_wrong)."""
@@ -241,15 +253,20 @@ def open_master(master: MasterKeyVersion, roots: Sequence[RootKey]) -> Secret:
     """Return a master key, opened by the root key that wrapped it. Unavailable(root_key_wrong), Damaged(master_key_damaged)."""
     root = next((root for root in roots if root.check_value == master.root_check), None)
     if root is None:
-        raise Unavailable(
-            "root_key_wrong",
-            f"this root key (check value {roots[0].check_value}) is not the one that the master keys are wrapped "
-            f"with ({master.root_check}); put that one back",
-        )
+        raise _wrong_root(roots[0], master.root_check)
     try:
         return root.unwrap(master.wrapped, master_key_bond(master.tenant_id, master.key_id, master.version))
     except Damaged as error:
         raise _changed(master) from error
+
+
+def _wrong_root(ours: RootKey, needed: str) -> Unavailable:
+    return Unavailable(
+        "root_key_wrong",
+        f"this root key (check value {ours.check_value}) is not the one that the master keys are wrapped "
+        f"with ({needed}); put that one back, or, where another home of this database was given another one, "
+        "copy its root.json here, and the key with it",
+    )
 
 
 def master_key_bond(tenant_id: str, key_id: str, version: int) -> bytes:

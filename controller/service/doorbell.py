@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import re
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from datetime import timedelta
 from typing import ParamSpec, TypeVar
@@ -21,6 +21,7 @@ from controller.kms import Context, Kms
 from controller.model import DOOR_OPERATIONS, Caller, Secret, Task, now
 from controller.plain import plain
 from controller.service.roles import allow
+from controller.service.sweeps import ALWAYS
 from controller.service.worker import off_loop
 from controller.store import Store
 from controller.store.doorhooks import DoorAlert, DoorHook
@@ -54,13 +55,18 @@ class Doorbell:
         *,
         logs: bool = False,
         allowed: Sequence[addresses.Network] = (),
+        turn: Callable[[], Awaitable[bool]] = ALWAYS.take,
     ) -> None:
-        """logs: whether what becomes of doors is logged. allowed: networks to which any administrator may have it sent."""
+        """logs: whether what becomes of doors is logged. allowed: networks to which any administrator may have it sent.
+
+        turn: whether it is for this process to tell, of all that share a store.
+        """
         self._store = store
         self._kms = kms
         self._executor = executor
         self._logs = logs
         self._allowed = allowed
+        self._turn = turn
         self._bell = asyncio.Event()
         self._logging: set[asyncio.Task[None]] = set()
 
@@ -129,7 +135,7 @@ class Doorbell:
 
         Where one is not taken the tenant's others wait for the next look: a dead listener holds up nobody else's.
         """
-        if not await self._off(self._store.take_turn, "doorbell"):
+        if not await self._turn():
             return  # another controller tells, within the time between two looks
         at_once = asyncio.Semaphore(_AT_ONCE)
 

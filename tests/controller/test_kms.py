@@ -244,6 +244,9 @@ class Rows:
     def add_default_key(self, made: Any, version: Any) -> Any:
         return self.store.add_default_key(made, version)
 
+    def wrapped_by(self) -> Any:
+        return self.store.wrapped_by()
+
 
 def test_a_master_key_moved_or_changed_does_not_open(kms: Kms, store: Store, settings: Any) -> None:
     sealed = kms.seal(TENANT, Secret("x"), CONTEXT)

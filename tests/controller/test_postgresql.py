@@ -571,6 +571,36 @@ def test_a_root_key_is_not_changed_while_anybody_works_there(store: Store, datab
         assert refused.value.code == "root_rotating"
 
 
+def test_what_has_the_former_root_key_seals_nothing_with_it_and_is_not_ready(tmp_path: Path, database: str) -> None:
+    """Another home of the same database was given another root key: the one on record here may be destroyed any day."""
+    here = Settings(home=tmp_path / "here", store_url=database)
+    home.initialise(here)
+    shutil.copytree(here.home, tmp_path / "there")
+    there = Settings(home=tmp_path / "there", store_url=database)
+    rootkeys.rotate(here, "file:new.key")
+
+    async def served() -> tuple[list[str], str]:
+        told: list[str] = []
+        async with opened(there, serving=True, warn=lambda problem: told.append(problem.code)) as fleet:
+            report = await fleet.readiness.report()
+            await fleet.kms.keys.create(fleet.owner, "another")
+            return told, report.checks["root_key"]
+
+    async def refused() -> None:
+        async with opened(there, serving=True) as fleet:
+            report = await fleet.readiness.report()
+            assert (report.status, report.checks["root_key"]) == ("not_ready", "root_key_wrong")
+            with pytest.raises(Unavailable, match=r"copy its root\.json here") as no:
+                await fleet.kms.keys.create(fleet.owner, "another")
+            assert no.value.code == "root_key_wrong"
+
+    asyncio.run(refused())
+    for name in ("root.json", "new.key"):
+        shutil.copy(here.home / name, there.home / name)
+    assert asyncio.run(served()) == ([], "ok")
+    assert rootkeys.check(here) > 1
+
+
 # -- what may be in between
 
 

@@ -25,6 +25,7 @@ from controller.errors import Away
 from controller.kms import Kms
 from controller.model import SERVING, Caller, Credential, Operation, Outcome, Sealed, Secret, Server, Task, now
 from controller.run import Runner
+from controller.service.sweeps import ALWAYS
 from controller.settings import Settings
 from controller.store import Store, engine
 from controller.transport.jumps import SharedPlaces
@@ -73,7 +74,7 @@ class World:
         made = Instance(self.store, self.kms, self.settings, self.database, owner, places)
         await made.queue.open()
         if takes:
-            made.dispatch.take()
+            await made.dispatch.take(ALWAYS.take)
         try:
             yield made
         finally:
@@ -219,7 +220,7 @@ def test_the_queues_sessions_have_the_limits_of_the_stores(world: World) -> None
     """Else who waits there waits for ever, and those of a machine that is gone are kept for hours."""
 
     async def story() -> None:
-        shared = await sharing(world.settings, Runner(world.store, world.kms, world.settings, A, None), A, takes=False)
+        shared = await sharing(world.settings, Runner(world.store, world.kms, world.settings, A, None), A, takes=None)
         async with shared._queue._app.connector.pool.connection() as connection:
             found = await connection.execute("SELECT current_setting('lock_timeout'), current_setting('TimeZone')")
             assert await found.fetchone() == ("30s", "UTC")

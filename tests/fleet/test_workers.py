@@ -91,6 +91,27 @@ def test_a_worker_that_stands_still_loses_its_task_and_changes_nothing_when_it_w
     product.kps("audit", "verify")
 
 
+def test_a_worker_for_which_the_root_key_does_not_open_leaves_tasks_to_others_until_it_does(product, server):
+    """It would fail each at once and take the next: one whose secret was not mounted would soon have failed all that wait."""
+    product.add(server)
+    key = product.home / "root.key"
+    key.rename(product.home / "away.key")
+    with worker(product, "without") as without:
+        (product.home / "away.key").rename(key)
+        with worker(product, "with", "--processes", "2"):
+            pair = product.keypair()
+            product.succeeds("bind", server, keypair=pair, password=server.root_password)
+            for _ in range(8):
+                assert product.run("check", server)["status"] == "unchanged"
+        # Nobody else is left: once it has its root key, it takes what waits.
+        (product.home.with_name("without") / "away.key").rename(product.home.with_name("without") / "root.key")
+        product.succeeds("unbind", server)
+        without.terminate()
+        assert without.wait(30) == 0
+    assert "what others can do is left to them" in (product.home / "without.log").read_text()
+    product.kps("audit", "verify")
+
+
 def wakes_up_late(product, first, way, task_id):
     """Have a worker stand still while its order is held on its way, until another one has settled its task; then it goes on."""
     assert way.waits.wait(SECONDS)
