@@ -471,7 +471,7 @@ class Door(TypedDict):
     """An emergency door: password login open for one login of a server. network: from where; null: from everywhere.
 
     confirmed: how it ended is known. task_id: the task that opens it, once the order is given; last_task_id: the last one that
-    closes it, or asks whether it is closed. closed_by: order, deadline or boot. note: why it stands so, or an empty string.
+    closes it, or asks whether it is closed. closed_by: order, deadline, boot, damage. note: why it stands so, or an empty string.
     password_works: it is over, and the one-time password that was made for it was not seen changed yet.
     """
 

@@ -388,8 +388,8 @@ CAUSES: dict[str, Cause] = {
     ),
     "door_stuck": Cause(
         "The door's time is over, or it was told to close, and sshd could not be brought to close it. The server goes on trying.",
-        "The message says what is in the way: a sshd_config that sshd does not accept, a disk that went read-only. Mend that at "
-        "the server.",
+        "The message says what is in the way: a sshd_config that sshd does not accept, a disk that went read-only, an sshd that "
+        "was started and never listens. Mend that at the server.",
         True,
     ),
     "password_login_under_rule": Cause(

@@ -82,7 +82,7 @@ class Door:
     opened_at: datetime | None = None
     deadline: datetime | None = None  # by our clock; the server closes by its own, and counts seconds as we do
     closed_at: datetime | None = None
-    closed_by: str | None = None  # order, deadline or boot, as the server says
+    closed_by: str | None = None  # order, deadline, boot or damage, as the server says
     closing_task_id: str | None = None  # the last one that closes it, or asks whether it is closed
     asks: int = 0  # how often the server was asked after the deadline, and did not say that it is closed
     ask_at: datetime | None = None  # when it is asked next, by whoever serves the home

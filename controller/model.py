@@ -528,7 +528,7 @@ class DoorSeen:
     opened_at: datetime
     deadline: datetime
     state: Literal["open", "closed"]
-    closed_by: Literal["order", "deadline", "boot"] | None = None
+    closed_by: Literal["order", "deadline", "boot", "damage"] | None = None
     watchers: list[str] = field(default_factory=list)  # what closes it, each of which does alone
 
     @classmethod

@@ -9,7 +9,7 @@ import os
 import time
 
 from . import arming, processes, wire
-from .doorstate import NAMES, standing_door
+from .doorstate import LASTING, NAMES, PASSING, standing_door
 from .errors import Refused
 from .host import ArmDoor, AskBeside, DoorPlace, DropDoor, MoveDoor, ReadDoor, ReloadOthers, Wall, WriteDoor
 from .labels import ENFORCE
@@ -27,9 +27,6 @@ AGENT = "door-agent"
 FIRST, SECOND = "first", "second"
 # What a watcher holds a lock on as long as it lives.
 _HELD = {FIRST: AGENT, SECOND: "door-agent.second"}
-# Only root may write in either. What is in /run ends with the boot, where that is what it should be; but SELinux lets sshd read
-# in /etc/ssh, and perhaps not there.
-PASSING, LASTING = "/run/kps-door", "/etc/ssh/kps-door"
 
 # KillMode: the watcher that is started at boot goes on when what started it has ended.
 _UNIT_TEXT = """[Unit]
@@ -66,7 +63,7 @@ def do(directory: str, bundle: bytes, effect: "Any") -> "Any":
     if isinstance(effect, DropDoor):
         return _remove([os.path.join(directory, "door." + name) for name in NAMES])
     if isinstance(effect, ReloadOthers):
-        return processes.reload_others(effect.config, effect.connection)
+        return processes.reload_others(effect.daemon, effect.connection, effect.heard)
     if isinstance(effect, ArmDoor):
         return arm(directory, bundle, effect.boot)
     return disarm(directory)

@@ -11,8 +11,10 @@ bound while a door is open. sshd_config(5).
 """
 
 from . import sshd
+from .doorstate import LASTING, PASSING
 from .errors import Failed
 from .host import (
+    MAIN_CONFIG,
     ArmDoor,
     Clock,
     Daemon,
@@ -31,17 +33,18 @@ from .host import (
     WriteDoor,
     WriteState,
 )
-from .plan import door_told
+from .plan import DROP_IN, door_told
 from .undo import reload_after_undo, rewritten
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Generator, List, Optional, Tuple
+    from typing import Any, Dict, Generator, List, Optional, Set, Tuple
 
     Play = Generator[Any, Any, Any]
     Door = Dict[str, Any]
 
 MARK = "# kps: door"
+DAMAGED = "damage"  # why a door was closed whose record could not be made out
 _END = MARK + " end"
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.@+-")
 
@@ -108,6 +111,22 @@ def _keyword(line: str) -> str:
     return words[0].lower() if words else ""
 
 
+def left_in(text: str) -> "Tuple[str, str]":
+    """Return (number of the door whose lines stand in this text, those lines without what others wrote there); "" for none."""
+    lines = text.split("\n")
+    begin = next((at for at, line in enumerate(lines) if line.startswith(MARK + " ") and line != _END), None)
+    if begin is None or _END not in lines[begin:]:
+        return "", ""
+    between = lines[begin + 1 : lines.index(_END, begin)]
+    kept = []  # type: List[str]
+    for line in between:
+        word = _keyword(line)
+        # The Include, or before OpenSSH 8.2 the Match, which is the first of its kind there, with what is indented below it.
+        if (word in ("include", "match") and not kept) or (kept and line.startswith("    ")):
+            kept.append(line)
+    return lines[begin].split()[3].rstrip("."), "\n".join([lines[begin]] + kept + [_END]) + "\n"
+
+
 def over(name: str, door: "Door", wall: float, clock: "Tuple[float, str]") -> str:
     """Return why a door is to be closed now: "order" (it was begun), "deadline" or "boot"; "" where it is not.
 
@@ -126,15 +145,57 @@ def over(name: str, door: "Door", wall: float, clock: "Tuple[float, str]") -> st
     return "boot" if name == "opening" or not door["opened_at"] <= wall < door["deadline"] else ""
 
 
+# -- what stands -------------------------------------------------------------------------------------------------------
+
+
+def standing() -> "Play":
+    """Return (its name, the door that stands), or None. One whose record is damaged is over: nobody knows when it would be."""
+    try:
+        return (yield ReadDoor())
+    except ValueError:
+        return "closing", (yield from _made_out())
+
+
+def _made_out() -> "Play":
+    """Return the door whose record is damaged, as far as our lines in sshd's files tell of it."""
+    config = MAIN_CONFIG
+    number, entry = left_in((yield Read(MAIN_CONFIG, None)).text or "")
+    if not entry:
+        number, entry = left_in((yield Read(DROP_IN, None)).text or "")
+        config = DROP_IN if entry else MAIN_CONFIG
+    place, text = "", entry
+    for path in (PASSING, LASTING):
+        there = (yield Read(path, None)).text
+        if there is not None or path in entry:
+            place, text = path, there or ""
+    words = text.partition("Match User ")[2].split()
+    about = {  # type: Door
+        "id": number or "0" * 32,
+        "login": words[0] if words else "unknown",
+        "from": None,
+        "watchers": [],
+        "operation": number or "0" * 32,
+        "generation": 0,
+        "opened": True,
+        "closed_by": DAMAGED,
+    }
+    files = {"place": place, "match": "", "config": config, "entry": entry, "before": config == MAIN_CONFIG}
+    # As of one that is started for each connection: whatever listens is told all the same.
+    daemon = {"daemon": ["each", 0, "", [], MAIN_CONFIG, ""], "connection": None}
+    return dict(about, boot="", opened_at=0, deadline=0, until=0, opening_until=0, **dict(files, **daemon))
+
+
 # -- closing -----------------------------------------------------------------------------------------------------------
 
 
-def closed(name: str, door: "Door", why: str, anyway: bool = True) -> "Play":
+def closed(name: str, door: "Door", why: str, anyway: bool = True, heard: "Optional[Set[str]]" = None) -> "Play":
     """Close the door that stands under this name: idempotent, and safe to be killed in. Returns it as it was closed.
 
     anyway: sshd is told to re-read its configuration also where nothing of ours is left in it: whoever began may not have.
+    heard: kept by whoever tries again, for who was told needs not be told again: that ends those who are about to log in.
     Where lines of ours could not be taken out that open nothing any more, it has "left": why.
     """
+    heard = set() if heard is None else heard
     unkept = None  # type: Optional[Exception]
     if name != "closing":
         moved = True
@@ -143,7 +204,10 @@ def closed(name: str, door: "Door", why: str, anyway: bool = True) -> "Play":
         except OSError as stop:
             unkept = stop  # a disk that is read-only, say
         if not moved:
-            found = yield ReadDoor()
+            try:
+                found = yield ReadDoor()
+            except OSError:
+                found = ("open", door)  # what somebody has moved cannot be read: by what is known, then
             if found is None:
                 return dict({"opened": True}, **door)  # somebody else was quicker, and is through
             name, door = found
@@ -156,30 +220,43 @@ def closed(name: str, door: "Door", why: str, anyway: bool = True) -> "Play":
                 pass  # a full disk, say: it is closed all the same, and nothing but who closed it may be forgotten
     door = dict({"opened": True}, **door)
     left = []  # type: List[Exception]
-    changed, shut = False, True
+    changed, shut = False, False
     for part in (_file_gone, _lines_out):
         try:
             done = yield from part(door)
             # What was never included needs no reload: somebody else's edit may wait there.
             changed = changed or (done and (part is _lines_out or door["opened"]))
+            # What includes a file that is not there opens nothing, and nor does a file that nothing includes.
+            shut = shut or part is _lines_out or bool(door["place"])
         except Exception as stop:
-            left.append(stop)  # the other one closes it too
-            # What includes a file that is not there opens nothing: as long as that stays, sshd has nothing new to read.
-            if part is _file_gone or not door["place"]:
-                changed, shut = True, False
-    if changed or anyway:
-        # Where sshd was stopped while the door was open, somebody meant that; of our edit it can't have died then.
-        told = yield from reload_after_undo(dict(door, boot="") if door["opened"] else door)
-        if not (yield ReloadOthers(Daemon(*door["daemon"]).config, door["connection"] if told else None)):
-            raise Failed(
-                "reload_failed", "an sshd here may have read what opened the door, and could not be told that it is closed"
-            )
-        yield EndHalfOpen(door["login"], door["connection"])  # for these the door is open until sshd itself has them go
+            left.append(stop)
     if not shut:
-        raise left[0]
+        raise left[0]  # sshd has nothing new to read
+    if changed or anyway:
+        yield from _told(door, changed or not heard, heard)
     if unkept is not None and why == "order":
         raise unkept  # its time is not over: a boot would put it back
     return dict(door, left=str(left[0])) if left else door
+
+
+def _told(door: "Door", first: bool, heard: "Set[str]") -> "Play":
+    """Have each sshd read that the door is closed that may have read what opened it. first: the one where we came in, too."""
+    daemon, told = Daemon(*door["daemon"]), False
+    if first:
+        # Where sshd was stopped while the door was open, somebody meant that; of our edit it can't have died then.
+        told = yield from reload_after_undo(dict(door, boot="") if door["opened"] else door)
+        # For these the door is open until sshd itself has them go: they are not to get in while the others are waited for.
+        yield EndHalfOpen(door["login"], daemon.config, door["connection"])
+    others, deaf, hear = yield ReloadOthers(daemon, door["connection"] if told else None, sorted(heard))
+    heard.update(hear)
+    if others:
+        yield EndHalfOpen(door["login"], daemon.config, door["connection"])
+    if deaf:
+        raise Failed(
+            "reload_failed",
+            "an sshd here may have read what opened the door, and was not seen to read that it is closed (process {}): look what "
+            "it is (ps), and end it or start it anew".format(", ".join(str(pid) for pid in deaf)),
+        )
 
 
 def _file_gone(door: "Door") -> "Play":
@@ -229,7 +306,7 @@ def tidied() -> "Play":
 
     For whoever holds the lock.
     """
-    found = yield ReadDoor()
+    found = yield from standing()
     if found is None:
         yield DisarmDoor()
         return None
@@ -246,23 +323,31 @@ def tidied() -> "Play":
     return None
 
 
-def unattended(anyway: bool) -> "Play":
-    """What a watcher does at the deadline: close, beside whoever holds the lock; -> why it is to be called again, or ""."""
-    found = yield ReadDoor()
+def unattended(anyway: bool, heard: "Optional[Set[str]]" = None, known: "Optional[Tuple[str, Door]]" = None) -> "Play":
+    """What a watcher does at the deadline: close, beside whoever holds the lock; -> why it is to be called again, or "".
+
+    heard: as for closed(). known: what the watcher takes the door for, for where what is on the disk tells less.
+    """
+    try:
+        found = yield ReadDoor()
+    except (OSError, ValueError):
+        found = known if known is not None else (yield from standing())
     if found is None:
         return ""
     name, door = found
     why = over(name, door, (yield Wall()), (yield Clock()))
     if not why:
         return ""
-    door = yield from closed(name, door, why, anyway)
+    door = yield from closed(name, door, why, anyway, heard)
     # It is closed. What hinders the rest is returned: sshd is not told anew each time that this is tried.
     try:
         if not (yield Lock(False)):
             return "whoever holds the lock may be about to write what opens it"  # it is looked at until they have ended
-        found = yield ReadDoor()
+        if why != DAMAGED:  # of such a one less can be made out now that it is closed
+            found = yield ReadDoor()
         if found is not None:
-            yield from finished((yield from closed(found[0], found[1], why, False)))
+            name, door = ("closing", door) if why == DAMAGED else found
+            yield from finished((yield from closed(name, door, why, False)))
     except Exception as stop:
         return str(stop) or type(stop).__name__
     return ""
@@ -271,7 +356,7 @@ def unattended(anyway: bool) -> "Play":
 def disarmed(door: "Optional[Door]") -> "Play":
     """Take away what watched a door that stands no more, and what is left of that: where our directory was deleted, all of it."""
     if (yield Lock(False)) and (yield ReadDoor()) is None:
-        if door is not None:
+        if door:
             yield from closed("closing", door, "order", False)
         yield DisarmDoor()
 
@@ -279,7 +364,7 @@ def disarmed(door: "Optional[Door]") -> "Play":
 def at_boot() -> "Play":
     """Close a door whose time is over, or that never was open, before sshd starts; one that stays is watched, then open again."""
     locked = yield Lock(False)
-    found = yield ReadDoor()
+    found = yield from standing()
     if found is None:
         if locked:
             yield DisarmDoor()
@@ -308,6 +393,6 @@ def at_boot() -> "Play":
 
 def closed_at_rest() -> "Play":
     """Close the door that stands on a disk at rest: whoever resets a server has found another way in."""
-    found = yield ReadDoor()
+    found = yield from standing()
     if found is not None:
         yield from finished((yield from closed(found[0], found[1], "order")))

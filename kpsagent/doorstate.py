@@ -9,6 +9,13 @@ if TYPE_CHECKING:
     from typing import Any, Dict, Optional, Tuple
 
 NAMES = ("opening", "open", "closing")
+# Only root may write in either. What is in /run ends with the boot, where that is what it should be; but SELinux lets sshd read
+# in /etc/ssh, and perhaps not there.
+PASSING, LASTING = "/run/kps-door", "/etc/ssh/kps-door"
+_NEEDED = frozenset(
+    ("id", "login", "from", "watchers", "operation", "generation", "opened_at", "deadline", "until", "opening_until", "boot")
+    + ("place", "match", "config", "entry", "before", "daemon", "connection")
+)
 
 
 def load(path: str) -> "Any":
@@ -21,10 +28,12 @@ def load(path: str) -> "Any":
 
 
 def standing_door(directory: str) -> "Optional[Tuple[str, Dict[str, Any]]]":
-    """Return (one of NAMES, the door that stands under it), or None."""
+    """Return (one of NAMES, the door that stands under it), or None. ValueError: what stands there is no door's record."""
     found = None  # type: Optional[Tuple[str, Dict[str, Any]]]
     # In the order in which it is moved; where it stands twice, the last word counts.
     for name in NAMES:
         door = load(os.path.join(directory, "door." + name))
+        if door is not None and not (isinstance(door, dict) and _NEEDED.issubset(door)):
+            raise ValueError("door.{}: not the record of a door".format(name))
         found = found if door is None else (name, door)
     return found

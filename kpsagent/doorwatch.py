@@ -12,7 +12,7 @@ from .transaction import drive
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, List
+    from typing import Any, Dict, List, Optional, Set, Tuple  # noqa: F401 - in a comment
 
 _BEHIND_SECONDS = 1.5  # the second watcher leaves the first as much time, and a second more once that has begun
 _SOON, _LATER, _PATIENCE = 1.0, 10.0, 60
@@ -43,12 +43,11 @@ def attend(directory: str, role: str) -> None:
 
 def watch(directory: str, role: str) -> None:
     """Wait for the deadline of the door that stands, however often that is put off, and close it; so long as it stands."""
-    found = standing_door(directory)
-    last = None if found is None else found[1]
+    name, last, heard = "", {}, set()  # type: str, Dict[str, Any], Set[str]
     behind, tries, closed = 0.0, 0, False
     while True:
-        found = standing_door(directory)
-        if found is None or last is None or found[1]["id"] != last["id"]:
+        found = _seen(directory, name, last)
+        if found is None or (last and found[1]["id"] != last["id"]):
             _played(directory, doors.disarmed(last))
             return
         name, last = found
@@ -56,6 +55,7 @@ def watch(directory: str, role: str) -> None:
             revive_other(directory, role)
             time.sleep(_left(name, last))
             behind, tries, closed = _BEHIND_SECONDS if role == SECOND else 0.0, 0, False
+            heard.clear()
             continue
         if behind and name != "closing":
             time.sleep(behind)
@@ -65,7 +65,7 @@ def watch(directory: str, role: str) -> None:
             time.sleep(_SOON)
             tries = 1
             continue
-        done, left = _played(directory, doors.unattended(not closed))
+        done, left = _played(directory, doors.unattended(not closed, heard, found if last else None))
         closed = closed or done
         if done and not left:
             return
@@ -73,6 +73,20 @@ def watch(directory: str, role: str) -> None:
             _said(left)
         tries += 1
         time.sleep(_SOON if tries < _PATIENCE else _LATER)
+
+
+def _seen(directory: str, name: str, last: "Dict[str, Any]") -> "Optional[Tuple[str, Dict[str, Any]]]":
+    """Return (name, door) as they stand; where the disk errs by what is remembered, and of a damaged record that it is over."""
+    try:
+        return standing_door(directory)
+    except OSError as error:
+        if not last:
+            raise
+        _said(error)
+        return name, last
+    except ValueError as error:
+        _said(error)
+        return "closing", dict(last and {"closed_by": doors.DAMAGED}, **last)
 
 
 def _left(name: str, door: "Any") -> float:
@@ -83,7 +97,7 @@ def _left(name: str, door: "Any") -> float:
 def boot(directory: str) -> None:
     """Close a door whose time is over before sshd starts, and have any other watched. A boot waits for the first try only."""
     done, _ = _played(directory, doors.at_boot())
-    if not done and standing_door(directory) is not None:
+    if not done and _seen(directory, "", {}) is not None:
         arm(directory, b"", False)  # where it failed before it came to that, too
 
 

@@ -24,17 +24,20 @@ _LISTENER, _ACCEPTED, _MONITOR, _NET = " [listener]", "[accepted]", " [priv]", "
 _ROUNDS = 150
 
 
-def end(login: str, connection: "Optional[List[str]]") -> int:
-    """End each connection to the sshd of this one that could get in yet as this login; return how many were.
+def end(login: str, config: str, connection: "Optional[List[str]]") -> int:
+    """End each connection that could get in yet as this login, to the sshd of this one or to any that runs on this main file.
 
-    Never one that has got in, ours among them, nor one of another login's. Safe to be called again.
+    Never one that has got in, ours among them, nor one of another login's. Safe to be called again. Returns how many were.
     """
-    if not connection or not os.path.exists("/proc/1/stat"):
+    if not os.path.exists("/proc/1/stat"):
         return 0
     ended = 0
+    listening = {inode for pid in processes.listeners_by(config) for inode in processes.ears_of(pid)}
+    listening |= set(processes.listening_inodes(connection[2], int(connection[3]))) if connection else set()
+    ports = _ports(listening) | ({int(connection[3])} if connection else set())
     for _ in range(_ROUNDS):
         table = _table()
-        found = [pid for pid in _of(table, connection) if pid not in _ancestors()]
+        found = [pid for pid in _of(table, listening, ports) if pid not in _ancestors()]
         for pid in found:
             if _is_half_open(table, pid, login):
                 ended += _killed(table, pid)
@@ -69,10 +72,9 @@ def _ancestors() -> "Set[int]":
     return found
 
 
-def _of(table: "Table", connection: "List[str]") -> "List[int]":
-    """Return the processes that serve a connection to this sshd: below the one that listens, or at its port."""
-    listening = set(processes.listening_inodes(connection[2], int(connection[3])))
-    taken = _taken(int(connection[3]))
+def _of(table: "Table", listening: "Set[str]", ports: "Set[int]") -> "List[int]":
+    """Return the processes that serve a connection: below what listens on one of these sockets, or at one of these ports."""
+    taken = {inode for inode, port in _sockets("01") if port in ports}
     held = {pid: processes.sockets_of(pid) for pid in table}
     holders = {pid for pid in table if held[pid] & listening}
     # Whoever has just been forked for a connection holds what its listener does, and closes it next.
@@ -84,10 +86,14 @@ def _of(table: "Table", connection: "List[str]") -> "List[int]":
     ]
 
 
-def _taken(port: int) -> "Set[str]":
-    """Return the inodes of the connections to this port."""
+def _ports(listening: "Set[str]") -> "Set[int]":
+    return {port for inode, port in _sockets("0A") if inode in listening}
+
+
+def _sockets(state: str) -> "List[Tuple[str, int]]":
+    """Return (inode, port here) of the sockets in this state: 01 are connections, 0A is what listens."""
     rows = [line.split() for name in ("tcp", "tcp6") for line in processes.slurp("/proc/self/net/" + name).split("\n")[1:]]
-    return {row[9] for row in rows if len(row) > 9 and row[3] == "01" and int(row[1].rpartition(":")[2], 16) == port}
+    return [(row[9], int(row[1].rpartition(":")[2], 16)) for row in rows if len(row) > 9 and row[3] == state]
 
 
 def _title(pid: int) -> "Tuple[str, str]":

@@ -204,13 +204,14 @@ controller. With boot, something of the next boot is put in place too. -> list o
 DisarmDoor = namedtuple("DisarmDoor", "")
 DisarmDoor.__doc__ = "Nothing that ArmDoor put in place is left."
 
-EndHalfOpen = namedtuple("EndHalfOpen", "login connection")
-EndHalfOpen.__doc__ = """Connections to the sshd of this one that have not got in yet, and could as this login, are ended, where
-that can be told; no other is. -> how many were."""
+EndHalfOpen = namedtuple("EndHalfOpen", "login config connection")
+EndHalfOpen.__doc__ = """Connections to the sshd of this one, or to one that runs on this main file, that have not got in yet, and
+could as this login, are ended, where that can be told; no other is. -> how many were."""
 
-ReloadOthers = namedtuple("ReloadOthers", "config connection")
-ReloadOthers.__doc__ = """Each sshd here that runs on this main file is told to re-read it, but for the one that listens where
-this connection came in; one that is being started is told once it listens. -> whether all were seen to."""
+ReloadOthers = namedtuple("ReloadOthers", "daemon connection heard")
+ReloadOthers.__doc__ = """Each sshd here that runs on the main file of this one is told to re-read it, but for the one that
+listens where this connection came in, and for those that listen on what is in heard; one that is being started is told once it
+listens. -> (process ids of those that were told, of those that were not seen to read it, what the others listen on by now)."""
 
 OF_DOORS = (DoorPlace, AskBeside, Wall, ReadDoor, WriteDoor, MoveDoor, DropDoor, ArmDoor, DisarmDoor, ReloadOthers)
 

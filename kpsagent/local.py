@@ -180,7 +180,7 @@ class LocalHost:
             return 0
         from . import halfopen  # shipped with doors only
 
-        return halfopen.end(effect.login, effect.connection)
+        return halfopen.end(effect.login, effect.config, effect.connection)
 
     # -- our own state -----------------------------------------------------------------------------------------------
 
@@ -306,7 +306,11 @@ class LocalHost:
         agent = self._path("door-agent")
         if os.path.exists(agent) and not self.at_rest:
             processes.run(arming.command(agent, "door-tidy", self.directory))
-        found = standing_door(self.directory)
+        try:
+            found = standing_door(self.directory)
+        except ValueError as error:
+            told = "what is on record here of an emergency door cannot be made out ({}): close it (kps emergency close)"
+            raise Refused("door_stuck", told.format(error))
         return None if found is None else found[1]
 
     # -- the rope ----------------------------------------------------------------------------------------------------

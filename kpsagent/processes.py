@@ -417,26 +417,34 @@ def reload(daemon: Daemon, connection: "Optional[List[str]]", revive: bool) -> b
     return False
 
 
-def reload_others(config: str, connection: "Optional[List[str]]") -> bool:
-    """Have each sshd here that runs on this main file re-read it, but for the one that listens where this connection came in.
+def reload_others(
+    daemon: Daemon, connection: "Optional[List[str]]", heard: "List[str]"
+) -> "Tuple[List[int], List[int], List[str]]":
+    """Have each sshd here that runs on the main file of this one re-read it, but for the one where this connection came in.
 
-    connection: None where that one was not told either. Another is a second sshd on a port of its own, or the same one that its
-    owner has moved since. One that is being started may have read the file before it was changed, and listens nowhere yet: it is
-    told once it does. Returns whether all were seen to listen anew.
+    connection: None where that one was not told either. heard: sockets, by their inodes: who listens on one has read the file as
+    it is. Another is a second sshd on a port of its own, or the same one that its owner has moved since. One that is being
+    started may have read the file before it was changed, and listens nowhere yet: it is told once it does. Returns (process ids
+    of those that were told, of those that were not seen to listen anew, the sockets of all others).
     """
     told = set(listening_inodes(connection[2], int(connection[3]))) if connection and _has_proc() else set()
+    told |= set(heard)
     late = set()  # type: Set[int]
     until = time.monotonic() + _RELOAD_SECONDS
     while True:
-        ears = {pid: _ears(pid) for pid in _listeners_by(config)}
+        ears = {pid: ears_of(pid) for pid in listeners_by(daemon.config)}
         starting = {pid for pid in ears if not ears[pid]}
         late |= starting
         if not starting or time.monotonic() > until:
             break
         select.select([], [], [], 0.02)
     others = [pid for pid in ears if ears[pid] and (pid in late or not ears[pid] & told)]
-    deaf = [pid for pid in others if not _reloaded(pid)]
-    return not deaf and not starting
+    # One that is told of a file that it does not take would end.
+    asked = daemon._replace(program=daemon.program or _sshd_program(0))
+    if others and ask_sshd(asked, ["-t"], None, "").code != 0:
+        return [], others + sorted(starting), []
+    deaf = [pid for pid in others if not _reloaded(pid)] + sorted(starting)
+    return others, deaf, [inode for pid in ears if pid not in deaf for inode in sorted(ears_of(pid))]
 
 
 def _reloaded(pid: int) -> bool:
@@ -445,9 +453,9 @@ def _reloaded(pid: int) -> bool:
     # What has only just begun to listen would pass over the signal, or die of it. Old ones write no title.
     while time.monotonic() < now + _SETTLE_SECONDS and " [listener]" not in slurp("/proc/{}/cmdline".format(pid)):
         select.select([], [], [], 0.02)
-    daemon, before, tell = _daemon("listener", pid), _ears(pid), now
+    daemon, before, tell = _daemon("listener", pid), ears_of(pid), now
     while time.monotonic() < now + _RELOAD_SECONDS:
-        if not _is_alive(pid) or _ears(pid) - before:
+        if not _is_alive(pid) or ears_of(pid) - before:
             return True
         if time.monotonic() >= tell:
             if not _tell(daemon, True, _is_handed_over(before)):
@@ -457,7 +465,7 @@ def _reloaded(pid: int) -> bool:
     return False
 
 
-def _listeners_by(config: str) -> "List[int]":
+def listeners_by(config: str) -> "List[int]":
     """Return the sshds here that listen, or are about to, by this main file; without those that one has just forked."""
     pids = [int(name) for name in os.listdir("/proc") if name.isdigit()] if _has_proc() else []
     # One that is being replaced by itself has no command line for a moment.
@@ -477,7 +485,7 @@ def _parent(pid: int) -> int:
     return int(after[1]) if len(after) > 1 else 0
 
 
-def _ears(pid: int) -> "Set[str]":
+def ears_of(pid: int) -> "Set[str]":
     """Return the inodes of the sockets on which this process listens."""
     tables = [slurp("/proc/{}/net/{}".format(pid, name)) for name in ("tcp", "tcp6")]
     rows = [line.split() for table in tables for line in table.split("\n")[1:]]

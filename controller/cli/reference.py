@@ -262,7 +262,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "deadline": "when its server closes it, or null",
         "left_seconds": "until then; 0 where it is not open",
         "closed_at": "when it was over, or null",
-        "closed_by": "as its server says: `order`, `deadline` or `boot`, or null",
+        "closed_by": "as its server says: `order`, `deadline`, `boot` or `damage`, or null",
         "note": "why it stands so, where that needs saying",
         "order": "only from `show`: the order that asked for it",
     },

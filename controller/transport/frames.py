@@ -161,7 +161,7 @@ class Door(BaseModel):
     opened_at: Annotated[int, Field(ge=0, le=_LARGEST_TIME)]
     deadline: Annotated[int, Field(ge=0, le=_LARGEST_TIME)]
     state: Literal["open", "closed"]
-    closed_by: Literal["order", "deadline", "boot"] | None = None
+    closed_by: Literal["order", "deadline", "boot", "damage"] | None = None
     watchers: list[Word] = Field(default_factory=list, max_length=16)
 
 

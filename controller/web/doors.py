@@ -144,7 +144,12 @@ def _row(door: Door, users: dict[str, str]) -> dict[str, Any]:
     }
 
 
-_CLOSED_BY = {"order": "by an order", "deadline": "by the server, at its deadline", "boot": "by the server, as it booted"}
+_CLOSED_BY = {
+    "order": "by an order",
+    "deadline": "by the server, at its deadline",
+    "boot": "by the server, as it booted",
+    "damage": "by the server, as its record of the door was damaged",
+}
 
 
 def _ended(door: Door, users: dict[str, str]) -> dict[str, Any]:

@@ -674,8 +674,8 @@ class ModelHost:
             self.world.drop(path)
         self.world.door_watchers = False
 
-    def _ReloadOthers(self, effect: Any) -> bool:
-        return True  # in this world there is one sshd
+    def _ReloadOthers(self, effect: Any) -> tuple[list[int], list[int], list[str]]:
+        return [], [], []  # in this world there is one sshd
 
     def _EndHalfOpen(self, effect: Any) -> int:
         return 0  # in this world nobody takes time to log in

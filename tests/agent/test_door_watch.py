@@ -5,9 +5,9 @@ import os
 
 import pytest
 
-from kpsagent import arming, doors, doorwatch
+from kpsagent import arming, doorhost, doors, doorwatch
 from kpsagent.doorhost import FIRST
-from kpsagent.doorstate import standing_door
+from kpsagent.doorstate import load, standing_door
 from kpsagent.host import WriteDoor
 from kpsagent.local import LocalHost, boot_clock
 
@@ -25,7 +25,7 @@ def door(tmp_path, monkeypatch):
     state.mkdir(mode=0o711)
     now, boot = boot_clock()
     about = {"id": "ab" * 16, "login": "alice", "from": None, "watchers": [], "operation": "op", "generation": 1}
-    files = {"place": "", "config": str(config), "entry": ENTRY, "before": True, "connection": None}
+    files = {"place": "", "match": "", "config": str(config), "entry": ENTRY, "before": True, "connection": None}
     times = {"boot": boot, "opened_at": 0, "deadline": 9999999999, "until": now + SECONDS, "opening_until": now}
     arming.write(str(state / "door-agent"), b"", 0o600)
     arming.write(str(state / "door-agent.second"), b"", 0o600)
@@ -67,3 +67,33 @@ def test_where_the_door_cannot_be_read_for_a_while_it_is_closed_all_the_same(doo
     doorwatch.attend(str(state), FIRST)
     assert not left
     assert config.read_text() == THEIRS
+
+
+def test_where_the_door_cannot_be_read_any_more_it_is_closed_by_what_is_remembered(door, monkeypatch):
+    config, state = door
+    read = []
+
+    def once(directory):
+        read.append(config.read_text())
+        if len(read) > 1 and config.read_text() != THEIRS:
+            assert len(read) < 1000
+            fails(errno.EIO)
+        return standing_door(directory)
+
+    for module in (doorwatch, doorhost):
+        monkeypatch.setattr(module, "standing_door", once)
+    monkeypatch.setattr(doorwatch, "revive_other", lambda *_: None)
+    doorwatch.attend(str(state), FIRST)
+    assert config.read_text() == THEIRS
+    assert standing_door(str(state)) is None
+
+
+@pytest.mark.parametrize("record", ["", "{", "[]", '{"id": "ab"}', "\0" * 900])
+def test_a_door_whose_record_is_damaged_is_closed(door, monkeypatch, record):
+    config, state = door
+    monkeypatch.setattr(doors, "MAIN_CONFIG", str(config))
+    (state / "door.open").write_text(record)
+    doorwatch.attend(str(state), FIRST)
+    assert config.read_text() == THEIRS
+    assert standing_door(str(state)) is None
+    assert load(str(state / "state.json"))["door"]["closed_by"] == "damage"

@@ -3,7 +3,24 @@
 import pytest
 
 from kpsagent import doors, plan, sshd
-from kpsagent.host import Clock, Lock, ReadDoor, Wall, WriteDoor
+from kpsagent.errors import Failed
+from kpsagent.host import (
+    AskSshd,
+    Clock,
+    Daemon,
+    EndHalfOpen,
+    File,
+    FindDaemon,
+    Lock,
+    Output,
+    Read,
+    ReadDoor,
+    Reload,
+    ReloadOthers,
+    Replace,
+    Wall,
+    WriteDoor,
+)
 
 ENTRY = doors.entry("ab" * 16, 'Include "/run/kps-door"\n')
 TEXTS = ["", "Port 22\n", "no final newline", "\n\n", "Match all\n", "# kps: begin\nUsePAM yes\n# kps: end\nX yes\n"]
@@ -23,6 +40,43 @@ def test_nothing_of_the_owner_s_stands_behind_our_match(text):
     after, _ = doors.before_first_match(text, lines)
     behind = after.partition(lines)[2]
     assert behind == "" or behind.startswith("Match")
+
+
+@pytest.mark.parametrize("lines", ["Match User alice\n    PasswordAuthentication yes\n", 'Include "/run/kps-door"\n'])
+def test_our_lines_are_made_out_in_a_file_where_nothing_else_is_known_of_them(lines):
+    ours = doors.entry("ab" * 16, lines)
+    assert doors.left_in(f"X11Forwarding no\n{ours}Match User bob\n    X11Forwarding yes\n") == ("ab" * 16, ours)
+    theirs = ours.replace(doors.MARK + " end", f"X11Forwarding no\n{doors.MARK} end")
+    assert doors.left_in(theirs) == ("ab" * 16, ours)
+    left = doors.without(theirs, doors.left_in(theirs)[1])
+    assert "X11Forwarding no" in left
+    assert lines.split("\n")[-2] not in left
+    assert doors.left_in("X11Forwarding no\n# kps: door end\n") == ("", "")
+    assert doors.left_in(ours.replace(doors.MARK + " end\n", "")) == ("", "")
+
+
+def test_who_was_told_once_that_it_is_closed_is_not_told_again_while_another_cannot_be():
+    door = dict(DOOR, place="", config="c", entry="e", before=True, login="alice", connection=[], opened=True)
+    door["daemon"], disk, done, heard = ["listener", 1, "", [], "c", ""], ["e"], [], set()
+    known = {Wall: 2000.0, Clock: (2000.0, "b"), ReadDoor: ("closing", door), FindDaemon: Daemon(*door["daemon"]), Reload: True}
+
+    def answer(effect):
+        done.append(type(effect))
+        if isinstance(effect, Read):
+            return File("c", disk[-1], 0o644, 0, 0)
+        if isinstance(effect, Replace):
+            disk.append(effect.text)
+        if isinstance(effect, ReloadOthers):
+            return [7], [7], ["4711"]
+        return Output(0, "", "") if isinstance(effect, AskSshd) else known.get(type(effect))
+
+    for _ in range(3):
+        with pytest.raises(Failed, match=r"process 7\)"):
+            driven(doors.unattended(True, heard), answer)
+    assert disk == ["e", ""]
+    assert [done.count(each) for each in (Reload, ReloadOthers)] == [1, 3]
+    # Who could get in yet is ended before the others are waited for.
+    assert done.index(EndHalfOpen) < done.index(ReloadOthers)
 
 
 def test_what_others_wrote_between_our_lines_stays():

@@ -86,5 +86,5 @@ def forked(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Forked]:
 
 def test_who_has_just_been_forked_is_waited_for_and_ended(forked, monkeypatch):
     monkeypatch.setattr(halfopen, "time", SimpleNamespace(sleep=forked.goes_on))
-    assert halfopen.end("alice", forked.connection) == 1
+    assert halfopen.end("alice", "", forked.connection) == 1
     assert forked.listener.wait(30) == 0  # it waits for its child

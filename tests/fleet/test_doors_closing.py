@@ -2,15 +2,18 @@
 
 import copy
 import socket
+import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from controller.demo.fleet import Login
 from tests.fleet import judge
 from tests.fleet.causes import mount
-from tests.fleet.doors import CONFIG, OFF, STATE, Doors, lets_in, nothing_left, until_gone
+from tests.fleet.doors import CONFIG, OFF, STATE, Doors, kill_watchers, lets_in, nothing_left, until_gone
 from tests.fleet.looks import until
+from tests.fleet.test_doors_half_open import HalfOpen
 
 LOGINS = (Login("alice", "pw-alice"), Login("bob", "pw-bob"))
 
@@ -80,6 +83,58 @@ def test_an_sshd_that_was_moved_to_another_port_while_it_was_open_is_told_there(
     until_gone(server, 20)
     moved.await_greeting()
     assert not lets_in(moved, "alice")
+
+
+def test_who_came_before_the_end_is_not_let_in_while_an_sshd_that_never_listens_is_waited_for(doors):
+    server = doors.server
+    door = doors.open("alice", password="pw-alice")["door"]
+    server.run(["install", "-m", "755", "/bin/sleep", "/tmp/sshd"])
+    server.run(["sh", "-c", "/tmp/sshd 600 >/dev/null 2>&1 & echo $! >/run/never"])
+    waits = HalfOpen(server, "alice", False)
+    task = []
+    closing = threading.Thread(target=lambda: task.append(doors.order("close", "alice", door)))
+    closing.start()
+    try:
+        until(lambda: not [title for title in server.processes().values() if "alice [" in title])
+        assert not task  # the order waits for the other one still
+    finally:
+        server.run(["sh", "-c", "kill $(cat /run/never)"])
+        closing.join()
+    assert not waits.goes_on()
+    assert (task[0]["status"], task[0]["door"]["state"]) == ("succeeded", "closed")
+
+
+def test_who_came_to_a_second_sshd_does_not_get_in_after_the_end(doors):
+    server = doors.server
+    door = doors.open("alice", password="pw-alice")["door"]
+    server.run(["/usr/sbin/sshd", "-o", f"ListenAddress={server.host}:1022", "-o", "PidFile=none"])
+    second = copy.copy(server)
+    second.port = 1022
+    second.await_greeting()
+    waits = HalfOpen(second, "alice", False)
+    assert doors.order("close", "alice", door)["status"] == "succeeded"
+    assert not waits.goes_on()
+
+
+@pytest.mark.parametrize("record", ["", "{", "\0" * 900])
+@pytest.mark.parametrize("who", ["watchers", "order", "boot"])
+def test_a_door_whose_record_is_damaged_is_closed(doors, who, record):
+    server = doors.server
+    before = server.read(CONFIG)
+    door = doors.open("alice", password="pw-alice")["door"]
+    if who != "watchers":
+        kill_watchers(server)
+    Path(f"/proc/{server.pid}/root{STATE}/door.open").write_text(record)
+    if who == "boot":
+        server.reboot()
+    if who == "order":
+        assert doors.order("close", "alice", door)["door"]["state"] == "closed"
+    until_gone(server, 30)
+    assert server.read(CONFIG) == before
+    assert not lets_in(server, "alice")
+    told = doors.order("status", "alice")["door"]
+    assert (told["id"], told["state"], told["closed_by"]) == (door["id"], "closed", "damage")
+    assert told["login"] == ("unknown" if who == "boot" else "alice")  # /run is in memory
 
 
 def test_what_somebody_else_calls_sshd_is_not_waited_for(doors):
