@@ -24,6 +24,7 @@ SAMPLE = 3  # servers of a drill, where nothing else is said
 DRILL_SECONDS = 60
 WORKS_STILL = "its one-time password still works: it was not changed yet"
 _ENDED_WELL = following.ENDED_WELL
+_NOT_BEGUN = {"asked": "a second user has to agree there"}  # for a drill, by a door's state
 
 emergency = group(
     "Password login comes back on for one login of a server, for minutes; the server closes it by itself.",
@@ -415,9 +416,20 @@ async def _doors(
     ids: list[str] = []
     for word in words or ():
         found = [str(each["id"]) for each in known if word in (each["id"], each["server"])]
+        if not found:
+            await _decline_over(client, word)
         ids += found or [word]  # the controller says what it is not
     names = sorted({str(each["server"]) for each in known if each["id"] in ids})
     return list(dict.fromkeys(ids)), {"credentials": credentials(names, password_stdin, password_of)}
+
+
+async def _decline_over(client: "AsyncKpsClient", word: str) -> None:
+    """Decline where a word names a server whose doors are over: it is to be told how that is, and not that there was none."""
+    last = next(iter(await client.doors(every=True, server=word)), None)
+    if last is not None:
+        told = f"{word}: no door of it can be meant: the last one, for {last['login']}, is {_state(last)}"
+        told += f" since {_at(last['closed_at'])}" if last["closed_at"] else ""
+        raise exits.Declined(exits.NOT_FOUND, "door_not_found", f"{told}; kps emergency show {word}")
 
 
 async def _open_by_password(
@@ -601,7 +613,8 @@ def _drilled(door: Known, tasks: Mapping[str, Mapping[str, Known]], after: Mappi
         "proof": "" if opened is None else following.proofs(opened["proof"]),
         "closed_seconds": _took(closed),
         "state": now_["state"],
-        "why_not": why or ("a second user has to agree there" if opened is None else ""),
+        "why_not": why
+        or ("" if opened is not None else _NOT_BEGUN.get(str(door["state"]), "it has a door of somebody's already")),
     }
 
 

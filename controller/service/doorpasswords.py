@@ -28,7 +28,7 @@ class Passwords(Protocol):
 
     async def make_password(self, who: Caller, server: Server, login: str, credential: Credential | None = None) -> Made: ...
     async def change_password(
-        self, who: Caller, server: Server, login: str, credential: Credential | None = None
+        self, who: Caller, server: Server, login: str, credential: Credential | None = None, *, unless_door: bool = False
     ) -> SecretRotation: ...
 
 
@@ -59,11 +59,12 @@ class DoorPasswords:
                     self._not_before.pop(door.id, None)
                 elif state == "none" and at >= self._not_before.get(door.id, at):
                     self._not_before[door.id] = at + AFTER_REFUSED
-                    await self._change(door, None)
+                    # Another door of the login may have been opened since we looked.
+                    await self._change(door, None, unless_door=True)
             except Problem as problem:
                 log.warning("door password", door=door.id, code=problem.code, message=problem.message)
 
-    async def _change(self, door: Door, credential: Credential | None) -> None:
+    async def _change(self, door: Door, credential: Credential | None, *, unless_door: bool = False) -> None:
         """Have a door's one-time password changed, by our own authority: whoever asked for it may be gone, and knows it still."""
         if self._passwords is None:
             return
@@ -74,7 +75,7 @@ class DoorPasswords:
             return
         tenant = await self._off(self._store.tenant, door.tenant_id)
         ours = Caller(tenant.id, tenant.projects[0], door.user_id, "administrator")
-        rotation = await self._passwords.change_password(ours, server, door.login, credential)
+        rotation = await self._passwords.change_password(ours, server, door.login, credential, unless_door=unless_door)
         await self._off(self._store.door_password_changing, door, rotation.id)
 
     async def change_with(self, doors: Sequence[Door], given_: Mapping[str, Credential]) -> None:

@@ -260,17 +260,18 @@ class Secrets:
         return Made(secret, rotation, task, password)
 
     async def change_password(
-        self, who: Caller, server: Server, login: str, credential: Credential | None = None
+        self, who: Caller, server: Server, login: str, credential: Credential | None = None, *, unless_door: bool = False
     ) -> SecretRotation:
         """Change again what make_password() has made, so that it works no more; nobody is shown the new one.
 
         Returns the rotation: once that is done what was made works no more, whether it had come to the server or not. What fails
-        is tried again by itself, whoever asked for it. Where the secret was deleted it is made anew. Conflict: secret_busy.
+        is tried again by itself, whoever asked for it. Where the secret was deleted it is made anew. Conflict: secret_busy;
+        unless_door: door_is_open (one of this login's).
         """
         _refuse_foreign(who, server)
         secret = await self._of(who, server, login)
         allow(who, "secret.rotate", secret.scope, secret.name)
-        rotation, _, password = await self._rotated(who, secret, "emergency", credential, anew=True)
+        rotation, _, password = await self._rotated(who, secret, "emergency", credential, anew=True, unless_door=unless_door)
         password.wipe()
         return rotation
 
@@ -330,7 +331,7 @@ class Secrets:
         try:
             by: RotationBy = "schedule" if failed is None else failed.by
             who = await self._off(self._acting_for, secret, str(user_id), by)
-            (await self._rotated(who, secret, by, None))[2].wipe()
+            (await self._rotated(who, secret, by, None, unless_door=by == "emergency"))[2].wipe()
         except Problem as problem:
             if failed is not None:
                 again = self._now() + _AFTER_REFUSED
@@ -352,7 +353,14 @@ class Secrets:
         return Caller(tenant.id, tenant.projects[0], user.id, user.role, user.kind)
 
     async def _rotated(
-        self, who: Caller, secret: KeptSecret, by: RotationBy, credential: Credential | None, *, anew: bool = False
+        self,
+        who: Caller,
+        secret: KeptSecret,
+        by: RotationBy,
+        credential: Credential | None,
+        *,
+        anew: bool = False,
+        unless_door: bool = False,
     ) -> tuple[SecretRotation, Task, Secret]:
         """Return the rotation that was begun, its task, and the password that it sets.
 
@@ -399,7 +407,8 @@ class Secrets:
             )
             sealed = await kept_sealed(self._deposits, self._executor, [(Order.of_task(task), credential)])
             holder = (self._dispatch.owner, self._dispatch.lease_seconds)
-            rotation, task = await self._off(self._store.rotate_secret, secret, value, rotation, task, *holder, sealed)
+            kept = (secret, value, rotation, task, *holder, sealed)
+            rotation, task = await self._off(self._store.rotate_secret, *kept, unless_door=unless_door)
         except BaseException:
             password.wipe()
             raise

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, delete, func, or_, select, update
 
 from controller import stages as rules
+from controller.doors import MAY_BE_OPEN
 from controller.errors import AlreadyExists, Conflict, NotFound
 from controller.model import Sealed, SealedCredential, Task
 from controller.stages import KeptSecret, SecretRotation, SecretVersion
@@ -205,14 +206,19 @@ class Secrets(Tasks):
         holder: str,
         lease_seconds: float,
         credentials: Sequence[SealedCredential] = (),
+        *,
+        unless_door: bool = False,
     ) -> tuple[SecretRotation, Task]:
         """Keep a new version of a password as the current one, and the task that sets it: all of it, or nothing.
 
         value None: the newest version, which has not come to its server yet, is tried once more. rotation: a new one, or the one
-        that has failed. Conflict: secret_changed, secret_busy (a task is at it).
+        that has failed. Conflict: secret_changed, secret_busy (a task is at it); unless_door: door_is_open (one of the login's is
+        open, may be, or is about to be).
         """
         with engine.writing(self._engine) as connection:
             secret = _unchanged(connection, before)
+            if unless_door:
+                _refuse_door(connection, secret)
             running = one(connection, _ROTATIONS, _ROTATIONS.c.secret_id == secret.id, _ROTATIONS.c.state == "running")
             if running is not None:
                 message = f"{secret.name}: task {running['task_id']} is setting it; wait until that has ended"
@@ -409,6 +415,18 @@ def _of(connection: Connection, secret_id: str) -> KeptSecret:
     if found is None:
         raise NotFound("secret_not_found", f"{secret_id}: no secret of this id", secret=secret_id)
     return rows.secret(found)
+
+
+def _refuse_door(connection: Connection, secret: KeptSecret) -> None:
+    """Refuse to change a password by which somebody may be about to get in."""
+    table = tables.doors
+    there = (table.c.server_id == secret.server_id, table.c.login == secret.login, table.c.state.in_(MAY_BE_OPEN))
+    found = one(connection, table, *there)
+    if found is not None:
+        told = (
+            f"{secret.name}: a door for {secret.login} is {found['state']} ({found['id']}); its password stays until that is over"
+        )
+        raise Conflict("door_is_open", told, secret=secret.name, door=found["id"])
 
 
 def _unchanged(connection: Connection, before: KeptSecret) -> KeptSecret:

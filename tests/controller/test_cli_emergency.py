@@ -108,3 +108,24 @@ def test_a_drill_closes_with_what_it_opened_with(kps: Kps, given: list[Any]) -> 
         for operation in ("door-open", "door-close")
         for server, password in (("web-1", "one"), ("web-2", "two"))
     }
+
+
+def test_whoever_closes_what_has_closed_is_told_that_it_has(kps: Kps) -> None:
+    kps(*OPEN)
+    kps("emergency", "close", "web-1")
+    for words in (("close", "web-1"), ("extend", "web-1", "--for", "5m", "--reason", "x")):
+        said = " ".join(kps("emergency", *words, code=3).stderr.split())
+        assert "the last one, for root, is closed since 20" in said
+        assert "kps emergency show web-1" in said
+    assert "nosuch: no door of this id" in kps("emergency", "close", "nosuch", code=3).stderr
+
+
+def test_a_drill_leaves_the_door_that_a_server_has_and_says_so(kps: Kps) -> None:
+    kps(*OPEN)
+    told = json.loads(kps("emergency", "drill", "--select", "web-1", "--select", "web-2", "--json", code=1).stdout)
+    assert [
+        (each["server"], each["state"], each["why_not"]) for each in sorted(told["servers"], key=lambda row: row["server"])
+    ] == [
+        ("web-1", "open", "it has a door of somebody's already"),
+        ("web-2", "closed", ""),
+    ]

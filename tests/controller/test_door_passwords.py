@@ -175,6 +175,44 @@ def test_it_works_until_the_change_has_come_to_the_server(world: World, boss: Ca
     assert world.store.events(alice.tenant_id)[-1].kind == "door_password_changed"
 
 
+def test_it_stays_where_another_door_of_the_login_is_opened_in_that_moment(
+    world: World, alice: Caller, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, change = over(world, alice, server), world.secrets.change_password
+
+    async def overtaken(*args: Any, **more: Any) -> Any:
+        await world.emergency.open(alice, [server], **ASKED)
+        return await change(*args, **more)
+
+    monkeypatch.setattr(world.secrets, "change_password", overtaken)
+    run(world.emergency.sweep())
+    assert changing(world, alice) == []
+    second, _ = world.store.doors(alice.tenant_id)
+    assert (second.state, second.one_time, world.store.door(alice.tenant_id, first.id).password_works) == ("opening", False, True)
+    monkeypatch.undo()
+    run(world.emergency.close(alice, [second.id]))
+    assert world.store.door(alice.tenant_id, second.id).state == "failed"  # it was not begun
+    world.emergency._made._not_before.clear()
+    run(world.emergency.sweep())
+    assert len(changing(world, alice)) == 1
+
+
+def test_what_failed_is_not_tried_again_while_another_door_of_the_login_is_open(
+    world: World, alice: Caller, server: Server
+) -> None:
+    over(world, alice, server)
+    run(world.emergency.sweep())
+    (task,) = changing(world, alice)
+    ends(world, task.id, "failed", "as_before", cause="connection_refused")
+    (rotation,) = run(world.secrets.rotations(alice, failed=True))
+    run(world.emergency.open(alice, [server], **ASKED))
+    world.secrets._now = lambda: rotation.again_at
+    run(world.secrets.sweep())
+    assert changing(world, alice) == []
+    (held,) = run(world.secrets.rotations(alice, failed=True))
+    assert "a door for root is opening" in held.message
+
+
 @pytest.mark.parametrize("how", ["deleted", "disabled", "demoted"])
 def test_whoever_asked_is_gone_and_it_is_changed_all_the_same(
     world: World, boss: Caller, alice: Caller, server: Server, how: str
