@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import List
 
 UNIT = "kps-undo"
+UNLIKELY_TO_BE_KILLED = -900  # proc(5), oom_score_adj
 BOOT_UNIT = "/etc/systemd/system/kps-undo-at-boot.service"
 BOOT_LINK = "/etc/systemd/system/sysinit.target.wants/kps-undo-at-boot.service"
 BOOT_CRON = "/etc/cron.d/kps-undo-at-boot"
@@ -130,7 +131,7 @@ def detached(words: "List[str]") -> None:
 def _least_likely_to_be_killed() -> None:
     try:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as stream:
-            stream.write("-900")
+            stream.write(str(UNLIKELY_TO_BE_KILLED))
     except OSError:
         return  # a container may not allow it; the watcher watches all the same
 

@@ -196,10 +196,14 @@ def _in_unit(directory: str, agent: str, wait: bool) -> bool:
         return False
     if processes.run(["/usr/bin/systemctl", "is-active", "--quiet", UNIT + ".service"]).code == 0:
         return True
+    # KillMode: the other watcher may be in this unit too, where this one has started it anew, and is to outlive it.
+    unit = ["/usr/bin/systemd-run", "--quiet", "--collect", "--unit=" + UNIT]
+    unit += ["-p", "KillMode=process", "-p", "OOMScoreAdjust={}".format(arming.UNLIKELY_TO_BE_KILLED)]
     # At boot it is not waited for: systemd is not yet so far that it starts anything of this kind.
-    unit = ["/usr/bin/systemd-run", "--quiet", "--collect", "--unit=" + UNIT, "-p", "Type=exec"]
-    unit += ["--"] if wait else ["--no-block", "--"]
-    return bool(processes.run(unit + arming.command(agent, "door-watch", directory) + [FIRST]).code == 0)
+    waits = [] if wait else ["--no-block"]
+    command = arming.command(agent, "door-watch", directory) + [FIRST]
+    # Before systemd 240 there is no exec, which fails where the program cannot be run.
+    return any(processes.run(unit + ["-p", "Type=" + kind] + waits + ["--"] + command).code == 0 for kind in ("exec", "simple"))
 
 
 def claimed(directory: str, role: str) -> "Any":

@@ -248,3 +248,29 @@ def test_the_door_of_a_login_that_is_no_more_is_closed_and_told_as_closed(doors,
     until_gone(doors.server)
     again = doors.order(what, "alice", door)
     assert (again["status"], again["door"]) == ("unchanged", task["door"])
+
+
+# What systemd makes of it is for `make fleet` to show; here, what it is told. The unit runs in the background.
+_SYSTEMD_RUN = """#!/bin/sh
+echo "$@" >>/run/told
+case "$*" in *Type=exec*) test ! -e /run/old || exit 1 ;; esac
+while [ "$1" != -- ]; do shift; done
+shift
+setsid "$@" </dev/null >/dev/null 2>&1 &
+"""
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["systemd 240", "systemd 239"])
+def test_a_unit_s_end_is_not_the_end_of_the_other_watcher_in_it(doors, old):
+    server = doors.server
+    for path, text in (("/usr/bin/systemd-run", _SYSTEMD_RUN), ("/usr/bin/systemctl", "#!/bin/sh\nexit 3\n")):
+        server.run(["rm", "-f", path])
+        server.write(path, text, mode=0o755)
+    server.run(["sh", "-c", f"mkdir -p /run/systemd/system /etc/systemd/system; {'touch /run/old' if old else ':'}"])
+    door = doors.open("alice", password="pw-alice")["door"]
+    assert door["watchers"] == ["boot unit", "systemd unit", "detached process"]
+    told = server.read("/run/told").split("\n")[-2]
+    assert "--unit=kps-door -p KillMode=process -p OOMScoreAdjust=-900" in told
+    assert f"Type={'simple' if old else 'exec'} -- " in told
+    doors.order("close", "alice", door)
+    until_gone(server)
