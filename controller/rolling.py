@@ -6,9 +6,9 @@ import contextvars
 import fcntl
 import os
 import uuid
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from concurrent.futures import Executor
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -26,7 +26,6 @@ from controller.store import Store
 
 LOOK_SECONDS = 3.0  # between two looks for what nobody has told: tasks that others ended, rollouts that others began
 SHARED_LOOK_SECONDS = 0.5  # where tasks are run by other processes, nobody tells of any
-LEFT_TO_WHO_WAS_ASKED = timedelta(seconds=3)
 RUNNING: tuple[RolloutState] = ("running",)
 SEEN = "the canary has ended well; look at it, and resume"
 
@@ -82,6 +81,19 @@ class Rolling:
             driven = self._driven[rollout.id] = _Driven(self, rollout)
             driven.work.add_done_callback(partial(self._is_through, rollout.id))
 
+    @contextlib.asynccontextmanager
+    async def reserved(self, rollout_id: str) -> AsyncIterator[None]:
+        """Within the block a rollout is added and begun; no other controller drives it, however long that takes.
+
+        What opens its servers may be in this process's memory alone.
+        """
+        await self.has_turn(rollout_id)
+        try:
+            yield
+        finally:
+            if rollout_id not in self._driven:  # it was refused, or this process is about to stop
+                await self.leave_turn(rollout_id)
+
     def ended(self, task: Task) -> None:
         """Take note that a task has come to its end."""
         if task.rollout_id in self._driven:
@@ -97,9 +109,7 @@ class Rolling:
         while True:
             with contextlib.suppress(Problem):  # of the home or its disk; every request says so too
                 for rollout in await self.off(self._store.rollouts, None, RUNNING):
-                    # A new one is for the controller that was asked: it may have in its memory what opens the servers.
-                    new = self._store.shared and abs(now() - rollout.created_at) < LEFT_TO_WHO_WAS_ASKED  # by two clocks
-                    if rollout.id not in self._driven and not new:
+                    if rollout.id not in self._driven:
                         self.begin(rollout)
             for rollout_id in self._credentials:
                 self.forget_expired(rollout_id)
@@ -281,7 +291,7 @@ class _Driven:
         turn, ended = await self._rolling.kept(self._store.rollout_turn, rollout.id, self._asked_for(told))
         for task in ended:
             server_id = self._running.pop(task.id)
-            progress.ended(server_id, _ending(task), now())
+            progress.ended(server_id, _ending(task), self._store.now())
             if progress.state(server_id) != "later":
                 self._rolling._credentials.get(rollout.id, {}).pop(server_id, None)
         if turn is None or turn.state != "running":
@@ -292,7 +302,7 @@ class _Driven:
         if self._rolling._halts():
             self.elsewhere = self._store.shared  # what runs here may take its time to end: another one goes on meanwhile
             return self.elsewhere
-        step = progress.step(now())
+        step = progress.step(self._store.now())
         if step.begin or step.held:
             await self._begin([each.server_id for each in step.begin], {each.server_id: why for each, why in step.held})
         if progress.stopped is not None:
@@ -344,9 +354,9 @@ class _Driven:
 
     async def _something(self) -> None:
         """Wait until something has happened, or may have."""
-        look = None if self.anew else self._progress.next_look(now())
-        most = self._rolling.look_seconds
-        seconds = most if look is None else min(most, max(0.0, (look - now()).total_seconds()))
+        at, most = self._store.now(), self._rolling.look_seconds
+        look = None if self.anew else self._progress.next_look(at)
+        seconds = most if look is None else min(most, max(0.0, (look - at).total_seconds()))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self.bell.wait()

@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 from controller.deposits import Deposits
 from controller.doors import BEGUN_WITHIN, MAY_BE_OPEN, Door, DoorDoes, DoorOrder, DoorRule, DoorState, refuse_too_long
 from controller.errors import Conflict, Invalid, NotFound, Problem
-from controller.model import Caller, Credential, Server, now
+from controller.model import Caller, Credential, Server
 from controller.service.doorapprovals import DoorApprovals
 from controller.service.doorpasswords import DoorPasswords, Passwords
 from controller.service.doorrules import DoorRules, refuse_others
@@ -188,7 +188,7 @@ class Emergency:
         why, for_ = _reason(reason), self._seconds(seconds)
         doors = await self._those(who, ids)
         given_ = given_for(who, {each.server_id: each.server_name for each in doors}, opens)
-        at = now()
+        at = self._store.now()
         for door in doors:
             refuse_too_long(door, for_, self.longest_seconds, at)
         held = await self.rules.of(who, (await self._servers_of(doors)).values())
@@ -306,7 +306,7 @@ class Emergency:
     def _order(self, who: Caller, does: DoorDoes, reason: str, seconds: int, held: Sequence[Sequence[DoorRule]]) -> DoorOrder:
         """Return an order without its doors. held: the rules that each of these is under."""
         rules = sorted({(each.where, each.minutes) for some in held for each in some})
-        at = now()
+        at = self._store.now()
         until = at + timedelta(minutes=min(minutes for _, minutes in rules)) if rules else None
         return DoorOrder(
             id=str(uuid.uuid4()),

@@ -6,6 +6,7 @@ import ipaddress
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -20,7 +21,6 @@ from controller.model import (
     RolloutState,
     SealedCredential,
     Server,
-    now,
     route,
 )
 from controller.rollout.strategy import Strategy
@@ -61,6 +61,7 @@ class Drives(Protocol):
         self, rollout: Rollout, credentials: Mapping[str, Credential] | None = None, until: datetime | None = None
     ) -> None: ...
     def changed(self, rollout_id: str) -> None: ...
+    def reserved(self, rollout_id: str) -> AbstractAsyncContextManager[None]: ...
 
 
 class Rollouts:
@@ -120,7 +121,7 @@ class Rollouts:
             strategy=how.told(),
             servers=len(servers),
             private=private,
-            created_at=now(),
+            created_at=self._store.now(),
             plan_id=None if planned is None else planned.plan.id,
         )
         if rollout.plans:
@@ -135,8 +136,9 @@ class Rollouts:
             for position, server in enumerate(sorted(servers, key=lambda each: each.name))
         ]
         sealed = await self._sealed(rollout, members, credentials, hours)
-        await off_loop(self._executor, self._store.add_rollout, rollout, members, sealed)
-        self._drives.begin(rollout, credentials, self._until(hours))
+        async with self._drives.reserved(rollout.id):
+            await off_loop(self._executor, self._store.add_rollout, rollout, members, sealed)
+            self._drives.begin(rollout, credentials, self._until(hours))
         return rollout
 
     async def _on_the_way(self, who: Caller, servers: Sequence[Server]) -> dict[str, Server]:

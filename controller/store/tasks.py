@@ -173,6 +173,8 @@ class Tasks(Passwords, Bindings, Inventory):
         newer = None if task.retry_of is None else _RETRY_OF.first(connection, of=task.retry_of)
         if newer is not None:
             raise Conflict("task_retried", f"task {task.retry_of} was retried as {newer}; retry that one", task=newer)
+        # By the clock of all: what is begun too late is seen by others than who was asked.
+        task = replace(task, created_at=self._now())
         kept = replace(task, seq=_ADD.one(connection, **rows.row(task)))
         if task.rollout_id is not None and task.retry_of is not None:
             of = tables.rollout_servers

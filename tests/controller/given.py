@@ -6,9 +6,14 @@ from controller.model import Binding, Caller, Outcome, Server, Task, now
 from controller.store import Store
 
 
-def task(store: Store, who: Caller, server: str = "web-1") -> Task:
+def server(store: Store, who: Caller, name: str = "web-1") -> Server:
+    """Have a new server."""
+    return store.add_servers([Server(str(uuid.uuid4()), who.tenant_id, name, "192.0.2.1")])[0]
+
+
+def task(store: Store, who: Caller, name: str = "web-1") -> Task:
     """Have a task for a server that is new, ready and held by nobody."""
-    added = store.add_servers([Server(str(uuid.uuid4()), who.tenant_id, server, "192.0.2.1")])[0]
+    added = server(store, who, name)
     made = Task(str(uuid.uuid4()), who.tenant_id, who.user_id, added.id, added.name, "root", "bind", {}, now())
     return store.add_tasks([made])[0]
 

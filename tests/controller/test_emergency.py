@@ -11,7 +11,6 @@ import pytest
 
 from controller.errors import Conflict, Invalid, NotAllowed, NotFound, Problem
 from controller.model import Caller, Credential, Outcome, Secret, Server, Task, User, now
-from controller.service import emergency
 from controller.service.emergency import Emergency
 from tests.controller.world import HOST_KEY, Dispatch, World
 
@@ -52,7 +51,6 @@ def later(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], No
         return now() + timedelta(seconds=gone[0])
 
     monkeypatch.setattr(world.store, "_now", clock)
-    monkeypatch.setattr(emergency, "now", clock)
 
     def go(seconds: float) -> None:
         gone[0] += seconds

@@ -27,11 +27,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, select, text
 
-from controller import storeplace
+from controller import model, storeplace
 from controller.app import opened
 from controller.errors import Away, Conflict, Invalid, Problem, Unavailable
 from controller.kms import FileRootKey, Kms, root
-from controller.model import Caller, Outcome, Sealed, Secret, Token
+from controller.model import Caller, Outcome, Rollout, Sealed, Secret, Task, Token
 from controller.service import backup, doctor, home, moving, rootkeys
 from controller.settings import Settings
 from controller.store import Store, engine, tables
@@ -687,6 +687,43 @@ def test_a_machine_whose_clock_is_wrong_takes_nobody_for_dead_nor_is_taken_so(
         assert theirs.claim(tasks[2].id, "dead", 0) is not None
     ended = {each.id for each in store.interrupt_expired()}
     assert ended == {tasks[2].id}
+
+
+def test_a_door_that_was_asked_for_where_the_clock_is_behind_is_not_taken_for_one_of_long_ago(
+    store: Store, who: Caller, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with whose_clock_is_off(monkeypatch, database, timedelta(hours=-2)) as theirs:
+        server = given.server(theirs, who)
+        request = {"door_id": "d"}
+        opening = Task("t", who.tenant_id, who.user_id, server.id, server.name, "root", "door-open", request, model.now())
+        theirs.add_tasks([opening])
+    assert store.claim("t", "worker", 30) is not None
+
+
+def test_a_new_rollout_is_driven_by_who_was_asked_however_long_it_takes_to_be_added(
+    tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What opens its servers may be in the memory of that one alone."""
+    settings = Settings(home=tmp_path / "home", store_url=database)
+    home.initialise(settings)
+    taken: list[bool] = []
+
+    async def story() -> None:
+        async with opened(settings, serving=True) as services:
+            who = services.owner
+            server = given.server(services.rollouts._store, who)
+            add = services.rollouts._store.add_rollout
+
+            def added(rollout: Rollout, *more: Any) -> None:
+                add(rollout, *more)
+                taken.append(other.take_turn(f"rollout {rollout.id}"))
+
+            monkeypatch.setattr(services.rollouts._store, "add_rollout", added)
+            await services.rollouts.start(who, "check", [server], {}, {}, {})
+
+    with closing(Store(database)) as other:
+        asyncio.run(story())
+    assert taken == [False]
 
 
 @pytest.mark.parametrize("by", [timedelta(hours=1), timedelta(hours=-1)])

@@ -1,8 +1,9 @@
 """One home with several tenants, each with users of every role and kind, and all the services: where scopes are tried."""
 
+import contextlib
 import itertools
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -93,6 +94,11 @@ class Drives:
 
     def changed(self, rollout_id: str) -> None:
         """Look at nothing."""
+
+    @contextlib.asynccontextmanager
+    async def reserved(self, rollout_id: str) -> AsyncIterator[None]:
+        """Nobody else is there."""
+        yield
 
 
 @dataclass
