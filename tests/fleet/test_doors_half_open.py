@@ -12,7 +12,7 @@ import pytest
 from controller.demo.fleet import Login, Server
 from tests.fleet import judge
 from tests.fleet.causes import KEYS
-from tests.fleet.doors import OFF, Doors, until_gone
+from tests.fleet.doors import OFF, Doors, time_is_over, until_gone
 
 LOGINS = (Login("alice", "pw-alice"), Login("bob", "pw-bob"))
 BOB = "Match User bob\n    PasswordAuthentication yes\n"
@@ -88,9 +88,10 @@ def test_who_came_before_the_end_does_not_get_in_after_it(make_server, tree, ear
 
 def test_at_the_deadline_too(make_server):
     server = make_server(logins=LOGINS, sshd_config_top=OFF)
-    Doors(server).open("alice", 4, password="pw-alice")
+    Doors(server).open("alice", password="pw-alice")
     waits = HalfOpen(server, "alice", False)
-    until_gone(server, 20)
+    time_is_over(server)
+    until_gone(server)
     assert not waits.goes_on()
 
 
