@@ -1,13 +1,14 @@
 """Failed tasks: what failed by which cause, what to do about it, and trying it again; and the page of one task of any status."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
 from controller.causes import CAUSES, handling
-from controller.errors import Invalid, NotFound
+from controller.errors import Invalid, NotFound, Problem
 from controller.events import KINDS
 from controller.model import DOOR_OPERATIONS, Event, Server, Task
 from controller.service.failures import Done
@@ -30,6 +31,7 @@ TIMES = (("", "Any time"), *((name, f"Last {name}") for name in SINCE))
 _MOST_EVENTS = 500
 _LONGEST_VALUE = 300  # characters of a piece of evidence in a list
 _LONGEST = 64 * 1024  # of all evidence
+_REACHED = ("host", "port", "jump", "directly")
 _GIVEN = ("password", "identity", "agent", "certificate")
 # A way in that is another one is what helps here.
 _OPENS = frozenset(
@@ -81,7 +83,10 @@ async def listed(page: Page) -> Response:
 async def again(page: Page) -> Response:
     """Ask with what, and how reached, tasks are to be tried again."""
     allow(page.who, "task.change")
-    selected = Selected.asked(page.request.query_params)
+    return await _again(page, Selected.asked(page.request.query_params), {})
+
+
+async def _again(page: Asked, selected: Selected, typed: Mapping[str, str], problem: Problem | None = None) -> Response:
     tasks = await page.fleet.failures.list(page.who, selected.which, limit=PAGE)
     if not tasks:
         raise NotFound("nothing_failed", "none of these tasks stands failed any more")
@@ -92,6 +97,9 @@ async def again(page: Page) -> Response:
         "failedtasks/again.html",
         "failed-tasks",
         "Retry otherwise",
+        200 if problem is None else problem.status,
+        typed=typed,
+        problem=problem,
         selected=selected,
         tasks=tasks[:NAMED],
         count=sum(each.tasks for each in causes),
@@ -110,9 +118,14 @@ async def retry(page: Page) -> Response:
     allow(page.who, "task.change")
     selected = Selected.sent(page.form)
     await _refuse_more(page, selected)
-    credential = await given(page.form)
-    which = selected.which
-    await _reach(page, selected)
+    try:
+        credential = await given(page.form)
+        which = selected.which
+        await _reach(page, selected)
+    except (Invalid, NotFound) as problem:
+        await page.fleet.audit.refused(page.who, problem, page.request.method, page.request.scope["path"])
+        typed = {name: page.form.long_text(name) for name in _REACHED if page.form.on(name)}
+        return await _again(page, Selected(selected.words, selected.tasks), typed, problem)
     done = await page.fleet.failures.retry(page.who, which, credential)
     said, kind = _told(done, "is tried again", "are tried again")
     return page.go(_sent_back(page, selected), said, kind)

@@ -7,8 +7,8 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from controller.errors import Conflict, Invalid
-from controller.model import Credential, KeyPair, Secret, Server
+from controller.errors import Conflict, Invalid, NotFound, Problem
+from controller.model import Credential, KeyPair, Rollout, Secret, Server
 from controller.service.roles import allow
 from controller.service.rolloutplans import Look, Sealed
 from controller.web.asking import Asked, Form, Page
@@ -34,6 +34,7 @@ _BOXES = {
 _LOCKS_OUT = ("bind", "replace", "unbind", "password-login-disable")
 MOST_PASSWORDS = 20  # fields for them on one page
 MOST_SHOWN = 500  # looks; a plan of more is shown on its rollout's page, where they come by page
+_CHOSEN_BY = ("server", "q", "password", "bound", "failed", "everything")
 _SHOWN = ("servers_sha256", "shown_sha256")  # of a plan's head: what its page has shown
 
 
@@ -49,9 +50,13 @@ class Alike:
 async def ask(page: Page, operation: str = "bind") -> Response:
     """Ask what is to be done on the servers that were chosen."""
     allow(page.who, "binding.order")
-    operation = _known(operation)
     query = page.request.query_params
-    fields = {name: query.getlist(name) for name in ("server", "q", "password", "bound", "failed", "everything")}
+    return await _new(page, _known(operation), {name: query.getlist(name) for name in _CHOSEN_BY}, {})
+
+
+async def _new(
+    page: Asked, operation: str, fields: Mapping[str, Sequence[str]], typed: Mapping[str, str], problem: Problem | None = None
+) -> Response:
     # Of many the page names a few.
     chosen, total = await _chosen(page, fields, MOST_PASSWORDS)
     usable = [each for each in await page.fleet.keypairs.list(page.who) if page.may("keypair.use", each.scope)]
@@ -59,6 +64,7 @@ async def ask(page: Page, operation: str = "bind") -> Response:
         "orders/new.html",
         "servers",
         OPERATIONS[operation],
+        200 if problem is None else problem.status,
         crumbs=[("Servers", "/console/servers/")],
         operation=operation,
         servers=chosen,
@@ -69,6 +75,8 @@ async def ask(page: Page, operation: str = "bind") -> Response:
         locks_out=operation in _LOCKS_OUT,
         needs_keypair=operation in NEED_A_KEYPAIR,
         passwords=[each.name for each in chosen] if total <= MOST_PASSWORDS else [],
+        typed=typed,
+        problem=problem,
     )
 
 
@@ -78,8 +86,19 @@ async def plan(page: Page) -> Response:
     allow(page.who, "binding.order")
     form = page.form
     operation = _known(form.text("operation"))
-    fields = {name: form.all(name) for name in ("server", "q", "password", "bound", "failed", "everything")}
+    fields = {name: form.all(name) for name in _CHOSEN_BY}
     chosen, _ = await _chosen(page, fields, MOST)
+    try:
+        begun = await _planned(page, operation, chosen)
+    except (Invalid, NotFound) as problem:
+        await page.fleet.audit.refused(page.who, problem, page.request.method, page.request.scope["path"])
+        names = ("keypair", "login", "accept_lockout", *_BOXES[operation])
+        return await _new(page, operation, fields, {name: form.long_text(name) for name in names if form.on(name)}, problem)
+    return page.go(f"/console/orders/plans/{begun.id}")
+
+
+async def _planned(page: Asked, operation: str, chosen: Sequence[Server]) -> Rollout:
+    form = page.form
     request: dict[str, Any] = {name: True for name in _BOXES[operation] if form.on(name)} | {"plan": True}
     if operation in NEED_A_KEYPAIR:
         request["keypair"] = form.text("keypair") or None
@@ -87,9 +106,7 @@ async def plan(page: Page) -> Response:
         request["login"] = login
     if operation in _LOCKS_OUT and (lost := form.text("accept_lockout").replace(",", " ").split()):
         request["accept_lockout"] = lost
-    given = await credentials(form, chosen)
-    begun = await page.fleet.rollouts.start(page.who, operation, chosen, request, {}, given)
-    return page.go(f"/console/orders/plans/{begun.id}")
+    return await page.fleet.rollouts.start(page.who, operation, chosen, request, {}, await credentials(form, chosen))
 
 
 @router.get("/plans/{id}")

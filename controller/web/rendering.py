@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from controller.model import Task, now
 from controller.web.files import address
-from controller.web.text import ago, moment, shown
+from controller.web.text import age, ago, moment, shown
 
 # Name, how a page says that it belongs there, path, and the verb that somebody may to whom it is of any use.
 NAVIGATION = (
@@ -48,7 +48,13 @@ def templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"what": what, "moment": moment, "ago": lambda at: ago(at, now()), "tojson_text": json.dumps}
+    made.filters |= {
+        "what": what,
+        "moment": moment,
+        "ago": lambda at: ago(at, now()),
+        "age": lambda at: age(at, now()),
+        "tojson_text": json.dumps,
+    }
     made.globals |= {"navigation": NAVIGATION, "states": STATES, "file": address}
     return made
 

@@ -31,9 +31,14 @@ def moment(at: datetime | None) -> str:
     return "" if at is None else f"{at:%Y-%m-%d %H:%M:%S}Z"
 
 
+def age(at: datetime, now: datetime) -> int:
+    """Return how many seconds ago a time was; an open page counts on from there (console.js)."""
+    return max(0, int((now - at).total_seconds()))
+
+
 def ago(at: datetime, now: datetime) -> str:
-    """Return how long ago a time was, in one unit."""
-    seconds = max(0, int((now - at).total_seconds()))
+    """Return how long ago a time was, in one unit. As in console.js."""
+    seconds = age(at, now)
     for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
         if seconds >= size:
             number = seconds // size

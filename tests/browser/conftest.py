@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from controller.model import Role
 from tests.browser.served import Served
@@ -17,6 +17,8 @@ CHROMIUM = "/usr/bin/chromium"
 SCREENSHOTS = Path(__file__).parents[2] / "build/screenshots"
 
 SignedIn = Callable[..., Page]
+LONGEST = 30_000  # milliseconds that something is waited for: a machine with much else to do takes its time
+expect.set_options(timeout=LONGEST)
 
 
 @pytest.fixture(scope="module")  # while one runs, this thread has a loop of its own, which no other test is to meet
@@ -51,7 +53,7 @@ def signed_in(browser: Browser, served: Served) -> Iterator[SignedIn]:
         )
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(LONGEST)
         # A page that is refused says so in the browser's own log too.
         page.on("console", lambda said: complaints.append(said.text) if said.type == "error" and not refused else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))

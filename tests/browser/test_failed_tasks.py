@@ -109,6 +109,7 @@ def test_they_are_deleted_without_scripts_too(signed_in: SignedIn, served: Serve
     card(page, "wrong_password").get_by_role("link", name="Delete").click()
     shot(page, "delete")
     page.get_by_role("button", name="Delete it").click()
+    expect(page.get_by_text("1 task is deleted")).to_be_visible()
     expect(card(page, "wrong_password")).to_have_count(0)
     page.get_by_title(f"Retry bind on {servers[0].name}").click()
     expect(page.get_by_text("1 task is tried again")).to_be_visible()

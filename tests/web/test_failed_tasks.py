@@ -1,5 +1,7 @@
 """Failed tasks: what somebody on call sees first, what they may do, and that a retry does what it says."""
 
+import re
+
 import pytest
 
 from controller.model import Role, Secret, Task, now
@@ -222,6 +224,10 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_tried(
         refused = await visitor.press(HERE, f"{HERE}retry", form, cause="wrong_password")
         assert code in refused.text
         assert refused.status_code in (400, 404, 409, 422)
+        # All that was filled in is there to be corrected, but for what opens servers.
+        for name in ("port", "jump"):
+            assert re.search(f'name="{name}"[^>]* value="{form.get(name, "")}"', refused.text)
+        assert hidden(refused.text, f"{HERE}retry")["cause"] == "wrong_password"
         assert not await visitor.fleet.failures.retries(visitor.fleet.owner, 1)
 
     visit(settings, story, "operator")

@@ -3,17 +3,19 @@
 import asyncio
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
 from controller.events import KINDS
+from controller.model import Role
 from controller.web.live import TOPICS, topics
 from tests.browser.served import Served
 from tests.controller.world import World
 
-SOON = 3.0  # on a busy machine; a second is promised
+SOON = 1.0
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +24,19 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield running
 
 
-@pytest.fixture
-def browser(served: Served) -> Iterator[httpx.Client]:
-    """Somebody who is signed in as an operator."""
+@contextmanager
+def entered(served: Served, role: Role) -> Iterator[httpx.Client]:
+    """Somebody who is signed in as a user of a role."""
     with httpx.Client(
         base_url=served.url, headers={"origin": served.url}, follow_redirects=True, timeout=30, trust_env=False
     ) as http:
-        assert "Sign out" in http.post("/console/link", data={"code": served.code("operator")}).text
+        assert "Sign out" in http.post("/console/link", data={"code": served.code(role)}).text
+        yield http
+
+
+@pytest.fixture
+def browser(served: Served) -> Iterator[httpx.Client]:
+    with entered(served, "operator") as http:
         yield http
 
 
@@ -41,12 +49,16 @@ def test_what_somebody_else_does_is_told_by_its_topic(served: Served, browser: h
         lines = stream.iter_lines()
         assert stream.headers["content-type"].startswith("text/event-stream")
         assert next(lines).startswith("retry:")
-        began = time.monotonic()
-        served.ask("POST", "/servers", body={"name": "web-1", "host": "192.0.2.9"})
-        # A controller that has just begun makes a key of its own meanwhile: that may be told first, as the trail's alone.
-        told = next(line for line in lines if line.startswith("data:") and line != "data: trail")
-        assert told == "data: servers trail"
-        assert time.monotonic() - began < SOON
+        took = []
+        for number in range(5):
+            began = time.monotonic()
+            served.ask("POST", "/servers", body={"name": f"soon-{number}", "host": "192.0.2.9"})
+            # A controller that has just begun makes a key of its own meanwhile: that may be told first, as the trail's alone.
+            told = next(line for line in lines if line.startswith("data:") and line not in ("data: trail", "data: -"))
+            took.append(time.monotonic() - began)
+            assert told == "data: servers trail"
+        # The best of them: what a busy machine adds is not of the way that the news takes.
+        assert min(took) < SOON
 
 
 def test_nothing_is_missed_between_a_page_and_its_stream(served: Served, browser: httpx.Client) -> None:
@@ -54,7 +66,7 @@ def test_nothing_is_missed_between_a_page_and_its_stream(served: Served, browser
     served.ask("POST", "/servers", body={"name": "web-2", "host": "192.0.2.9"})
     with browser.stream("GET", "/console/live", params={"after": before}) as stream:
         told = (line for line in stream.iter_lines() if line.startswith("data:"))
-        assert "servers" in next(line for line in told if line != "data: trail")
+        assert "servers" in next(line for line in told if line not in ("data: trail", "data: -"))
 
 
 def test_a_stream_ends_with_its_session(served: Served, browser: httpx.Client) -> None:
@@ -67,14 +79,16 @@ def test_a_stream_ends_with_its_session(served: Served, browser: httpx.Client) -
     assert httpx.get(f"{served.url}/console/live", cookies=browser.cookies, trust_env=False).status_code == 303
 
 
-def test_streams_without_end_are_refused(browser: httpx.Client) -> None:
+def test_streams_without_end_are_refused(served: Served) -> None:
     streams, statuses = [], []
-    for _ in range(9):
-        request = browser.build_request("GET", "/console/live", params={"after": 0})
-        streams.append(browser.send(request, stream=True))
-        statuses.append(streams[-1].status_code)
-    for each in streams:
-        each.close()
+    # A user of its own: that a stream of another test was left is noticed in its own time.
+    with entered(served, "auditor") as http:
+        for _ in range(9):
+            request = http.build_request("GET", "/console/live", params={"after": 0})
+            streams.append(http.send(request, stream=True))
+            statuses.append(streams[-1].status_code)
+        for each in streams:
+            each.close()
     assert statuses == [200] * 8 + [429]
 
 

@@ -168,3 +168,24 @@ def test_an_unbind_says_what_it_does_about_passwords_and_can_keep_them_off(setti
         assert rollout.request["keep_password_login"]
 
     visit(settings, story, "operator")
+
+
+def test_an_order_that_is_refused_has_its_form_as_it_was_filled_in(settings: Settings) -> None:
+    async def story(visitor: Visitor) -> None:
+        await servers(visitor, 1)
+        for name in ("ops", "other"):
+            await visitor.fleet.keypairs.create(visitor.fleet.owner, name, scope="account")
+        page = "/console/orders/new?operation=bind&server=web-1"
+        form = {"operation": "bind", "server": "web-1", "keypair": "other", "login": "no login", "accept_lockout": "deploy"}
+        form |= {"fix_permissions": "on", "password.web-1": "s3cret", "identity": "no key at all"}
+        refused = await visitor.send("/console/orders/plan", form, page=page)
+        assert (refused.status_code, "login_unusable" in refused.text) == (400, True)
+        for kept in ('value="other" selected', 'value="no login"', 'value="deploy"', 'name="fix_permissions" value="on" checked'):
+            assert kept in refused.text, kept
+        assert 'name="keep_password_login" value="on" checked' not in refused.text
+        assert hidden(refused.text, "/console/orders/plan")["server"] == "web-1"
+        for secret in ("s3cret", "no key at all"):
+            assert secret not in refused.text
+        assert not await visitor.fleet.rollouts.list(visitor.fleet.owner)
+
+    visit(settings, story, "operator")

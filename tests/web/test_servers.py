@@ -6,10 +6,11 @@ from urllib.parse import quote
 
 import pytest
 
-from controller.model import Outcome, Role, Task, now
+from controller.model import Binding, Outcome, Role, Task, now
 from controller.settings import Settings
+from tests.controller.given import bind
 from tests.web.client import Visitor, hidden, visit
-from tests.web.trouble import ordered, servers, settled, stub
+from tests.web.trouble import WRONG, opened, ordered, servers, settled, stub
 
 MARK = "<img src=x onerror=alert(1)>\"'&\u202e\x1b[31m{{7*7}}"
 PATHS = ("servers/", "servers/?q=web", "servers/web-1", "servers/web-1/change", "servers/web-1/remove", "orders/new?server=web-1")
@@ -243,3 +244,32 @@ def test_a_password_in_a_form_is_on_no_page_and_in_no_log(settings: Settings, ca
     assert "/console/orders/plan" in said.err
     assert secret not in said.out + said.err
     assert secret.encode() not in settings.database.read_bytes()
+
+
+def test_what_is_told_of_a_server_leads_to_more_of_it(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub(monkeypatch, {"web-1": WRONG})
+
+    async def story(visitor: Visitor) -> None:
+        await servers(visitor, 2)
+        await opened(visitor, "web-2")
+        (failed,) = await ordered(visitor, "check", "web-1")
+        for page, to in (
+            ("servers/", f"failed-tasks/{failed.id}"),
+            ("emergency/", "servers/web-2"),
+            ("", "servers/?password=on"),
+        ):
+            assert f'href="/console/{to}"' in (await visitor.get(f"/console/{page}")).text.partition("<main")[2], (page, to)
+
+    visit(settings, story, "operator")
+
+
+def test_a_key_pair_and_the_servers_where_it_is_bound_lead_to_each_other(settings: Settings) -> None:
+    async def story(visitor: Visitor) -> None:
+        fleet, owner = visitor.fleet, visitor.fleet.owner
+        server = await fleet.servers.add(owner, "web-1", "192.0.2.9")
+        keypair, _ = await fleet.keypairs.create(owner, "ops", scope="account")
+        bind(fleet.standing._store, Binding(server.id, "root", keypair.id, "logged_in", True, "t", now()))
+        assert 'href="/console/keypairs/named/ops"' in (await visitor.get("/console/servers/web-1")).text
+        assert 'href="/console/servers/web-1"' in (await visitor.get("/console/keypairs/named/ops")).text
+
+    visit(settings, story, "operator")

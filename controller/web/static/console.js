@@ -229,9 +229,24 @@ function named(root) {
 named(document);
 document.addEventListener("htmx:afterSettle", (event) => named(event.target.parentElement || document));
 
-// How long a door is open still, counted on from what the page was sent with: by this machine's own running clock, whatever its date.
-const ends = new WeakMap();
+// How long ago something was. As in controller/web/text.py.
+function ago(seconds) {
+  for (const [size, unit] of [[86400, "day"], [3600, "hour"], [60, "minute"]]) {
+    const number = Math.floor(seconds / size);
+    if (number) return `${number} ${unit}${number > 1 ? "s" : ""} ago`;
+  }
+  return "just now";
+}
+
+// That, and how long a door is open still, goes on from what the page was sent with: by this machine's own running clock, whatever its
+// date.
+const ends = new WeakMap(), begins = new WeakMap();
 function count() {
+  for (const each of document.querySelectorAll("time[data-age]")) {
+    if (!begins.has(each)) begins.set(each, performance.now() - 1000 * each.dataset.age);
+    const told = ago((performance.now() - begins.get(each)) / 1000);
+    if (each.textContent !== told) each.textContent = told;
+  }
   for (const each of document.querySelectorAll("[data-left]")) {
     if (!ends.has(each)) ends.set(each, performance.now() + 1000 * each.dataset.left);
     const left = Math.max(0, Math.round((ends.get(each) - performance.now()) / 1000));
