@@ -61,7 +61,12 @@ _END_LOST = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
     "WHERE backend_xid = %s::xid8::xid AND state LIKE 'idle in transaction%%'"
 )
+# Who waits for the write lock has to come so far as to see that its holder stands still.
+_NO_OTHER_LIMITS = (
+    "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('statement_timeout', 'transaction_timeout')"
+)
 SESSION = (
+    f"{_NO_OTHER_LIMITS}; "
     f"SET timezone = 'UTC'; SET lock_timeout = '{WAIT_SECONDS}s'; "
     f"SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'; "
     # The locks of a machine that is gone are let go as soon; over a Unix socket these mean nothing.
@@ -96,7 +101,7 @@ _NEXT_STEP = {
     "53300": "PostgreSQL takes no more connections: raise max_connections, or let others go",
     "53": "see the log of the PostgreSQL server",
     "55P03": "another process has held it for long: let it end, then try again",
-    "57014": "PostgreSQL broke it off: see statement_timeout of the user or database, then try again",
+    "57014": "somebody had PostgreSQL break it off; try again",
     "57": _RUNS,
     "58": "see the disk and the log of the PostgreSQL server",
     "XX001": "the database is damaged: restore it from a dump",

@@ -150,6 +150,16 @@ def test_a_session_is_not_ended_for_its_silence_and_a_silent_server_is_given_up(
     assert (told["connect_timeout"], told["tcp_user_timeout"]) == ("5", "15000")
 
 
+def test_a_limit_of_the_database_s_own_breaks_off_nothing(postgresql: Cluster) -> None:
+    with postgresql.database() as url:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(f"ALTER DATABASE {connection.info.dbname} SET statement_timeout = '1s'")
+        with closing(Store(url)) as store:
+            store.migrate()
+            with engine.writing(store._engine) as connection:
+                connection.execute(text("SELECT pg_sleep(1.2)"))
+
+
 def test_a_process_that_holds_the_write_lock_for_long_is_named_as_the_cause(
     store: Store, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
