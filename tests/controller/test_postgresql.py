@@ -42,6 +42,7 @@ from tests.controller import given
 from tests.needs import lacking
 from tests.postgresql import Cluster
 
+SECONDS = 90  # nothing of these tests takes longer, on however busy a machine
 WHO = Caller("a" * 32, "b" * 32, "c" * 32, "administrator")
 
 
@@ -408,10 +409,11 @@ def test_one_controller_alone_has_a_turn_until_it_leaves_or_loses_it(store: Stor
 
 
 def test_who_stands_still_loses_its_turns(store: Store, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("controller.store.postgresql.IDLE_SECONDS", 1)
-    with closing(Store(database)) as other:
+    with monkeypatch.context() as soon:
+        soon.setattr("controller.store.postgresql.IDLE_SECONDS", 1)
         assert store.take_turn("queue")
-        until = time.monotonic() + 30
+    with closing(Store(database)) as other:
+        until = time.monotonic() + SECONDS
         while not other.take_turn("queue"):
             assert time.monotonic() < until
             time.sleep(0.1)  # PostgreSQL ends a session, and tells nobody
@@ -460,16 +462,18 @@ def test_who_stands_still_with_half_of_its_rows_sent_keeps_nobody_else_from_writ
     store: Store, who: Caller, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its session never is idle, as the server sees it: it waits for the next row."""
-    monkeypatch.setattr("controller.store.postgresql.WRITER_IDLE_SECONDS", 1)
     task = given.task(store, who)
     words = [sys.executable, "-c", _STANDS_STILL, database, task.id]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         try:
             os.waitid(os.P_PID, process.pid, os.WSTOPPED)
-            store.can_write()
+            until_its_session_waits(database)
+            with monkeypatch.context() as soon:
+                soon.setattr("controller.store.postgresql.WRITER_IDLE_SECONDS", 1)
+                store.can_write()
             claimed = store.claim(task.id, "another", 30)
             process.send_signal(signal.SIGCONT)
-            told, _ = process.communicate(timeout=30)
+            told, _ = process.communicate(timeout=SECONDS)
         finally:
             process.kill()
     assert claimed is not None
@@ -497,9 +501,19 @@ def test_who_stands_still_with_half_of_an_answer_read_keeps_nobody_else_from_wri
     with subprocess.Popen([sys.executable, "-c", _IS_ANSWERED, database]) as process:
         try:
             os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+            until_its_session_waits(database)
             store.can_write()
         finally:
             process.kill()
+
+
+def until_its_session_waits(database: str) -> None:
+    """Return once who has the write lock is waited for by the server."""
+    query = (
+        "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) "
+        "WHERE locktype = 'advisory' AND granted AND objsubid = 2 AND wait_event IN ('ClientRead', 'ClientWrite')"
+    )
+    until_it_says(database, query, 1)
 
 
 def test_a_command_that_is_refused_has_changed_nothing(tmp_path: Path, postgresql: Cluster) -> None:
@@ -775,12 +789,15 @@ def test_a_lease_begins_when_it_can_be_written(store: Store, who: Caller, databa
 
 def until_somebody_waits(database: str) -> None:
     """Return once a session waits for a lock."""
-    query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    until_it_says(database, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted", 1)
+
+
+def until_it_says(database: str, query: str, number: int) -> None:
     with psycopg.connect(database, autocommit=True) as connection:
-        until = time.monotonic() + 20
-        while connection.execute(query).fetchone() == (0,):
+        until = time.monotonic() + SECONDS
+        while connection.execute(query.encode()).fetchone() != (number,):
             assert time.monotonic() < until
-            time.sleep(0.01)  # it tells nobody that a lock is waited for
+            time.sleep(0.01)  # it tells nobody of what waits there
 
 
 def test_the_doctor_tells_that_postgresql_has_another_time(tmp_path: Path, database: str) -> None:
