@@ -414,22 +414,28 @@ async def _doors(
         names = sorted({str(each["server"]) for each in known})
         return [str(each["id"]) for each in known], {"credentials": credentials(names, password_stdin, password_of)}
     ids: list[str] = []
+    over: list[str] = []
     for word in words or ():
         found = [str(each["id"]) for each in known if word in (each["id"], each["server"])]
-        if not found:
-            await _decline_over(client, word)
+        if not found and (told := await _over(client, word)):
+            over.append(told)
+            continue
         ids += found or [word]  # the controller says what it is not
+    if over and ("closing" not in states or not ids):
+        raise exits.Declined(exits.NOT_FOUND, "door_not_found", over[0])
+    for told in over:  # which keeps nobody from closing the others
+        output.say(f"kps: {told}", errors=True)
     names = sorted({str(each["server"]) for each in known if each["id"] in ids})
     return list(dict.fromkeys(ids)), {"credentials": credentials(names, password_stdin, password_of)}
 
 
-async def _decline_over(client: "AsyncKpsClient", word: str) -> None:
-    """Decline where a word names a server whose doors are over: it is to be told how that is, and not that there was none."""
+async def _over(client: "AsyncKpsClient", word: str) -> str:
+    """Say how the last door of a server stands where a word names one, as none of it can be meant; "" where it names none."""
     last = next(iter(await client.doors(every=True, server=word)), None)
-    if last is not None:
-        told = f"{word}: no door of it can be meant: the last one, for {last['login']}, is {_state(last)}"
-        told += f" since {_at(last['closed_at'])}" if last["closed_at"] else ""
-        raise exits.Declined(exits.NOT_FOUND, "door_not_found", f"{told}; kps emergency show {word}")
+    if last is None:
+        return ""
+    since = f" since {_at(last['closed_at'])}" if last["closed_at"] else ""
+    return f"{word}: the last door, for {last['login']}, is {_state(last)}{since}; kps emergency show {word}"
 
 
 async def _open_by_password(

@@ -115,9 +115,17 @@ def test_whoever_closes_what_has_closed_is_told_that_it_has(kps: Kps) -> None:
     kps("emergency", "close", "web-1")
     for words in (("close", "web-1"), ("extend", "web-1", "--for", "5m", "--reason", "x")):
         said = " ".join(kps("emergency", *words, code=3).stderr.split())
-        assert "the last one, for root, is closed since 20" in said
+        assert "the last door, for root, is closed since 20" in said
         assert "kps emergency show web-1" in said
     assert "nosuch: no door of this id" in kps("emergency", "close", "nosuch", code=3).stderr
+
+
+def test_what_has_closed_keeps_nobody_from_closing_the_others(kps: Kps) -> None:
+    kps(*OPEN)
+    kps("emergency", "close", "web-1")
+    kps("emergency", "open", "web-2", "--for", "5m", "--reason", "x")
+    assert "web-1: the last door, for root, is closed" in " ".join(kps("emergency", "close", "web-1", "web-2").stderr.split())
+    assert "no door is open" in kps("emergency", "list").output
 
 
 def test_a_drill_leaves_the_door_that_a_server_has_and_says_so(kps: Kps) -> None:
