@@ -372,7 +372,8 @@ CAUSES: dict[str, Cause] = {
     "door_needless": Cause(
         "Passwords get the login in already, from wherever the door was to be open. A door would open nothing, and its end would "
         "close nothing.",
-        "Log in with the password. To close password login: kps password-login disable.",
+        "Log in with the password. One that was made with this order (--set-password) is changed again: kps secret rotate makes "
+        "one that stays, and kps secret show shows it. To close password login: kps password-login disable.",
         False,
     ),
     "door_unknown": Cause(

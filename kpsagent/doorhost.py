@@ -10,8 +10,8 @@ import time
 
 from . import arming, processes, wire
 from .doorstate import LASTING, NAMES, PASSING, standing_door
-from .errors import Refused
-from .host import ArmDoor, AskBeside, DoorPlace, DropDoor, MoveDoor, ReadDoor, ReloadOthers, Wall, WriteDoor
+from .errors import Changed, Refused
+from .host import ArmDoor, AskBeside, DoorPlace, DropDoor, MoveDoor, Overwrite, ReadDoor, ReloadOthers, Wall, WriteDoor
 from .labels import ENFORCE
 
 TYPE_CHECKING = False
@@ -62,6 +62,8 @@ def do(directory: str, bundle: bytes, effect: "Any") -> "Any":
         return _move(directory, effect.to)
     if isinstance(effect, DropDoor):
         return _remove([os.path.join(directory, "door." + name) for name in NAMES])
+    if isinstance(effect, Overwrite):
+        return _overwrite(effect.path, effect.before.encode("ascii"), effect.after.encode("ascii"))
     if isinstance(effect, ReloadOthers):
         return processes.reload_others(effect.daemon, effect.connection, effect.heard)
     if isinstance(effect, ArmDoor):
@@ -129,6 +131,19 @@ def _move(directory: str, to: str) -> bool:
         arming.sync(directory)
         return True
     return False
+
+
+def _overwrite(path: str, before: bytes, after: bytes) -> bool:
+    opened = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with os.fdopen(opened, "r+b", buffering=0) as stream:
+        text = stream.read()
+        at = text.find(before)
+        if at < 0 and after not in text:
+            raise Changed("sshd_config_changed", "{}: somebody else changed it".format(path), path=path)
+        if at >= 0:
+            os.pwrite(opened, after, at)
+            os.fsync(opened)
+    return at >= 0
 
 
 def _remove(paths: "List[str]") -> bool:

@@ -23,6 +23,7 @@ from .host import (
     EndHalfOpen,
     Lock,
     MoveDoor,
+    Overwrite,
     Read,
     ReadDoor,
     ReadJournal,
@@ -81,9 +82,10 @@ def before_first_match(text: str, ours: str) -> "Tuple[str, str]":
 
 def without(text: str, ours: str) -> str:
     """Return text without ours; where others wrote into that, theirs stays: in a Match of ours, under its own head."""
-    at = text.find(ours)
-    if at >= 0:
-        return text[:at] + text[at + len(ours) :]
+    for each in (ours, muted(ours)):
+        at = text.find(each)
+        if at >= 0:
+            return text[:at] + text[at + len(each) :]
     lines = [line for line in ours.split("\n") if line.strip()]
     head = [line for line in lines if _keyword(line) == "match"]
     settings = {_keyword(line) for line in lines if line.startswith(" ")}
@@ -104,6 +106,11 @@ def without(text: str, ours: str) -> str:
         within = within and line.strip() != _END
         matching = matching and within
     return "\n".join(kept)
+
+
+def muted(ours: str) -> str:
+    """Return our lines as comments of the same length."""
+    return "\n".join("#" + line[1:] if line else line for line in ours.split("\n"))
 
 
 def _keyword(line: str) -> str:
@@ -228,6 +235,13 @@ def closed(name: str, door: "Door", why: str, anyway: bool = True, heard: "Optio
             changed = changed or (done and (part is _lines_out or door["opened"]))
             # What includes a file that is not there opens nothing, and nor does a file that nothing includes.
             shut = shut or part is _lines_out or bool(door["place"])
+        except Exception as stop:
+            left.append(stop)
+    if not shut and door["entry"]:
+        # Before OpenSSH 8.2 the entry stands in the main file. Whoever fills the disk does not keep it open.
+        try:
+            changed = (yield Overwrite(door["config"], door["entry"], muted(door["entry"]))) or changed
+            shut = True
         except Exception as stop:
             left.append(stop)
     if not shut:

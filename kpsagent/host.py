@@ -204,6 +204,10 @@ controller. With boot, something of the next boot is put in place too. -> list o
 DisarmDoor = namedtuple("DisarmDoor", "")
 DisarmDoor.__doc__ = "Nothing that ArmDoor put in place is left."
 
+Overwrite = namedtuple("Overwrite", "path before after")
+Overwrite.__doc__ = """Where the file holds before it holds after, of as many bytes, written in its place: that takes no room on
+the disk. -> whether it was not so already. Changed where neither is there."""
+
 EndHalfOpen = namedtuple("EndHalfOpen", "login config connection")
 EndHalfOpen.__doc__ = """Connections to the sshd of this one, or to one that runs on this main file, that have not got in yet, and
 could as this login, are ended, where that can be told; no other is. -> how many were."""
@@ -213,7 +217,7 @@ ReloadOthers.__doc__ = """Each sshd here that runs on the main file of this one 
 listens where this connection came in, and for those that listen on what is in heard; one that is being started is told once it
 listens. -> (process ids of those that were told, of those that were not seen to read it, what the others listen on by now)."""
 
-OF_DOORS = (DoorPlace, AskBeside, Wall, ReadDoor, WriteDoor, MoveDoor, DropDoor, ArmDoor, DisarmDoor, ReloadOthers)
+OF_DOORS = (DoorPlace, AskBeside, Wall, ReadDoor, WriteDoor, MoveDoor, DropDoor, ArmDoor, DisarmDoor, ReloadOthers, Overwrite)
 
 # -- the rope ----------------------------------------------------------------------------------------------------------
 

@@ -55,6 +55,12 @@ def test_our_lines_are_made_out_in_a_file_where_nothing_else_is_known_of_them(li
     assert doors.left_in(ours.replace(doors.MARK + " end\n", "")) == ("", "")
 
 
+def test_our_lines_as_comments_are_as_long_and_are_taken_out_too():
+    assert len(doors.muted(MATCH)) == len(MATCH)
+    assert all(line.startswith("#") for line in doors.muted(MATCH).split("\n")[:-1])
+    assert doors.without(f"a\n{doors.muted(MATCH)}b\n", MATCH) == "a\nb\n"
+
+
 def test_who_was_told_once_that_it_is_closed_is_not_told_again_while_another_cannot_be():
     door = dict(DOOR, place="", config="c", entry="e", before=True, login="alice", connection=[], opened=True)
     door["daemon"], disk, done, heard = ["listener", 1, "", [], "c", ""], ["e"], [], set()

@@ -140,3 +140,17 @@ def kill_watchers(server: Server) -> None:
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+def before_include(server: Server, end: str = "") -> str:
+    """Have Debian's own sshd know no Include, as before OpenSSH 8.2; return its main file, which ends with this then."""
+    root = Path(f"/proc/{server.pid}/root")
+    program = (root / "usr/sbin/sshd").read_bytes()
+    assert program.count(b"\0include\0") == 1
+    (root / "usr/sbin/sshd.new").write_bytes(program.replace(b"\0include\0", b"\0inclvde\0"))
+    text = server.read(CONFIG).replace("\nInclude ", "\n#Include ") + end
+    server.write(CONFIG, text)
+    server.run(["sh", "-c", "chmod 755 /usr/sbin/sshd.new; mv /usr/sbin/sshd.new /usr/sbin/sshd"])
+    server.reboot()
+    assert "Bad configuration option" in server.run(["sshd", "-t", "-f", "/dev/stdin"], "Include /x\n", check=False).stderr
+    return text

@@ -11,7 +11,18 @@ import pytest
 from controller.demo.fleet import Login
 from controller.transport import at_rest
 from tests.fleet import judge
-from tests.fleet.doors import CONFIG, OFF, STATE, Doors, kill_watchers, lets_in, nothing_left, time_is_over, until_gone
+from tests.fleet.doors import (
+    CONFIG,
+    OFF,
+    STATE,
+    Doors,
+    before_include,
+    kill_watchers,
+    lets_in,
+    nothing_left,
+    time_is_over,
+    until_gone,
+)
 from tests.fleet.looks import changed, picture, until
 
 LOGINS = (Login("alice", "pw-alice"), Login("bob", "pw-bob"))
@@ -199,15 +210,7 @@ def test_an_agent_that_dies_while_it_opens_leaves_no_door(doors):
 def test_before_include_was_known_the_lines_stand_before_the_first_match(make_server, end):
     """Debian's own sshd, in which that keyword is called something else."""
     server = make_server(logins=LOGINS, sshd_config_top=OFF)
-    root = Path(f"/proc/{server.pid}/root")
-    program = (root / "usr/sbin/sshd").read_bytes()
-    assert program.count(b"\0include\0") == 1
-    (root / "usr/sbin/sshd.new").write_bytes(program.replace(b"\0include\0", b"\0inclvde\0"))
-    text = server.read(CONFIG).replace("\nInclude ", "\n#Include ") + end
-    server.write(CONFIG, text)
-    server.run(["sh", "-c", "chmod 755 /usr/sbin/sshd.new; mv /usr/sbin/sshd.new /usr/sbin/sshd"])
-    server.reboot()
-    assert "Bad configuration option" in server.run(["sshd", "-t", "-f", "/dev/stdin"], "Include /x\n", check=False).stderr
+    text = before_include(server, end)
     doors = Doors(server)
     door = doors.open("alice", network=NEAR, password="pw-alice")["door"]
     now = server.read(CONFIG)

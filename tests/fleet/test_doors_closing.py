@@ -10,7 +10,18 @@ import pytest
 from controller.demo.fleet import Login
 from tests.fleet import judge
 from tests.fleet.causes import mount
-from tests.fleet.doors import CONFIG, OFF, STATE, Doors, kill_watchers, lets_in, nothing_left, time_is_over, until_gone
+from tests.fleet.doors import (
+    CONFIG,
+    OFF,
+    STATE,
+    Doors,
+    before_include,
+    kill_watchers,
+    lets_in,
+    nothing_left,
+    time_is_over,
+    until_gone,
+)
 from tests.fleet.looks import until
 from tests.fleet.test_doors_half_open import HalfOpen
 
@@ -198,6 +209,28 @@ def test_at_the_deadline_it_is_closed_whatever_cannot_be_written(doors, trouble)
         server.run(["sh", "-c", trouble])
     until(lambda: _shut(server))
     until(lambda: "kps: door" not in server.read(CONFIG))
+
+
+@pytest.mark.parametrize("who", ["watchers", "order"])
+def test_before_include_was_known_a_full_disk_keeps_no_door_open_either(doors, who):
+    server = doors.server
+    before = before_include(server)
+    server.run(["cp", "-a", "/etc/ssh", "/tmp/kept"])
+    mount(server, "tmpfs", "none", "/etc/ssh", "size=1m")
+    server.run(["sh", "-c", "cp -a /tmp/kept/. /etc/ssh/"])
+    door = doors.open("alice", password="pw-alice")["door"]
+    assert lets_in(server, "alice")
+    server.run(["sh", "-c", "cat /dev/zero >/etc/ssh/filler"], check=False)
+    if who == "watchers":
+        time_is_over(server)
+    else:
+        assert doors.order("close", "alice", door)["door"]["state"] == "closed"
+    until(lambda: _shut(server))
+    until(lambda: _is_left_alone(server))
+    server.run(["rm", "/etc/ssh/filler"])
+    until_gone(server)
+    assert server.read(CONFIG) == before
+    assert not lets_in(server, "alice")
 
 
 def test_whoever_deletes_our_directory_does_not_keep_it_open(doors):
