@@ -126,15 +126,12 @@ async def opened(
             roots[0].opened()
             kms.refuse_another_root()
 
-        if serving:
-            try:
-                await off_loop(worker, open_root)
-            except Problem as problem:
-                problem.message += "; what needs the root key fails until it opens"
-                if store.shared:
-                    problem.message += ", and what others can do is left to them"
-                warn(problem)
         opens = Opens(open_root, worker)
+        if serving and not await opens() and opens.why is not None:
+            opens.why.message += "; what needs the root key fails until it opens"
+            if store.shared:
+                opens.why.message += ", and what others can do is left to them"
+            warn(opens.why)
         owner = store.caller_by_local_home()
         audit_keys = AuditKeys(store, kms)
         store.sign_with(audit_keys)

@@ -18,6 +18,7 @@ class Opens:
         """open_root: opens it, and sees that it is the one; does nothing where it is open."""
         self._open_root = open_root
         self._executor = executor
+        self.why: Problem | None = None  # it did not, when it was looked at last
         self._found = False
         self._look_at = float("-inf")
         self._one = asyncio.Lock()
@@ -29,10 +30,10 @@ class Opens:
             if loop.time() >= self._look_at:
                 try:
                     await off_loop(self._executor, self._open_root)
-                    self._found = True
-                except Away:
-                    pass  # the store: nothing is known that was not known before
-                except Problem:
-                    self._found = False
+                    self._found, self.why = True, None
+                except Problem as problem:
+                    self.why = problem
+                    if not isinstance(problem, Away):  # of the store: nothing is known that was not known before
+                        self._found = False
                 self._look_at = loop.time() + AGAIN_SECONDS
             return self._found
