@@ -252,7 +252,7 @@ def sign_in_first(request: Request) -> Response:
         back = _path_in(request.headers.get("hx-current-url", ""))
         return Response(status_code=401, headers={"HX-Redirect": f"{SIGN_IN}?next={quote(back, safe='')}"})
     reads = request.method in ("GET", "HEAD")
-    back = own_path(request) if reads else _page_before(request)
+    back = fit_path(own_path(request)) if reads else _page_before(request)
     asked = ([("next", back)] if back != f"{ROOT}/" else []) + ([] if reads else [("undone", "yes")])
     return RedirectResponse(f"{SIGN_IN}?{urlencode(asked)}" if asked else SIGN_IN, status_code=303)
 
@@ -279,7 +279,7 @@ def own_path(request: Request) -> str:
     """Return the path and query of a request."""
     query = request.scope["query_string"].decode("ascii", "replace")
     path = request.scope["raw_path"].decode("ascii", "replace")
-    return fit_path(f"{path}?{query}" if query else path)
+    return f"{path}?{query}" if query else path
 
 
 def fit_path(path: str) -> str:

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from controller.doors import OVER, Door, DoorOrder
-from controller.errors import Invalid
+from controller.errors import Invalid, NotFound
 from controller.model import now
 from controller.service.roles import allow
 from controller.web import onetime
@@ -31,10 +31,23 @@ async def ask(page: Page, servers: str = "", reason: str = "", minutes: str = ""
     """Show which doors would be opened, and ask."""
     allow(page.who, "door.open")
     words = servers.replace(",", " ").split()
-    if not words:
-        raise Invalid("no_servers", "name at least one server, or a selection as zone=prod")
-    chosen = await page.fleet.servers.select(page.who, words)
-    for_ = _minutes(minutes)
+    try:
+        if not words:
+            raise Invalid("no_servers", "name at least one server, or a selection as zone=prod")
+        chosen = await page.fleet.servers.select(page.who, words)
+        for_ = _minutes(minutes)
+    except (Invalid, NotFound) as problem:
+        await page.fleet.audit.refused(page.who, problem, page.request.method, page.request.scope["path"])
+        return await page.show(
+            "emergency/ask.html",
+            "emergency",
+            "Open a door",
+            problem.status,
+            crumbs=[("Emergency", EMERGENCY)],
+            problem=problem,
+            typed={"servers": servers, "reason": reason, "minutes": minutes, "login": login, "network": network},
+            longest_minutes=page.fleet.emergency.longest_seconds // 60,
+        )
     held = await page.fleet.emergency.rules.of(page.who, chosen)
     there = {(each.server_id, each.login) for each in await page.fleet.emergency.list(page.who) if not each.confirmed}
     return await page.show(

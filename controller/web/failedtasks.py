@@ -239,7 +239,7 @@ def _back(page: Asked, selected: Selected) -> str:
 
 
 def _sent_back(page: Asked, selected: Selected) -> str:
-    back = page.form.text("back")
+    back = page.form.text("back", most=64 * 1024)  # the address of a list, with all that it is narrowed by
     if back:
         return fit_path(back)
     return f"{HERE}/" if selected.tasks else f"{HERE}/{selected.but(cause='').query()}"

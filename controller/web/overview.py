@@ -43,6 +43,7 @@ class Part:
     number: int
     percent: float
     begins: float
+    path: str  # of the list of them; "": there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,8 @@ async def overview(page: Page) -> Response:
         standing=standing,
         failed=sum(each.tasks for each in failing),
         unclear=sum(each.unclear for each in failing),
-        coverage=_parts(COVERAGE, standing.coverage),
-        passwords=_parts(PASSWORDS, standing.passwords),
+        coverage=_parts(COVERAGE, standing.coverage, {"none": "bound=no"}),
+        passwords=_parts(PASSWORDS, standing.passwords, {each: f"password={each}" for each in PASSWORDS}),
         ages=[(*AGES[each.age], each.keypairs, each.logins) for each in standing.ages],
         ages_in_short=[(AGES[each.age][1], each.keypairs) for each in standing.ages],
         days=[each.isoformat() for each in days],
@@ -86,12 +87,13 @@ async def overview(page: Page) -> Response:
     )
 
 
-def _parts(words: dict[str, tuple[str, str]], numbers: dict[str, int]) -> list[Part]:
+def _parts(words: dict[str, tuple[str, str]], numbers: dict[str, int], sought: dict[str, str]) -> list[Part]:
     """Return the parts of a whole, in the order of words."""
     whole, begins, found = sum(numbers.values()), 0.0, []
     for key, (word, kind) in words.items():
         percent = 100 * numbers[key] / whole if whole else 0.0
-        found.append(Part(word, kind, numbers[key], round(percent, 1), round(begins, 2)))
+        path = f"/console/servers/?{sought[key]}" if key in sought else ""
+        found.append(Part(word, kind, numbers[key], round(percent, 1), round(begins, 2), path))
         begins += percent
     return found
 

@@ -29,6 +29,7 @@ PAGE = 30
 SERVERS = 100  # of a rollout on a page
 LOOKS = 200  # of a plan
 MOST_LABELS = 50
+LABELS_SHOWN = 200  # values of the label that a rollout is spread over
 DRAWN_AT_ONCE = 1000  # servers of a rollout whose picture is a part of its page
 _RUNNING_SHOWN = 5
 _OPEN = ("waiting", "running")
@@ -140,8 +141,11 @@ async def shown(page: Page, id: str) -> Response:
         values |= {"begun": await fleet.rollout_plans.begun_as(who, id) if looked else None}
         values |= {"gave": any(each.given for each in members), "finished": _finished(rollout)}
         return await page.show("rollouts/plan.html", "rollouts", _title(rollout), **values)
-    labels = counts["labels"]
-    values |= {"columns": [state for state in states if any(of.get(state) for of in labels.values())]}
+    labels = sorted(counts["labels"].items())
+    values |= {"columns": [state for state in states if any(of.get(state) for _, of in labels)]}
+    if len(labels) > LABELS_SHOWN:
+        labels = sorted(labels, key=lambda each: -each[1].get("failed", 0))
+    values |= {"labels": labels[:LABELS_SHOWN], "more_labels": len(labels[LABELS_SHOWN:])}
     # What a picture of many servers takes is not waited for with the page.
     chart = _chart(await fleet.rollout_reports.course(who, id)) if rollout.servers <= DRAWN_AT_ONCE else None
     values |= {"chart": chart, "members": members}

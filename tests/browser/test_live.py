@@ -115,6 +115,9 @@ def test_what_is_pressed_twice_is_asked_once(signed_in: SignedIn, served: Served
     page.clock.fast_forward(6_000)
     repair.click()
     assert page.evaluate("sent.length") == 3
+    page.evaluate("dispatchEvent(new Event('pageshow'))")  # back from the page that came of it
+    repair.click()
+    assert page.evaluate("sent.length") == 4
 
 
 def test_what_was_chosen_for_a_reset_stays_chosen(signed_in: SignedIn, served: Served) -> None:

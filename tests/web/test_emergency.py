@@ -129,7 +129,10 @@ def test_only_the_doors_that_were_shown_are_opened(settings: Settings, monkeypat
         fleet, who = visitor.fleet, visitor.fleet.owner
         await servers(visitor, 2, zone="a")
         assert "no_servers" in (await visitor.get(f"{HERE}doors/new?reason=why&minutes=10")).text
-        assert "door_too_short" in (await visitor.get(f"{HERE}doors/new?servers=web-1&reason=why&minutes=0")).text
+        short = await visitor.get(f"{HERE}doors/new?servers=web-1&reason=why&minutes=0&login=alice&network=203.0.113.0/24")
+        assert (short.status_code, "door_too_short" in short.text) == (400, True)
+        for kept in ("web-1", "why", "0", "alice", "203.0.113.0/24"):  # to be corrected
+            assert f' value="{kept}" ' in short.text, kept
         path = f"{HERE}doors/new?servers=zone=a&reason=why&minutes=10&network=203.0.113.0/24"
         shown = (await visitor.get(path)).text
         for told in ("Open 2 doors", "web-1, web-2", "203.0.113.0/24", "10 min"):

@@ -54,6 +54,23 @@ def test_what_left_a_server_unclear_comes_first_each_cause_with_what_to_do(
     visit(settings, story, "operator")
 
 
+def test_however_much_is_asked_for_the_list_is_fetched_anew_from_its_own_address(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub(monkeypatch, {"web-1": FULL})
+
+    async def story(visitor: Visitor) -> None:
+        await trouble(visitor)
+        path = f"{HERE}?server=web-1&label=zone%3Da&more={'x' * 3000}"
+        shown = (await visitor.get(path)).text
+        assert f'id="failures" data-live hx-get="{path.replace("&", "&amp;")}"' in shown
+        (task,) = await visitor.fleet.failures.list(visitor.fleet.owner, failedtasks.Selected().which)
+        after = await visitor.press(path, f"{HERE}retry", task=task.id)
+        assert (after.status_code, "1 task is tried again" in after.text) == (200, True)
+
+    visit(settings, story, "operator")
+
+
 @pytest.mark.parametrize(
     ("query", "found"),
     [

@@ -180,6 +180,7 @@ def test_an_order_that_is_refused_has_its_form_as_it_was_filled_in(settings: Set
         form |= {"fix_permissions": "on", "password.web-1": "s3cret", "identity": "no key at all"}
         refused = await visitor.send("/console/orders/plan", form, page=page)
         assert (refused.status_code, "login_unusable" in refused.text) == (400, True)
+        assert "<title>Refused: Bind a key pair" in refused.text
         for kept in ('value="other" selected', 'value="no login"', 'value="deploy"', 'name="fix_permissions" value="on" checked'):
             assert kept in refused.text, kept
         assert 'name="keep_password_login" value="on" checked' not in refused.text

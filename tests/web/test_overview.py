@@ -47,7 +47,7 @@ def cells(page: str, head: str) -> list[str]:
     """Return what a row of a table says beside its head."""
     found = re.search(rf"(?s)<tr><th[^>]*>(?:<[^>]*>)*{re.escape(head)}(?:</a>)?</th>(.*?)</tr>", page)
     assert found is not None, head
-    return re.findall(r"(?s)<td[^>]*>([^<]*)", found.group(1))
+    return re.findall(r"(?s)<td[^>]*>(?:<a[^>]*>)?([^<]*)", found.group(1))
 
 
 def test_an_empty_home_says_so(settings: Settings) -> None:

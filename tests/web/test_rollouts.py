@@ -131,6 +131,9 @@ def test_a_retry_says_that_a_rollout_that_was_halted_goes_on_by_it(settings: Set
         await ready(visitor)
         id = await begun(visitor, canary="1", batch="1", max_failures="0")
         shown = (await visitor.get(HERE + id)).text
+        # Nobody is led to go on as if nothing had failed.
+        assert "<button>Resume</button>" in shown
+        assert "It goes on with 2 servers; by <em>Resume</em>, what failed before counts no more" in shown
         assert "Retry the one that failed, and go on</button>" in shown
         assert "the rollout goes on by that: 2 servers that were not begun follow" in shown
         assert "goes on: <strong>2</strong> that were not begun follow" in (await visitor.get(f"{HERE}{id}/retry")).text
@@ -245,6 +248,22 @@ def test_its_report_is_a_file_that_a_browser_keeps(settings: Settings, monkeypat
         assert (await visitor.get(f"{HERE}none/report.{kind}")).status_code == 404
 
     visit(settings, story, "auditor")
+
+
+def test_of_a_label_with_many_values_those_with_failures_are_shown(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub(monkeypatch, {"web-3": FULL})
+    monkeypatch.setattr(rollouts, "LABELS_SHOWN", 2)
+
+    async def story(visitor: Visitor) -> None:
+        for zone in ("zone-a", "zone-b", "zone-c"):
+            await servers(visitor, 1, zone=zone)
+        await visitor.fleet.keypairs.create(visitor.fleet.owner, "ops", scope="account")
+        shown = (await visitor.get(HERE + await begun(visitor))).text
+        shown = shown.partition("By zone</h2>")[2].partition("<h2>Servers</h2>")[0]
+        assert [each in shown for each in ("zone-a", "zone-b", "zone-c")] == [True, False, True]
+        assert "the report has the other 1 too" in shown
+
+    visit(settings, story, "operator")
 
 
 def test_a_plan_comes_by_page_also_where_a_page_has_nothing_that_can_be_done(

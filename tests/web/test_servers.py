@@ -257,6 +257,7 @@ def test_what_is_told_of_a_server_leads_to_more_of_it(settings: Settings, monkey
             ("servers/", f"failed-tasks/{failed.id}"),
             ("emergency/", "servers/web-2"),
             ("", "servers/?password=on"),
+            ("", "servers/?bound=no"),
         ):
             assert f'href="/console/{to}"' in (await visitor.get(f"/console/{page}")).text.partition("<main")[2], (page, to)
 

@@ -70,6 +70,7 @@ document.addEventListener("submit", (event) => {
   if (what === lastSent.what && performance.now() - lastSent.at < 5000) event.preventDefault();
   else lastSent = { what, at: performance.now() };
 });
+addEventListener("pageshow", () => { lastSent.at = -Infinity; }); // they have come back to it
 
 // A part that was refused says so above the page, until it was fetched well.
 let refused = ""; // its id
