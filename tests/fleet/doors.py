@@ -100,9 +100,18 @@ async def _played(line: Any, prover: Prover) -> Json:
     raise AssertionError("the agent ended without a result")
 
 
-def lets_in(server: Server, login: str, source: str | None = None) -> bool:
-    """Whether OpenSSH's client gets in with the login's password, from an address of its own or this one."""
-    return judge.password_login_works(server, login, server.passwords[login], source=source)
+def lets_in(server: Server, login: str, source: str | None = None, password: str | None = None) -> bool:
+    """Whether OpenSSH's client gets in with a password, or the login's own, from an address of its own or this one.
+
+    An sshd that reads its configuration again does not listen for a moment, which is waited for.
+    """
+    while True:
+        try:
+            return judge.password_login_works(server, login, password or server.passwords[login], source=source)
+        except judge.Puzzled as puzzled:
+            if "Connection refused" not in str(puzzled):
+                raise
+        server.await_greeting()  # not each time: from OpenSSH 9.8 on whoever does not log in is kept away for a while
 
 
 def nothing_left(server: Server) -> list[str]:

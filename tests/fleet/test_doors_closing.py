@@ -143,8 +143,10 @@ def test_who_came_to_a_second_sshd_does_not_get_in_after_the_end(doors):
     assert not waits.goes_on()
 
 
-@pytest.mark.parametrize("record", ["", "{", "\0" * 900])
-@pytest.mark.parametrize("who", ["watchers", "order", "boot"])
+@pytest.mark.parametrize(
+    ("who", "record"),
+    [("watchers", ""), ("watchers", "{"), ("watchers", "\0" * 900), ("order", "{"), ("another order", "{"), ("boot", "{")],
+)
 def test_a_door_whose_record_is_damaged_is_closed(doors, who, record):
     server = doors.server
     before = server.read(CONFIG)
@@ -156,6 +158,9 @@ def test_a_door_whose_record_is_damaged_is_closed(doors, who, record):
         server.reboot()
     if who == "order":
         assert doors.order("close", "alice", door)["door"]["state"] == "closed"
+    if who == "another order":
+        task = doors.give("check", "root", {})
+        assert (task["status"], task["door"]) == ("unchanged", None)
     until_gone(server)
     assert server.read(CONFIG) == before
     assert not lets_in(server, "alice")

@@ -9,7 +9,7 @@ import pytest
 
 from controller.demo.fleet import Login
 from controller.doorbyhand import by_hand
-from tests.fleet import judge
+from tests.fleet import doors, judge
 from tests.fleet.conftest import CONSOLE_COMMAND
 from tests.fleet.looks import until
 
@@ -20,14 +20,8 @@ WHY = ("--reason", "no key gets in since the update")
 
 
 def lets_in(server, login, password, source=None):
-    """Say whether a password gets in; an sshd that reads its configuration again does not listen for a moment."""
-    while True:
-        server.await_greeting()
-        try:
-            return judge.password_login_works(server, login, password, source=source)
-        except judge.Puzzled as puzzled:
-            if "Connection refused" not in str(puzzled):
-                raise
+    """Say whether a password gets in."""
+    return doors.lets_in(server, login, source, password)
 
 
 # -- by hand, at the console
