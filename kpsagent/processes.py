@@ -470,7 +470,9 @@ def listeners_by(config: str) -> "List[int]":
     pids = [int(name) for name in os.listdir("/proc") if name.isdigit()] if _has_proc() else []
     # One that is being replaced by itself has no command line for a moment.
     may = [pid for pid in pids if _is_listener(pid) or (_is_sshd(pid) and not slurp("/proc/{}/cmdline".format(pid)))]
-    found = [pid for pid in may if is_here(pid) and _is_roots(pid) and _daemon("listener", pid).config == config]
+    real = os.path.realpath(config)
+    roots = [pid for pid in may if is_here(pid) and _is_roots(pid)]
+    found = [pid for pid in roots if os.path.realpath(_daemon("listener", pid).config) == real]
     return [pid for pid in found if _parent(pid) not in found]
 
 

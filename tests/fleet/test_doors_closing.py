@@ -81,12 +81,13 @@ def _listens(server):
         return False
 
 
-def test_a_second_sshd_that_was_started_while_it_was_open_is_told_too(doors):
+@pytest.mark.parametrize("by", [(), ("-f", "/etc/linked")])
+def test_a_second_sshd_that_was_started_while_it_was_open_is_told_too(doors, by):
     server = doors.server
+    server.run(["ln", "-s", CONFIG, "/etc/linked"])
     door = doors.open("alice", password="pw-alice")["door"]
-    server.run(
-        ["/usr/sbin/sshd", "-o", f"ListenAddress={server.host}:1022", "-o", "PidFile=none"]
-    )  # as an upgrade of the whole system does
+    # As an upgrade of the whole system does.
+    server.run(["/usr/sbin/sshd", *by, "-o", f"ListenAddress={server.host}:1022", "-o", "PidFile=none"])
     second = copy.copy(server)
     second.port = 1022
     second.await_greeting()
