@@ -61,12 +61,13 @@ for (const name of ["focusout", "toggle", "pointerup", "pointercancel", "keyup"]
 }
 addEventListener("blur", lookAgain);
 
-// Who presses twice asks once: what was just sent is not sent again.
+// Who presses twice asks once: what was just sent is not sent again. Nothing is remembered of where secrets are typed.
 let lastSent = { what: "", at: -Infinity };
 document.addEventListener("submit", (event) => {
   const form = event.target, by = event.submitter;
   if (form.method !== "post") return;
-  const what = form.action + new URLSearchParams(new FormData(form)) + (by ? by.name + by.value : "");
+  const open = [...form.elements].filter((each) => !each.matches("[type=password], [type=file], textarea"));
+  const what = JSON.stringify([form.action, by?.name, by?.value, ...open.map((each) => [each.name, each.value, each.checked])]);
   if (what === lastSent.what && performance.now() - lastSent.at < 5000) event.preventDefault();
   else lastSent = { what, at: performance.now() };
 });
