@@ -143,7 +143,7 @@ async def opened(
         shared = await sharing(settings, runner, me, opens if takes else None) if serving and store.shared else None
         dispatch = shared or dispatching(settings, runner, me)
         rolling = Rolling(store, dispatch, settings.home, worker, lambda: stopping.begun, runner.means.commits)
-        deposits = Deposits(kms, settings.credential_hours)
+        deposits = Deposits(kms, settings.credential_hours, store.now)
 
         def turn(name: str) -> Turn:
             if not store.shared:

@@ -4,7 +4,7 @@ A process that has it in memory needs none of this; it is for the one that comes
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 
@@ -44,14 +44,15 @@ class Order:
 class Deposits:
     """Seals what is given with orders."""
 
-    def __init__(self, kms: Kms, hours: float) -> None:
-        """hours: how long a credential lives where nothing else is said."""
+    def __init__(self, kms: Kms, hours: float, clock: Callable[[], datetime] = now) -> None:
+        """hours: how long a credential lives where nothing else is said. clock: the store's, as all judge by it."""
         self._kms = kms
+        self._now = clock
         self.hours = hours
 
     def until(self, hours: float | None = None) -> datetime:
         """Return when what is given now expires."""
-        return (now() + timedelta(hours=self.hours if hours is None else hours)).replace(microsecond=0)
+        return (self._now() + timedelta(hours=self.hours if hours is None else hours)).replace(microsecond=0)
 
     def sealed(self, given: Sequence[tuple[Order, Credential]], until: datetime) -> list[SealedCredential]:
         """Return credentials, all of one tenant, sealed each for its order until then.
@@ -84,7 +85,7 @@ def opened(store: Store, kms: Kms, task: Task) -> Credential:
     given = " and ".join(task.request.get("given", ()))
     if kept is None:
         raise _needed(task, f"the {given} given with the order is not kept any more")
-    if kept.expires_at <= now():
+    if kept.expires_at <= store.now():
         raise _needed(task, f"the {given} given with the order expired at {kept.expires_at.isoformat()}")
     try:
         plain = kms.open(kept.sealed, Order.of_task(task).context(kept.expires_at))

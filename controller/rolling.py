@@ -139,13 +139,13 @@ class Rolling:
 
     def _at_hand(self, rollout_id: str, server_ids: Iterable[str]) -> Mapping[str, Credential]:
         """Return what this process has in memory for these servers of a rollout, by their ids."""
-        held, at = self._credentials.get(rollout_id, {}), now()
+        held, at = self._credentials.get(rollout_id, {}), self._store.now()
         wanted = ((server_id, held[server_id]) for server_id in server_ids if server_id in held)
         return {server_id: each for server_id, (each, until) in wanted if until is None or at < until}
 
     def forget_expired(self, rollout_id: str) -> None:
         """Let go of what has come to its end in memory too."""
-        held, at = self._credentials.get(rollout_id, {}), now()
+        held, at = self._credentials.get(rollout_id, {}), self._store.now()
         for server_id in [each for each, (_, until) in held.items() if until is not None and at >= until]:
             del held[server_id]
 

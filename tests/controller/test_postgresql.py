@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -27,11 +28,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, select, text
 
-from controller import model, storeplace
+from controller import deposits, model, storeplace
 from controller.app import opened
 from controller.errors import Away, Conflict, Invalid, Problem, Unavailable
 from controller.kms import FileRootKey, Kms, root
-from controller.model import Caller, Outcome, Rollout, Sealed, Secret, Task, Token
+from controller.model import Caller, Credential, Outcome, Rollout, Sealed, Secret, Task, Token
 from controller.service import backup, doctor, home, moving, rootkeys
 from controller.settings import Settings
 from controller.store import Store, engine, tables
@@ -722,6 +723,24 @@ def test_a_door_that_was_asked_for_where_the_clock_is_behind_is_not_taken_for_on
         opening = Task("t", who.tenant_id, who.user_id, server.id, server.name, "root", "door-open", request, model.now())
         theirs.add_tasks([opening])
     assert store.claim("t", "worker", 30) is not None
+
+
+def test_what_was_given_with_an_order_lives_as_long_as_was_said_whose_clock_ever_is_off(
+    tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(home=tmp_path / "home", store_url=database)
+    home.initialise(settings)
+    with closing(Store(database)) as store:
+        kms = Kms(store, *root.roots(settings.home))
+        task = replace(given.task(store, store.caller_by_local_home()), id="t", request={"given": ["password"]})
+        order, opens = deposits.Order.of_task(task), Credential(password=Secret("x"))
+        with whose_clock_is_off(monkeypatch, database, timedelta(hours=-25)) as behind:
+            behind.can_write()  # as who begins looks at the tables
+            sealing = deposits.Deposits(kms, 24, behind.now)
+            behind.add_tasks([task], credentials=sealing.sealed([(order, opens)], sealing.until()))
+        assert deposits.opened(store, kms, task).password == opens.password
+        with whose_clock_is_off(monkeypatch, database, timedelta(hours=25)) as ahead:
+            assert deposits.opened(ahead, kms, task).password == opens.password
 
 
 def test_a_new_rollout_is_driven_by_who_was_asked_however_long_it_takes_to_be_added(

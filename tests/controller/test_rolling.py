@@ -370,14 +370,14 @@ def test_what_cannot_be_meant_is_refused(told: Any, store: Store, who: Caller, s
 
 def test_each_credential_has_its_own_end_in_memory_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is given anew for one server makes those of the others live no longer."""
-    driver = Rolling(None, None, tmp_path, None)  # type: ignore[arg-type]
-    monkeypatch.setattr(driver, "_may_drive", lambda: False)
     at = rolling.now()
+    driver = Rolling(SimpleNamespace(now=lambda: at), None, tmp_path, None)  # type: ignore[arg-type]
+    monkeypatch.setattr(driver, "_may_drive", lambda: False)
     some = Credential(password=Secret(b"x"))
     driver.begin(SimpleNamespace(id="r"), {"a": some, "b": some}, at + timedelta(hours=1))  # type: ignore[arg-type]
     driver.begin(SimpleNamespace(id="r"), {"a": some}, at + timedelta(hours=720))  # type: ignore[arg-type]
     assert set(driver._at_hand("r", "abc")) == {"a", "b"}
-    monkeypatch.setattr("controller.rolling.now", lambda: at + timedelta(hours=2))
+    at += timedelta(hours=2)
     assert set(driver._at_hand("r", "ab")) == {"a"}
     driver.forget_expired("r")
     assert set(driver._credentials["r"]) == {"a"}
