@@ -14,10 +14,10 @@ class Sharing(Rollouts):
     """What a queue between controllers needs to know."""
 
     def for_anybody(self, task_ids: Collection[str]) -> list[Task]:
-        """Return those of these tasks that any controller may begin."""
+        """Return those of these tasks that any controller may begin, oldest first."""
         table = tables.tasks
         with engine.reading(self._engine) as connection:
-            found = connection.execute(select(table).where(table.c.id.in_(task_ids))).mappings()
+            found = connection.execute(select(table).where(table.c.id.in_(task_ids)).order_by(table.c.seq)).mappings()
             tasks = [rows.task(each) for each in found]
             return [task for task in tasks if _handed_on(task) or self._goes_on(connection, task)]
 

@@ -25,6 +25,7 @@ from tests import former
 from tests.fleet import judge
 from tests.fleet.looks import until
 from tests.fleet.product import SECONDS, Product
+from tests.fleet.test_emergency import lets_in
 from tests.fleet.test_rollouts import ALL_AT_ONCE, connected, last_tasks, order, over
 from tests.fleet.test_workers import worker
 
@@ -201,7 +202,7 @@ def test_the_newest_migration_changes_nothing_that_was_there_and_the_rollout_tha
         product.kps("emergency", "close", entered.name)
         private = product.private(pair)
         assert all(judge.key_login_works(each, "root", private) for each in servers)
-        assert not judge.password_login_works(entered, "root", entered.root_password)
+        assert not lets_in(entered, "root", entered.root_password)
         until(lambda: ended_once(product), SECONDS, what="a task has no end, or two")
         # What was written by the version before is told as it was.
         assert former.rows(store(product))["events"][: len(after["events"])] == after["events"]
