@@ -131,7 +131,8 @@ def left_in(text: str) -> "Tuple[str, str]":
         # The Include, or before OpenSSH 8.2 the Match, which is the first of its kind there, with what is indented below it.
         if (word in ("include", "match") and not kept) or (kept and line.startswith("    ")):
             kept.append(line)
-    return lines[begin].split()[3].rstrip("."), "\n".join([lines[begin]] + kept + [_END]) + "\n"
+    number = (lines[begin].split() + [""])[3].rstrip(".")
+    return number, "\n".join([lines[begin]] + kept + [_END]) + "\n"
 
 
 def over(name: str, door: "Door", wall: float, clock: "Tuple[float, str]") -> str:

@@ -52,6 +52,8 @@ def test_our_lines_are_made_out_in_a_file_where_nothing_else_is_known_of_them(li
     assert "X11Forwarding no" in left
     assert lines.split("\n")[-2] not in left
     assert doors.left_in("X11Forwarding no\n# kps: door end\n") == ("", "")
+    cut = "# kps: door \nInclude /run/kps-door\n# kps: door end\n"
+    assert doors.left_in(cut) == ("", cut)
     assert doors.left_in(ours.replace(doors.MARK + " end\n", "")) == ("", "")
 
 
