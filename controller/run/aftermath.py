@@ -21,19 +21,12 @@ _SERVER_STATES = {"reverted": "reverted", "partial": "partial", "succeeded": "as
 
 async def settled(job: Job, entrance: Entrance, lost: Failed) -> dict[str, Any]:
     """The rope is gone: ask the server itself, over a new connection, how it ended. It knows; we do not."""
-    plan = {
-        "operation": "check",
-        "id": job.task.id,
-        "generation": job.task.generation,
-        "login": job.task.login,
-        "deadline_seconds": job.means.settings.deadline_seconds,
-    }
     loop = asyncio.get_running_loop()
     until = loop.time() + min(_SETTLE_SECONDS, 2 * job.means.settings.connect_timeout_seconds)
     why: Stop = lost
     while True:
         try:
-            inside = await entrance.enter(plan)
+            inside = await entrance.enter(job.look())
             try:
                 said = [frame async for frame in inside.frames if isinstance(frame, Result)]
             finally:
@@ -83,8 +76,9 @@ async def told_by_server(job: Job) -> tuple[ServerState, dict[str, Any]] | None:
 async def _told_at(job: Job, target: Target) -> tuple[ServerState, dict[str, Any]] | None:
     """Return the same, from the server itself."""
     entrance = entrance_to(job, target)
+    newest = max(job.task.generation, job.server.generation)
     try:
-        inside = await entrance.enter(_only_look(job))
+        inside = await entrance.enter(job.look(generation=newest, ended=job.task.generation))
     except NotConnected as refused:
         if refused.cause != "key_refused" or await proof.password_offered(target, job.task.login) is not True:
             raise
@@ -111,17 +105,6 @@ def _seen_from_outside(job: Job, refused: NotConnected) -> tuple[ServerState, di
         # What was removed and not committed would be back by now.
         return "as_asked", {"unbind": (job.server.id, job.task.login)}
     raise refused
-
-
-def _only_look(job: Job) -> dict[str, Any]:
-    return {
-        "operation": "check",
-        "id": job.task.id,
-        "generation": max(job.task.generation, job.server.generation),
-        "ended": job.task.generation,
-        "login": job.task.login,
-        "deadline_seconds": job.means.settings.deadline_seconds,
-    }
 
 
 async def settle_others(job: Job, result: dict[str, Any]) -> None:

@@ -72,6 +72,17 @@ class Job:
         server = getattr(self, "server", None)
         return {} if server is None else {"HOST": server.host, "PORT": server.port}
 
+    def look(self, **more: Any) -> dict[str, Any]:
+        """Return the plan of an agent that changes nothing."""
+        return {
+            "operation": "check",
+            "id": self.task.id,
+            "generation": self.task.generation,
+            "login": self.task.login,
+            "deadline_seconds": self.means.settings.deadline_seconds,
+            **more,
+        }
+
     async def now_at(self, phase: str, detail: dict[str, Any]) -> bool:
         """Put on record where the task is now; False where it is not ours any more, and nothing was written."""
         self.left()

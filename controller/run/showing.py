@@ -124,15 +124,7 @@ async def key_shown(job: Job, target: Target, line: str, came_by: Way | None) ->
 
 async def _looked_again(job: Job, entrance: Entrance, inside: Inside, line: str, *, as_if_listed: bool) -> list[dict[str, Any]]:
     """Return the findings of a second look, for one more key or for why something failed; none where it cannot be had."""
-    plan = {
-        "operation": "check",
-        "id": job.task.id,
-        "generation": job.task.generation,
-        "login": job.task.login,
-        "deadline_seconds": job.means.settings.deadline_seconds,
-        "diagnose": line,
-        "as_if_listed": as_if_listed,
-    }
+    plan = job.look(diagnose=line, as_if_listed=as_if_listed)
     try:
         async with asyncio.timeout(_LOOK_AGAIN_SECONDS):
             found = await entrance.look_again(inside, plan)
