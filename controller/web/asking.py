@@ -11,7 +11,7 @@ from fastapi.params import Depends as Needs
 from starlette.datastructures import FormData, UploadFile
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from controller.errors import Conflict, Invalid, NotAllowed
+from controller.errors import Conflict, Invalid, NotAllowed, Problem
 from controller.events import Actor, acting
 from controller.model import Caller, Secret
 from controller.service.console import SignedIn, form_token
@@ -137,6 +137,10 @@ class Asked:
         """Return a page. here: the entry of the navigation that it belongs to; title: its heading, and the window's."""
         values = await around(self) | {"here": here, "title": title} | values
         return HTMLResponse(rendered(template, values), status_code=status)
+
+    async def note_refused(self, problem: Problem) -> None:
+        """Put on record what is told on a page of its own, and not raised."""
+        await self.fleet.audit.refused(self.who, problem, self.request.method, self.request.scope["path"])
 
     def refuse_another(self, name: str, id: str) -> None:
         """Conflict(selection_outdated) where the form's page was about another one, that had this name before."""

@@ -37,7 +37,7 @@ async def ask(page: Page, servers: str = "", reason: str = "", minutes: str = ""
         chosen = await page.fleet.servers.select(page.who, words)
         for_ = _minutes(minutes)
     except (Invalid, NotFound) as problem:
-        await page.fleet.audit.refused(page.who, problem, page.request.method, page.request.scope["path"])
+        await page.note_refused(problem)
         return await page.show(
             "emergency/ask.html",
             "emergency",

@@ -123,7 +123,7 @@ async def retry(page: Page) -> Response:
         which = selected.which
         await _reach(page, selected)
     except (Invalid, NotFound) as problem:
-        await page.fleet.audit.refused(page.who, problem, page.request.method, page.request.scope["path"])
+        await page.note_refused(problem)
         typed = {name: page.form.long_text(name) for name in _REACHED if page.form.on(name)}
         return await _again(page, Selected(selected.words, selected.tasks), typed, problem)
     done = await page.fleet.failures.retry(page.who, which, credential)

@@ -343,7 +343,7 @@ async def _master_key(page: Asked, keypair: KeyPair) -> MasterKey | None:
 
 async def _told(page: Asked, problem: Problem) -> Problem:
     """Have a refusal on record that is shown beside its form."""
-    await page.fleet.audit.refused(page.who, problem, page.request.method, page.request.scope["path"])
+    await page.note_refused(problem)
     return problem
 
 

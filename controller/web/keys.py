@@ -79,7 +79,7 @@ async def create(page: Page) -> Response:
             page.who, given["alias"], spec=given["spec"], usage=given["usage"] or None, description=given["description"]
         )
     except (Invalid, AlreadyExists) as problem:
-        await page.fleet.audit.refused(page.who, problem, page.request.method, page.request.scope["path"])
+        await page.note_refused(problem)
         return await _new(page, given, problem)
     return page.go(path_of(made), f"{made.alias} is made")
 

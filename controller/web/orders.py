@@ -91,7 +91,7 @@ async def plan(page: Page) -> Response:
     try:
         begun = await _planned(page, operation, chosen)
     except (Invalid, NotFound) as problem:
-        await page.fleet.audit.refused(page.who, problem, page.request.method, page.request.scope["path"])
+        await page.note_refused(problem)
         names = ("keypair", "login", "accept_lockout", *_BOXES[operation])
         return await _new(page, operation, fields, {name: form.long_text(name) for name in names if form.on(name)}, problem)
     return page.go(f"/console/orders/plans/{begun.id}")

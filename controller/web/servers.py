@@ -77,7 +77,7 @@ async def add(page: Page) -> Response:
             form.text("jump").replace(",", " ").split(),
         )
     except (Invalid, NotFound, AlreadyExists) as problem:
-        await page.fleet.audit.refused(page.who, problem, page.request.method, page.request.scope["path"])
+        await page.note_refused(problem)
         return await _new(page, {each: form.long_text(each, most=4000) for each in _NEW if form.on(each)}, problem)
     return page.go(f"{LIST}{made.name}", f"{made.name} is in the inventory; nothing was changed on it")
 
