@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from fastapi import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from controller import accesslog, serving, supervisor
+from controller import accesslog, secretvalues, serving, supervisor
 from controller.api import documents, fleet, gate, leaving, problems, scraping
 from controller.api.segments import segmented
 from controller.deposits import Deposits
@@ -136,6 +136,10 @@ async def opened(
         audit_keys = AuditKeys(store, kms)
         store.sign_with(audit_keys)
         await off_loop(worker, audit_keys.prepare_all)
+        if serving and opens.why is None:
+            # Whoever hears that this serves may rely on it; other tenants get theirs from a sweep, as it takes a while.
+            with contextlib.suppress(Problem):
+                await off_loop(worker, secretvalues.prepare, store, kms, owner.tenant_id)
         if not store.shared:  # else in the sweep: the store may have been away for those who run them
             store.interrupt_expired(SERVING if serving else None)
         me = owner_name(serving)

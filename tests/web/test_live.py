@@ -53,7 +53,6 @@ def test_what_somebody_else_does_is_told_by_its_topic(served: Served, browser: h
         for number in range(5):
             began = time.monotonic()
             served.ask("POST", "/servers", body={"name": f"soon-{number}", "host": "192.0.2.9"})
-            # A controller that has just begun makes a key of its own meanwhile: that may be told first, as the trail's alone.
             told = next(line for line in lines if line.startswith("data:") and line not in ("data: trail", "data: -"))
             took.append(time.monotonic() - began)
             assert told == "data: servers trail"
