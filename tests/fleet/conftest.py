@@ -1,5 +1,6 @@
 """Real servers for tests: one fleet per worker, to which each test adds servers of its own."""
 
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,6 +14,8 @@ from tests.needs import lacking
 
 CONSOLE_COMMAND = "docker exec -it {server} sh"
 HURRIED_DEADLINE = 15
+# As many digits for each: the product takes servers in the order of their names, and there web-10 comes before web-9.
+_NUMBERS = itertools.count(1001)
 MakeServer = Callable[..., Server]
 Told = Callable[..., Json]
 
@@ -35,12 +38,12 @@ def fleet() -> Iterator[Fleet]:
 
 @pytest.fixture
 def make_server(fleet: Fleet) -> Iterator[MakeServer]:
-    """Makes servers that live as long as the test: make_server(tree="trixie", logins=(...))."""
+    """Makes servers that live as long as the test: make_server(tree="trixie", logins=(...)). Their names tell their order."""
     made: list[Server] = []
 
     def make(**wanted: Any) -> Server:
         try:
-            server = fleet.add(Spec(**wanted))
+            server = fleet.add(Spec(**{"name": f"web-{next(_NUMBERS)}"} | wanted))
         except FleetUnavailable as error:
             lacking(str(error))
         made.append(server)
