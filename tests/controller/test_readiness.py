@@ -20,9 +20,12 @@ from controller.store import Store
 
 
 def looked(
-    settings: Settings, spoil: Callable[[Application], None] = lambda served: None, at_home: bool = True
+    settings: Settings,
+    spoil: Callable[[Application], None] = lambda served: None,
+    at_home: bool = True,
+    mend: Callable[[], None] = lambda: None,
 ) -> tuple[int, dict[str, Any]]:
-    """What is answered once something has been spoilt."""
+    """What is answered once something has been spoilt, until which it is not mended."""
 
     async def story() -> tuple[int, dict[str, Any]]:
         served = Application(settings)
@@ -32,6 +35,7 @@ def looked(
                 assert (await http.get("/fleet/v1/health")).json() == {"status": "ok"}
                 spoil(served)
                 answer = await http.get("/fleet/v1/ready")
+                mend()
                 return answer.status_code, answer.json()
 
     return asyncio.run(story())
@@ -61,12 +65,8 @@ def test_what_is_lacking_is_named_and_paths_are_for_the_owner(
 def test_a_database_that_cannot_be_written_is_told(settings: Settings, made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readiness, "_ANSWER_SECONDS", 0.2)
 
-    def hold(served: Application) -> None:
-        connection = sqlite3.connect(settings.database, isolation_level=None, check_same_thread=False)
-        connection.execute("BEGIN IMMEDIATE")
-        asyncio.get_running_loop().call_later(2, connection.close)
-
-    status, told = looked(settings, hold)
+    connection = sqlite3.connect(settings.database, isolation_level=None)
+    status, told = looked(settings, lambda _: connection.executescript("BEGIN IMMEDIATE").close(), mend=connection.close)
     assert (status, told["evidence"]["checks"]["database"]) == (503, "no_answer")
 
 
