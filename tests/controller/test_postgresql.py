@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
@@ -166,8 +166,8 @@ def test_a_process_that_holds_the_write_lock_for_long_is_named_as_the_cause(
     store: Store, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It goes on working, so nobody ends it."""
-    monkeypatch.setattr("controller.store.postgresql.WRITER_IDLE_SECONDS", 1)
     with engine.writing(store._engine) as holding, closing(Store(database)) as other, ThreadPoolExecutor() as pool:
+        monkeypatch.setattr("controller.store.postgresql.WRITER_IDLE_SECONDS", 1)  # of who waits
         writing = pool.submit(other.can_write)
         while not writing.done():
             holding.execute(text("SELECT 1"))
@@ -426,11 +426,13 @@ def test_who_stands_still_loses_its_turns(store: Store, database: str, monkeypat
 def test_who_stands_still_in_the_middle_of_writing_keeps_nobody_else_from_it_for_long(
     store: Store, who: Caller, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("controller.store.postgresql.WRITER_IDLE_SECONDS", 1)
     with closing(Store(database)) as other:
 
         def stands_still() -> None:
-            with engine.writing(store._engine) as connection:
+            with monkeypatch.context() as soon, ExitStack() as writing:
+                soon.setattr("controller.store.postgresql.WRITER_IDLE_SECONDS", 1)
+                connection = writing.enter_context(engine.writing(store._engine))
+                soon.undo()  # the other one may take its time
                 given.task(other, who)  # waits for this one, which says nothing
                 connection.execute(select(tables.tasks.c.id))
 

@@ -275,7 +275,7 @@ def test_a_job_that_could_not_be_ended_keeps_no_other_waiting(world: World) -> N
             [over] = world.ordered(A, 0)
             a.dispatch.ring([over], {})
             await a.dispatch.idle()
-            world.change("INSERT INTO procrastinate_workers DEFAULT VALUES")
+            world.change("INSERT INTO procrastinate_workers (last_heartbeat) VALUES (now() + interval '1 hour')")
             world.change(
                 "UPDATE procrastinate_jobs SET status = 'doing', worker_id = (SELECT max(id) FROM procrastinate_workers)"
             )
