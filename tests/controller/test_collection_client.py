@@ -136,7 +136,7 @@ def test_a_certificate_is_judged_before_anything_is_sent(utils, stub, tmp_path):
 
 def test_a_redirect_is_not_followed_and_an_answer_has_an_end(utils, stub, monkeypatch):
     module = utils("controller")
-    controller = module.Controller(stub.url, "A", "s", fingerprint=fingerprint_of(stub.certificate), timeout=2)
+    controller = module.Controller(stub.url, "A", "s", fingerprint=fingerprint_of(stub.certificate))
     stub.answer = (302, {"Location": f"{stub.url}/elsewhere"}, [b""])
     assert (refused(lambda: controller.ask("GET", "/servers")).status, len(stub.seen)) == (302, 1)
     monkeypatch.setattr(module, "ANSWER_BYTES", 1000)
