@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given
@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from sqlalchemy import select, update
 
 from controller import secretvalues, stages
+from controller.app import opened
 from controller.errors import AlreadyExists, Conflict, Damaged, Invalid, NotFound, Problem, Unavailable
 from controller.kms import Kms, root
 from controller.model import Caller, Outcome, Secret, Task, now
 from controller.service.secrets import KEPT_DAYS, Secrets
+from controller.settings import Settings
 from controller.stages import CURRENT, PREVIOUS
-from controller.store import engine, tables
+from controller.store import Store, engine, tables
 from tests.controller import secret_search
 from tests.controller.world import Dispatch, World
 
@@ -466,6 +468,16 @@ def test_a_password_made_while_nothing_can_be_sealed_is_laid_by_and_sealed_later
     assert (version.stages, version.master_key_id is not None) == ([CURRENT], True)
     kinds = [each.kind for each in world.store.events(who.tenant_id) if each.detail.get("secret") == secret.name]
     assert kinds[-2:] == ["secret_sealed", "secret_opened"]
+
+
+def test_the_waiting_key_is_there_before_a_controller_lets_anybody_in(settings: Settings, made: Any, store: Store) -> None:
+    owner = store.caller_by_local_home()
+
+    async def story() -> bool:
+        async with opened(settings, serving=True):
+            return store.waiting_key(owner.tenant_id) is not None
+
+    assert run(story())
 
 
 def test_what_is_laid_by_opens_for_its_own_version_alone(world: World) -> None:
