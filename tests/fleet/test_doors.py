@@ -189,8 +189,10 @@ def test_an_agent_that_dies_while_it_opens_leaves_no_door(doors):
     )
     pid = os.fork()
     if pid == 0:
-        doors.open("alice", 600, password="pw-alice", deadline_seconds=120)
-        os._exit(0)
+        try:
+            doors.open("alice", 600, password="pw-alice", deadline_seconds=120)
+        finally:
+            os._exit(0)  # it is no second one that runs tests
     try:
         until(lambda: "kps: door" in server.read(CONFIG))
         until(lambda: [title for title in server.processes().values() if "slow" in title])
