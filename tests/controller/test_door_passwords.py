@@ -11,7 +11,7 @@ from sqlalchemy import event
 from controller import doors as rules
 from controller.doors import Door
 from controller.errors import Conflict, Invalid, NotAllowed, NotFound, Problem
-from controller.model import Caller, Credential, Outcome, Secret, Server, Task, User
+from controller.model import Caller, Credential, Outcome, Secret, Server, Task, User, now
 from controller.service.emergency import Emergency
 from tests.controller.test_emergency import nothing_changed, refused
 from tests.controller.world import Dispatch, World
@@ -198,7 +198,7 @@ def test_it_stays_where_another_door_of_the_login_is_opened_in_that_moment(
 
 
 def test_what_failed_is_not_tried_again_while_another_door_of_the_login_is_open(
-    world: World, alice: Caller, server: Server
+    world: World, alice: Caller, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     over(world, alice, server)
     run(world.emergency.sweep())
@@ -206,11 +206,26 @@ def test_what_failed_is_not_tried_again_while_another_door_of_the_login_is_open(
     ends(world, task.id, "failed", "as_before", cause="connection_refused")
     (rotation,) = run(world.secrets.rotations(alice, failed=True))
     run(world.emergency.open(alice, [server], **ASKED))
-    world.secrets._now = lambda: rotation.again_at
+    monkeypatch.setattr(world.secrets, "_now", lambda: rotation.again_at)
     run(world.secrets.sweep())
     assert changing(world, alice) == []
     (held,) = run(world.secrets.rotations(alice, failed=True))
     assert "a door for root is opening" in held.message
+
+
+def test_a_schedule_leaves_a_password_alone_while_a_door_of_its_login_is_open(
+    world: World, boss: Caller, alice: Caller, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = world.name("password")
+    run(world.secrets.create(boss, name, Secret("as it is"), server=server, login="root"))
+    run(world.secrets.schedule(boss, name, "1d"))
+    run(world.emergency.open(alice, [server], **ASKED))
+    monkeypatch.setattr(world.secrets, "_now", lambda: now() + timedelta(days=1, minutes=1))
+    run(world.secrets.sweep())
+    assert changing(world, boss) == []
+    run(world.emergency.close(alice, [the_door(world, alice).id]))
+    run(world.secrets.sweep())
+    assert len(changing(world, boss)) == 1
 
 
 @pytest.mark.parametrize("how", ["deleted", "disabled", "demoted"])
@@ -310,10 +325,9 @@ def test_however_many_doors_their_passwords_are_asked_for_at_once(world: World, 
         return len(asked)
 
     assert questions(2) == questions(20)
-    secret, rotation = next(
-        iter(run(world.secrets.of_logins(alice, {(world.store.doors(alice.tenant_id)[0].server_id, "root")})).values())
-    )
-    assert rotation is not None
+    logins = {(each.server_id, "root") for each in world.store.doors(alice.tenant_id)}
+    found = run(world.secrets.of_logins(alice, logins)).values()
+    secret, rotation = next((each, its) for each, its in found if its is not None and its.state == "running")
     ends(world, rotation.task_id)
     run(world.secrets.change_password(boss, world.store.server(boss.tenant_id, str(secret.server_name)), "root"))
     ((_, newest),) = run(world.secrets.of_logins(alice, {(str(secret.server_id), "root")})).values()
