@@ -15,7 +15,7 @@ from kpsagent import keys, sessions
 from kpsagent.host import Account, EndSession, Lock, Session, Sessions
 from tests.agent import model_host as model
 from tests.contracts.places import ModelPlace
-from tests.contracts.test_host_sshd import local
+from tests.contracts.test_host_sshd import SECONDS, local
 from tests.fleet.looks import until
 
 ROOT = Account("root", 0, 0, ["root"], [], "/root", "/bin/bash", "usable", "")
@@ -74,7 +74,8 @@ class LocalSessions:
         ]
         words = ["ssh", "-F", "none", *[word for option in options for word in ("-o", option)], "-i", str(self.key)]
         user = pwd.getpwuid(0).pw_name
-        command = [*words, "-p", str(self.sshd.address[1]), f"{user}@127.0.0.1", "sleep 1000 & echo $!; exec cat"]
+        host, port = self.sshd.address
+        command = [*words, "-p", str(port), f"{user}@{host}", "sleep 1000 & echo $!; exec cat"]
         client = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         self.clients.append(client)
         client.background = client.stdout.readline().strip()  # type: ignore[attr-defined]
@@ -85,7 +86,7 @@ class LocalSessions:
         if int(client.background) in sessions._processes():  # one that only waits to be collected is not there
             assert client.poll() is None
             return True
-        client.wait(10)
+        client.wait(SECONDS)
         return False
 
     def found(self, account: Account) -> list[Session]:

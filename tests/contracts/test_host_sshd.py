@@ -18,9 +18,11 @@ from kpsagent import processes
 from kpsagent.host import AskSshd, Daemon, FindDaemon, Lock, Output, Reload, Unread
 from tests.agent import model_host as model
 from tests.contracts.places import LocalPlace, ModelPlace, scratch
+from tests.fleet.looks import until
 from tests.needs import lacking
 
 SSHD = "/usr/sbin/sshd"
+SECONDS = 60  # in which it has come up, on however busy a machine
 
 
 class ModelSshd(ModelPlace):
@@ -63,13 +65,15 @@ class LocalSshd(LocalPlace):
         super().__init__(directory)
         os.makedirs("/run/sshd", 0o755, exist_ok=True)
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", directory / "host_key"], check=True)
-        with socket.create_server(("127.0.0.1", 0)) as free:
+        # Of its own: what is free there stays so until sshd listens, also while that starts anew.
+        host = f"127.9.{os.getpid() >> 8 & 255}.{os.getpid() & 255}"
+        with socket.create_server((host, 0)) as free:
             port = free.getsockname()[1]
         self.config = str(directory / "sshd_config")
-        self.address = ("127.0.0.1", port)
-        self.connection = ["127.0.0.1", "50000", "127.0.0.1", str(port)]
+        self.address = (host, port)
+        self.connection = [host, "50000", host, str(port)]
         self.pid_file = str(directory / "pid")
-        self._top = f"Port {port}\nListenAddress 127.0.0.1\nHostKey {directory}/host_key\nPidFile {self.pid_file}\n"
+        self._top = f"Port {port}\nListenAddress {host}\nHostKey {directory}/host_key\nPidFile {self.pid_file}\n"
         self.configure("")
         subprocess.run([SSHD, "-f", self.config], check=True)
         self._wait_for_pid()
@@ -82,12 +86,12 @@ class LocalSshd(LocalPlace):
         return self._top + text
 
     def greeting(self) -> str:
-        with socket.create_connection(self.address, 5) as there:
+        with socket.create_connection(self.address, SECONDS) as there:
             return there.recv(200).decode()
 
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:
-        with socket.create_connection(self.address, 5) as there:
+        with socket.create_connection(self.address, SECONDS) as there:
             assert there.recv(200)
             yield
             assert not select.select([there], [], [], 0)[0], "the session has ended"
@@ -96,12 +100,12 @@ class LocalSshd(LocalPlace):
         return int(Path(self.pid_file).read_text())
 
     def _wait_for_pid(self) -> None:
-        for _ in range(500):
+        def up() -> bool:
             with contextlib.suppress(OSError, ValueError):
-                if self.pid() and self.greeting():
-                    return
-            select.select([], [], [], 0.01)
-        pytest.fail("sshd does not come up")
+                return bool(self.pid() and self.greeting())
+            return False
+
+        until(up, SECONDS, "sshd does not come up")
 
     def kill(self) -> None:
         pid = self.pid()
@@ -218,7 +222,6 @@ def managed(monkeypatch):
     with local() as made:
         made.systemctl = str(made.directory / "systemctl")
         monkeypatch.setattr(processes, "SYSTEMCTL", [made.systemctl])
-        monkeypatch.setattr(processes, "_RELOAD_SECONDS", 2)
         made.daemon = made.daemon._replace(unit="ssh.service")
         yield made
 
@@ -241,7 +244,8 @@ def test_a_reload_by_systemd_is_believed_once_sshd_listens_anew(managed):
     assert "kps-two" in managed.greeting()
 
 
-def test_a_reload_by_systemd_that_does_nothing_is_none(managed):
+def test_a_reload_by_systemd_that_does_nothing_is_none(managed, monkeypatch):
+    monkeypatch.setattr(processes, "_RELOAD_SECONDS", 2)
     assert reloads(managed, "exit 0") is False
 
 

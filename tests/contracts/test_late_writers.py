@@ -105,6 +105,7 @@ def test_a_writer_who_had_the_file_open_is_waited_for(monkeypatch, place, path, 
         os.read(reading, 1)
         children.append(child)
 
+    monkeypatch.setattr(files, "_AFTER_SECONDS", 30)
     reading, writing = os.pipe()
     children: list[int] = []
     meanwhile(monkeypatch, late, path)
@@ -185,7 +186,6 @@ def on_perl(monkeypatch, act):
     monkeypatch.setattr(swap, "_library", lambda: None)
     really_answer, really_write = swap._answer, os.write
     asked: list[swap.Swapper] = []
-    monkeypatch.setattr(swap, "_PERL_SECONDS", 1)
 
     def exchange(swapper, *names):
         asked.append(swapper)
@@ -194,11 +194,13 @@ def on_perl(monkeypatch, act):
     def answer(out):
         while asked:
             act(asked.pop(), really_answer, out)
+            monkeypatch.setattr(swap, "_PERL_SECONDS", 1)  # who is to answer may take its time; from now on nobody does
         return really_answer(out)
 
     def write(opened, content):
         if asked and act is stopped_before:
             act(asked.pop(), really_answer, opened)
+            monkeypatch.setattr(swap, "_PERL_SECONDS", 1)
         return really_write(opened, content)
 
     monkeypatch.setattr(swap.Swapper, "exchange", exchange)
