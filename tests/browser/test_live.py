@@ -96,6 +96,19 @@ def test_news_that_came_while_something_was_pressed_is_shown_once_it_is_let_go(s
     expect(page.get_by_role("link", name="let-go-2")).to_be_visible()
 
 
+def test_what_is_marked_stays_marked_and_the_news_comes_once_it_is_not(signed_in: SignedIn, served: Served) -> None:
+    added(served, "mark-1")
+    page = signed_in("operator")
+    page.goto(f"{served.url}/console/servers/?q=mark-")
+    route, response = held_back(page, "**/console/servers/?*", lambda: added(served, "mark-2"))
+    page.get_by_role("row").filter(has_text="mark-1").get_by_text("127.0.0.1").first.select_text()
+    route.fulfill(response=response)
+    expect(page.locator("#servers.outdated")).to_be_visible()
+    assert "127.0.0.1" in page.evaluate("getSelection().toString()")
+    page.get_by_role("heading", level=1).click()  # which marks nothing
+    expect(page.get_by_role("link", name="mark-2")).to_be_visible()
+
+
 def test_what_is_pressed_twice_is_asked_once(signed_in: SignedIn, served: Served) -> None:
     added(served, "twice-1")
     page = signed_in("operator")

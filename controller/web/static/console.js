@@ -30,6 +30,8 @@ addEventListener("blur", () => { pressed = null; }); // the window's own
 // A part that somebody is at work in does not change under their hands: it is not asked for, and what was asked before is not put in.
 function atWork(part) {
   if (part.contains(pressed)) return true;
+  const marked = getSelection(); // to be copied: a command, a fingerprint, what a server said
+  if (!marked.isCollapsed && marked.containsNode(part, true)) return true;
   if (part.querySelector("details[open] form, form details[open], :focus:is(input, select, textarea)")) return true;
   const fields = [...part.querySelectorAll("input, textarea")], selects = [...part.querySelectorAll("select")];
   const first = (select) => Math.max(0, [...select.options].findIndex((each) => each.defaultSelected));
@@ -59,6 +61,7 @@ function lookAgain(event) {
 for (const name of ["focusout", "toggle", "pointerup", "pointercancel", "keyup"]) {
   document.addEventListener(name, (event) => setTimeout(lookAgain, 0, event), true);
 }
+document.addEventListener("selectionchange", lookAgain);
 addEventListener("blur", lookAgain);
 
 // Who presses twice asks once: what was just sent is not sent again. Nothing is remembered of where secrets are typed.
