@@ -29,10 +29,14 @@ def door(tmp_path, monkeypatch):
     times = {"boot": boot, "opened_at": 0, "deadline": 9999999999, "until": now + SECONDS, "opening_until": now}
     arming.write(str(state / "door-agent"), b"", 0o600)
     arming.write(str(state / "door-agent.second"), b"", 0o600)
-    host = LocalHost(str(state))
-    host.do(WriteDoor("open", {**about, **files, **times, "daemon": ["none", 0, "", [], str(config), ""]}))
-    host.close()
+    written(state, {**about, **files, **times, "daemon": ["none", 0, "", [], str(config), ""]})
     return config, state
+
+
+def written(state, door):
+    host = LocalHost(str(state))
+    host.do(WriteDoor("open", door))
+    host.close()
 
 
 def fails(number):
@@ -42,9 +46,12 @@ def fails(number):
 def test_where_no_process_can_be_started_the_door_is_closed_all_the_same(door, monkeypatch):
     config, state = door
     tried = []
+    _, record = standing_door(str(state))
+    written(state, dict(record, until=record["until"] + 600))  # its time is over once that was tried, however slow the disk is
 
     def fork():
         tried.append(config.read_text())
+        written(state, record)
         fails(errno.EAGAIN)
 
     monkeypatch.setattr(os, "fork", fork)  # the other watcher is no more, and cannot be started
