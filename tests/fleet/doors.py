@@ -109,7 +109,8 @@ def lets_in(server: Server, login: str, source: str | None = None, password: str
         try:
             return judge.password_login_works(server, login, password or server.passwords[login], source=source)
         except judge.Puzzled as puzzled:
-            if "Connection refused" not in str(puzzled):
+            # Whoever was in its queue as it closed that is not greeted any more.
+            if not re.search("Connection refused|kex_exchange_identification: read: Connection reset", str(puzzled)):
                 raise
         server.await_greeting()  # not each time: from OpenSSH 9.8 on whoever does not log in is kept away for a while
 
