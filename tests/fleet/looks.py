@@ -109,6 +109,11 @@ def until(holds: Callable[[], object], seconds: float = SECONDS, what: str = "")
     return time.monotonic() - begun
 
 
+def begun(pid: int) -> int:
+    """When a process began, in ticks since the boot; its number does not tell: they start over again."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+
+
 def free_port(host: str, family: socket.AddressFamily = socket.AF_INET) -> int:
     """A TCP port of a local address that nobody listens on now."""
     with socket.socket(family) as probe:

@@ -2,13 +2,12 @@
 
 import os
 import signal
-from pathlib import Path
 
 import pytest
 
 from tests.fleet import judge
 from tests.fleet.causes import CONFIG, KEYS, STATE, Gate, at_the_proof, install_key, proxy, unchanged
-from tests.fleet.looks import changed, picture, until
+from tests.fleet.looks import begun, changed, picture, until
 from tests.fleet.product import Product
 
 STAYS = STATE | Gate.PATHS | {"/run/gate"}
@@ -26,11 +25,6 @@ def end_rope(server):
     """Kill the session that carries the agent: of the sessions that are open, the one that came first."""
     sessions = [pid for pid, title in server.processes().items() if title.startswith(("sshd: root@", "sshd-session: root@"))]
     os.kill(min(sessions, key=begun), signal.SIGKILL)
-
-
-def begun(pid):
-    """When a process began; its number does not tell: they start over again."""
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
 
 
 def opens_no_session(server):
@@ -70,17 +64,17 @@ def test_a_server_that_opens_no_sessions_when_it_is_asked_how_it_ended(product, 
 
 
 @pytest.mark.cause("connection_lost")
-def test_a_server_that_falls_silent(impatient, server, told):
+def test_a_server_that_falls_silent(hurried, server, told):
     """Nothing comes any more, not even an end: a cable was pulled, or the machine hangs."""
     gate = Gate(server)
     before = picture(server)
-    task_id = begin(impatient, server)
+    task_id = begin(hurried, server)
     gate.await_login()
     frozen = [pid for pid, title in server.processes().items() if "sshd: root" in title or "-I -S -E -B" in title]
     for pid in frozen:
         os.kill(pid, signal.SIGSTOP)
     try:
-        told(impatient.ended(task_id), "unknown")
+        told(hurried.ended(task_id), "unknown")
     finally:
         for pid in frozen:
             os.kill(pid, signal.SIGCONT)
@@ -115,14 +109,14 @@ def test_a_server_that_is_shut_down_and_stays_off(hurried, server, told):
 
 
 @pytest.mark.cause("deadline_passed")
-def test_a_proof_that_takes_too_long(impatient, server, told):
+def test_a_proof_that_takes_too_long(hurried, server, told):
     gate = Gate(server)
     with unchanged(server, STAYS):
-        task_id = begin(impatient, server)
+        task_id = begin(hurried, server)
         gate.await_login()
         until(lambda: "reverted" in server.run(["cat", "/var/lib/kps/state.json"], check=False).stdout)
         gate.open()
-        told(impatient.ended(task_id), "reverted")
+        told(hurried.ended(task_id), "reverted")
 
 
 @pytest.mark.cause("busy")
