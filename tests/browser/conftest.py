@@ -71,6 +71,11 @@ def signed_in(browser: Browser, served: Served) -> Iterator[SignedIn]:
     assert complaints == []
 
 
+def until_linked(page: Page, name: str) -> None:
+    """Return as soon as a link of this name is there: who takes the time looks more often than expect() does."""
+    page.wait_for_function("name => [...document.links].some((each) => each.textContent.trim() === name)", arg=name, polling=20)
+
+
 def shot(page: Page, name: str) -> Path:
     """Keep a picture of a whole page."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)

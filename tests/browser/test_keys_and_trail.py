@@ -7,7 +7,7 @@ from playwright.sync_api import Download, Page, expect
 
 from controller import keyfiles, kps_audit_verify
 from controller.model import Secret
-from tests.browser.conftest import SignedIn, shot
+from tests.browser.conftest import SignedIn, shot, until_linked
 from tests.browser.served import Served
 
 # What is put into the page's status once that is there.
@@ -99,7 +99,7 @@ def test_what_others_do_is_shown_within_a_second(signed_in: SignedIn, served: Se
     for number in range(4):
         served.kps("keypair", "create", f"shared-{number}", "--scope", "account")
         began = time.monotonic()
-        expect(page.get_by_role("link", name=f"shared-{number}")).to_be_visible()
+        until_linked(page, f"shared-{number}")
         took.append(time.monotonic() - began)
     # The best of them: what a busy machine adds is not of the way that the news takes.
     assert min(took) < 1

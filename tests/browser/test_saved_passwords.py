@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tests.browser.conftest import CHROMIUM
 from tests.browser.served import Served
+from tests.fleet.looks import until
 
 OWN = "the console's own password"
 ARGS = ["--no-sandbox", "--disable-dev-shm-usage", "--password-store=basic"]
@@ -46,12 +47,24 @@ def save(profile: Path, url: str) -> None:
         connection.execute(f"INSERT INTO logins ({','.join(known)}) VALUES ({marks})", list(known.values()))  # noqa: S608
 
 
+def has_table(profile: Path) -> bool:
+    """Whether the browser, which goes on, has made the table of its passwords."""
+    place = (profile / "Default/Login Data").as_uri()
+    with (
+        contextlib.suppress(sqlite3.Error),
+        contextlib.closing(sqlite3.connect(f"{place}?mode=ro&immutable=1", uri=True)) as found,
+    ):
+        return found.execute("SELECT 1 FROM sqlite_master WHERE name = 'logins'").fetchone() is not None
+    return False
+
+
 @pytest.fixture
 def person(browser: Browser, served: Served, tmp_path: Path) -> Iterator[Page]:
     """A page of somebody who is signed in with a browser that has their password saved."""
     profile = tmp_path / "profile"
     with begun(browser, profile) as first:
-        first.pages[0].goto(f"{served.url}/console/sign-in")  # it has looked for passwords by then, and has a table of them
+        first.pages[0].goto(f"{served.url}/console/sign-in")
+        until(lambda: has_table(profile))  # what it had not come to when it ends stays undone
     save(profile, served.url)
     with begun(browser, profile) as context:
         page = context.pages[0]
