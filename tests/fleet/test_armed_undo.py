@@ -16,9 +16,9 @@ from tests.fleet.cable import Cable
 from tests.fleet.causes import STATE, Gate, agents, install_key
 from tests.fleet.conftest import HURRIED_DEADLINE
 from tests.fleet.looks import changed, picture, until
-from tests.fleet.product import Product
+from tests.fleet.product import SECONDS, Product
 
-DEADLINE = 30  # of the first of nine binds, all of which have to come to their proof before
+DEADLINE = 45  # of the first of nine binds, all of which have to come to their proof before
 GRACE = 5
 NARROWED = "grep -q 'kps: begin' /etc/ssh/sshd_config"
 STAYS = STATE | Gate.PATHS | {"/run/gate"}
@@ -28,7 +28,7 @@ BOOT_HOOKS = ("/etc/cron.d/kps-undo-at-boot", "/etc/rcS.d/S99kps-undo-at-boot")
 @pytest.fixture
 def frozen(tmp_path):
     """A controller that a test stops in the middle: it neither answers nor closes anything."""
-    with Product(tmp_path / "home", deadline_seconds=DEADLINE, lease_seconds=600, connect_timeout_seconds=2) as product:
+    with Product(tmp_path / "home", deadline_seconds=DEADLINE, lease_seconds=600) as product:
         yield product
         product.process.send_signal(signal.SIGCONT)
 
@@ -39,6 +39,11 @@ def opens(server):
         return "password" in judge.offered_methods(server, "root")
     except judge.Puzzled:
         return False  # it is booting, or reloading
+
+
+def reopened(server):
+    """When its sshd_config was written last, by the clock on the wall."""
+    return os.stat(f"/proc/{server.pid}/root/etc/ssh/sshd_config").st_mtime
 
 
 def kill(server, *words):
@@ -87,22 +92,16 @@ def test_whatever_is_lost_passwords_open_the_server_again_within_the_deadline(ma
     for gate in gates:
         gate.await_login()
     private = frozen.private(pair)
-    armed = time.monotonic()  # the deadline of each began before
+    armed = time.time()  # the deadline of each began before
     frozen.process.send_signal(signal.SIGSTOP)
 
     assert not any(opens(server) for server in servers.values())
     for what, (_, lose) in LOST.items():
         lose(servers[what])
-    after = {}
-
-    def all_opened():
-        for what, server in servers.items():
-            if what not in after and opens(server):
-                after[what] = time.monotonic() - armed
-        return len(after) == len(servers)
-
-    until(all_opened, DEADLINE + GRACE, f"only these have opened: {after}")
     for what, server in servers.items():
+        until(lambda server=server: opens(server), SECONDS, what=f"{what}: it does not open again")
+        # Not by when it was asked: that takes its time for all of them, on a busy machine.
+        assert 0 < reopened(server) - armed < DEADLINE + GRACE, what
         assert judge.password_login_works(server, "root", server.root_password), what
         until(lambda server=server: agents(server) == [], what=f"{what}: an agent goes on living")
         kept = STAYS | ({"/etc/rcS.d"} if what == "all, at a reboot with cron" else set())
@@ -126,9 +125,10 @@ def test_a_server_whose_cable_is_cut_opens_again_and_tells_when_it_is_mended(ser
         order = {"keypair": hurried.keypair(), "password": server.root_password}
         (task_id,) = hurried.begin("bind", cable.place, **order)
         gate.await_login()
-        cable.is_cut = True
+        cable.is_cut, cut = True, time.time()
         assert not opens(server)
-        until(lambda: opens(server), HURRIED_DEADLINE + GRACE)
+        until(lambda: opens(server), SECONDS)
+        assert 0 < reopened(server) - cut < HURRIED_DEADLINE + GRACE
         task = hurried.ended(task_id)
         assert (task["status"], task["server_state"]) == ("failed", "unknown"), task
         until(lambda: agents(server) == [])

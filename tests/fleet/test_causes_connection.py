@@ -84,13 +84,21 @@ def test_a_connection_that_ends_before_the_greeting_after_a_while(impatient, tol
 
 
 @pytest.mark.cause("connection_closed")
-def test_an_sshd_that_is_at_its_limit_of_logins_under_way(impatient, make_server, told):
+def test_an_sshd_that_is_at_its_limit_of_logins_under_way(product, make_server, told):
     server = make_server(max_startups=1)
-    with unchanged(server), socket.create_connection((server.host, server.port)) as waiting:
+    with unchanged(server, password_works=None), socket.create_connection((server.host, server.port)) as waiting:
         waiting.recv(4)
-        told(arrive(impatient, server))
+        told(arrive(product, server))
     # The place of the one that waited is free when sshd has seen it go.
-    until(lambda: impatient.run("check", server)["status"] == "unchanged")
+    until(lambda: product.run("check", server)["status"] == "unchanged")
+    until(lambda: gets_in(server))
+
+
+def gets_in(server):
+    try:
+        return judge.password_login_works(server, "root", server.root_password)
+    except judge.Puzzled:
+        return False  # it was turned away before it could try
 
 
 @pytest.mark.cause("not_ssh")

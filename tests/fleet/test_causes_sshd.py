@@ -1,5 +1,6 @@
 """What sshd's configuration, or the keys that are there, forbid: each caused on a real sshd, nothing changed by us."""
 
+import copy
 import os
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from controller.demo.fleet import Login
 from tests.controller.test_keyfiles_formats import dsa_line
 from tests.fleet import judge
-from tests.fleet.causes import CONFIG, KEYS, STATE, Place, at_the_proof, bind, install_key, proxy, unchanged
+from tests.fleet.causes import CONFIG, KEYS, STATE, at_the_proof, bind, install_key, proxy, unchanged
 from tests.fleet.looks import free_port
 
 DEPLOY = Login("deploy", "walk the dog")
@@ -152,7 +153,9 @@ def test_another_sshd_behind_the_same_address(product, server, told):
     own = f"-o ListenAddress={server.host}:{port} -o PidFile=none -o PasswordAuthentication=yes"
     server.write("/etc/rc.local", f"#!/bin/sh\nexec /usr/sbin/sshd {own}\n", 0o755)
     server.reboot()
-    beside = Place("beside", server.host, port)
+    beside = copy.copy(server)  # it comes up after the one that greets first
+    beside.port = port
+    beside.await_greeting()
     came = iter([server])
     with proxy(lambda: next(came, beside), f"{server.name}-twice", server.host_key) as place:
         product.add(place)

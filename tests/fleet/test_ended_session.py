@@ -3,6 +3,7 @@
 logind sends SIGTERM to each, and SIGKILL a minute and a half later. Keys have no watchers of their own: the agent's undo is all.
 """
 
+import contextlib
 import os
 import signal
 
@@ -39,7 +40,8 @@ def test_a_replace_whose_session_is_ended_is_undone_at_once(make_server, lost, p
     assert any(is_agent(title) for _, title in found)
     for words in (is_agent, lambda title: title.startswith(sessions)):
         for pid in [pid for pid, title in found if words(title)]:
-            os.kill(pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):  # it has ended with another one
+                os.kill(pid, signal.SIGTERM)
     lost.end(signal.SIGKILL)
     until(lambda: not any(map(is_agent, server.processes().values())), what="an agent goes on living")
     assert server.read(KEYS) == before, "the replace is not undone"

@@ -90,11 +90,9 @@ def test_what_behaves_oddly_is_told_in_time(impatient, odd):
 
 
 @pytest.mark.parametrize("most", [1, 21, 60, 400, 1200, 1400])
-def test_an_sshd_that_drops_in_the_middle_of_the_key_exchange(impatient, server, most):
+def test_an_sshd_that_drops_in_the_middle_of_the_key_exchange(product, server, most):
     with listener(relay(server, most)) as place:
-        impatient.add(Place(f"{place.name}-{most}", place.host, place.port, server.host_key))
-        task = impatient.run(
-            "bind", Place(f"{place.name}-{most}", "", 0), keypair=impatient.keypair(), password="never to be sent"
-        )
+        product.add(Place(f"{place.name}-{most}", place.host, place.port, server.host_key))
+        task = product.run("bind", Place(f"{place.name}-{most}", "", 0), keypair=product.keypair(), password="never to be sent")
     assert (task["status"], task["server_state"]) == ("failed", "as_before")
     assert task["cause"] == "connection_closed"

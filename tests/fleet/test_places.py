@@ -1,5 +1,6 @@
 """Servers that are not set up as most are: keys elsewhere, another configuration, another address; sshd decides what counts."""
 
+import copy
 import socket
 
 import pytest
@@ -350,6 +351,9 @@ def test_the_sshd_that_answers_there_is_the_one_that_is_changed(make_server, pro
         own = f"-o ListenAddress={server.host}:{port} -o PidFile=none"
         server.write("/etc/rc.local", f"#!/bin/sh\nexec /usr/sbin/sshd -f /etc/ssh/other {own}\n", 0o755)
         server.reboot()
+        beside = copy.copy(server)  # it comes up after the one that greets first
+        beside.port = port
+        beside.await_greeting()
     else:
         bracketed = f"[{host}]" if ":" in host else host
         listening(server, f"-o ListenAddress={server.host}:{server.port} -o ListenAddress={bracketed}:{port}")

@@ -46,7 +46,11 @@ def by_inetd(make_server):
     def make(tree):
         server = make_server(tree=tree, files={"/root/inetd.py": INETD})
         server.run(
-            ["sh", "-c", "kill $(cat /run/sshd.pid) && while [ -e /run/sshd.pid ]; do sleep 0.01; done; mkdir -p /run/sshd"]
+            [
+                "sh",
+                "-c",
+                "p=$(cat /run/sshd.pid); kill $p && while kill -0 $p 2>/dev/null; do sleep 0.01; done; mkdir -p /run/sshd",
+            ]
         )
         server.run(["sh", "-c", f"python3 /root/inetd.py {server.host} {server.port} </dev/null >/dev/null 2>&1"])
         server.await_greeting()
