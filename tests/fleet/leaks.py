@@ -24,6 +24,7 @@ from controller.settings import Settings
 from controller.store import Store
 from tests.controller import secret_search as search
 from tests.controller.secret_search import Form
+from tests.fleet.looks import listening_sshd
 from tests.fleet.product import SECONDS, Json
 
 Secrets = dict[str, list[Form]]
@@ -195,7 +196,7 @@ class Executions:
 
     def __init__(self, servers: Sequence[Server], record: Path) -> None:
         self._record = record
-        pids = [str(pid) for server in servers for pid, words in server.processes().items() if "sshd" in words]
+        pids = [str(listening_sshd(server)) for server in servers]  # and what they start
         argv = [
             "strace",
             "-f",

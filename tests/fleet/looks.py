@@ -114,6 +114,16 @@ def begun(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
 
 
+def listening_sshd(server: Server) -> int:
+    """The sshd of a server that listens: what it has just forked for a connection has the same title, and began later."""
+    found = {}
+    for pid, title in server.processes().items():
+        if title.startswith("sshd: ") and "[listener]" in title:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+                found[begun(pid)] = pid
+    return found[min(found)]
+
+
 def free_port(host: str, family: socket.AddressFamily = socket.AF_INET) -> int:
     """A TCP port of a local address that nobody listens on now."""
     with socket.socket(family) as probe:

@@ -10,7 +10,6 @@ import json
 import logging
 import random
 import signal
-import socket
 import sqlite3
 import subprocess
 import threading
@@ -31,6 +30,7 @@ from controller.client import ENDINGS
 from controller.demo.fleet import Server
 from controller.model import FINAL, Secret
 from tests.fleet import judge
+from tests.fleet.looks import free_port
 from tests.fleet.product import KPS, SECONDS, Product
 
 PAIRS = ("one", "other")
@@ -51,24 +51,26 @@ class Seen:
 
 
 class Restarted(Product):
-    """A controller that also listens on loopback, at one port as often as it is started."""
+    """A controller that also listens on loopback, at one port as often as it is started.
+
+    Of an address of its own, from which nobody connects: at 127.0.0.1 somebody might, by this port, while nobody listens.
+    """
 
     def __init__(self, *place: Any, **settings: Any) -> None:
         super().__init__(*place, requests_per_second=10_000, requests_at_once=100_000, **settings)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.place = f"127.200.{random.randint(0, 255)}.{random.randint(1, 254)}"
+        self.port = free_port(self.place)
         made = json.loads(self.kps("access-key", "create", "--json").stdout)
         self.access_key, self.secret_key, self.project = made["access_key"], made["secret_key"], made["project_id"]
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.place}:{self.port}"
 
     def serve(self) -> None:
         """Have a controller serve the home; returns when it takes requests."""
         with open(self.home / "serve.log", "a") as log:
-            words = [KPS, "serve", "--http", f"127.0.0.1:{self.port}"]
+            words = [KPS, "serve", "--http", f"{self.place}:{self.port}"]
             self.process = subprocess.Popen(
                 words, env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True
             )

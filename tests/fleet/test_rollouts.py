@@ -11,7 +11,7 @@ import pytest
 
 from tests.fleet import judge
 from tests.fleet.causes import KEYS, STATE
-from tests.fleet.looks import changed, picture, until
+from tests.fleet.looks import changed, listening_sshd, picture, until
 from tests.fleet.product import SECONDS, Product
 
 ALL_AT_ONCE = {"canary": "0", "batch": "100%", "max_failures": "0"}
@@ -142,7 +142,7 @@ def test_a_process_that_was_declared_dead_and_wakes_changes_nothing(tmp_path, ma
     product.serve()
     assert product.process is not None
     sleeper, address = product.process, (server.host, server.port)
-    (listener,) = [pid for pid, title in server.processes().items() if title.startswith("sshd: ") and "[listener]" in title]
+    listener = listening_sshd(server)
     try:
         product.add(server)
         pair = product.keypair()

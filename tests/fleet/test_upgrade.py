@@ -23,7 +23,7 @@ from controller.demo.fleet import Server
 from controller.store import tables
 from tests import former
 from tests.fleet import judge
-from tests.fleet.looks import until
+from tests.fleet.looks import listening_sshd, until
 from tests.fleet.product import SECONDS, Product
 from tests.fleet.test_emergency import lets_in
 from tests.fleet.test_rollouts import ALL_AT_ONCE, connected, last_tasks, order, over
@@ -97,7 +97,7 @@ def version(product: Product) -> str:
 @contextlib.contextmanager
 def silent(server: Server) -> Iterator[None]:
     """Within the block a server takes connections and says nothing: a task there goes on once it is left."""
-    (listener,) = [pid for pid, title in server.processes().items() if title.startswith("sshd: ") and "[listener]" in title]
+    listener = listening_sshd(server)
     os.kill(listener, signal.SIGSTOP)
     try:
         yield
