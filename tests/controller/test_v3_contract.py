@@ -18,7 +18,7 @@ from controller.model import Secret
 from tests.controller.wire import LINE, OTHER_PRIVATE, PRIVATE, PUBLIC, Wire, serve
 
 Json = dict[str, Any]
-NUMBERS = itertools.count(1)
+NUMBERS = itertools.count(1001)  # as many digits for each, so that names keep their order
 DEFAULT = {"encryption": {"type": "default"}}
 KMS = {"encryption": {"type": "kms", "kms_key_name": "kps/default"}}
 NEW = ["name", "type", "public_key", "fingerprint", "user_id"]

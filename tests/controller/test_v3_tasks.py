@@ -19,7 +19,7 @@ from controller.model import Outcome
 from tests.controller.wire import LINE, OTHER_PRIVATE, PRIVATE, SUCCEEDED, Wire, serve
 
 Json = dict[str, Any]
-NUMBERS = itertools.count(1)
+NUMBERS = itertools.count(1001)  # as many digits for each, so that names keep their order
 UNREACHED = Outcome("failed", "as_before", "connect", "connection_refused", "nobody listens at 192.0.2.1:22", retryable=True)
 WRONG = Outcome("failed", "as_before", "connect", "wrong_password", "the password of root is another one")
 UNCHANGED = Outcome("unchanged", "as_before")

@@ -107,7 +107,8 @@ class World:
 
     home: Path
     store: Store = field(init=False)
-    numbers: "itertools.count[int]" = field(default_factory=itertools.count)
+    # As many digits for each, wherever a test comes: what is in the order of its names has pair-10 before pair-9.
+    numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1001))
 
     def __post_init__(self) -> None:
         self.settings = Settings(home=self.home)

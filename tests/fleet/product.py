@@ -46,7 +46,7 @@ class Product:
         # A mutant of the suite is a tree beside the one that is installed.
         self.environment |= {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
         self.process: subprocess.Popen[str] | None = None
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count(1001)  # as many digits for each, so that names keep their order
         if home.exists():  # it is one that was made before
             return
         if fresh or "database_url" in settings:
