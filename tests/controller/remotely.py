@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -53,7 +54,11 @@ class Served:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self.port = 0
+        # Bound all the time, by who does not listen: nobody else is given the port while the controller is away.
+        self._kept = socket.socket()
+        self._kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._kept.bind(("127.0.0.1", 0))
+        self.port = self._kept.getsockname()[1]
         assert here(home, "init").exit_code == 0
         self.start()
 
@@ -72,11 +77,11 @@ class Served:
             assert line, told
             told += line
         self.url, self.fingerprint = json.loads(told)["url"], json.loads(told)["fingerprint"]
-        self.port = int(self.url.rpartition(":")[2])
 
     def stop(self) -> None:
         self.process.terminate()
         self.process.communicate(timeout=SECONDS)
+        self._kept.close()
 
     def kill(self) -> None:
         """End it without a word: told to stop it would let its tasks end first."""

@@ -26,10 +26,14 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
         yield served
 
 
+def over_socket(product: Product) -> httpx.Client:
+    transport = httpx.HTTPTransport(uds=str(product.home / "kps.sock"))
+    return httpx.Client(transport=transport, base_url="http://kps", timeout=60)
+
+
 @pytest.fixture
 def http(product: Product) -> Iterator[httpx.Client]:
-    transport = httpx.HTTPTransport(uds=str(product.home / "kps.sock"))
-    with httpx.Client(transport=transport, base_url="http://kps", timeout=60) as client:
+    with over_socket(product) as client:
         yield client
 
 
@@ -78,8 +82,15 @@ def test_only_of_the_tasks_that_are_named(product: Product, http: httpx.Client) 
     assert http.get(STREAM, headers={"Last-Event-ID": "x"}).status_code == 422
 
 
-def test_a_user_has_so_many_and_each_that_ends_makes_room(product: Product, http: httpx.Client) -> None:
-    open_ones = []
+@pytest.fixture
+def http_of_its_own(tmp_path: Path) -> Iterator[httpx.Client]:
+    """A controller that nobody has had a stream of: that one was left is noticed in its own time."""
+    with Product(tmp_path / "home") as served, over_socket(served) as client:
+        yield client
+
+
+def test_a_user_has_so_many_and_each_that_ends_makes_room(http_of_its_own: httpx.Client) -> None:
+    http, open_ones = http_of_its_own, []
     while True:
         answer = http.send(http.build_request("GET", STREAM), stream=True)
         if answer.status_code != 200:
@@ -89,12 +100,11 @@ def test_a_user_has_so_many_and_each_that_ends_makes_room(product: Product, http
     assert (answer.status_code, answer.json()["code"], len(open_ones)) == (429, "too_many_streams", OF_EACH)
     for each in open_ones:
         each.close()
-    with httpx.Client(transport=httpx.HTTPTransport(uds=str(product.home / "kps.sock")), base_url="http://kps") as other:
-        for _ in range(600):  # until it has heard that they are gone
-            with other.stream("GET", STREAM) as again:
-                if again.status_code == 200:
-                    break
-        assert again.status_code == 200
+    for _ in range(600):  # until it has heard that they are gone
+        with http.stream("GET", STREAM) as again:
+            if again.status_code == 200:
+                break
+    assert again.status_code == 200
 
 
 def test_places_are_counted_for_each_and_in_all() -> None:
