@@ -32,7 +32,9 @@ _GOODBYE_SECONDS = 10.0
 _AT_ONCE = 500  # jobs put there by one statement
 # What makes fetching quick where much waits: python -m benchmarks.queue.
 _INDEX = "CREATE INDEX kps_jobs_by_lock ON procrastinate_jobs (lock, priority DESC, id) WHERE status IN ('todo', 'doing')"
-_LACKING = "SELECT to_regclass('procrastinate_jobs') IS NULL, to_regclass('kps_jobs_by_lock') IS NULL"
+# Read from the catalog, not asked by to_regclass: that a name was not there is remembered by a session, also once it has waited.
+_LACKING = """SELECT NOT EXISTS (SELECT FROM pg_class WHERE relname = 'procrastinate_jobs' AND pg_table_is_visible(oid)),
+    NOT EXISTS (SELECT FROM pg_class WHERE relname = 'kps_jobs_by_lock' AND pg_table_is_visible(oid))"""
 # Two that start at once make it one after the other. One that stands still meanwhile keeps nobody waiting for long, neither from
 # starting nor from the tables.
 _MAKING = "SET LOCAL idle_in_transaction_session_timeout = '{}s'; SELECT pg_advisory_xact_lock(7041907)"

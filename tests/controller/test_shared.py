@@ -224,6 +224,26 @@ def test_who_stands_still_as_it_makes_the_queues_tables_keeps_nobody_from_starti
             process.kill()
 
 
+def test_who_begin_at_once_make_the_queues_tables_once(postgresql: Cluster) -> None:
+    """Both have seen that there are none, and what a session has seen of names it remembers."""
+
+    async def story(url: str) -> None:
+        several = [Queue(url, LEASE_SECONDS) for _ in range(3)]
+        async with asyncio.timeout(SECONDS), await psycopg.AsyncConnection.connect(url, autocommit=True) as before:
+            await before.execute("SELECT pg_advisory_lock(7041907)")
+            opening = [asyncio.create_task(each.open()) for each in several]
+            waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 7041907 AND NOT granted"
+            while await (await before.execute(waiting)).fetchone() != (len(several),):
+                assert not any(each.done() for each in opening)
+            await before.execute("SELECT pg_advisory_unlock(7041907)")
+            await asyncio.gather(*opening)
+        for each in several:
+            await each.close()
+
+    with postgresql.database() as url:
+        asyncio.run(story(url))
+
+
 def test_the_queues_sessions_have_the_limits_of_the_stores(world: World) -> None:
     """Else who waits there waits for ever, and those of a machine that is gone are kept for hours."""
 

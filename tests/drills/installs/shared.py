@@ -53,9 +53,10 @@ fi
 exec $as postgres -c listen_addresses=127.0.0.1
 """
 CONTROLLERS, WORKERS = ("api-1", "api-2"), ("worker-1", "worker-2")
+# A pattern that does not fit itself: this is in the command of the shell that runs it.
 STOP_ONE_PROCESS = """
 for each in /proc/[0-9]*; do
-    if tr '\\0' ' ' <$each/cmdline 2>/dev/null | grep -q -e --of; then kill -STOP ${each#/proc/}; exit; fi
+    if tr '\\0' ' ' <$each/cmdline 2>/dev/null | grep -q -e '[-]-of'; then kill -STOP ${each#/proc/}; exit; fi
 done
 exit 1
 """
