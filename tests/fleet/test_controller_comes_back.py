@@ -11,7 +11,8 @@ from tests.fleet.causes import STATE, Gate
 from tests.fleet.looks import changed, picture, until
 from tests.fleet.product import Product
 
-ON_RECORD_SECONDS = 30
+# Twice what is promised and drilled (docs/faults.md): it looks again after twenty, and a busy machine adds to that.
+ON_RECORD_SECONDS = 60
 # As sshrc sees it: the proof that comes once the old key has been taken out, or passwords have been closed.
 OLD_KEY_OUT = "! grep -q {old} /root/.ssh/authorized_keys"
 PASSWORDS_OFF = "grep -q 'kps: begin' /etc/ssh/sshd_config"
