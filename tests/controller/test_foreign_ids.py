@@ -19,6 +19,7 @@ import pytest
 import controller.app
 from controller.api.documents import calls
 from controller.app import Application
+from controller.model import FINAL
 from controller.service.home import initialise
 from controller.settings import Settings
 from tests.controller.faces import answering
@@ -149,6 +150,7 @@ async def one_of_everything(http: httpx.AsyncClient, whose: str) -> dict[str, li
     kept = [(await post("/secrets", each))["name"] for each in secrets]
     asked = await post("/doors", {"servers": [server["name"]], "reason": "tried", "seconds": 600})
     temporary, token = await post("/temporary-keys", {}), await post("/tokens", {})
+    await until_still(http)
     return {
         "keypairs": pairs,
         "servers": [server["id"], server["name"]],
@@ -170,6 +172,17 @@ async def one_of_everything(http: httpx.AsyncClient, whose: str) -> dict[str, li
         "tenants": ["theirs"],
         "quotas": ["of-nobody"],
     }
+
+
+async def until_still(http: httpx.AsyncClient) -> None:
+    """Return once no task and no rollout of the tenant goes on: what is written for them is of no call."""
+    after = 0
+    while True:
+        tasks, rollouts = [(await http.get(f"{FLEET}/{each}")).json() for each in ("tasks", "rollouts")]
+        if all(each["status"] in FINAL for each in tasks) and all(each["state"] != "running" for each in rollouts):
+            return
+        news = (await http.get(f"{FLEET}/events", params={"after": after, "wait": 5})).json()
+        after = max([after, *(each["id"] for each in news)])
 
 
 def rows(settings: Settings, words: set[str]) -> set[str]:

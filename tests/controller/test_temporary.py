@@ -79,7 +79,7 @@ def test_a_temporary_access_key_asks_as_its_user_with_its_token_until_it_ends(wo
     with pytest.raises(Unknown):  # and a lasting one has none
         run(world.identity.of_access_key(given.key.parent, given.token.open().decode(), HERE))
     asked = given.key.access_key, given.token.open().decode(), HERE
-    run(later(world, timedelta(seconds=3590)).of_access_key(*asked))
+    run(later(world, timedelta(seconds=3500)).of_access_key(*asked))
     with pytest.raises(Unknown):
         run(later(world, timedelta(seconds=3601)).of_access_key(*asked))
 
