@@ -95,12 +95,13 @@ def composed(report: Report, client: docker.DockerClient, place: Path, _: bool) 
             compose("run", "--rm", "-T", each, "init")
         compose("up", "-d")
         services = ("database", *CONTROLLERS, *WORKERS)
-        well = sum(healthy(client, compose, each) for each in services)
+        unwell = [each for each in services if not healthy(client, compose, each)]
+        well = len(services) - len(unwell)
         report.add(
             Figure("shared: containers that say they are well", well, len(services), len(services)),
             Figure("shared: from nothing to that", round(time.monotonic() - begun), unit=" s"),
         )
-        misses = []
+        misses = [f"shared: {each} is not well: {compose('logs', '--tail', '20', each)}" for each in unwell]
         for what, story in (
             ("an order", ordered),
             ("an order when half is gone", halved),
