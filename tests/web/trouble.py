@@ -71,7 +71,7 @@ async def opened(visitor: Visitor, *names: str, **notes: object) -> None:
 async def ended(visitor: Visitor, ids: list[str]) -> list[Task]:
     """Return these tasks once they have ended."""
     fleet, owner, after = visitor.fleet, visitor.fleet.owner, 0
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             found = await fleet.tasks.list(owner, ids=ids)
             if all(each.status not in ("ready", "running") for each in found):
@@ -88,7 +88,7 @@ async def settled(visitor: Visitor) -> None:
 
 async def over(visitor: Visitor, id: str) -> Rollout:
     """Return a rollout once it does not run any more."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             newest = visitor.fleet.tasks.feed.newest
             found, counts = await visitor.fleet.rollouts.get(visitor.fleet.owner, id)
