@@ -142,6 +142,15 @@ def after(door: Door, task: Task, at: datetime) -> Door:
     return unanswered(replace(door, state="closing", note=f"not confirmed: {said}"), at)
 
 
+def in_use(door: Door, at: datetime) -> bool:
+    """Whether somebody may get in by a door, or may be about to: its password stays as it is.
+
+    Not by one that nobody asks about any more: its server has closed it by itself long since, whoever could not be asked.
+    """
+    given_up = door.state == "closing" and door.ask_at is None and door.deadline is not None and door.deadline <= at
+    return door.state in MAY_BE_OPEN and not given_up
+
+
 def unanswered(door: Door, at: datetime) -> Door:
     """Return a door whose server did not say that it is closed: it is asked again, ever more rarely, for two days."""
     again = at + timedelta(seconds=_ASKED_AGAIN[min(door.asks, len(_ASKED_AGAIN) - 1)])

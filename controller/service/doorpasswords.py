@@ -8,7 +8,7 @@ from typing import ParamSpec, Protocol, TypeVar
 
 import structlog
 
-from controller.doors import MAY_BE_OPEN, Door
+from controller.doors import MAY_BE_OPEN, Door, in_use
 from controller.errors import NotFound, Problem
 from controller.model import Caller, Credential, Server, now
 from controller.service.secrets import Made
@@ -45,7 +45,11 @@ class DoorPasswords:
         """Have the one-time passwords changed of doors that are over, and see which are: those open nothing any more."""
         due, at = await self._off(self._store.doors_with_passwords), now()
         used = (
-            {(each.server_id, each.login) for each in await self._off(self._store.doors, None, states=MAY_BE_OPEN)}
+            {
+                (each.server_id, each.login)
+                for each in await self._off(self._store.doors, None, states=MAY_BE_OPEN)
+                if in_use(each, at)
+            }
             if due
             else set()
         )

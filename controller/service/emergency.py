@@ -222,6 +222,11 @@ class Emergency:
         for door in (each for each in doors if each.unbegun):
             await self._off(self._store.drop_door, door, "taken back before it was opened", one_time=True)
         there = [each for each in doors if each.state != "asked" and not each.unbegun]
+        servers, at = await self._servers_of(there), self._store.now()
+        for door in [each for each in there if each.server_id not in servers and each.deadline and each.deadline <= at]:
+            there.remove(door)
+            told = "its server is not in the inventory any more: it was to close it by itself, and nobody has seen that it did"
+            await self._off(self._store.leave_door, door, told)
         tasks = [task(each, "door-close", who.user_id) for each in there]
         await self._made.change_with(there, given_)
         if there:

@@ -331,7 +331,7 @@ class Secrets:
         try:
             by: RotationBy = "schedule" if failed is None else failed.by
             who = await self._off(self._acting_for, secret, str(user_id), by)
-            (await self._rotated(who, secret, by, None, unless_door=by != "hand"))[2].wipe()
+            (await self._rotated(who, secret, by, None, unless_door=True))[2].wipe()
         except Problem as problem:
             if failed is None and problem.code == "door_is_open":
                 return  # somebody gets in with it just now; it is due until the door is over

@@ -5,11 +5,11 @@ from datetime import timedelta
 
 from sqlalchemy import Connection, update
 
-from controller.model import Operation, Task
+from controller.model import Operation, Outcome, Task
 from controller.stages import KeptSecret, SecretRotation
 from controller.store import rows, tables
 from controller.store.base import Base
-from controller.store.queries import one
+from controller.store.queries import door_in_use, one
 
 SETS_PASSWORD: Operation = "password-set"  # noqa: S105 - the operation
 AGAIN_AFTER = timedelta(hours=1)
@@ -52,13 +52,32 @@ class Passwords(Base):
         kind = "secret_rotation_done" if done else "secret_rotation_failed"
         self._rotation_told(connection, ended, secret, kind)
 
+    def _password_stays(self, connection: Connection, task: Task) -> Outcome | None:
+        """Return how a task ends that is to change a password by schedule, where a door of its login has come before it."""
+        if task.operation != SETS_PASSWORD:
+            return None
+        found = one(connection, tables.secret_rotations, tables.secret_rotations.c.task_id == task.id)
+        if found is None or found["by"] != "schedule":
+            return None
+        door = door_in_use(connection, task.server_id, task.login, self._now())
+        if door is None:
+            return None
+        told = f"a door for {task.login} is {door.state} ({door.id}); the password is changed once that is over"
+        return Outcome("cancelled", "as_before", phase="queued", message=told)
+
     def _password_tried_again(self, connection: Connection, task: Task) -> None:
-        """Have the rotation that a retried task was of go on with the retry."""
+        """Have the rotation that a retried task was of go on with the retry.
+
+        One to a version that is not the newest any more does not: its task ends by itself (secret_changed).
+        """
         table = tables.secret_rotations
         found = None if task.retry_of is None else one(connection, table, table.c.task_id == task.retry_of)
         if found is None or found["state"] != "failed":
             return
         rotation = rows.secret_rotation(found)
+        row = one(connection, tables.secrets, tables.secrets.c.id == rotation.secret_id)
+        if row is not None and row["version"] != rotation.version:
+            return
         again = replace(
             rotation,
             state="running",
@@ -70,7 +89,6 @@ class Passwords(Base):
             again_at=None,
         )
         self._save_rotation(connection, again)
-        row = one(connection, tables.secrets, tables.secrets.c.id == rotation.secret_id)
         self._rotation_told(connection, again, None if row is None else rows.secret(row), "secret_rotation_begun")
 
     def _save_rotation(self, connection: Connection, rotation: SecretRotation) -> None:

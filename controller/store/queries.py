@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Collection, Iterator
+from datetime import datetime
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, Table, Update, and_, bindparam, not_, select, update
 
-from controller.doors import MAY_BE_OPEN
+from controller.doors import MAY_BE_OPEN, Door, in_use
 from controller.errors import NotFound
 from controller.model import KeyPair, Server, Task
 from controller.store import rows, tables
@@ -53,6 +54,14 @@ def server_row(connection: Connection, server_id: str) -> Server:
     if found is None:
         raise no_server(server_id)
     return found
+
+
+def door_in_use(connection: Connection, server_id: str | None, login: str | None, at: datetime) -> Door | None:
+    """Return a door of a login by which somebody may get in, or may be about to."""
+    table = tables.doors
+    query = select(table).where(table.c.server_id == server_id, table.c.login == login, table.c.state.in_(MAY_BE_OPEN))
+    found = [rows.door(each) for each in connection.execute(query).mappings()]
+    return next((each for each in found if in_use(each, at)), None)
 
 
 def no_server(server_id: str) -> NotFound:

@@ -8,17 +8,19 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, delete, func, or_, select, update
 
 from controller import stages as rules
-from controller.doors import MAY_BE_OPEN
 from controller.errors import AlreadyExists, Conflict, NotFound
-from controller.model import Sealed, SealedCredential, Task
+from controller.model import Outcome, Sealed, SealedCredential, Task
 from controller.stages import KeptSecret, SecretRotation, SecretVersion
 from controller.store import engine, rows, tables
 from controller.store.keypairs import refuse_gone
 from controller.store.passwords import told
-from controller.store.queries import one, some
+from controller.store.queries import door_in_use, one, some, task_where
 from controller.store.tasks import Tasks
 
 _TABLE, _VERSIONS, _STAGES, _ROTATIONS = tables.secrets, tables.secret_versions, tables.secret_stages, tables.secret_rotations
+_OVERTAKEN = Outcome(
+    "cancelled", "as_before", phase="queued", message="an emergency has set a newer password before it was begun"
+)
 
 
 class Secrets(Tasks):
@@ -218,8 +220,14 @@ class Secrets(Tasks):
         with engine.writing(self._engine) as connection:
             secret = _unchanged(connection, before)
             if unless_door:
-                _refuse_door(connection, secret)
+                _refuse_door(connection, secret, self._now())
             running = one(connection, _ROTATIONS, _ROTATIONS.c.secret_id == secret.id, _ROTATIONS.c.state == "running")
+            if running is not None and rotation.by == "emergency" and value is not None:
+                # What an emergency waits for waits for nothing that nobody has begun.
+                waits = task_where(connection, tables.tasks.c.id == running["task_id"], tables.tasks.c.status == "ready")
+                if waits is not None:
+                    self._end(connection, waits, _OVERTAKEN, "task_cancelled")
+                    running = None
             if running is not None:
                 message = f"{secret.name}: task {running['task_id']} is setting it; wait until that has ended"
                 raise Conflict("secret_busy", message, secret=secret.name, task=running["task_id"])
@@ -417,16 +425,12 @@ def _of(connection: Connection, secret_id: str) -> KeptSecret:
     return rows.secret(found)
 
 
-def _refuse_door(connection: Connection, secret: KeptSecret) -> None:
+def _refuse_door(connection: Connection, secret: KeptSecret, at: datetime) -> None:
     """Refuse to change a password by which somebody may be about to get in."""
-    table = tables.doors
-    there = (table.c.server_id == secret.server_id, table.c.login == secret.login, table.c.state.in_(MAY_BE_OPEN))
-    found = one(connection, table, *there)
-    if found is not None:
-        told = (
-            f"{secret.name}: a door for {secret.login} is {found['state']} ({found['id']}); its password stays until that is over"
-        )
-        raise Conflict("door_is_open", told, secret=secret.name, door=found["id"])
+    door = door_in_use(connection, secret.server_id, secret.login, at)
+    if door is not None:
+        told = f"{secret.name}: a door for {secret.login} is {door.state} ({door.id}); its password stays until that is over"
+        raise Conflict("door_is_open", told, secret=secret.name, door=door.id)
 
 
 def _unchanged(connection: Connection, before: KeptSecret) -> KeptSecret:

@@ -57,6 +57,12 @@ _TOO_LATE = Outcome(
     phase="queued",
     message="nobody has begun it within an hour of when it was asked for; ask anew where it is needed still",
 )
+_SERVER_GONE = Outcome(
+    status="cancelled",
+    server_state="as_before",
+    phase="queued",
+    message="its server is not in the inventory any more; nothing was done there",
+)
 
 # What somebody has said is meant all the same: in the trail from the start, and not in the task alone, which can be deleted.
 CONSENTS = ("accept_lockout", "accept_unnamed_lockout", "accept_unproved", "take_over", "force", "revoke", "everywhere")
@@ -190,7 +196,8 @@ class Tasks(Passwords, Bindings, Inventory):
 
         An urgent one goes for five minutes ahead of all others of its tenant but what revokes a key, on whatever server.
         Raises the server's generation. A task of the server whose lease ran out is interrupted on the way. What makes a door
-        stand open is given up where nobody has begun it for an hour: the controller was away, say.
+        stand open is given up where nobody has begun it for an hour: the controller was away, say. So is what is for a server
+        that has left the inventory, and a new password by schedule for a login by which somebody may be about to get in.
         """
         table = tables.tasks
         with engine.writing(self._engine) as connection:
@@ -200,6 +207,9 @@ class Tasks(Passwords, Bindings, Inventory):
             at = self._now()
             if task.operation in MAKES_OPEN and at - task.created_at > BEGUN_AT_LATEST:
                 self._end(connection, task, _TOO_LATE, "task_cancelled")
+                return None
+            if (instead := self._password_stays(connection, task)) is not None:
+                self._end(connection, task, instead, "task_cancelled")
                 return None
             # A key in wrong hands is as urgent.
             held_up = task.operation not in _NOT_HELD_UP and not task.request.get("revoke")
@@ -214,6 +224,7 @@ class Tasks(Passwords, Bindings, Inventory):
                     return None
             generation = _RAISE_GENERATION.first(connection, of=task.server_id, tenant=task.tenant_id)
             if generation is None:
+                self._end(connection, task, _SERVER_GONE, "task_cancelled")
                 return None
             claimed = replace(
                 task,

@@ -228,6 +228,91 @@ def test_a_schedule_leaves_a_password_alone_while_a_door_of_its_login_is_open(
     assert len(changing(world, boss)) == 1
 
 
+@pytest.fixture
+def name(world: World, boss: Caller, server: Server) -> str:
+    """The password of root there, kept."""
+    found = world.name("password")
+    run(world.secrets.create(boss, found, Secret("as it is"), server=server, login="root"))
+    return found
+
+
+def test_what_was_ordered_by_hand_and_failed_is_not_tried_again_while_a_door_is_open(
+    world: World, boss: Caller, alice: Caller, server: Server, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(world.secrets.rotate(boss, name))
+    (task,) = changing(world, boss)
+    ends(world, task.id, "failed", "as_before", cause="connection_refused")
+    (rotation,) = run(world.secrets.rotations(boss, failed=True))
+    run(world.emergency.open(alice, [server], **ASKED))
+    monkeypatch.setattr(world.secrets, "_now", lambda: rotation.again_at)
+    run(world.secrets.sweep())
+    assert changing(world, boss) == []
+
+
+def test_a_schedule_whose_turn_comes_after_a_door_was_ordered_leaves_its_password_alone(
+    world: World, boss: Caller, alice: Caller, server: Server, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(world.secrets.schedule(boss, name, "1d"))
+    monkeypatch.setattr(world.secrets, "_now", lambda: now() + timedelta(days=1, minutes=1))
+    run(world.secrets.sweep())
+    (task,) = changing(world, boss)
+    _, (door,) = run(world.emergency.open(alice, [server], **ASKED))
+    ends(world, door.task_id, "failed", "unknown", cause="connection_lost")  # it may be open
+    assert world.store.claim(task.id, "me", 30) is None
+    (rotation,) = run(world.secrets.rotations(boss, failed=True))
+    assert (rotation.cause, "is closing" in rotation.message, rotation.again_at is not None) == ("cancelled", True, True)
+
+
+def test_a_door_that_nobody_asks_about_any_more_holds_up_no_password(
+    world: World, boss: Caller, alice: Caller, server: Server, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(world.secrets.schedule(boss, name, "1d"))
+    _, (door,) = run(world.emergency.open(alice, [server], **ASKED))
+    ends(world, door.task_id, "failed", "unknown", cause="connection_lost")
+    gone = [timedelta(0)]
+    monkeypatch.setattr(world.store, "_now", lambda: now() + gone[0])
+    monkeypatch.setattr(world.secrets, "_now", lambda: now() + timedelta(days=9))
+    run(world.secrets.sweep())
+    assert changing(world, boss) == []
+    world.store.give_up_asking(the_door(world, alice), "nobody gets there")
+    gone[0] = timedelta(days=3)
+    run(world.secrets.sweep())
+    assert len(changing(world, boss)) == 1
+
+
+def test_all_that_failed_is_tried_again_also_where_a_newer_password_was_made_since(
+    world: World, boss: Caller, alice: Caller, server: Server
+) -> None:
+    order, _, (made,) = run(world.emergency.open_by_password(alice, [server], **ASKED))
+    ends(world, made.task.id, "failed", "unknown", cause="connection_lost")
+    run(world.emergency.begin(alice, order.id))
+    run(world.emergency.sweep())
+    (task,) = changing(world, alice)
+    ends(world, task.id, "failed", "as_before", cause="connection_refused")
+    for each in (made.task.id, task.id):
+        run(world.tasks.retry(boss, each))
+    running = [each for each in run(world.secrets.rotations(boss)) if each.state == "running"]
+    assert [each.version for each in running] == [2]
+
+
+def test_an_emergency_waits_for_no_change_that_nobody_has_begun(
+    world: World, boss: Caller, alice: Caller, server: Server, name: str
+) -> None:
+    run(world.secrets.rotate(boss, name))
+    (waits,) = changing(world, boss)
+    _, _, (made,) = run(world.emergency.open_by_password(alice, [server], **ASKED))
+    assert world.store.task(boss.tenant_id, waits.id).status == "cancelled"
+    ends(world, made.task.id)
+    assert [(each.version, each.state) for each in run(world.secrets.rotations(boss, name))] == [(2, "failed"), (3, "done")]
+    run(world.emergency.sweep())
+    run(world.secrets.rotate(boss, name))
+    (task,) = changing(world, boss)
+    assert world.store.claim(task.id, "me", 30) is not None
+    with pytest.raises(Conflict) as refused_:
+        run(world.secrets.rotate(boss, name))
+    assert refused_.value.code == "secret_busy"
+
+
 @pytest.mark.parametrize("how", ["deleted", "disabled", "demoted"])
 def test_whoever_asked_is_gone_and_it_is_changed_all_the_same(
     world: World, boss: Caller, alice: Caller, server: Server, how: str

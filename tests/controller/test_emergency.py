@@ -637,3 +637,21 @@ def test_a_delegated_user_asks_for_no_door_that_takes_two(
     opened(world, door.task_id, door.id)
     refused(world.emergency.extend(robot, [door.id], 60, "x"), NotAllowed, "delegated_acts_for_others")
     run(world.emergency.open(robot, [free], reason="x", seconds=60))
+
+
+def test_a_door_of_a_server_that_has_left_the_inventory_ends(
+    world: World, boss: Caller, alice: Caller, server: Server, later: Callable[[float], None]
+) -> None:
+    _, (door,) = run(world.emergency.open(alice, [server], reason="x", seconds=60))
+    opened(world, door.task_id, door.id)
+    run(world.servers.remove(boss, server.name))
+    (closing,) = run(world.emergency.close(alice, [door.id]))  # it may stand open still, and nobody gets there
+    assert world.store.claim(str(closing.closing_task_id), "me", 30) is None
+    task = world.store.task(alice.tenant_id, str(closing.closing_task_id))
+    assert (task.status, task.server_state, "not in the inventory" in task.message) == ("cancelled", "as_before", True)
+    assert world.store.door(alice.tenant_id, door.id).state == "closing"
+    later(120)
+    (left,) = run(world.emergency.close(alice, [door.id]))
+    assert (left.state, left.closed_by, "nobody has seen" in left.note) == ("closed", None, True)
+    assert world.store.tasks(alice.tenant_id, running=True) == []
+    assert run(world.emergency.list(alice)) == []
