@@ -349,7 +349,8 @@ class _Driven:
 
     async def _leave(self, state: RolloutState, reason: str) -> bool:
         rollout = self.rollout
-        await self._rolling.off(self._store.change_rollout, rollout.tenant_id, rollout.id, state, reason, of=RUNNING)
+        of = (rollout.tenant_id, rollout.id, state, reason)
+        await self._rolling.off(self._store.change_rollout, *of, of=RUNNING, seen=rollout.changes)
         return True
 
     async def _something(self) -> None:

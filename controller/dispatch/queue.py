@@ -292,6 +292,8 @@ def _away() -> Iterator[None]:
 async def _made(conninfo: str, connecting: Mapping[str, Any]) -> None:
     """Make the queue's tables, in the words of the library that knows them."""
     async with await psycopg.AsyncConnection.connect(conninfo, autocommit=False, **connecting) as connection:
+        # Whatever the database's own is: who has waited has to see what was made meanwhile.
+        await connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
         # Asked before: who makes an index waits for all that write to its table, even where there is nothing to be made.
         if await _lacking(connection) == (False, False):
             return

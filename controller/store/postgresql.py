@@ -67,7 +67,7 @@ _NO_OTHER_LIMITS = (
 )
 SESSION = (
     f"{_NO_OTHER_LIMITS}; "
-    f"SET timezone = 'UTC'; SET lock_timeout = '{WAIT_SECONDS}s'; "
+    f"SET default_transaction_isolation = 'read committed'; SET timezone = 'UTC'; SET lock_timeout = '{WAIT_SECONDS}s'; "
     f"SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'; "
     # The locks of a machine that is gone are let go as soon; over a Unix socket these mean nothing.
     "SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3; SET tcp_user_timeout = 30000; "

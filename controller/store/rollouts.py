@@ -240,16 +240,21 @@ class Rollouts(Tasks):
         reason: str,
         *,
         of: Collection[RolloutState],
+        seen: int | None = None,
         go_on: bool = False,
         forgive: bool = False,
     ) -> Rollout:
         """Bring a rollout from one of some states into another. Conflict(rollout_is_not) where it is in none of these.
 
+        seen: its changes as whoever drives it has read them; Conflict(rollout_went_on) where there were more since.
         go_on: what comes after the canary may begin. forgive: what has failed so far does not count against it any more, and
         what was held may be begun.
         """
         with engine.writing(self._engine) as connection:
             rollout = _rollout(connection, tenant_id, rollout_id)
+            if seen is not None and rollout.state in of and rollout.changes != seen:
+                message = f"rollout {rollout_id}: somebody has ordered something else meanwhile"
+                raise Conflict("rollout_went_on", message, rollout=rollout_id)
             return self._change_rollout(connection, rollout, state, reason, of=of, go_on=go_on, forgive=forgive)
 
     def _change_rollout(

@@ -266,6 +266,29 @@ def test_what_failed_is_retried_while_the_others_go_on(told: Any, who: Caller, s
     told(story, lambda task: FULL if task.server_name == "web-0" and not well else GOOD)
 
 
+def test_what_is_retried_elsewhere_as_its_driver_ends_a_rollout_is_retried(
+    told: Any, store: Store, who: Caller, servers: list[Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another controller has it tried once more; who drives it has read all before, and is about to write that it is over."""
+    well: list[str] = []
+    change = store.change_rollout
+
+    def overtaken(tenant_id: str, rollout_id: str, state: Any, reason: str, **more: Any) -> Rollout:
+        if state == "finished" and not well:
+            well.append("web-0")
+            assert store.rollout_again(tenant_id, rollout_id, "disk_full", {}, [])
+            change(tenant_id, rollout_id, "running", "", of=("running", "finished"), go_on=True)
+        return change(tenant_id, rollout_id, state, reason, **more)
+
+    async def story(controller: Controller) -> None:
+        rollout = await start(controller, who, servers, {"canary": "0", "batch": "100%", "max_failures": "100%"})
+        assert (await controller.through(who, rollout)).reason == "6 as asked"
+        assert [task.server_name for task in controller.ran].count("web-0") == 2
+
+    monkeypatch.setattr(store, "change_rollout", overtaken)
+    told(story, lambda task: FULL if task.server_name == "web-0" and not well else GOOD)
+
+
 def test_paused_resumed_and_cancelled(told: Any, store: Store, who: Caller, servers: list[Server]) -> None:
     async def story(controller: Controller) -> None:
         controller.hold = asyncio.Event()

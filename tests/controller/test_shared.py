@@ -224,7 +224,8 @@ def test_who_stands_still_as_it_makes_the_queues_tables_keeps_nobody_from_starti
             process.kill()
 
 
-def test_who_begin_at_once_make_the_queues_tables_once(postgresql: Cluster) -> None:
+@pytest.mark.parametrize("isolation", [None, "repeatable read"])
+def test_who_begin_at_once_make_the_queues_tables_once(postgresql: Cluster, isolation: str | None) -> None:
     """Both have seen that there are none, and what a session has seen of names it remembers."""
 
     async def story(url: str) -> None:
@@ -241,6 +242,9 @@ def test_who_begin_at_once_make_the_queues_tables_once(postgresql: Cluster) -> N
             await each.close()
 
     with postgresql.database() as url:
+        if isolation is not None:
+            with psycopg.connect(url, autocommit=True) as owner:
+                owner.execute(f"ALTER DATABASE {owner.info.dbname} SET default_transaction_isolation = '{isolation}'")
         asyncio.run(story(url))
 
 
