@@ -248,6 +248,35 @@ def test_who_begin_at_once_make_the_queues_tables_once(postgresql: Cluster, isol
         asyncio.run(story(url))
 
 
+async def answers(queue: Queue) -> bool:
+    with suppress(Away):
+        await queue.lacking([])
+        return True
+    return False
+
+
+def test_once_postgresql_is_back_the_queue_is(postgresql: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it was away: here the pool of connections looks again after two minutes, as it does at last by itself."""
+
+    async def story(url: str) -> None:
+        queue = Queue(url, LEASE_SECONDS)
+        await queue.open()
+        postgresql.stop()
+        try:
+            while await answers(queue):
+                pass
+        finally:
+            postgresql.start()
+        async with asyncio.timeout(60):
+            while not await answers(queue):
+                pass
+        await queue.close()
+
+    monkeypatch.setattr("psycopg_pool.base.AttemptWithBackoff.INITIAL_DELAY", 120)
+    with postgresql.database() as url:
+        asyncio.run(story(url))
+
+
 def test_the_queues_sessions_have_the_limits_of_the_stores(world: World) -> None:
     """Else who waits there waits for ever, and those of a machine that is gone are kept for hours."""
 
