@@ -17,7 +17,7 @@ from controller.kms import envelope, keys
 from controller.kms.envelope import Context
 from controller.kms.keys import DEFAULT_ALIAS, DEFAULT_ALIASES
 from controller.kms.root import KEY_BYTES, NONCE_BYTES, TAG_BYTES, FileRootKey, RootKey
-from controller.model import KeyPair, MasterKey, MasterKeyVersion, Sealed, Secret, now
+from controller.model import KeyPair, MasterKey, MasterKeyVersion, Sealed, Secret
 
 __all__ = ["DEFAULT_ALIAS", "DEFAULT_ALIASES", "Context", "FileRootKey", "Kms", "RootKey", "master_key_bond", "open_master"]
 
@@ -25,6 +25,7 @@ __all__ = ["DEFAULT_ALIAS", "DEFAULT_ALIASES", "Context", "FileRootKey", "Kms", 
 class MasterKeys(Protocol):
     """Where the wrapped master keys are kept: the store."""
 
+    def now(self) -> datetime: ...
     def master_key(self, tenant_id: str, name: str) -> MasterKey | None: ...
     def master_key_by_id(self, key_id: str) -> MasterKey | None: ...
     def master_key_version(self, key_id: str, version: int) -> MasterKeyVersion | None: ...
@@ -35,12 +36,12 @@ class MasterKeys(Protocol):
 class Kms:
     """Seals secrets and opens them again."""
 
-    def __init__(self, store: MasterKeys, root: RootKey, *former: RootKey, clock: Callable[[], datetime] = now) -> None:
-        """root: wraps every new master key. former: what older ones may still be wrapped with."""
+    def __init__(self, store: MasterKeys, root: RootKey, *former: RootKey, clock: Callable[[], datetime] | None = None) -> None:
+        """root: wraps every new master key. former: what older ones may be wrapped with still. clock: else the store's."""
         self._store = store
         self._root = root
         self._roots = (root, *former)
-        self._now = clock
+        self._now = clock or store.now
 
     # -- secrets in custody
 

@@ -168,7 +168,7 @@ class Doorbell:
         if not why:
             await self._off(self._store.door_alert_told, alert)
             return True
-        again = now() + timedelta(seconds=_AGAIN_SECONDS[alert.tries]) if alert.tries < len(_AGAIN_SECONDS) else None
+        again = self._store.now() + timedelta(seconds=_AGAIN_SECONDS[alert.tries]) if alert.tries < len(_AGAIN_SECONDS) else None
         log.warning("door alert not taken", alert=alert.id, tries=alert.tries + 1, why=why)
         await self._off(self._store.door_alert_not_told, alert, why, again)
         return False

@@ -10,7 +10,7 @@ import structlog
 
 from controller.doors import MAY_BE_OPEN, Door, in_use
 from controller.errors import NotFound, Problem
-from controller.model import Caller, Credential, Server, now
+from controller.model import Caller, Credential, Server
 from controller.service.secrets import Made
 from controller.service.worker import off_loop
 from controller.stages import SecretRotation
@@ -43,7 +43,7 @@ class DoorPasswords:
 
     async def sweep(self) -> None:
         """Have the one-time passwords changed of doors that are over, and see which are: those open nothing any more."""
-        due, at = await self._off(self._store.doors_with_passwords), now()
+        due, at = await self._off(self._store.doors_with_passwords), self._store.now()
         used = (
             {
                 (each.server_id, each.login)

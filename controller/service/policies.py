@@ -15,7 +15,7 @@ from controller import keyfiles
 from controller.errors import Conflict, Invalid, NotFound, Problem
 from controller.events import Actor, acting
 from controller.kms import Kms
-from controller.model import KEY_TYPES, BoundKey, Caller, KeyPair, KeyType, Quotas, Rollout, RolloutState, now
+from controller.model import KEY_TYPES, BoundKey, Caller, KeyPair, KeyType, Quotas, Rollout, RolloutState
 from controller.order import REPLACES
 from controller.policy import Aged, Policy, Rotation
 from controller.rollout.strategy import Strategy
@@ -71,15 +71,15 @@ class Policies:
         drives: Drives,
         executor: Executor | None = None,
         quotas: Quotas | None = None,
-        clock: Callable[[], datetime] = now,
+        clock: Callable[[], datetime] | None = None,
     ) -> None:
-        """quotas: as in Keypairs."""
+        """quotas: as in Keypairs. clock: as in Secrets."""
         self._store = store
         self._kms = kms
         self._drives = drives
         self._executor = executor
         self._quotas = quotas
-        self._now = clock
+        self._now = clock or store.now
         self._not_before: dict[
             tuple[str, str], datetime
         ] = {}  # by policy and key pair: what cannot begin is not tried all the time

@@ -17,7 +17,7 @@ from controller.deposits import Deposits, Order
 from controller.errors import Conflict, Invalid, NotFound, Problem
 from controller.events import Actor, acting
 from controller.kms import Kms
-from controller.model import Caller, Credential, Scope, Secret, Server, Task, now
+from controller.model import Caller, Credential, Scope, Secret, Server, Task
 from controller.service.roles import allow, may_name_places, refusal
 from controller.service.servers import LOGIN
 from controller.service.tasks import Dispatch, given, kept_sealed
@@ -57,15 +57,15 @@ class Secrets:
         dispatch: Dispatch,
         executor: Executor | None = None,
         deposits: Deposits | None = None,
-        clock: Callable[[], datetime] = now,
+        clock: Callable[[], datetime] | None = None,
     ) -> None:
-        """deposits: as in Bindings."""
+        """deposits: as in Bindings. clock: the store's, if there is no other: what is due is due for all who share it."""
         self._store = store
         self._kms = kms
         self._dispatch = dispatch
         self._executor = executor
         self._deposits = deposits
-        self._now = clock
+        self._now = clock or store.now
 
     # -- what is kept --------------------------------------------------------------------------------------------------
 

@@ -229,6 +229,7 @@ class Rows:
 
     def __init__(self, store: Store, **change: Any) -> None:
         self.store, self.change = store, change
+        self.now = store.now
 
     def master_key(self, tenant_id: str, name: str) -> Any:
         return self.store.master_key(tenant_id, name)

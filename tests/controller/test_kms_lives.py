@@ -472,6 +472,19 @@ async def test_a_destroyed_key_leaves_nothing_behind_that_opens_what_it_sealed(
     assert (await keys.keys.create(who, "one")).id != key.id
 
 
+async def test_what_is_due_is_judged_by_the_clock_of_all_who_share_a_store(
+    store: Store, kms: Kms, who: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of theirs may be wrong by days, and what it destroys is gone for all."""
+    keys = KeyService.of(store, kms).keys
+    await keys.create(who, "one")
+    began = store.now()
+    await keys.schedule_deletion(who, "one", 7)
+    assert await keys.sweep() == 0
+    monkeypatch.setattr(store, "_now", lambda: began + timedelta(days=7, minutes=1))
+    assert await keys.sweep() == 1
+
+
 def _somewhere(home: Path, value: bytes) -> bool:
     return any(value in path.read_bytes() for path in home.iterdir() if path.is_file())
 

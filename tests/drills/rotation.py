@@ -48,6 +48,7 @@ class Remembering:
         self.master_key_by_id = functools.cache(store.master_key_by_id)
         self.master_key_version = functools.cache(store.master_key_version)
         self.add_default_key = store.add_default_key
+        self.now = store.now
 
 
 def fill(settings: Settings, pairs: int, tenants: int) -> None:

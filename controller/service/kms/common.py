@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
-from datetime import datetime
 from typing import ParamSpec, TypeVar
 
 from controller.errors import NotFound
 from controller.kms import Kms
-from controller.model import BoundKey, Caller, MasterKey, now
+from controller.model import BoundKey, Caller, MasterKey
 from controller.service import ways_in
 from controller.service.roles import allow
 from controller.service.worker import off_loop
@@ -21,11 +20,11 @@ T = TypeVar("T")
 class Verbs:
     """The store, the key service, the clock, and the thread on which the work is done."""
 
-    def __init__(self, store: Store, kms: Kms, executor: Executor | None = None, clock: Callable[[], datetime] = now) -> None:
+    def __init__(self, store: Store, kms: Kms, executor: Executor | None = None) -> None:
         self._store = store
         self._kms = kms
         self._executor = executor
-        self._now = clock
+        self._now = store.now  # what is due is due for all who share it
 
     async def _off(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await off_loop(self._executor, work, *args, **kwargs)
