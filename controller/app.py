@@ -137,7 +137,8 @@ async def opened(
         store.sign_with(audit_keys)
         await off_loop(worker, audit_keys.prepare_all)
         if serving and opens.why is None:
-            # Whoever hears that this serves may rely on it; other tenants get theirs from a sweep, as it takes a while.
+            # Whoever hears that this serves may rely on it. Other tenants get theirs from a sweep, as it takes a while; so
+            # does this one where it cannot be made now, and the sweep tells why.
             with contextlib.suppress(Problem):
                 await off_loop(worker, secretvalues.prepare, store, kms, owner.tenant_id)
         if not store.shared:  # else in the sweep: the store may have been away for those who run them

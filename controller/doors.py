@@ -145,9 +145,9 @@ def after(door: Door, task: Task, at: datetime) -> Door:
 def in_use(door: Door, at: datetime) -> bool:
     """Whether somebody may get in by a door, or may be about to: its password stays as it is.
 
-    Not by one that nobody asks about any more: its server has closed it by itself long since, whoever could not be asked.
+    Not by one about which its server was asked for as long as anybody asks: it has closed that by itself long since.
     """
-    given_up = door.state == "closing" and door.ask_at is None and door.deadline is not None and door.deadline <= at
+    given_up = door.state == "closing" and door.deadline is not None and at >= door.deadline + _ASKED_FOR
     return door.state in MAY_BE_OPEN and not given_up
 
 

@@ -67,8 +67,9 @@ class Queue:
             await connection.execute(session.encode())
 
         # To connect anew is soon given up, for whoever asks next begins with it: else it is tried ever more rarely, for minutes.
-        pool: dict[str, Any] = {"min_size": 1, "max_size": 4, "timeout": 10, "reconnect_timeout": 1}
-        connector = PsycopgConnector(conninfo=conninfo, kwargs=alone, configure=begin, **pool)
+        connector = PsycopgConnector(
+            conninfo=conninfo, kwargs=alone, configure=begin, min_size=1, max_size=4, timeout=10, reconnect_timeout=1
+        )
         self._app = App(connector=connector)
         self._app.job_manager = self._manager = _Manager(connector)
         self._workers: list[Worker] = []

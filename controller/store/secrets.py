@@ -222,7 +222,8 @@ class Secrets(Tasks):
             if unless_door:
                 _refuse_door(connection, secret, self._now())
             running = one(connection, _ROTATIONS, _ROTATIONS.c.secret_id == secret.id, _ROTATIONS.c.state == "running")
-            if running is not None and value is not None and rotation.by == "emergency" != running["by"]:
+            urgent = value is not None and rotation.by == "emergency"
+            if running is not None and urgent and running["by"] != "emergency":
                 # What an emergency waits for waits for nothing that nobody has begun.
                 waits = task_where(connection, tables.tasks.c.id == running["task_id"], tables.tasks.c.status == "ready")
                 if waits is not None:

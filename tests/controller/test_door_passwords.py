@@ -13,6 +13,7 @@ from controller.doors import Door
 from controller.errors import Conflict, Invalid, NotAllowed, NotFound, Problem
 from controller.model import Caller, Credential, Outcome, Secret, Server, Task, User, now
 from controller.service.emergency import Emergency
+from controller.stages import SecretRotation
 from tests.controller.test_emergency import nothing_changed, refused
 from tests.controller.world import Dispatch, World
 
@@ -33,6 +34,14 @@ def alice(world: World, boss: Caller) -> Caller:
 @pytest.fixture
 def server(world: World, boss: Caller) -> Server:
     return replace(world.server(boss), labels={"zone": "prod"})
+
+
+@pytest.fixture
+def name(world: World, boss: Caller, server: Server) -> str:
+    """The password of root there, kept."""
+    found = world.name("password")
+    run(world.secrets.create(boss, found, Secret("as it is"), server=server, login="root"))
+    return found
 
 
 def ends(world: World, task_id: str, status: Any = "succeeded", state: Any = "as_asked", **more: Any) -> None:
@@ -62,6 +71,14 @@ def over(world: World, who: Caller, server: Server) -> Door:
 
 def changing(world: World, who: Caller) -> list[Task]:
     return [each for each in world.store.tasks(who.tenant_id) if each.operation == "password-set" and each.status == "ready"]
+
+
+def fails(world: World, who: Caller) -> SecretRotation:
+    """Have the change that waits fail."""
+    (task,) = changing(world, who)
+    ends(world, task.id, "failed", "as_before", cause="connection_refused")
+    (rotation,) = [each for each in run(world.secrets.rotations(who, failed=True)) if each.task_id == task.id]
+    return rotation
 
 
 # -- nothing is set that is refused
@@ -160,8 +177,7 @@ def test_it_works_until_the_change_has_come_to_the_server(world: World, boss: Ca
     door = over(world, alice, server)
     assert door.password_works
     run(world.emergency.sweep())
-    (task,) = changing(world, alice)
-    ends(world, task.id, "failed", "as_before", cause="connection_refused")
+    fails(world, alice)
     run(world.emergency.sweep())
     assert the_door(world, alice).password_works
     assert [each.id for each in run(world.emergency.list(alice))] == [door.id]
@@ -202,9 +218,7 @@ def test_what_failed_is_not_tried_again_while_another_door_of_the_login_is_open(
 ) -> None:
     over(world, alice, server)
     run(world.emergency.sweep())
-    (task,) = changing(world, alice)
-    ends(world, task.id, "failed", "as_before", cause="connection_refused")
-    (rotation,) = run(world.secrets.rotations(alice, failed=True))
+    rotation = fails(world, alice)
     run(world.emergency.open(alice, [server], **ASKED))
     monkeypatch.setattr(world.secrets, "_now", lambda: rotation.again_at)
     run(world.secrets.sweep())
@@ -214,10 +228,8 @@ def test_what_failed_is_not_tried_again_while_another_door_of_the_login_is_open(
 
 
 def test_a_schedule_leaves_a_password_alone_while_a_door_of_its_login_is_open(
-    world: World, boss: Caller, alice: Caller, server: Server, monkeypatch: pytest.MonkeyPatch
+    world: World, boss: Caller, alice: Caller, server: Server, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = world.name("password")
-    run(world.secrets.create(boss, name, Secret("as it is"), server=server, login="root"))
     run(world.secrets.schedule(boss, name, "1d"))
     run(world.emergency.open(alice, [server], **ASKED))
     monkeypatch.setattr(world.secrets, "_now", lambda: now() + timedelta(days=1, minutes=1))
@@ -228,21 +240,11 @@ def test_a_schedule_leaves_a_password_alone_while_a_door_of_its_login_is_open(
     assert len(changing(world, boss)) == 1
 
 
-@pytest.fixture
-def name(world: World, boss: Caller, server: Server) -> str:
-    """The password of root there, kept."""
-    found = world.name("password")
-    run(world.secrets.create(boss, found, Secret("as it is"), server=server, login="root"))
-    return found
-
-
 def test_what_was_ordered_by_hand_and_failed_is_not_tried_again_while_a_door_is_open(
     world: World, boss: Caller, alice: Caller, server: Server, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(world.secrets.rotate(boss, name))
-    (task,) = changing(world, boss)
-    ends(world, task.id, "failed", "as_before", cause="connection_refused")
-    (rotation,) = run(world.secrets.rotations(boss, failed=True))
+    rotation = fails(world, boss)
     run(world.emergency.open(alice, [server], **ASKED))
     monkeypatch.setattr(world.secrets, "_now", lambda: rotation.again_at)
     run(world.secrets.sweep())
@@ -274,8 +276,10 @@ def test_a_door_that_nobody_asks_about_any_more_holds_up_no_password(
     monkeypatch.setattr(world.secrets, "_now", lambda: now() + timedelta(days=9))
     run(world.secrets.sweep())
     assert changing(world, boss) == []
-    world.store.give_up_asking(the_door(world, alice), "nobody gets there")
-    gone[0] = timedelta(days=3)
+    gone[0] = timedelta(days=1)
+    run(world.secrets.sweep())
+    assert changing(world, boss) == []
+    gone[0] = timedelta(days=2, minutes=2)
     run(world.secrets.sweep())
     assert len(changing(world, boss)) == 1
 
@@ -287,9 +291,8 @@ def test_all_that_failed_is_tried_again_also_where_a_newer_password_was_made_sin
     ends(world, made.task.id, "failed", "unknown", cause="connection_lost")
     run(world.emergency.begin(alice, order.id))
     run(world.emergency.sweep())
-    (task,) = changing(world, alice)
-    ends(world, task.id, "failed", "as_before", cause="connection_refused")
-    for each in (made.task.id, task.id):
+    newer = fails(world, alice)
+    for each in (made.task.id, newer.task_id):
         run(world.tasks.retry(boss, each))
     running = [each for each in run(world.secrets.rotations(boss)) if each.state == "running"]
     assert [each.version for each in running] == [2]
@@ -321,9 +324,7 @@ def test_whoever_asked_is_gone_and_it_is_changed_all_the_same(
     user = world.store.user(alice.tenant_id, alice.user_id)
     gone(world, boss, user, how)
     run(world.emergency.sweep())
-    (task,) = changing(world, boss)
-    ends(world, task.id, "failed", "as_before", cause="connection_refused")
-    (rotation,) = run(world.secrets.rotations(boss, failed=True))
+    rotation = fails(world, boss)
     who = world.secrets._acting_for(run(world.secrets.get(boss, rotation.name))[0], alice.user_id, rotation.by)
     run(world.secrets._rotated(who, run(world.secrets.get(boss, rotation.name))[0], rotation.by, None))
     (task,) = changing(world, boss)
