@@ -33,6 +33,14 @@ def held_back(page: Page, where: str, news: Callable[[], None]) -> tuple[Route, 
     return held[0]
 
 
+def outdated(signed_in: SignedIn, served: Served, begins: str) -> tuple[Page, Route, APIResponse]:
+    """A page with the first of two servers, and its answer that knows of the second: held back."""
+    added(served, f"{begins}-1")
+    page = signed_in("operator")
+    page.goto(f"{served.url}/console/servers/?q={begins}-")
+    return page, *held_back(page, "**/console/servers/?*", lambda: added(served, f"{begins}-2"))
+
+
 def test_what_happens_while_an_answer_is_under_way_is_shown_after_it(signed_in: SignedIn, served: Served) -> None:
     added(served, "web-1")
     page = signed_in("operator")
@@ -52,10 +60,7 @@ def test_what_happens_while_an_answer_is_under_way_is_shown_after_it(signed_in: 
 def test_what_somebody_ticks_while_an_answer_is_under_way_stays_and_the_news_comes_once_they_are_done(
     signed_in: SignedIn, served: Served
 ) -> None:
-    added(served, "hand-1")
-    page = signed_in("operator")
-    page.goto(f"{served.url}/console/servers/?q=hand-")
-    route, response = held_back(page, "**/console/servers/?*", lambda: added(served, "hand-2"))
+    page, route, response = outdated(signed_in, served, "hand")
     box = page.get_by_label("Choose hand-1")
     box.check()
     box.blur()
@@ -69,10 +74,7 @@ def test_what_somebody_ticks_while_an_answer_is_under_way_stays_and_the_news_com
 
 
 def test_what_is_pressed_while_an_answer_comes_is_done(signed_in: SignedIn, served: Served) -> None:
-    added(served, "press-1")
-    page = signed_in("operator")
-    page.goto(f"{served.url}/console/servers/?q=press-")
-    route, response = held_back(page, "**/console/servers/?*", lambda: added(served, "press-2"))
+    page, route, response = outdated(signed_in, served, "press")
     page.evaluate("() => { window.came = new Promise((then) => addEventListener('htmx:afterRequest', then, { once: true })); }")
     page.get_by_label("Search").focus()  # which it loses by the press
     page.get_by_role("link", name="press-1").hover()
@@ -84,10 +86,7 @@ def test_what_is_pressed_while_an_answer_comes_is_done(signed_in: SignedIn, serv
 
 
 def test_news_that_came_while_something_was_pressed_is_shown_once_it_is_let_go(signed_in: SignedIn, served: Served) -> None:
-    added(served, "let-go-1")
-    page = signed_in("operator")
-    page.goto(f"{served.url}/console/servers/?q=let-go-")
-    route, response = held_back(page, "**/console/servers/?*", lambda: added(served, "let-go-2"))
+    page, route, response = outdated(signed_in, served, "let-go")
     page.get_by_role("row").filter(has_text="let-go-1").get_by_text("none").first.hover()
     page.mouse.down()
     route.fulfill(response=response)
@@ -97,10 +96,7 @@ def test_news_that_came_while_something_was_pressed_is_shown_once_it_is_let_go(s
 
 
 def test_what_is_marked_stays_marked_and_the_news_comes_once_it_is_not(signed_in: SignedIn, served: Served) -> None:
-    added(served, "mark-1")
-    page = signed_in("operator")
-    page.goto(f"{served.url}/console/servers/?q=mark-")
-    route, response = held_back(page, "**/console/servers/?*", lambda: added(served, "mark-2"))
+    page, route, response = outdated(signed_in, served, "mark")
     page.get_by_role("row").filter(has_text="mark-1").get_by_text("127.0.0.1").first.select_text()
     route.fulfill(response=response)
     expect(page.locator("#servers.outdated")).to_be_visible()

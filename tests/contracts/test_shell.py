@@ -30,6 +30,7 @@ from kpsagent.local import LocalHost
 from kpsagent.transaction import drive
 from kpsagent.undo import recover
 from tests.contracts.shell_places import ShellDone, ShellPlace, shell_place
+from tests.fleet.looks import until
 from tests.needs import lacking
 
 OLD, OURS, THEIRS = "old key\n", "ours \N{SNOWMAN} caf\udce9 'x' \\0101 %s\n", "theirs\n"
@@ -133,9 +134,7 @@ def kill(host: ShellDone) -> None:
 
 def await_watcher(work: Work) -> None:
     """Return when the watcher of a killed program has left nothing, or has ended."""
-    until = time.monotonic() + 30
-    while left(work.place) and _watched(work.host) and time.monotonic() < until:
-        time.sleep(0.05)
+    until(lambda: not left(work.place) or not _watched(work.host), what="the watcher goes on")
 
 
 def _watched(host: ShellDone) -> bool:
@@ -382,16 +381,16 @@ def test_a_replace_that_is_killed_leaves_old_or_new_and_only_what_a_sweep_takes(
         words = f"file ={place.account.name} =replace ={place.home} =keys =600 =one =feed{attempt} "
         old, new = "".join(["old\\0012"] * 2000), "".join(["new\\0012"] * 2000)
         asked.write(f"{words}={old} ={new}\n".encode())
-        time.sleep(0.004 * attempt)
+        time.sleep(0.004 * attempt)  # wherever it has come to by then: that is what is tried
         kill(host)
         second = place.host()
-        until = time.monotonic() + 20
+        latest = time.monotonic() + 20
         while True:  # the lock is held until the file is what it is
             try:
                 second.do(Lock(True))
                 break
             except Refused:
-                assert time.monotonic() < until
+                assert time.monotonic() < latest
         kind, text, mode, uid = place.look(path)
         assert (kind, mode, uid) == ("file", 0o640, place.account.uid)
         assert text in ("old\n" * 2000, "new\n" * 2000)
@@ -406,10 +405,7 @@ def test_nothing_of_ours_runs_when_all_is_done(dash):
     work = Work(dash)
     work.do(STEPS)
     work.host.close()
-    until = time.monotonic() + 60
-    while (found := _watchers(dash)) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert found == []
+    until(lambda: _watchers(dash) == [], what="a watcher goes on living")
     assert work.host.process.returncode == 0
     assert dash.host().do(ReadState())["result"] == "succeeded"
 
